@@ -1,0 +1,3 @@
+//! The coupon service as a process.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The order service as a process.
+
+fn main() {}

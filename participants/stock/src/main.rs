@@ -1,0 +1,3 @@
+//! The stock service as a process.
+
+fn main() {}

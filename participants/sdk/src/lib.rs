@@ -1,1 +1,3 @@
-//! participants/sdk.
+//! The participant SDK of Tercet.
+
+pub mod action;

@@ -1,3 +1,4 @@
 //! The participant SDK of Tercet.
 
 pub mod action;
+pub mod xid;

@@ -12,6 +12,7 @@ const FILES: [&str; 7] = [
     "tercet/store/v1/record.proto",
 ];
 
+#[allow(clippy::disallowed_methods, reason = "cargo tells a build script where to write by environment variables only")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=tercet");
     let descriptors = protox::compile(FILES, ["."])?;

@@ -1,1 +1,3 @@
-//! integration.
+//! What the tests and programs of this crate share.
+
+pub mod servers;

@@ -6,6 +6,7 @@
     unused_qualifications,
     unreachable_pub,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::or_fun_call,
     clippy::wildcard_enum_match_arm,
     clippy::too_many_lines,

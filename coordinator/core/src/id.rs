@@ -88,8 +88,8 @@ impl FromStr for Xid {
 
 /// Makes the xids of one start of one node: never the same twice, and sorted by time made.
 ///
-/// The random part of UUIDv7 holds the node (10 bits), its start epoch (24 bits) and a counter (40 bits), so that a clock that
-/// moved back, or two nodes in one millisecond, can not make a duplicate.
+/// The random part of UUIDv7 holds the node (10 bits), its start epoch (24 bits) and a counter (40 bits), so that a
+/// clock that moved back, or two nodes in one millisecond, can not make a duplicate.
 #[derive(Debug)]
 pub struct XidSource {
     node: u16,
@@ -108,8 +108,8 @@ impl XidSource {
     pub fn next(&mut self, now: Timestamp) -> Xid {
         self.latest = self.latest.max(now);
         self.counter += 1;
-        // 74 bits behind the time, most significant first: counter's high 12 (after the version), then, after the variant's
-        // two bits, counter's low 28, node 10, epoch 24.
+        // 74 bits behind the time, most significant first: counter's high 12 (after the version), then, after the
+        // variant's two bits, counter's low 28, node 10, epoch 24.
         let high = self.latest.0 << 16 | 0x7000 | (self.counter >> 28 & 0xfff);
         let low = 0x8000_0000_0000_0000
             | (self.counter & 0xfff_ffff) << 34

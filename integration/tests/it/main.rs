@@ -1,0 +1,4 @@
+//! The tests that need more than one crate, a real server, or the whole repository.
+
+mod servers;
+mod tidy;

@@ -1,1 +1,4 @@
 //! coordinator.
+
+pub mod clock;
+pub mod store;

@@ -1,11 +1,19 @@
 //! The global transaction as a pure state machine.
 //!
-//! Nothing in this crate reads a clock, draws a random number or does IO. A driver feeds `step()` with events, makes
-//! the new state durable when it is told to, and then carries out the effects.
+//! Nothing in this crate reads a clock, draws a random number or does IO. A driver feeds [`step()`] with [`Event`]s, makes
+//! the new state durable when [`Effects::persist`] says so, and only then makes the calls.
 #![no_std]
 
 extern crate alloc;
 
 mod id;
+mod retry;
+mod step;
+mod tx;
+#[cfg(test)]
+mod walk;
 
 pub use id::{ParseXidError, Timestamp, Xid, XidSource};
+pub use retry::RetryPolicy;
+pub use step::{Call, Compensation, Effects, Event, Note, Reply, RowStatus, UNREACHABLE_PATIENCE_MS, step};
+pub use tx::{BRANCHES_MAX, Branch, Cause, Operation, Operations, Parked, Progress, Status, Tx, acyclic};

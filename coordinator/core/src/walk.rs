@@ -1,0 +1,684 @@
+//! Every reachable state is sound: an exhaustive walk of the machine together with what surrounds it.
+//!
+//! A node is the coordinator's memory, its last durable state, the rows of `compensation_log`, the participants behind their
+//! fences, every call ever made (each can arrive any number of times, for ever), and the clock. Answers get lost or come; the
+//! coordinator crashes anywhere, also around a write whose outcome is not known. An answer that comes late is the answer to a
+//! call that arrives again, except when its phase has passed: that kind is fed to every node and may change nothing.
+
+extern crate std;
+
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::hash::{BuildHasher, Hash};
+use std::collections::{HashMap, hash_map::RandomState};
+use std::println;
+
+use crate::*;
+
+const EARLY: u64 = 0;
+const DEADLINE: u64 = 1;
+
+/// One row of the fence, as in the design: what the participant knows of a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Fence {
+    None,
+    Tried,
+    Confirmed,
+    Cancelled,
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Row {
+    None,
+    Pending,
+    Done,
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Memory {
+    /// Not there: crashed, or rests.
+    Empty,
+    Running(Tx),
+    /// A write is under way; its calls are made once it has succeeded.
+    Writing(Tx, Vec<Call>, [Row; 3]),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Node {
+    memory: Memory,
+    durable: Option<Tx>,
+    rows: [Row; 3],
+    fences: [Fence; 3],
+    calls: Vec<(u8, u8)>,
+    clock: u64,
+}
+
+/// What the walk is about: the plan, and what the initiator may do.
+struct World {
+    plan: Vec<Branch>,
+    manual: bool,
+    /// A saga's branch comes after the one before it.
+    chained: bool,
+}
+
+fn operation_number(operation: Operation) -> u8 {
+    operation as u8
+}
+
+impl World {
+    fn start(&self) -> Node {
+        let branches = if self.manual { vec![] } else { self.plan.clone() };
+        let mut tx = Tx::new(Xid([1; 16]), self.manual, Timestamp(DEADLINE), branches);
+        let mut effects = Effects::default();
+        step(&mut tx, Event::Woken, Timestamp(EARLY), &mut effects);
+        Node {
+            memory: Memory::Writing(normal(tx), effects.calls, rows_after([Row::None; 3], &effects.compensations)),
+            durable: None,
+            rows: [Row::None; 3],
+            fences: [Fence::None; 3],
+            calls: vec![],
+            clock: EARLY,
+        }
+    }
+
+    /// Every node that can follow, the one that follows when nothing goes wrong first.
+    fn successors(&self, node: &Node) -> Vec<Node> {
+        let mut all = Vec::new();
+        match &node.memory {
+            Memory::Writing(tx, calls, rows) => {
+                let durable = Node { durable: Some(stored(tx)), rows: *rows, ..node.clone() };
+                self.check_write(node.durable.as_ref(), tx);
+                self.check_fences(&durable);
+                let next = Node { memory: Memory::Running(tx.clone()), ..durable.clone() };
+                all.extend(self.sent(&next, tx, calls));
+                all.push(Node { memory: Memory::Empty, ..durable });
+                all.push(Node { memory: Memory::Empty, ..node.clone() });
+                // What arrives meanwhile may as well arrive afterwards: it can not see the difference.
+                return all;
+            }
+            Memory::Running(tx) => {
+                let good = self.good_event(node, tx);
+                all.extend(good.iter().flat_map(|event| self.fed(node, tx, event.clone(), node.clock)));
+                all.push(Node { memory: Memory::Empty, ..node.clone() });
+                for event in self.events(node, tx) {
+                    all.extend(self.fed(node, tx, event, node.clock));
+                }
+            }
+            Memory::Empty => {
+                self.load(node, &mut all);
+                if !node.durable.as_ref().is_some_and(Tx::rests) {
+                    return all;
+                }
+            }
+        }
+        self.deliveries(node, &mut all);
+        if node.clock == EARLY {
+            all.push(Node { clock: DEADLINE, ..node.clone() });
+        }
+        all
+    }
+
+    /// A restart takes up what has not ended and does not rest; the scanner what has a pending row.
+    fn load(&self, node: &Node, all: &mut Vec<Node>) {
+        let Some(durable) = node.durable.as_ref().filter(|durable| !durable.status.ended()) else { return };
+        let mut tx = durable.clone();
+        tx.recover();
+        if !durable.rests() {
+            all.extend(self.fed(node, &tx, Event::Woken, node.clock));
+        }
+        for (branch, _) in node.rows.iter().enumerate().filter(|(_, row)| **row == Row::Pending) {
+            all.extend(self.fed(node, &tx, Event::Retry { branch: branch as u8 }, node.clock));
+        }
+        if tx.asks() {
+            // The sender's commit, or its rollback, finds the transaction wherever it is.
+            if node.fences[0] == Fence::Confirmed {
+                all.extend(self.fed(node, &tx, Event::CommitAsked, node.clock));
+            }
+        }
+        let found = !durable.rests() || node.rows.iter().any(|row| matches!(row, Row::Pending | Row::Failed));
+        assert!(found, "unfinished, and nothing leads back to it: {node:?}");
+    }
+
+    /// What goes well: answers come, time passes, the initiator commits.
+    fn good_event(&self, node: &Node, tx: &Tx) -> Option<Event> {
+        for (index, branch) in tx.branches.iter().enumerate() {
+            let index = index as u8;
+            match branch.progress {
+                Progress::Called => {
+                    let operation = tx.operation(index)?;
+                    let (fence, reply) = run(node.fences[usize::from(index)], operation, branch, true);
+                    // The delivery comes first, the answer follows from the node after it.
+                    if fence == node.fences[usize::from(index)] {
+                        let attempt = branch.attempts;
+                        return Some(Event::Replied { branch: index, operation, attempt, reply });
+                    }
+                }
+                Progress::Unreachable => return Some(Event::Reachable { branch: index }),
+                Progress::Due | Progress::Delayed | Progress::Done => {}
+                Progress::Logged | Progress::Parked(_) | Progress::Skipped => {}
+            }
+        }
+        Some(if commits(node, tx) { Event::CommitAsked } else { Event::Woken })
+    }
+
+    /// What else can happen to a running transaction, answers aside.
+    fn events(&self, node: &Node, tx: &Tx) -> Vec<Event> {
+        let mut events = vec![Event::Woken];
+        let index = tx.branches.len() as u8;
+        if self.manual && usize::from(index) < self.plan.len() && tx.status == Status::Trying {
+            let after: &[u8] = if self.chained && index > 0 { &[index - 1] } else { &[] };
+            let plan = &self.plan[usize::from(index)];
+            events.push(Event::BranchAdded(Branch::new(plan.operations, after, plan.retry, 0)));
+        }
+        events.push(Event::RollbackAsked);
+        if commits(node, tx) {
+            events.push(Event::CommitAsked);
+        }
+        for branch in 0..tx.branches.len() as u8 {
+            events.push(Event::Reachable { branch });
+        }
+        events
+    }
+
+    /// Every call that was ever made arrives once more, and its answer gets lost, or comes at once.
+    fn deliveries(&self, node: &Node, all: &mut Vec<Node>) {
+        for (branch, number) in &node.calls {
+            let place = usize::from(*branch);
+            let operation =
+                [Operation::Try, Operation::Confirm, Operation::Cancel, Operation::Ask][usize::from(*number)];
+            for accepts in [true, false] {
+                let (fence, reply) = run(node.fences[place], operation, &self.plan[place], accepts);
+                self.check_run(node, *branch, operation, fence);
+                let mut next = node.clone();
+                next.fences[place] = fence;
+                self.check_fences(&next);
+                if let Memory::Running(tx) = &node.memory {
+                    let attempt = tx.branches.get(place).map_or(0, |branch| branch.attempts);
+                    let not_now = Reply::NotNow { delay_ms: 0 };
+                    // A participant that refuses in the second phase is at fault, and is parked.
+                    let fault = operation != Operation::Try && operation != Operation::Ask;
+                    let mut answers = vec![(&next, reply), (node, not_now), (node, Reply::Unknown)];
+                    answers.extend(fault.then_some((node, Reply::Refused)));
+                    for (node, reply) in answers {
+                        let event = Event::Replied { branch: *branch, operation, attempt, reply };
+                        let fed = self.fed(node, tx, event, node.clock);
+                        let stale = tx.operation(*branch) != Some(operation) && !expires(tx, node.clock);
+                        let same = fed.len() == 1 && fed[0].memory == node.memory;
+                        assert!(!stale || same, "an answer of a past phase changed something");
+                        all.extend(fed);
+                    }
+                }
+                all.push(next);
+            }
+        }
+        let sender = self.plan.first().is_some_and(|branch| branch.operations.has(Operation::Ask));
+        if sender && node.durable.is_some() && node.fences[0] == Fence::None {
+            let mut committed = node.clone();
+            committed.fences[0] = Fence::Confirmed;
+            all.push(committed);
+        }
+        if let (true, Memory::Running(tx), Fence::Confirmed) = (sender, &node.memory, node.fences[0]) {
+            all.extend(self.fed(node, tx, Event::CommitAsked, node.clock));
+        }
+    }
+
+    /// What an event leads to: one node, or as many as there are ways for its calls to find their services connected.
+    fn fed(&self, node: &Node, tx: &Tx, event: Event, clock: u64) -> Vec<Node> {
+        let mut tx = tx.clone();
+        let mut effects = Effects::default();
+        let added = matches!(event, Event::BranchAdded(_)).then_some(tx.branches.len());
+        step(&mut tx, event, Timestamp(clock), &mut effects);
+        let mut next = node.clone();
+        assert!(effects.persist || effects.compensations.is_empty(), "a row belongs to a write");
+        for call in &effects.calls {
+            assert_eq!(tx.operation(call.branch), Some(call.operation), "a call of another phase");
+        }
+        if effects.persist {
+            let rows = rows_after(node.rows, &effects.compensations);
+            let mut calls = effects.calls;
+            if let Some(index) = added.filter(|index| tx.branches.len() > *index) {
+                // Once the branch is durable the initiator calls its try itself.
+                let not_after = tx.deadline;
+                calls.push(Call { branch: index as u8, operation: Operation::Try, attempt: 0, not_after });
+            }
+            next.clock = if tx.status.decided() { DEADLINE } else { clock };
+            next.memory = Memory::Writing(normal(tx), calls, rows);
+            vec![next]
+        } else {
+            assert_eq!(tx.status, status_of(node, &tx), "a status that is not durable");
+            self.sent(&next, &normal(tx), &effects.calls)
+        }
+    }
+
+    /// Makes calls: all of them are sent, or some find no session. All first.
+    fn sent(&self, node: &Node, tx: &Tx, calls: &[Call]) -> Vec<Node> {
+        let ways = (0..1_u32 << calls.len()).map(|unreachable| {
+            let (mut next, mut tx) = (node.clone(), tx.clone());
+            let mut effects = Effects::default();
+            for (index, call) in calls.iter().enumerate() {
+                let Call { branch, operation, attempt, .. } = *call;
+                if unreachable & 1 << index == 0 {
+                    self.send(&mut next, call);
+                } else {
+                    let event = Event::Replied { branch, operation, attempt, reply: Reply::Unreachable };
+                    step(&mut tx, event, Timestamp(node.clock), &mut effects);
+                }
+            }
+            if effects.persist {
+                // The deadline came first.
+                next.clock = DEADLINE;
+                next.memory = Memory::Writing(normal(tx), effects.calls, rows_after(node.rows, &effects.compensations));
+                return next;
+            }
+            next.memory = Memory::Running(normal(tx));
+            settle(next)
+        });
+        ways.collect()
+    }
+
+    fn send(&self, node: &mut Node, call: &Call) {
+        let call = (call.branch, operation_number(call.operation));
+        let durable = node.durable.as_ref().expect("nothing is sent before the transaction is durable");
+        assert!(usize::from(call.0) < durable.branches.len(), "a branch that is not durable was called");
+        let decided = match durable.status {
+            Status::Trying => call.1 == 0 || call.1 == 3,
+            Status::Confirming => call.1 == 1,
+            Status::Cancelling => call.1 == 2,
+            Status::Confirmed | Status::Cancelled => false,
+        };
+        assert!(decided, "a call that the durable state does not allow: {call:?} {node:?}");
+        if call.1 == 0 && !durable.manual {
+            for before in &self.plan[usize::from(call.0)].after {
+                assert_eq!(node.fences[usize::from(*before)], Fence::Tried, "tried before what comes before it");
+            }
+        }
+        if !node.calls.contains(&call) {
+            node.calls.push(call);
+            node.calls.sort_unstable();
+        }
+    }
+
+    /// What the participant does is allowed by the durable decision and by the order of branches.
+    fn check_run(&self, node: &Node, branch: u8, operation: Operation, after: Fence) {
+        if node.fences[usize::from(branch)] == after {
+            return;
+        }
+        let others = |of: &[u8]| of.iter().map(|other| node.fences[usize::from(*other)]).collect::<Vec<_>>();
+        match operation {
+            Operation::Confirm => {
+                let before = others(&self.plan[usize::from(branch)].after);
+                assert!(before.iter().all(|fence| *fence == Fence::Confirmed), "confirmed out of order: {node:?}");
+            }
+            Operation::Cancel => {
+                let durable = node.durable.as_ref().expect("durable");
+                let later = (0..durable.branches.len() as u8)
+                    .filter(|other| durable.branches[usize::from(*other)].after.contains(&branch));
+                let later = others(&later.collect::<Vec<_>>());
+                assert!(later.iter().all(|fence| *fence != Fence::Tried), "cancelled out of order: {node:?}");
+            }
+            Operation::Try | Operation::Ask => {}
+        }
+    }
+
+    /// No split, ever.
+    fn check_fences(&self, node: &Node) {
+        let durable = node.durable.as_ref().expect("durable");
+        for (fence, branch) in node.fences.iter().zip(&self.plan) {
+            let sender = branch.operations.has(Operation::Ask);
+            match fence {
+                Fence::Confirmed if sender => assert!(!is_cancel(durable.status), "sent, and cancelled: {node:?}"),
+                Fence::Cancelled if sender => assert!(!is_confirm(durable.status), "not sent, and delivered: {node:?}"),
+                Fence::Confirmed => assert!(is_confirm(durable.status), "confirmed undecided: {node:?}"),
+                Fence::Cancelled => assert!(is_cancel(durable.status), "cancelled undecided: {node:?}"),
+                Fence::None | Fence::Tried | Fence::Refused => {}
+            }
+        }
+        self.check_end(node, durable);
+    }
+
+    /// When it has ended, every branch has, and no call under way can change that.
+    fn check_end(&self, node: &Node, durable: &Tx) {
+        for (index, (fence, branch)) in node.fences.iter().zip(&durable.branches).enumerate() {
+            match durable.status {
+                Status::Confirmed if branch.operations.has(Operation::Confirm) => {
+                    assert_eq!(*fence, Fence::Confirmed, "confirmed, but not everywhere: {node:?}");
+                }
+                Status::Cancelled => {
+                    let called = node.calls.contains(&(index as u8, 0));
+                    let safe = *fence != Fence::Tried && (!called || *fence != Fence::None);
+                    assert!(safe, "cancelled, but held or still to be held: {node:?}");
+                }
+                Status::Trying | Status::Confirming | Status::Cancelling | Status::Confirmed => {}
+            }
+        }
+    }
+
+    fn check_write(&self, before: Option<&Tx>, after: &Tx) {
+        let Some(before) = before else { return };
+        let same_way = before.status == after.status
+            || before.status == Status::Trying
+            || (before.status == Status::Confirming && after.status == Status::Confirmed)
+            || (before.status == Status::Cancelling && after.status == Status::Cancelled);
+        assert!(same_way, "went back from {:?} to {:?}", before.status, after.status);
+        assert_eq!(is_cancel(after.status), after.cause.is_some(), "cancelled without a cause");
+    }
+
+    /// Walks everything. Answers how many states and edges there are.
+    fn walk(&self) -> (usize, usize) {
+        let keys = (RandomState::new(), RandomState::new());
+        let key = |node: &Node| (hash(&keys.0, node), hash(&keys.1, node));
+        let mut good: HashMap<(u64, u64), (u64, u64)> = HashMap::new();
+        let mut queue = VecDeque::from([self.start()]);
+        good.insert(key(&queue[0]), (0, 0));
+        let mut edges = 0;
+        while let Some(node) = queue.pop_front() {
+            let from = key(&node);
+            let next: Vec<Node> = self.successors(&node).into_iter().map(|next| self.canonical(next)).collect();
+            let best = self.best(&node, &next);
+            edges += next.len();
+            good.insert(from, best.map_or((0, 0), key));
+            for node in next {
+                good.entry(key(&node)).or_insert_with(|| {
+                    queue.push_back(node);
+                    (0, 0)
+                });
+            }
+        }
+        check_live(&good);
+        (good.len(), edges)
+    }
+
+    /// Branches that nothing tells apart are sorted, so that a state and its mirror images count once.
+    fn canonical(&self, mut node: Node) -> Node {
+        let alike = !self.chained && self.plan.iter().all(|branch| *branch == self.plan[0] && branch.after.is_empty());
+        let Some(durable) = node.durable.as_mut().filter(|_| alike) else { return node };
+        let count = durable.branches.len();
+        let (tx, pending, rows) = match &mut node.memory {
+            Memory::Empty => (None, None, None),
+            Memory::Running(tx) => (Some(tx), None, None),
+            Memory::Writing(tx, calls, rows) => (Some(tx), Some(calls), Some(rows)),
+        };
+        if tx.as_ref().is_some_and(|tx| tx.branches.len() != count) {
+            return node;
+        }
+        let key = |index: &u8| {
+            let at = usize::from(*index);
+            let calls = |list: &[Call]| list.iter().any(|call| call.branch == *index);
+            (
+                node.fences[at] as u8,
+                node.rows[at] as u8,
+                [0, 1, 2].map(|operation| node.calls.contains(&(*index, operation))),
+                tx.as_ref().map(|tx| small(&tx.branches[at])),
+                pending.as_ref().map(|list| calls(list)),
+                rows.as_ref().map(|rows| rows[at] as u8),
+                small(&durable.branches[at]),
+            )
+        };
+        let mut order: Vec<u8> = (0..count as u8).collect();
+        order.sort_by_key(key);
+        let old = |new: usize| order.get(new).map_or(new, |index| usize::from(*index));
+        let new = |index: u8| order.iter().position(|other| *other == index).unwrap_or(index.into()) as u8;
+        node.fences = core::array::from_fn(|at| node.fences[old(at)]);
+        node.rows = core::array::from_fn(|at| node.rows[old(at)]);
+        node.calls.iter_mut().for_each(|call| call.0 = new(call.0));
+        node.calls.sort_unstable();
+        durable.branches = (0..count).map(|at| durable.branches[old(at)].clone()).collect();
+        if let Some(tx) = tx {
+            tx.branches = (0..count).map(|at| tx.branches[old(at)].clone()).collect();
+        }
+        if let Some(rows) = rows {
+            *rows = core::array::from_fn(|at| rows[old(at)]);
+        }
+        if let Some(calls) = pending {
+            calls.iter_mut().for_each(|call| call.branch = new(call.branch));
+            calls.sort_by_key(|call| call.branch);
+        }
+        node
+    }
+
+    /// Where a world without faults goes from here; `None` at an end, or where a person has to act.
+    fn best<'a>(&self, node: &Node, next: &'a [Node]) -> Option<&'a Node> {
+        match &node.memory {
+            Memory::Writing(..) => next.first(),
+            Memory::Empty => {
+                let durable = node.durable.as_ref()?;
+                let rests = durable.rests() && !node.rows.contains(&Row::Pending);
+                if durable.status.ended() || rests { None } else { next.first() }
+            }
+            Memory::Running(tx) => {
+                let waiting = tx.branches.iter().position(|branch| branch.progress == Progress::Called);
+                let call = waiting.and_then(|branch| Some((branch, tx.operation(branch as u8)?)));
+                if let Some((branch, operation)) = call {
+                    let (fence, _) = run(node.fences[branch], operation, &self.plan[branch], true);
+                    if fence != node.fences[branch] {
+                        // It arrives: same memory, the participant one further.
+                        let mut fences = node.fences;
+                        fences[branch] = fence;
+                        return next.iter().find(|other| other.fences == fences && other.memory == node.memory);
+                    }
+                }
+                let moved = next.first().filter(|other| *other != node);
+                moved.or_else(|| next.iter().find(|other| other.clock > node.clock))
+            }
+        }
+    }
+}
+
+/// Without further faults every state reaches an end, or a person.
+fn check_live(good: &HashMap<(u64, u64), (u64, u64)>) {
+    let mut fine: HashMap<(u64, u64), bool> = HashMap::new();
+    for start in good.keys() {
+        let mut path = Vec::new();
+        let mut at = *start;
+        while at != (0, 0) && fine.get(&at) != Some(&true) {
+            assert!(fine.insert(at, false).is_none(), "a state that goes round for ever");
+            path.push(at);
+            at = good[&at];
+        }
+        for node in path {
+            fine.insert(node, true);
+        }
+    }
+}
+
+/// What tells one branch of a plan from another.
+fn small(branch: &Branch) -> (u8, u32, bool, u32, u64) {
+    let progress = match branch.progress {
+        Progress::Due => 0,
+        Progress::Called => 1,
+        Progress::Delayed => 2,
+        Progress::Unreachable => 3,
+        Progress::Done => 4,
+        Progress::Logged => 5,
+        Progress::Skipped => 6,
+        Progress::Parked(Parked::Refused) => 7,
+        Progress::Parked(Parked::Exhausted) => 8,
+    };
+    (progress, branch.attempts, branch.logged, branch.sent, branch.wake_at.0)
+}
+
+/// An honest initiator commits when every try that it called has succeeded.
+fn commits(node: &Node, tx: &Tx) -> bool {
+    let tried = node.fences.iter().take(tx.branches.len()).all(|fence| *fence == Fence::Tried);
+    tx.manual && tx.status == Status::Trying && tried
+}
+
+/// What a store keeps of a transaction.
+fn stored(tx: &Tx) -> Tx {
+    let mut tx = tx.clone();
+    for branch in &mut tx.branches {
+        branch.progress = match branch.progress {
+            Progress::Called | Progress::Delayed | Progress::Unreachable | Progress::Due if branch.logged => {
+                Progress::Logged
+            }
+            Progress::Called | Progress::Delayed | Progress::Unreachable | Progress::Due => Progress::Due,
+            Progress::Done | Progress::Logged | Progress::Parked(_) | Progress::Skipped => branch.progress,
+        };
+        branch.attempts = if branch.logged { branch.attempts } else { 0 };
+        (branch.sent, branch.wake_at) = (0, Timestamp(0));
+    }
+    tx
+}
+
+fn hash(key: &RandomState, node: &Node) -> u64 {
+    key.hash_one(node)
+}
+
+fn is_confirm(status: Status) -> bool {
+    matches!(status, Status::Confirming | Status::Confirmed)
+}
+
+fn is_cancel(status: Status) -> bool {
+    matches!(status, Status::Cancelling | Status::Cancelled)
+}
+
+fn expires(tx: &Tx, clock: u64) -> bool {
+    tx.status == Status::Trying && clock >= DEADLINE
+}
+
+fn status_of(node: &Node, tx: &Tx) -> Status {
+    node.durable.as_ref().map_or(tx.status, |durable| durable.status)
+}
+
+/// The participant behind its fence: the truth table of the design.
+fn run(fence: Fence, operation: Operation, branch: &Branch, accepts: bool) -> (Fence, Reply) {
+    let tries = branch.operations.has(Operation::Try);
+    match (operation, fence) {
+        (Operation::Try, Fence::None) if accepts => (Fence::Tried, Reply::Done),
+        (Operation::Try, Fence::None) => (Fence::Refused, Reply::Refused),
+        (Operation::Try, Fence::Tried | Fence::Confirmed) => (fence, Reply::Done),
+        (Operation::Try, Fence::Cancelled | Fence::Refused) => (fence, Reply::Refused),
+        (Operation::Confirm, Fence::None) if !tries => (Fence::Confirmed, Reply::Done),
+        (Operation::Confirm, Fence::Tried) => (Fence::Confirmed, Reply::Done),
+        (Operation::Confirm, Fence::Confirmed) => (fence, Reply::Done),
+        (Operation::Confirm, Fence::None | Fence::Cancelled | Fence::Refused) => panic!("confirm of {fence:?}"),
+        (Operation::Cancel, Fence::None | Fence::Tried) => (Fence::Cancelled, Reply::Done),
+        (Operation::Cancel, Fence::Cancelled | Fence::Refused) => (fence, Reply::Done),
+        (Operation::Cancel, Fence::Confirmed) => panic!("cancel of {fence:?}"),
+        (Operation::Ask, Fence::None) => (Fence::Cancelled, Reply::Refused),
+        (Operation::Ask, Fence::Confirmed) => (fence, Reply::Done),
+        (Operation::Ask, Fence::Cancelled) => (fence, Reply::Refused),
+        (Operation::Ask, Fence::Tried | Fence::Refused) => panic!("asked a branch that was tried"),
+    }
+}
+
+fn rows_after(mut rows: [Row; 3], changes: &[Compensation]) -> [Row; 3] {
+    for change in changes {
+        rows[usize::from(change.branch)] = match change.status {
+            RowStatus::Pending(_) => Row::Pending,
+            RowStatus::Done => Row::Done,
+            RowStatus::Failed => Row::Failed,
+        };
+    }
+    rows
+}
+
+/// What has nothing left to do by itself leaves memory.
+fn settle(mut node: Node) -> Node {
+    if let Memory::Running(tx) = &node.memory
+        && tx.wake_at().is_none()
+    {
+        node.memory = Memory::Empty;
+    }
+    node
+}
+
+/// Takes out what makes no difference, so that the walk ends.
+fn normal(mut tx: Tx) -> Tx {
+    if let Some(Cause::Refused { branch }) = &mut tx.cause {
+        *branch = 0;
+    }
+    for branch in &mut tx.branches {
+        // Time-outs are 0 here, so whatever waits may end its wait at once, a try without a session excepted.
+        branch.wake_at = if branch.wake_at == Timestamp::MAX { Timestamp::MAX } else { Timestamp(0) };
+        let counts = !branch.finished() && (tx.status.decided() || branch.operations.has(Operation::Ask));
+        branch.attempts = if counts { branch.attempts.min(2) } else { 0 };
+        branch.sent = if tx.status == Status::Trying { branch.sent.min(2) } else { 1 };
+    }
+    tx
+}
+
+const RETRY: RetryPolicy = RetryPolicy {
+    first_delay_ms: 0,
+    factor_percent: 100,
+    delay_max_ms: 0,
+    jitter_percent: 0,
+    quick_attempts: 1,
+    attempts: 2,
+};
+
+/// Every shape of up to three branches; others are the same with the branches in another order.
+const SHAPES: [&[&[u8]]; 11] = [
+    &[&[]],
+    &[&[], &[]],
+    &[&[], &[0]],
+    &[&[], &[], &[]],
+    &[&[], &[0], &[]],
+    &[&[], &[], &[0]],
+    &[&[], &[], &[1]],
+    &[&[], &[0], &[0]],
+    &[&[], &[0], &[1]],
+    &[&[], &[], &[0, 1]],
+    &[&[], &[0], &[0, 1]],
+];
+
+fn plan(shape: &[&[u8]], operations: Operations) -> Vec<Branch> {
+    shape.iter().map(|after| Branch::new(operations, after, RETRY, 0)).collect()
+}
+
+#[track_caller]
+fn check(name: &str, worlds: impl Iterator<Item = World>) {
+    let (mut states, mut edges) = (0, 0);
+    for world in worlds {
+        let (more_states, more_edges) = world.walk();
+        states += more_states;
+        edges += more_edges;
+    }
+    println!("walk of {name}: {states} states, {edges} edges");
+    assert!(states > 100, "a walk that went nowhere");
+}
+
+fn declared(operations: Operations) -> impl Iterator<Item = World> {
+    SHAPES.iter().map(move |shape| World { plan: plan(shape, operations), manual: false, chained: false })
+}
+
+#[test]
+fn every_reachable_state_of_a_tcc_is_sound() {
+    check("tcc", declared(Operations::TCC));
+}
+
+#[test]
+fn every_reachable_state_of_a_saga_is_sound() {
+    check("saga", declared(Operations::SAGA));
+}
+
+#[test]
+fn every_reachable_state_of_a_message_is_sound() {
+    check("submitted message", declared(Operations::RECEIVER));
+    let prepared = SHAPES.iter().filter(|shape| shape[0].is_empty() && shape.len() < 3).map(|shape| {
+        let mut branches = vec![Branch::new(Operations::SENDER, &[], RETRY, 0)];
+        let receivers = plan(shape, Operations::RECEIVER);
+        branches.extend(receivers.into_iter().map(|mut branch| {
+            branch.after = branch.after.iter().map(|index| index + 1).collect();
+            branch
+        }));
+        World { plan: branches, manual: false, chained: false }
+    });
+    check("prepared message", prepared);
+}
+
+#[test]
+fn every_reachable_state_of_an_initiators_own_tries_is_sound() {
+    let manual = |operations, chained| {
+        SHAPES.iter().filter(|shape| shape.iter().all(|after| after.is_empty())).map(move |shape| World {
+            plan: plan(shape, operations),
+            manual: true,
+            chained,
+        })
+    };
+    check("begun tcc", manual(Operations::TCC, false));
+    check("begun saga", manual(Operations::SAGA, true));
+}

@@ -420,7 +420,7 @@ impl World {
         let mut order: Vec<u8> = (0..count as u8).collect();
         order.sort_by_key(key);
         let old = |new: usize| order.get(new).map_or(new, |index| usize::from(*index));
-        let new = |index: u8| order.iter().position(|other| *other == index).unwrap_or(index.into()) as u8;
+        let new = |index: u8| order.iter().position(|other| *other == index).map_or(index, |at| at as u8);
         node.fences = core::array::from_fn(|at| node.fences[old(at)]);
         node.rows = core::array::from_fn(|at| node.rows[old(at)]);
         node.calls.iter_mut().for_each(|call| call.0 = new(call.0));

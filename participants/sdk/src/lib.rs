@@ -1,5 +1,13 @@
 //! The participant SDK of Tercet.
 
 pub mod action;
-pub mod plan;
+pub mod batch;
+mod clock;
+pub mod context;
+pub mod fence;
+mod handler;
+mod metrics;
+pub mod participant;
+pub mod retry;
+pub mod service;
 pub mod xid;

@@ -1,0 +1,81 @@
+//! What the fence needs of a database.
+
+use std::future::Future;
+
+use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, Database, Pool, SqlStr};
+
+use super::{Entry, Found, Settled};
+use crate::xid::Xid;
+
+/// The fence's statements. Implemented here only, which seals [`Dialect`](super::Dialect).
+pub trait Sql: Database<Connection: Migrate> {
+    /// How many local transactions one process runs at once in one database.
+    const WRITERS: usize;
+    /// Begins a transaction that is going to write.
+    const BEGIN: Option<&'static str>;
+    /// The tables.
+    const SCHEMA: &'static str;
+
+    /// A connection of the SDK's own.
+    fn connect(pool: &Pool<Self>) -> impl Future<Output = Result<Self::Connection, sqlx::Error>> + Send;
+
+    /// Runs statements without parameters.
+    fn execute(connection: &mut Self::Connection, sql: SqlStr) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// The random id that the database was given with its fence.
+    fn fence_id(connection: &mut Self::Connection) -> impl Future<Output = Result<[u8; 16], sqlx::Error>> + Send;
+
+    /// The upsert: `entries` are sorted by key and have no key twice. Returns what was there before, in any order; and
+    /// nothing, with nothing written, when one of them is at or below the floor.
+    fn enter(
+        connection: &mut Self::Connection,
+        entries: &[Entry],
+    ) -> impl Future<Output = Result<Vec<Found>, sqlx::Error>> + Send;
+
+    /// Writes these rows, which exist, once more.
+    fn settle(
+        connection: &mut Self::Connection,
+        rows: &[Settled],
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// The floor as it is now.
+    fn floor(connection: &mut Self::Connection) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
+
+    /// Raises the floor, never lowers it.
+    fn raise_floor(
+        connection: &mut Self::Connection,
+        floor_ms: u64,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Deletes all rows of these transactions.
+    fn forget(connection: &mut Self::Connection, xids: &[Xid]) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Whether the local transaction lost against another and may win when it is run again.
+    fn is_conflict(error: &sqlx::Error) -> bool;
+}
+
+/// Makes the fence's tables where they are missing.
+pub(crate) async fn migrate<Db: Sql>(connection: &mut Db::Connection) -> Result<(), sqlx::migrate::MigrateError> {
+    let first = Migration::new(1, "fence".into(), MigrationType::Simple, SqlStr::from_static(Db::SCHEMA), false);
+    let mut migrator = Migrator::with_migrations(vec![first]);
+    migrator.dangerous_set_table_name("tercet_fence_migrations");
+    migrator.run_direct(None, connection, false).await
+}
+
+/// Fails unless this table is visible on the fence's connection, which makes both part of one local transaction.
+pub(crate) async fn check_table<Db: Sql>(connection: &mut Db::Connection, table: &str) -> Result<(), sqlx::Error> {
+    // The name is the author's, and `service` has looked at its letters.
+    let sql = AssertSqlSafe(format!("SELECT 1 FROM {table} WHERE 1 = 0"));
+    Db::execute(connection, sqlx::SqlSafeStr::into_sql_str(sql)).await
+}
+
+/// Bytes as hexadecimal digits, for databases whose JSON holds them so.
+#[cfg(feature = "mysql")]
+pub(super) fn push_hex(text: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+}

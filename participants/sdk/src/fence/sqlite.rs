@@ -1,0 +1,150 @@
+//! The fence on SQLite: one writer, rows as one packed blob and a JSON array of numbers.
+
+use std::fmt::Write as _;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Pool, Row as _, SqlStr, Sqlite, SqliteConnection};
+
+use super::{Dialect, Entry, Found, Settled, Sql, State};
+use crate::xid::Xid;
+
+/// Durable at every commit, and quick besides.
+fn durable(options: SqliteConnectOptions) -> SqliteConnectOptions {
+    options
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        // The statement journals of multi-row statements: with files, a third of the time goes to opening them.
+        .pragma("temp_store", "memory")
+        .disable_statement_logging()
+}
+
+impl Dialect for Sqlite {
+    async fn open(url: &str) -> Result<Pool<Self>, sqlx::Error> {
+        let options = durable(SqliteConnectOptions::from_str(url)?.create_if_missing(true));
+        SqlitePoolOptions::new().max_connections(4).connect_with(options).await
+    }
+}
+
+impl Sql for Sqlite {
+    const WRITERS: usize = 1;
+    const BEGIN: Option<&'static str> = Some("BEGIN IMMEDIATE");
+    const SCHEMA: &'static str = include_str!("../../../../sql/fence/sqlite/0001_fence.sql");
+
+    async fn connect(pool: &Pool<Self>) -> Result<SqliteConnection, sqlx::Error> {
+        durable(SqliteConnectOptions::clone(&pool.connect_options())).connect().await
+    }
+
+    async fn execute(connection: &mut SqliteConnection, sql: SqlStr) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(sql).execute(connection).await.map(|_| ())
+    }
+
+    async fn fence_id(connection: &mut SqliteConnection) -> Result<[u8; 16], sqlx::Error> {
+        const SQL: &str = "-- fence_id
+            SELECT fence_id FROM tercet_fence_meta";
+        let id: Vec<u8> = sqlx::query_scalar(SQL).fetch_one(connection).await?;
+        id.try_into().map_err(|_| sqlx::Error::Decode("a fence id is 16 bytes".into()))
+    }
+
+    async fn enter(connection: &mut SqliteConnection, entries: &[Entry]) -> Result<Vec<Found>, sqlx::Error> {
+        // A number holds a branch and the wanted state; the parser needs the WHERE before ON CONFLICT.
+        const SQL: &str = "-- fence_enter
+            INSERT INTO tercet_fence (xid, branch, state)
+            SELECT substr($1, key * 16 + 1, 16), value >> 2, value & 3 FROM json_each($2)
+            WHERE (SELECT floor_ms FROM tercet_fence_meta) < $3
+            ON CONFLICT (xid, branch) DO UPDATE SET prev = state,
+                state = CASE WHEN state = 1 AND excluded.state IN (2, 3) THEN excluded.state ELSE state END
+            RETURNING xid, branch, prev, reply";
+        let mut xids = Vec::with_capacity(entries.len() * 16);
+        let mut numbers = String::with_capacity(entries.len() * 4 + 2);
+        for entry in entries {
+            xids.extend_from_slice(entry.xid.as_bytes());
+            push_number(&mut numbers, u64::from(entry.branch) << 2 | entry.wanted as u64);
+        }
+        numbers.push(']');
+        let not_after = entries.iter().map(|entry| entry.not_after_ms).min().unwrap_or(0);
+        let rows = sqlx::query(SQL)
+            .bind(xids)
+            .bind(numbers)
+            .bind(i64::try_from(not_after).unwrap_or(i64::MAX))
+            .fetch_all(connection)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let xid = Xid::from_slice(row.try_get(0)?);
+                let branch = u32::try_from(row.try_get::<i64, _>(1)?);
+                let (Some(xid), Ok(branch)) = (xid, branch) else {
+                    return Err(sqlx::Error::Decode("a fence row has a key that is not one".into()));
+                };
+                let prev = State::from_number(row.try_get(2)?)?;
+                Ok(Found { key: (xid, branch), prev, reply: row.try_get(3)? })
+            })
+            .collect()
+    }
+
+    async fn settle(connection: &mut SqliteConnection, rows: &[Settled]) -> Result<(), sqlx::Error> {
+        // An item is offset and length of xid and reply in the blob, branch and state.
+        const SQL: &str = "-- fence_settle
+            UPDATE tercet_fence SET state = s.state, reply = coalesce(s.reply, tercet_fence.reply)
+            FROM (SELECT substr($1, value ->> 0, 16) AS xid, value ->> 2 AS branch, value ->> 3 AS state,
+                    CASE WHEN value ->> 1 > 0 THEN substr($1, (value ->> 0) + 16, value ->> 1) END AS reply
+                FROM json_each($2)) AS s
+            WHERE tercet_fence.xid = s.xid AND tercet_fence.branch = s.branch AND s.state > 0;
+            DELETE FROM tercet_fence WHERE (xid, branch) IN (
+                SELECT substr($1, value ->> 0, 16), value ->> 2 FROM json_each($2) WHERE value ->> 3 = 0)";
+        let mut bytes = Vec::new();
+        let mut items = String::new();
+        for row in rows {
+            let reply = row.reply.as_deref().unwrap_or_default();
+            let comma = if items.is_empty() { '[' } else { ',' };
+            let (offset, length, branch, state) = (bytes.len() + 1, reply.len(), row.key.1, row.state as u8);
+            write!(items, "{comma}[{offset},{length},{branch},{state}]").map_err(|e| sqlx::Error::Encode(e.into()))?;
+            bytes.extend_from_slice(row.key.0.as_bytes());
+            bytes.extend_from_slice(reply);
+        }
+        items.push(']');
+        sqlx::query(SQL).bind(bytes).bind(items).execute(connection).await.map(|_| ())
+    }
+
+    async fn floor(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+        const SQL: &str = "-- fence_floor
+            SELECT floor_ms FROM tercet_fence_meta";
+        let floor: i64 = sqlx::query_scalar(SQL).fetch_one(connection).await?;
+        Ok(floor.unsigned_abs())
+    }
+
+    async fn raise_floor(connection: &mut SqliteConnection, floor_ms: u64) -> Result<(), sqlx::Error> {
+        const SQL: &str = "-- fence_raise_floor
+            UPDATE tercet_fence_meta SET floor_ms = $1 WHERE floor_ms < $1";
+        let floor = i64::try_from(floor_ms).unwrap_or(i64::MAX);
+        sqlx::query(SQL).bind(floor).execute(connection).await.map(|_| ())
+    }
+
+    async fn forget(connection: &mut SqliteConnection, xids: &[Xid]) -> Result<(), sqlx::Error> {
+        const SQL: &str = "-- fence_forget
+            DELETE FROM tercet_fence WHERE xid IN (SELECT substr($1, value, 16) FROM json_each($2))";
+        let mut offsets = String::new();
+        let mut bytes = Vec::with_capacity(xids.len() * 16);
+        for xid in xids {
+            push_number(&mut offsets, bytes.len() as u64 + 1);
+            bytes.extend_from_slice(xid.as_bytes());
+        }
+        offsets.push(']');
+        sqlx::query(SQL).bind(bytes).bind(offsets).execute(connection).await.map(|_| ())
+    }
+
+    fn is_conflict(error: &sqlx::Error) -> bool {
+        // SQLITE_BUSY and SQLITE_LOCKED; the higher bits of the code say more about each.
+        let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
+        code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
+    }
+}
+
+/// Adds a number to a JSON array whose end is still open.
+fn push_number(array: &mut String, number: u64) {
+    array.push(if array.is_empty() { '[' } else { ',' });
+    // Writing to a String never fails.
+    let _ = write!(array, "{number}");
+}

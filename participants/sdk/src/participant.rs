@@ -1,0 +1,189 @@
+//! What the author of a participant writes: business rules over a typed request and an open local transaction.
+//!
+//! Repeats, a cancel without a try and a try after its cancel never reach a handler: the [fence](crate::fence) answers
+//! them in the same local transaction. So a handler holds no code for them.
+//!
+//! | action | one by one | in slices |
+//! |---|---|---|
+//! | try, confirm, cancel | [`Participant`] | [`SliceParticipant`] |
+//! | do and compensate | [`Compensable`] | [`SliceCompensable`] |
+//! | receive a message | [`Receiver`] | [`SliceReceiver`] |
+//!
+//! A handler that takes one operation runs under a savepoint of its own: what it wrote is undone unless it answers
+//! done, and an SQL error of one operation harms no other. A handler that takes a slice runs once for all operations
+//! of its kind that came together, which makes a hot row fast; it answers in the slice's order and has written nothing
+//! for those that it does not answer done.
+//!
+//! An SQL error is not an answer: the coordinator asks again. Work outside the database (calls, files, caches) is not
+//! undone with the local transaction; a handler should do none.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::action::Request;
+use crate::context::Context;
+use crate::fence::Dialect;
+
+/// The database connection with its open transaction: pass `&mut *db_tx` to sqlx. The SDK commits; a handler may nest
+/// transactions with `begin`, which makes savepoints.
+pub type DbTx<Db> = <Db as sqlx::Database>::Connection;
+
+/// The most bytes a result may have. It is kept in the fence for repeats.
+pub const RESULT_BYTES_MAX: usize = 4 * 1024;
+/// The most bytes of a reason that are kept; the rest is cut off.
+pub const REASON_BYTES_MAX: usize = 512;
+
+/// What a participant says to one operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done, durably once the local transaction commits. The result goes to the initiator.
+    Done(Bytes),
+    /// Final. In a try it cancels the whole transaction; in a confirm or cancel it is a fault that waits for a person.
+    Refused(String),
+    /// Nothing was done; ask again after this.
+    NotNow(Duration),
+}
+
+impl Answer {
+    /// Done, without a result.
+    pub const fn done() -> Self {
+        Self::Done(Bytes::new())
+    }
+
+    /// Done, with a result of at most [`RESULT_BYTES_MAX`] bytes for the initiator.
+    pub fn done_with(result: impl Into<Bytes>) -> Self {
+        Self::Done(result.into())
+    }
+
+    /// No, finally, for a reason that people read; at most [`REASON_BYTES_MAX`] bytes of it are kept.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused(reason.into())
+    }
+
+    /// Not now: ask again after `delay`.
+    pub const fn not_now(delay: Duration) -> Self {
+        Self::NotNow(delay)
+    }
+}
+
+/// One operation of a slice.
+#[derive(Clone, Debug)]
+pub struct Op<R> {
+    /// Where it belongs.
+    pub context: Context,
+    /// What it asks for.
+    pub request: R,
+}
+
+macro_rules! operation {
+    (one, $(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// The database's: the operation is undone and asked for again.
+        fn $name(
+            &self,
+            db_tx: &mut DbTx<Self::Db>,
+            request: Self::Request,
+        ) -> impl Future<Output = Result<Answer, sqlx::Error>> + Send;
+    };
+    (slice, $(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        /// One answer for each, in their order.
+        ///
+        /// # Errors
+        /// The database's: all are undone, and asked for again in smaller slices.
+        fn $name(
+            &self,
+            db_tx: &mut DbTx<Self::Db>,
+            operations: &[Op<Self::Request>],
+        ) -> impl Future<Output = Result<Vec<Answer>, sqlx::Error>> + Send;
+    };
+}
+
+macro_rules! participant {
+    ($form:ident, $(#[$doc:meta])* $name:ident { $($(#[$operation_doc:meta])* $operation:ident),* $(,)? }) => {
+        $(#[$doc])*
+        pub trait $name: Send + Sync + 'static {
+            /// The database that its rows live in.
+            type Db: Dialect;
+            /// What a branch asks for.
+            type Request: Request;
+
+            /// Which of the service's databases holds the rows of this request. Always the same for the same request.
+            fn place(&self, request: &Self::Request) -> usize {
+                let _ = request;
+                0
+            }
+
+            $(operation!($form, $(#[$operation_doc])* $operation);)*
+        }
+    };
+}
+
+participant!(
+    one,
+    /// Try, confirm and cancel, one operation at a time.
+    Participant {
+        /// Reserves what the request asks for, so that a later confirm can not fail.
+        try_,
+        /// Makes the reservation final.
+        confirm,
+        /// Releases the reservation.
+        cancel,
+    }
+);
+
+participant!(
+    slice,
+    /// Try, confirm and cancel, many operations at once.
+    SliceParticipant {
+        /// Reserves what the requests ask for, so that later confirms can not fail.
+        try_,
+        /// Makes the reservations final.
+        confirm,
+        /// Releases the reservations.
+        cancel,
+    }
+);
+
+participant!(
+    one,
+    /// Do it, and compensate: a step of a saga, one operation at a time.
+    Compensable {
+        /// Does what the request asks for.
+        try_,
+        /// Undoes it by a second change of the business's own.
+        cancel,
+    }
+);
+
+participant!(
+    slice,
+    /// Do it, and compensate: a step of a saga, many operations at once.
+    SliceCompensable {
+        /// Does what the requests ask for.
+        try_,
+        /// Undoes them by second changes of the business's own.
+        cancel,
+    }
+);
+
+participant!(
+    one,
+    /// Receives messages, one at a time.
+    Receiver {
+        /// Acts on a message. The decision has been made: a refusal waits for a person.
+        deliver,
+    }
+);
+
+participant!(
+    slice,
+    /// Receives messages, many at once.
+    SliceReceiver {
+        /// Acts on messages. The decisions have been made: a refusal waits for a person.
+        deliver,
+    }
+);

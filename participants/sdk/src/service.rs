@@ -1,0 +1,200 @@
+//! A service: its databases, its actions and the coordinators that it serves.
+
+use std::sync::Arc;
+
+use sqlx::Pool;
+
+use crate::action::{Action, Message, Saga, Sender, Tcc};
+use crate::batch::Executor;
+use crate::fence::{self, Dialect};
+use crate::handler::{self, Asked, Handler};
+use crate::participant::{Compensable, Participant, Receiver, SliceCompensable, SliceParticipant, SliceReceiver};
+
+/// Why a service does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The service is not put together as it must be: change the code.
+    #[error("{0}")]
+    Mistake(String),
+    /// A business table is not where the fence is: point both to one database, or make the table first.
+    #[error("table {table} is not visible to the fence in database {place}, so the two could not share a transaction")]
+    TableElsewhere {
+        /// The table.
+        table: &'static str,
+        /// Which of the service's databases, from 0.
+        place: usize,
+        /// The database's word.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A database can not be used: reach it, or give it the rights to make tables.
+    #[error("database {place} can not be used")]
+    Database {
+        /// Which of the service's databases, from 0.
+        place: usize,
+        /// The database's word.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+/// An action and its handler, without types.
+pub(crate) struct Registered<Db: Dialect> {
+    pub(crate) name: &'static str,
+    pub(crate) handler: Arc<dyn Handler<Db>>,
+}
+
+/// A service under construction.
+///
+/// ```text
+/// Service::new("stock", [Sqlite::open("sqlite://stock.db").await?])
+///     .tables(&["stock"])
+///     .tcc_slice(RESERVE, Stock)
+///     .coordinator("http://127.0.0.1:7070")
+///     .run(shutdown)
+///     .await
+/// ```
+pub struct Service<Db: Dialect> {
+    name: &'static str,
+    databases: Vec<Pool<Db>>,
+    tables: Vec<&'static str>,
+    actions: Vec<Registered<Db>>,
+    /// The first thing that is wrong with what the author said.
+    mistake: Option<String>,
+    fenced: bool,
+}
+
+impl<Db: Dialect> Service<Db> {
+    /// A service with the databases among which its participants' `place` chooses; most have one. Names are 1 to 64 of
+    /// `[a-z0-9_.-]`.
+    pub fn new(name: &'static str, databases: impl IntoIterator<Item = Pool<Db>>) -> Self {
+        let databases = databases.into_iter().collect();
+        Self { name, databases, tables: Vec::new(), actions: Vec::new(), mistake: None, fenced: true }
+    }
+
+    /// The business tables. The start fails when one of them is not visible where the fence is, since then the two could
+    /// not be written in one local transaction.
+    #[must_use]
+    pub fn tables(mut self, tables: &[&'static str]) -> Self {
+        self.tables.extend_from_slice(tables);
+        self
+    }
+
+    /// Runs handlers without a fence: for measuring, or for handlers that are idempotent themselves, and bear a cancel
+    /// without its try and a try after its cancel. The senders of messages can not be asked then.
+    #[must_use]
+    pub fn without_fence(mut self) -> Self {
+        self.fenced = false;
+        self
+    }
+
+    /// Try, confirm and cancel, one operation at a time.
+    #[must_use]
+    pub fn tcc<P: Participant<Db = Db>>(self, action: Action<Tcc, P::Request>, participant: P) -> Self {
+        self.register(action, handler::tcc(participant))
+    }
+
+    /// Try, confirm and cancel, many operations at once.
+    #[must_use]
+    pub fn tcc_slice<P: SliceParticipant<Db = Db>>(self, action: Action<Tcc, P::Request>, participant: P) -> Self {
+        self.register(action, handler::tcc_slice(participant))
+    }
+
+    /// Do and compensate, one operation at a time.
+    #[must_use]
+    pub fn saga<P: Compensable<Db = Db>>(self, action: Action<Saga, P::Request>, participant: P) -> Self {
+        self.register(action, handler::saga(participant))
+    }
+
+    /// Do and compensate, many operations at once.
+    #[must_use]
+    pub fn saga_slice<P: SliceCompensable<Db = Db>>(self, action: Action<Saga, P::Request>, participant: P) -> Self {
+        self.register(action, handler::saga_slice(participant))
+    }
+
+    /// Receives messages, one at a time.
+    #[must_use]
+    pub fn receiver<P: Receiver<Db = Db>>(self, action: Action<Message, P::Request>, participant: P) -> Self {
+        self.register(action, handler::receiver(participant))
+    }
+
+    /// Receives messages, many at once.
+    #[must_use]
+    pub fn receiver_slice<P: SliceReceiver<Db = Db>>(
+        self,
+        action: Action<Message, P::Request>,
+        participant: P,
+    ) -> Self {
+        self.register(action, handler::receiver_slice(participant))
+    }
+
+    /// Sends messages. There is no handler: the fence says whether the sender's local transaction committed. A sender
+    /// writes its fence row with [`fence::commit_sender`](crate::fence::commit_sender), in the first database.
+    #[must_use]
+    pub fn sender<R>(self, action: Action<Sender, R>) -> Self {
+        self.register(action, Arc::new(Asked))
+    }
+
+    fn register<Mode, R>(mut self, action: Action<Mode, R>, handler: Arc<dyn Handler<Db>>) -> Self {
+        if action.service() != self.name {
+            let (service, name, own) = (action.service(), action.name(), self.name);
+            self.mistake.get_or_insert_with(|| format!("action {name} belongs to service {service}, not to {own}"));
+        }
+        if self.actions.iter().any(|other| other.name == action.name()) {
+            let name = action.name();
+            self.mistake.get_or_insert_with(|| format!("action {name} is registered twice"));
+        }
+        self.actions.push(Registered { name: action.name(), handler });
+        self
+    }
+
+    /// Makes the fence's tables where they are missing, looks for the business tables, and is ready to run batches:
+    /// what [`Service::run`] does first, and all that a test without a coordinator needs.
+    ///
+    /// # Errors
+    /// Those of [`Error`].
+    pub async fn executor(self) -> Result<Executor<Db>, Error> {
+        self.check()?;
+        let mut id = 0_u128;
+        for (place, pool) in self.databases.iter().enumerate() {
+            let database = |source| Error::Database { place, source };
+            let mut connection = Db::connect(pool).await.map_err(database)?;
+            if self.fenced {
+                fence::migrate::<Db>(&mut connection).await.map_err(|error| database(sqlx::Error::from(error)))?;
+                let own = Db::fence_id(&mut connection).await.map_err(database)?;
+                // The order matters: `place` goes by it.
+                id = id.rotate_left(1) ^ u128::from_be_bytes(own);
+            }
+            for table in &self.tables {
+                let elsewhere = |source| Error::TableElsewhere { table, place, source };
+                fence::check_table::<Db>(&mut connection, table).await.map_err(elsewhere)?;
+            }
+        }
+        Ok(Executor::new(self.name, self.actions, self.databases, self.fenced.then(|| id.to_be_bytes())))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let mistake = |text: String| Err(Error::Mistake(text));
+        if let Some(text) = &self.mistake {
+            return mistake(text.clone());
+        }
+        for name in [self.name].into_iter().chain(self.actions.iter().map(|action| action.name)) {
+            let letters = name.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-'));
+            if !letters || name.is_empty() || name.len() > 64 {
+                return mistake(format!("the name {name:?} is not 1 to 64 of [a-z0-9_.-]"));
+            }
+        }
+        if self.actions.is_empty() {
+            return mistake(format!("service {} has no action", self.name));
+        }
+        if self.databases.is_empty() {
+            return mistake(format!("service {} has no database", self.name));
+        }
+        for table in &self.tables {
+            if table.is_empty() || !table.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.')) {
+                return mistake(format!("{table:?} is not the name of a table"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,20 @@
+-- One row for each branch that was called here. state: 1 tried, 2 confirmed (or the sender's commit), 3 cancelled, 4 refused.
+-- prev is the state before the latest call, 0 for none. reply is one byte, the state it belongs to, and then the bytes.
+-- The room left in each page keeps updates in it, and so out of the index.
+CREATE TABLE tercet_fence (
+    xid BYTEA NOT NULL,
+    branch BIGINT NOT NULL,
+    state SMALLINT NOT NULL,
+    prev SMALLINT NOT NULL DEFAULT 0,
+    reply BYTEA,
+    PRIMARY KEY (xid, branch)
+) WITH (fillfactor = 70);
+
+-- One row. A call whose not_after is at or below floor_ms touches nothing.
+CREATE TABLE tercet_fence_meta (
+    id SMALLINT PRIMARY KEY CHECK (id = 1),
+    fence_id BYTEA NOT NULL,
+    floor_ms BIGINT NOT NULL
+);
+
+INSERT INTO tercet_fence_meta (id, fence_id, floor_ms) VALUES (1, uuid_send(gen_random_uuid()), 0);

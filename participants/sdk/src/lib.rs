@@ -8,6 +8,7 @@ pub mod fence;
 mod handler;
 mod metrics;
 pub mod participant;
+pub mod plan;
 pub mod retry;
 pub mod service;
 pub mod xid;

@@ -5,11 +5,19 @@
 //! understand what it keeps: `plan` and `state` are bytes, `status` a number. There is no cache here, no retry, and no
 //! time but that of [`Clock`](crate::clock::Clock).
 
+#[doc(hidden)]
+pub mod conformance;
+pub mod memory;
+pub mod sqlite;
+
 use std::future::Future;
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use tercet_core::{Timestamp, Xid};
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
 
 /// Longest idempotency key that a store takes, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
@@ -33,7 +41,8 @@ pub trait Store: Send + Sync + 'static {
     fn list(&self, query: ListQuery) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
 
     /// Makes `owner` the owner of up to `limit` transactions that are waiting (`wake_at` set) under an older epoch of its
-    /// node or under a node whose lease has lapsed, oldest first. Each gets a new version, which the records show.
+    /// node or under a node whose lease has lapsed, start by start, oldest first. Each gets a new version, which the
+    /// records show.
     fn claim_orphans(&self, owner: Owner, limit: u32) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
 
     /// Leases compensations that are due, so that nobody else gets them before `lease_until`; oldest first, up to
@@ -374,5 +383,11 @@ pub enum Error {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// A newer version of this program made the database file. Use that one.
+    #[error("database file {} was made by a newer version of this program", .path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
     },
 }

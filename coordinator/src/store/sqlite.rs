@@ -1,0 +1,433 @@
+//! The embedded default: one SQLite file, in WAL mode, synced at every commit.
+//!
+//! One connection writes, a few read beside it. What is written in batches is in `batch.rs`; here are opening the file
+//! and everything that is rare.
+
+mod batch;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite};
+use tercet_core::{Timestamp, Xid};
+use tokio::sync::{Mutex, MutexGuard};
+
+use self::batch::Writer;
+use super::{
+    Beat, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus, Error, Key, ListQuery, Lookup,
+    Owner, Purge, Record, Store, Write, Written,
+};
+use crate::clock::Clock;
+
+/// The schema's versions, oldest first. SQLite's `user_version` tells how many a file has.
+const SCHEMA: &[&str] = &[include_str!("../../../sql/coordinator/sqlite/0001_init.sql")];
+
+/// The columns of a [`Record`], in the order of [`decode_record`].
+const RECORD: &str =
+    "tx.xid, version, mode, status, ended_at, node, epoch, wake_at, idempotency_key, digest, plan, state";
+
+/// The columns of a [`Compensation`], in the order of [`decode_compensation`].
+const COMPENSATION: &str = "id, xid, branch, operation, service, coupon_id, status, retry_count, create_time, \
+    update_time, next_retry_time, lease_until, last_error";
+
+/// The order of the index is that of age within a start: a million orphans need no sorting for the oldest.
+const CLAIM_ORPHANS: &str = "-- claim_orphans
+    UPDATE tx SET node = $1, epoch = $2, version = version + 1
+    WHERE rowid IN (
+        SELECT tx.rowid FROM (
+            SELECT $1 AS id, $2 AS below
+            UNION ALL SELECT id, 9223372036854775807 FROM node WHERE id <> $1 AND lease_until <= $3
+        ) AS gone
+        CROSS JOIN tx INDEXED BY tx_unfinished ON tx.node = gone.id AND tx.epoch < gone.below AND tx.ended_at IS NULL
+        WHERE tx.wake_at IS NOT NULL
+        LIMIT $4)";
+
+const CLAIM_COMPENSATIONS: &str = "-- claim_compensations
+    UPDATE compensation_log SET lease_until = $1, owner_node = $2, owner_epoch = $3
+    WHERE id IN (
+        SELECT due.id FROM json_each($4) AS wanted CROSS JOIN compensation_log AS due
+        WHERE due.id IN (
+            SELECT id FROM compensation_log
+            WHERE service = wanted.value AND status = 0 AND next_retry_time <= $5 AND lease_until <= $5
+            ORDER BY next_retry_time LIMIT $6))";
+
+const PURGE: &str = "BEGIN IMMEDIATE;
+    -- purge_keys
+    DELETE FROM tx_key WHERE xid IN (
+        SELECT xid FROM tx WHERE ended_at < $1 ORDER BY ended_at, rowid LIMIT $2);
+    -- purge_compensations
+    DELETE FROM compensation_log WHERE xid IN (
+        SELECT xid FROM tx WHERE ended_at < $1 ORDER BY ended_at, rowid LIMIT $2);
+    -- purge
+    DELETE FROM tx WHERE rowid IN (
+        SELECT rowid FROM tx WHERE ended_at < $1 ORDER BY ended_at, rowid LIMIT $2);
+    COMMIT;";
+
+/// A [`Store`] in one SQLite file.
+pub struct SqliteStore {
+    path: PathBuf,
+    clock: Box<dyn Clock>,
+    writer: Mutex<Writer>,
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the file, and makes it and its folder when they are not there. Raises the clock above every time stored.
+    pub async fn open(path: &Path, clock: impl Clock) -> Result<Self, Error> {
+        prepare_file(path)?;
+        let blame = |error| blame_opening(path, error);
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5))
+            .pragma("temp_store", "memory")
+            .disable_statement_logging();
+        // Negative: KiB rather than pages.
+        let writing = options.clone().pragma("wal_autocheckpoint", "1000").pragma("cache_size", "-4096");
+        let mut connection = writing.connect().await.map_err(blame)?;
+        apply_schema(&mut connection, path).await?;
+        clock.raise(latest(&mut connection).await.map_err(blame)?);
+        let readers = SqlitePoolOptions::new()
+            .max_connections(2)
+            .idle_timeout(Duration::from_secs(60))
+            .connect_lazy_with(options.read_only(true).pragma("cache_size", "-512"));
+        let writer = Mutex::new(Writer::new(connection));
+        Ok(Self { path: path.to_owned(), clock: Box::new(clock), writer, readers })
+    }
+
+    /// Closes the file and leaves nothing in its log. Dropping the store instead is safe, only the next start has more
+    /// to read.
+    pub async fn close(self) -> Result<(), Error> {
+        self.readers.close().await;
+        let Self { path, writer, .. } = self;
+        let mut writer = writer.into_inner();
+        let settled = writer.settle().await;
+        settled.and(writer.connection.close().await).map_err(|error| blame_use(&path, error))
+    }
+
+    /// The writer, with no database transaction open.
+    async fn writer(&self) -> Result<MutexGuard<'_, Writer>, Error> {
+        let mut writer = self.writer.lock().await;
+        writer.settle().await.map_err(|error| self.blame(error))?;
+        Ok(writer)
+    }
+
+    fn blame(&self, error: sqlx::Error) -> Error {
+        blame_use(&self.path, error)
+    }
+}
+
+impl Store for SqliteStore {
+    async fn write(&self, batch: Vec<Write>) -> Result<Vec<Written>, Error> {
+        let mut writer = self.writer.lock().await;
+        writer.write(&batch, self.clock.now()).await.map_err(|error| self.blame(error))
+    }
+
+    async fn get(&self, lookup: Lookup) -> Result<Option<Record>, Error> {
+        let mut query = QueryBuilder::<Sqlite>::new("-- get\nSELECT ");
+        query.push(RECORD);
+        match lookup {
+            Lookup::Xid(xid) => query.push(" FROM tx WHERE xid = ").push_bind(xid.0.to_vec()),
+            Lookup::IdempotencyKey(key) => query.push(" FROM tx WHERE idempotency_key = ").push_bind(key),
+        };
+        let row = query.build().fetch_optional(&self.readers).await.map_err(|error| self.blame(error))?;
+        row.as_ref().map(decode_record).transpose().map_err(|error| self.blame(error))
+    }
+
+    async fn list(&self, query: ListQuery) -> Result<Vec<Record>, Error> {
+        let mut sql = list_sql(query);
+        let rows = sql.build().fetch_all(&self.readers).await.map_err(|error| self.blame(error))?;
+        rows.iter().map(decode_record).collect::<Result<_, _>>().map_err(|error| self.blame(error))
+    }
+
+    async fn claim_orphans(&self, owner: Owner, limit: u32) -> Result<Vec<Record>, Error> {
+        let mut writer = self.writer().await?;
+        let rows = sqlx::query(AssertSqlSafe(format!("{CLAIM_ORPHANS} RETURNING {RECORD}")))
+            .bind(i64::from(owner.node))
+            .bind(owner.epoch.cast_signed())
+            .bind(self.clock.now().0.cast_signed())
+            .bind(i64::from(limit))
+            .fetch_all(&mut writer.connection)
+            .await
+            .map_err(|error| self.blame(error))?;
+        let records: Result<Vec<_>, _> = rows.iter().map(decode_record).collect();
+        let mut records = records.map_err(|error| self.blame(error))?;
+        records.sort_unstable_by_key(|record| record.xid);
+        Ok(records)
+    }
+
+    async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Compensation>, Error> {
+        let services = serde_json::Value::from(claim.services).to_string();
+        let mut writer = self.writer().await?;
+        let rows = sqlx::query(AssertSqlSafe(format!("{CLAIM_COMPENSATIONS} RETURNING {COMPENSATION}")))
+            .bind(claim.lease_until.0.cast_signed())
+            .bind(i64::from(claim.owner.node))
+            .bind(claim.owner.epoch.cast_signed())
+            .bind(services)
+            .bind(claim.now.0.cast_signed())
+            .bind(i64::from(claim.limit))
+            .fetch_all(&mut writer.connection)
+            .await
+            .map_err(|error| self.blame(error))?;
+        let claimed: Result<Vec<_>, _> = rows.iter().map(decode_compensation).collect();
+        let mut claimed = claimed.map_err(|error| self.blame(error))?;
+        claimed.sort_unstable_by_key(|row| (row.next_retry_time, row.id));
+        Ok(claimed)
+    }
+
+    async fn list_compensations(&self, query: CompensationQuery) -> Result<Vec<Compensation>, Error> {
+        let mut sql = QueryBuilder::<Sqlite>::new("-- list_compensations\nSELECT ");
+        sql.push(COMPENSATION).push(" FROM compensation_log WHERE id > ").push_bind(query.after_id.cast_signed());
+        if let Some(status) = query.status {
+            sql.push(" AND status = ").push_bind(status as i64);
+        }
+        if let Some(service) = query.service {
+            sql.push(" AND service = ").push_bind(service);
+        }
+        if let Some(xid) = query.xid {
+            sql.push(" AND xid = ").push_bind(xid.0.to_vec());
+        }
+        sql.push(" ORDER BY id LIMIT ").push_bind(i64::from(query.limit));
+        let rows = sql.build().fetch_all(&self.readers).await.map_err(|error| self.blame(error))?;
+        rows.iter().map(decode_compensation).collect::<Result<_, _>>().map_err(|error| self.blame(error))
+    }
+
+    async fn beat(&self, node: u16, epoch: Option<u64>, lease_ms: u64) -> Result<Beat, Error> {
+        const START: &str = "-- start
+            INSERT INTO node (id, epoch, beat_at, lease_until) VALUES ($1, 1, $2, $3)
+            ON CONFLICT (id) DO UPDATE
+            SET epoch = epoch + 1, beat_at = excluded.beat_at, lease_until = excluded.lease_until
+            RETURNING epoch";
+        const BEAT: &str = "-- beat
+            UPDATE node SET beat_at = $2, lease_until = $3 WHERE id = $1 AND epoch = $4 RETURNING epoch";
+        let mut writer = self.writer().await?;
+        let now = self.clock.now();
+        let row = sqlx::query(if epoch.is_none() { START } else { BEAT })
+            .bind(i64::from(node))
+            .bind(now.0.cast_signed())
+            .bind(now.after_ms(lease_ms).0.cast_signed())
+            .bind(epoch.map(u64::cast_signed))
+            .fetch_all(&mut writer.connection)
+            .await
+            .map_err(|error| self.blame(error))?;
+        let beaten = row.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(|error| self.blame(error))?;
+        match (beaten, epoch) {
+            (Some(beaten), _) => Ok(Beat { now, epoch: beaten.cast_unsigned() }),
+            (None, epoch) => Err(Error::Superseded { node, epoch: epoch.unwrap_or_default() }),
+        }
+    }
+
+    async fn purge(&self, purge: Purge) -> Result<u64, Error> {
+        let mut writer = self.writer().await?;
+        let limit = u64::from(purge.limit);
+        let ended = match writer.ended {
+            Some(ended) => ended,
+            None => count_ended(&mut writer.connection).await.map_err(|error| self.blame(error))?,
+        };
+        // Both rules take from the same end of the same order.
+        let too_many = ended.saturating_sub(purge.keep_max).min(limit);
+        writer.ended = None;
+        writer.unsettled = true;
+        let mut gone = 0;
+        for (before, most) in [(Timestamp::MAX, too_many), (purge.older_than, limit - too_many)] {
+            gone += delete_ended(&mut writer.connection, before, most).await.map_err(|error| self.blame(error))?;
+        }
+        writer.unsettled = false;
+        writer.ended = Some(ended.saturating_sub(gone));
+        Ok(gone)
+    }
+}
+
+/// Makes the folder and the file, because the system's word on why that fails is clearer than SQLite's.
+fn prepare_file(path: &Path) -> Result<(), Error> {
+    let unwritable = |path: &Path, source: std::io::Error| Error::Unwritable { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| unwritable(folder, error))?;
+    }
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    file.map(drop).map_err(|error| unwritable(path, error))
+}
+
+async fn apply_schema(connection: &mut SqliteConnection, path: &Path) -> Result<(), Error> {
+    let blame = |error| blame_opening(path, error);
+    let row = sqlx::query("PRAGMA user_version").fetch_one(&mut *connection).await.map_err(blame)?;
+    let version = row.try_get::<i64, _>(0).map_err(blame)? as usize;
+    if version > SCHEMA.len() {
+        return Err(Error::TooNew { path: path.to_owned() });
+    }
+    for (before, change) in SCHEMA.iter().enumerate().skip(version) {
+        let sql = format!("BEGIN IMMEDIATE;\n{change}\nPRAGMA user_version = {};\nCOMMIT;", before + 1);
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await.map_err(blame)?;
+    }
+    Ok(())
+}
+
+/// The latest time that is stored, or near it: each is found at the end of an index.
+async fn latest(connection: &mut SqliteConnection) -> Result<Timestamp, sqlx::Error> {
+    const SQL: &str = "-- latest
+        SELECT (SELECT max(xid) FROM tx),
+            max((SELECT ifnull(max(ended_at), 0) FROM tx WHERE ended_at IS NOT NULL),
+                (SELECT ifnull(max(beat_at), 0) FROM node))";
+    let row = sqlx::query(SQL).fetch_one(connection).await?;
+    let made = row.try_get::<Option<Vec<u8>>, _>(0)?.and_then(|xid| Xid::from_slice(&xid)).map(Xid::created_at);
+    Ok(made.unwrap_or_default().max(Timestamp(row.try_get::<i64, _>(1)?.cast_unsigned())))
+}
+
+fn list_sql(query: ListQuery) -> QueryBuilder<Sqlite> {
+    let label = query.label.map(Key::Label);
+    let mut keys: Vec<Key> = label.into_iter().chain(query.business_key.map(Key::Business)).collect();
+    let mut sql = QueryBuilder::<Sqlite>::new("-- list\nSELECT ");
+    sql.push(RECORD);
+    let order = match keys.pop() {
+        Some(key) => {
+            let (kind, text) = key_parts(&key);
+            sql.push(" FROM tx_key AS named CROSS JOIN tx ON tx.xid = named.xid WHERE named.kind = ").push_bind(kind);
+            sql.push(" AND named.text = ").push_bind(text.to_owned());
+            "named.xid"
+        }
+        // There are few beside those that have ended.
+        None if query.unfinished => {
+            sql.push(" FROM tx INDEXED BY tx_unfinished WHERE true");
+            "tx.xid"
+        }
+        None => {
+            sql.push(" FROM tx WHERE true");
+            "tx.xid"
+        }
+    };
+    for key in keys {
+        let (kind, text) = key_parts(&key);
+        sql.push(" AND EXISTS (SELECT 1 FROM tx_key WHERE xid = tx.xid AND kind = ").push_bind(kind);
+        sql.push(" AND text = ").push_bind(text.to_owned()).push(")");
+    }
+    if let Some(status) = query.status {
+        sql.push(" AND status = ").push_bind(i64::from(status));
+    }
+    if query.unfinished {
+        sql.push(" AND ended_at IS NULL");
+    }
+    if let Some(before) = query.before {
+        sql.push(" AND ").push(order).push(" < ").push_bind(before.0.to_vec());
+    }
+    sql.push(" ORDER BY ").push(order).push(" DESC LIMIT ").push_bind(i64::from(query.limit));
+    sql
+}
+
+async fn count_ended(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    const SQL: &str = "-- count_ended
+        SELECT count(*) FROM tx WHERE ended_at IS NOT NULL";
+    Ok(sqlx::query(SQL).fetch_one(connection).await?.try_get::<i64, _>(0)?.cast_unsigned())
+}
+
+/// Deletes up to `limit` transactions that ended before a time, and what belongs to them.
+async fn delete_ended(connection: &mut SqliteConnection, before: Timestamp, limit: u64) -> Result<u64, sqlx::Error> {
+    const FIRST: &str = "-- first_ended
+        SELECT count(*) FROM (
+            SELECT 1 FROM tx WHERE ended_at < $1 LIMIT $2)";
+    let (before, limit) = (before.0.cast_signed(), limit.cast_signed());
+    let counted = sqlx::query(FIRST).bind(before).bind(limit).fetch_one(&mut *connection).await?;
+    let count = counted.try_get::<i64, _>(0)?.cast_unsigned();
+    if count > 0 {
+        sqlx::query(PURGE).bind(before).bind(limit).execute(connection).await?;
+    }
+    Ok(count)
+}
+
+/// A key's kind, as the tables have it, and its text.
+fn key_parts(key: &Key) -> (i64, &str) {
+    match key {
+        Key::Label(text) => (0, text),
+        Key::Business(text) => (1, text),
+    }
+}
+
+fn decode_xid(row: &SqliteRow, index: usize) -> Result<Xid, sqlx::Error> {
+    let bytes: &[u8] = row.try_get(index)?;
+    Xid::from_slice(bytes).ok_or_else(|| sqlx::Error::Decode("an xid of another length than 16".into()))
+}
+
+/// A number that the schema keeps as a signed one.
+fn decode_number<T: TryFrom<i64>>(row: &SqliteRow, index: usize) -> Result<T, sqlx::Error> {
+    let number: i64 = row.try_get(index)?;
+    number.try_into().map_err(|_| sqlx::Error::Decode(format!("{number} in column {index} is out of range").into()))
+}
+
+fn decode_time(row: &SqliteRow, index: usize) -> Result<Timestamp, sqlx::Error> {
+    decode_number(row, index).map(Timestamp)
+}
+
+fn decode_record(row: &SqliteRow) -> Result<Record, sqlx::Error> {
+    let time = |index| {
+        let ms: Option<i64> = row.try_get(index)?;
+        Ok::<_, sqlx::Error>(ms.map(|ms| Timestamp(ms.cast_unsigned())))
+    };
+    let owner = match row.try_get::<Option<i64>, _>(5)? {
+        Some(_) => Some(Owner { node: decode_number(row, 5)?, epoch: decode_number(row, 6)? }),
+        None => None,
+    };
+    Ok(Record {
+        xid: decode_xid(row, 0)?,
+        version: decode_number(row, 1)?,
+        mode: decode_number(row, 2)?,
+        status: decode_number(row, 3)?,
+        ended_at: time(4)?,
+        owner,
+        wake_at: time(7)?,
+        idempotency_key: row.try_get(8)?,
+        digest: row.try_get::<i64, _>(9)?.cast_unsigned(),
+        plan: Bytes::from(row.try_get::<Vec<u8>, _>(10)?),
+        state: Bytes::from(row.try_get::<Vec<u8>, _>(11)?),
+    })
+}
+
+fn decode_compensation(row: &SqliteRow) -> Result<Compensation, sqlx::Error> {
+    let status = CompensationStatus::from_number(decode_number(row, 6)?);
+    Ok(Compensation {
+        id: decode_number(row, 0)?,
+        xid: decode_xid(row, 1)?,
+        branch: decode_number(row, 2)?,
+        operation: decode_number(row, 3)?,
+        service: row.try_get(4)?,
+        coupon_id: row.try_get(5)?,
+        status: status.ok_or_else(|| sqlx::Error::Decode("a compensation of unknown status".into()))?,
+        retry_count: decode_number(row, 7)?,
+        create_time: decode_time(row, 8)?,
+        update_time: decode_time(row, 9)?,
+        next_retry_time: decode_time(row, 10)?,
+        lease_until: decode_time(row, 11)?,
+        last_error: row.try_get(12)?,
+    })
+}
+
+/// SQLite's primary result code, when it is SQLite that speaks.
+fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?.parse::<u32>().ok()?;
+    Some(code & 0xff)
+}
+
+/// What an error means while the store is in use.
+fn blame_use(path: &Path, error: sqlx::Error) -> Error {
+    match sqlite_code(&error) {
+        // SQLITE_CORRUPT, SQLITE_NOTADB
+        Some(11 | 26) => Error::Damaged { path: path.to_owned(), source: error },
+        _ => Error::Unavailable(error),
+    }
+}
+
+/// What an error means while the file is opened.
+fn blame_opening(path: &Path, error: sqlx::Error) -> Error {
+    match sqlite_code(&error) {
+        // SQLITE_PERM, SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN
+        Some(3 | 8 | 10 | 13 | 14) => Error::Unwritable { path: path.to_owned(), source: std::io::Error::other(error) },
+        _ => blame_use(path, error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! The write path: a whole batch as one string of statements, in one hop to SQLite's thread.
+//!
+//! All bytes of a batch travel in one blob, and each kind of write is one statement that walks a JSON array of small
+//! numbers (offsets into the blob, lengths, versions). After each such statement a guard compares the number of rows
+//! that changed with the number that should: when some write did not fit, the guard's error leaves the database
+//! transaction open, it is rolled back, and only then is it found out which write that was. So nothing is paid for
+//! that question while all is well.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Row};
+use tercet_core::{Timestamp, Xid};
+
+use super::{RECORD, decode_record};
+use crate::store::{Advance, Create, Key, Owner, Record, Write, Written};
+
+/// The one connection that writes.
+pub(super) struct Writer {
+    pub(super) connection: SqliteConnection,
+    /// A database transaction may be open: the call that opened it failed, or was dropped.
+    pub(super) unsettled: bool,
+    /// Transactions that have ended and are not purged yet; `None`: to be counted.
+    pub(super) ended: Option<u64>,
+    statements: [Arc<str>; 1 << PARTS],
+}
+
+/// What became of one attempt to write some of a batch.
+enum Attempt {
+    Done,
+    /// Some write replaces a version that is not there, or its key is taken.
+    Unfit,
+    /// The database refuses some row's content.
+    Refused(String),
+}
+
+/// Writes of a batch, by their index, that are tried together.
+struct Part {
+    indexes: Vec<usize>,
+    /// Those that do not fit have been taken out.
+    sifted: bool,
+}
+
+const PARTS: usize = 5;
+
+const CREATE: &str = "-- create
+    INSERT INTO tx (xid, version, mode, status, ended_at, node, epoch, wake_at, digest, plan, state, idempotency_key)
+    SELECT substr($1, value->>0, 16), 1, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
+        substr($1, (value->>0) + 16, value->>8), substr($1, (value->>0) + 16 + (value->>8), value->>9),
+        CAST(substr($1, (value->>0) + 16 + (value->>8) + (value->>9), value->>10) AS TEXT)
+    FROM json_each($2) WHERE true
+    ON CONFLICT DO NOTHING;";
+
+/// A transaction that goes on under the same owner: what no index holds.
+pub(super) const STEP: &str = "-- step
+    UPDATE tx SET version = version + 1, status = value->>2, wake_at = value->>3,
+        state = substr($1, (value->>0) + 16, value->>4)
+    FROM json_each($4)
+    WHERE xid = substr($1, value->>0, 16) AND version = value->>1
+        AND +ended_at IS NULL AND +node = $6 AND +epoch = $7;";
+
+pub(super) const ADVANCE: &str = "-- advance
+    UPDATE tx SET version = version + 1, status = value->>2, wake_at = value->>3,
+        state = substr($1, (value->>0) + 16, value->>4), ended_at = value->>5, node = value->>6, epoch = value->>7
+    FROM json_each($8)
+    WHERE xid = substr($1, value->>0, 16) AND version = value->>1;";
+
+const KEYS: &str = "-- add_keys
+    INSERT INTO tx_key (xid, kind, text)
+    SELECT substr($1, value->>0, 16), value->>1, value->>2 FROM json_each($10) WHERE true
+    ON CONFLICT DO NOTHING;";
+
+const COMPENSATIONS: &str = "-- write_compensations
+    INSERT INTO compensation_log (xid, branch, operation, service, coupon_id, status, retry_count, next_retry_time,
+        last_error, create_time, update_time)
+    SELECT substr($1, value->>0, 16), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
+        value->>8, $12, $12
+    FROM json_each($11) WHERE true
+    ON CONFLICT (xid, branch, operation) DO UPDATE SET service = excluded.service, coupon_id = excluded.coupon_id,
+        status = excluded.status, retry_count = excluded.retry_count, next_retry_time = excluded.next_retry_time,
+        last_error = excluded.last_error, update_time = excluded.update_time, lease_until = 0, owner_node = NULL,
+        owner_epoch = NULL;";
+
+/// Fails with SQLite's "integer overflow" unless the statement before changed as many rows as it should.
+fn guard(expected: &str) -> String {
+    format!("SELECT 1 WHERE abs(CASE changes() WHEN {expected} THEN 0 ELSE -9223372036854775808 END) > 0;")
+}
+
+/// Every combination of the parts as one string, so that each is prepared once.
+fn statements() -> [Arc<str>; 1 << PARTS] {
+    let parts = [
+        format!("{CREATE}\n{}", guard("$3")),
+        format!("{STEP}\n{}", guard("$5")),
+        format!("{ADVANCE}\n{}", guard("$9")),
+        KEYS.to_owned(),
+        COMPENSATIONS.to_owned(),
+    ];
+    std::array::from_fn(|wanted| {
+        let wanted = parts.iter().enumerate().filter(|(bit, _)| wanted & 1 << bit != 0);
+        let body: Vec<&str> = wanted.map(|(_, part)| part.as_str()).collect();
+        Arc::from(format!("BEGIN IMMEDIATE;\n{}\nCOMMIT;", body.join("\n")))
+    })
+}
+
+/// A batch in the shape in which it travels.
+#[derive(Default)]
+struct Packed {
+    blob: Vec<u8>,
+    creates: Rows,
+    steps: Rows,
+    advances: Rows,
+    keys: Rows,
+    compensations: Rows,
+    /// The owner of all `steps`.
+    owner: Option<Owner>,
+    ended: u64,
+}
+
+/// A JSON array of rows.
+#[derive(Default)]
+struct Rows {
+    json: String,
+    count: i64,
+}
+
+impl Rows {
+    /// Adds a row; `fields` is the inside of a JSON array.
+    fn push(&mut self, fields: std::fmt::Arguments<'_>) {
+        self.json.push_str(if self.count == 0 { "[[" } else { ",[" });
+        self.json.write_fmt(fields).expect("a string takes everything");
+        self.json.push(']');
+        self.count += 1;
+    }
+
+    fn finish(mut self) -> (String, i64) {
+        if self.count > 0 {
+            self.json.push(']');
+        }
+        (self.json, self.count)
+    }
+}
+
+/// A number or JSON's null.
+struct OrNull<T>(Option<T>);
+
+impl<T: std::fmt::Display> std::fmt::Display for OrNull<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("null"),
+        }
+    }
+}
+
+fn ms(time: Option<Timestamp>) -> OrNull<u64> {
+    OrNull(time.map(|time| time.0))
+}
+
+fn quoted(text: &str) -> serde_json::Value {
+    serde_json::Value::from(text)
+}
+
+impl Packed {
+    /// Packs these writes. `plain`: no short cut for transactions that stay with their owner.
+    fn new<'a>(writes: impl Iterator<Item = &'a Write>, plain: bool) -> Self {
+        let mut packed = Self::default();
+        for write in writes {
+            // SQL counts from 1.
+            let at = packed.blob.len() + 1;
+            packed.blob.extend_from_slice(&write.xid().0);
+            match write {
+                Write::Create(create) => packed.create(at, create),
+                Write::Advance(advance) => packed.advance(at, advance, plain),
+            }
+        }
+        packed
+    }
+
+    fn create(&mut self, at: usize, create: &Create) {
+        let key = create.idempotency_key.as_deref();
+        self.blob.extend_from_slice(&create.plan);
+        self.blob.extend_from_slice(&create.state);
+        self.blob.extend_from_slice(key.unwrap_or_default().as_bytes());
+        self.creates.push(format_args!(
+            "{at},{},{},{},{},{},{},{},{},{},{}",
+            create.mode,
+            create.status,
+            ms(create.ended_at),
+            create.owner.node,
+            create.owner.epoch,
+            ms(create.wake_at),
+            create.digest.cast_signed(),
+            create.plan.len(),
+            create.state.len(),
+            OrNull(key.map(str::len)),
+        ));
+        self.ended += u64::from(create.ended_at.is_some());
+        self.keys(at, &create.keys);
+    }
+
+    fn advance(&mut self, at: usize, advance: &Advance, plain: bool) {
+        self.blob.extend_from_slice(&advance.state);
+        let (version, status, wake_at) = (advance.version, advance.status, ms(advance.wake_at));
+        let length = advance.state.len();
+        // Work that comes out of the compensation log or goes into it mostly changes the owner.
+        let stays = !plain && advance.ended_at.is_none() && advance.compensations.is_empty();
+        let same = advance.owner.filter(|owner| stays && *self.owner.get_or_insert(*owner) == *owner);
+        if same.is_some() {
+            self.steps.push(format_args!("{at},{version},{status},{wake_at},{length}"));
+        } else {
+            let (node, epoch) = (advance.owner.map(|owner| owner.node), advance.owner.map(|owner| owner.epoch));
+            self.advances.push(format_args!(
+                "{at},{version},{status},{wake_at},{length},{},{},{}",
+                ms(advance.ended_at),
+                OrNull(node),
+                OrNull(epoch)
+            ));
+        }
+        self.ended += u64::from(advance.ended_at.is_some());
+        self.keys(at, &advance.keys);
+        for row in &advance.compensations {
+            self.compensations.push(format_args!(
+                "{at},{},{},{},{},{},{},{},{}",
+                row.branch,
+                row.operation,
+                quoted(&row.service),
+                OrNull(row.coupon_id),
+                row.status as u8,
+                row.retry_count,
+                row.next_retry_time.0,
+                quoted(&row.last_error),
+            ));
+        }
+    }
+
+    fn keys(&mut self, at: usize, keys: &[Key]) {
+        for key in keys {
+            let (kind, text) = super::key_parts(key);
+            self.keys.push(format_args!("{at},{kind},{}", quoted(text)));
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(connection: SqliteConnection) -> Self {
+        Self { connection, unsettled: false, ended: None, statements: statements() }
+    }
+
+    /// Writes a batch. After an error anything may have happened to any of it.
+    pub(super) async fn write(&mut self, batch: &[Write], now: Timestamp) -> Result<Vec<Written>, sqlx::Error> {
+        let mut answers: Vec<Option<Written>> = vec![None; batch.len()];
+        let mut parts = vec![Part { indexes: (0..batch.len()).collect(), sifted: false }];
+        while let Some(part) = parts.pop() {
+            if part.indexes.is_empty() {
+                continue;
+            }
+            match self.attempt(batch, &part, now).await? {
+                Attempt::Done => {
+                    for index in part.indexes {
+                        answers[index] = Some(Written::Done { version: batch[index].version() });
+                    }
+                }
+                Attempt::Unfit if part.sifted => {
+                    return Err(sqlx::Error::Protocol("another process writes the same transactions".to_owned()));
+                }
+                Attempt::Unfit => parts.extend(self.sift(batch, part.indexes, &mut answers).await?),
+                Attempt::Refused(why) => match part.indexes[..] {
+                    [index] => answers[index] = Some(Written::Refused(why)),
+                    _ => {
+                        let (left, right) = part.indexes.split_at(part.indexes.len() / 2);
+                        parts.extend([left, right].map(|half| Part { indexes: half.to_vec(), sifted: part.sifted }));
+                    }
+                },
+            }
+        }
+        Ok(answers.into_iter().map(|answer| answer.expect("every write was in a part")).collect())
+    }
+
+    /// Rolls back what a failed or dropped call left open.
+    pub(super) async fn settle(&mut self) -> Result<(), sqlx::Error> {
+        if self.unsettled {
+            match sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await {
+                Ok(_) => {}
+                // There was none.
+                Err(sqlx::Error::Database(error)) if error.message().contains("no transaction is active") => {}
+                Err(error) => return Err(error),
+            }
+            self.unsettled = false;
+        }
+        Ok(())
+    }
+
+    async fn attempt(&mut self, batch: &[Write], part: &Part, now: Timestamp) -> Result<Attempt, sqlx::Error> {
+        self.settle().await?;
+        let packed = Packed::new(part.indexes.iter().map(|index| &batch[*index]), part.sifted);
+        let owner = packed.owner.unwrap_or(Owner { node: 0, epoch: 0 });
+        let kinds = [&packed.creates, &packed.steps, &packed.advances, &packed.keys, &packed.compensations];
+        let wanted = kinds.iter().enumerate().map(|(bit, rows)| usize::from(rows.count > 0) << bit).sum::<usize>();
+        let statement = AssertSqlSafe(Arc::clone(&self.statements[wanted]));
+        let ended = packed.ended;
+        let (creates, created) = packed.creates.finish();
+        let (steps, stepped) = packed.steps.finish();
+        let (advances, advanced) = packed.advances.finish();
+        let query = sqlx::query(statement)
+            .bind(packed.blob)
+            .bind(creates)
+            .bind(created)
+            .bind(steps)
+            .bind(stepped)
+            .bind(i64::from(owner.node))
+            .bind(owner.epoch.cast_signed())
+            .bind(advances)
+            .bind(advanced)
+            .bind(packed.keys.finish().0)
+            .bind(packed.compensations.finish().0)
+            .bind(now.0.cast_signed());
+        self.unsettled = true;
+        match query.execute(&mut self.connection).await {
+            Ok(_) => {
+                self.unsettled = false;
+                self.ended = self.ended.map(|before| before + ended);
+                Ok(Attempt::Done)
+            }
+            Err(sqlx::Error::Database(error)) if error.message() == "integer overflow" => Ok(Attempt::Unfit),
+            Err(sqlx::Error::Database(error)) if is_of_content(error.code().as_deref()) => {
+                Ok(Attempt::Refused(error.message().to_owned()))
+            }
+            Err(error) => {
+                self.ended = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Answers the writes that do not fit what is stored, and returns the others: those that can go together, and
+    /// those that must wait for one of them because they name the same transaction or key.
+    async fn sift(
+        &mut self,
+        batch: &[Write],
+        indexes: Vec<usize>,
+        answers: &mut [Option<Written>],
+    ) -> Result<[Part; 2], sqlx::Error> {
+        self.settle().await?;
+        let writes = || indexes.iter().map(|index| &batch[*index]);
+        let versions = self.versions(writes().map(Write::xid)).await?;
+        let taken = self.taken(writes().filter_map(idempotency_key)).await?;
+        let (mut fit, mut later) = (Vec::new(), Vec::new());
+        let (mut xids, mut keys) = (HashSet::new(), HashSet::new());
+        for index in indexes {
+            let write = &batch[index];
+            let key = idempotency_key(write);
+            let replaces = match write {
+                Write::Create(_) => None,
+                Write::Advance(advance) => Some(advance.version),
+            };
+            if !xids.insert(write.xid()) || key.is_some_and(|key| !keys.insert(key)) {
+                later.push(index);
+            } else if versions.get(&write.xid()).copied() != replaces {
+                answers[index] = Some(Written::Stale);
+            } else if let Some(record) = key.and_then(|key| taken.get(key)) {
+                answers[index] = Some(Written::KeyTaken(Box::new(record.clone())));
+            } else {
+                fit.push(index);
+            }
+        }
+        // The last one is tried first.
+        Ok([Part { indexes: later, sifted: false }, Part { indexes: fit, sifted: true }])
+    }
+
+    async fn versions(&mut self, xids: impl Iterator<Item = Xid>) -> Result<HashMap<Xid, u64>, sqlx::Error> {
+        const SQL: &str = "-- versions
+            SELECT xid, version FROM tx WHERE xid IN (SELECT unhex(value, '-') FROM json_each($1))";
+        let xids: Vec<String> = xids.map(|xid| xid.to_string()).collect();
+        let rows = sqlx::query(SQL).bind(json(&xids)).fetch_all(&mut self.connection).await?;
+        rows.iter().map(|row| Ok((super::decode_xid(row, 0)?, row.try_get::<i64, _>(1)?.cast_unsigned()))).collect()
+    }
+
+    async fn taken<'a>(&mut self, keys: impl Iterator<Item = &'a str>) -> Result<HashMap<String, Record>, sqlx::Error> {
+        let sql = format!(
+            "-- taken
+            SELECT {RECORD} FROM tx WHERE idempotency_key IN (SELECT value FROM json_each($1))"
+        );
+        let keys: Vec<&str> = keys.collect();
+        let rows: Vec<SqliteRow> =
+            sqlx::query(AssertSqlSafe(sql)).bind(json(&keys)).fetch_all(&mut self.connection).await?;
+        let records = rows.iter().map(decode_record).collect::<Result<Vec<_>, _>>()?;
+        Ok(records.into_iter().filter_map(|record| Some((record.idempotency_key.clone()?, record))).collect())
+    }
+}
+
+fn json<T: serde::Serialize>(texts: &[T]) -> String {
+    serde_json::to_string(texts).expect("a list of texts is JSON")
+}
+
+fn idempotency_key(write: &Write) -> Option<&str> {
+    match write {
+        Write::Create(create) => create.idempotency_key.as_deref(),
+        Write::Advance(_) => None,
+    }
+}
+
+/// Whether SQLite (by its extended result code) blames a row's content: too big, a constraint, a wrong type.
+fn is_of_content(code: Option<&str>) -> bool {
+    let code = code.and_then(|code| code.parse::<u32>().ok());
+    code.is_some_and(|code| matches!(code & 0xff, 18 | 19 | 20))
+}

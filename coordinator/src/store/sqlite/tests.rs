@@ -1,0 +1,149 @@
+//! The conformance suite on SQLite, and what only a file can get wrong.
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::store::conformance::{Bench, START};
+
+struct OnDisk {
+    folder: tempfile::TempDir,
+    clock: ManualClock,
+}
+
+impl OnDisk {
+    async fn fresh() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), clock: ManualClock::at(START) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("data").join("coordinator.db")
+    }
+}
+
+impl Bench for OnDisk {
+    type Store = SqliteStore;
+
+    async fn open(&self) -> SqliteStore {
+        SqliteStore::open(&self.path(), self.clock.clone()).await.unwrap()
+    }
+
+    fn clock(&self) -> &ManualClock {
+        &self.clock
+    }
+}
+
+crate::store_conformance!(OnDisk::fresh().await);
+
+async fn opening(path: &Path) -> Error {
+    SqliteStore::open(path, ManualClock::at(START)).await.err().expect("it can not be opened")
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_named() {
+    let bench = OnDisk::fresh().await;
+    std::fs::create_dir(bench.folder.path().join("data")).unwrap();
+    std::fs::write(bench.path(), [7_u8; 8_192]).unwrap();
+    let error = opening(&bench.path()).await;
+    assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+    assert_eq!(error.to_string(), format!("database file {} is damaged", bench.path().display()));
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_of_a_file_is_named_when_it_is_met() {
+    let bench = OnDisk::fresh().await;
+    bench.open().await.close().await.unwrap();
+    let length = std::fs::metadata(bench.path()).unwrap().len() as usize;
+    let mut bytes = std::fs::read(bench.path()).unwrap();
+    bytes[8_192..length].fill(7);
+    std::fs::write(bench.path(), bytes).unwrap();
+    let error = match SqliteStore::open(&bench.path(), bench.clock.clone()).await {
+        Ok(store) => store.list(ListQuery { limit: 1, ..ListQuery::default() }).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_folder_that_can_not_be_made_and_a_file_that_can_not_be_written_are_named() {
+    let bench = OnDisk::fresh().await;
+    std::fs::write(bench.folder.path().join("data"), "in the way").unwrap();
+    let error = opening(&bench.path()).await;
+    assert!(matches!(error, Error::Unwritable { .. }), "{error:?}");
+    assert_eq!(error.to_string(), format!("can not write {}", bench.folder.path().join("data").display()));
+    let error = opening(bench.folder.path()).await;
+    assert!(matches!(error, Error::Unwritable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_version_is_left_alone() {
+    let bench = OnDisk::fresh().await;
+    let store = bench.open().await;
+    let sql = "PRAGMA user_version = 99";
+    sqlx::query(sql).execute(&mut store.writer.lock().await.connection).await.unwrap();
+    drop(store);
+    let error = opening(&bench.path()).await;
+    assert!(matches!(error, Error::TooNew { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_clock_is_raised_above_what_is_stored() {
+    let bench = OnDisk::fresh().await;
+    let store = bench.open().await;
+    bench.clock.pass_ms(60_000);
+    store.beat(1, None, 1_000).await.unwrap();
+    store.close().await.unwrap();
+    let clock = ManualClock::at(START);
+    SqliteStore::open(&bench.path(), clock.clone()).await.unwrap();
+    assert_eq!(clock.now(), START.after_ms(60_000));
+}
+
+#[tokio::test]
+async fn a_database_transaction_that_was_left_open_is_rolled_back_before_the_next_write() {
+    let bench = OnDisk::fresh().await;
+    let store = bench.open().await;
+    {
+        let mut writer = store.writer.lock().await;
+        let sql = "BEGIN IMMEDIATE; INSERT INTO node VALUES (9, 9, 9, 9)";
+        sqlx::raw_sql(sql).execute(&mut writer.connection).await.unwrap();
+        writer.unsettled = true;
+    }
+    assert_eq!(store.beat(9, None, 1_000).await.unwrap().epoch, 1);
+    // Nor does a ROLLBACK of nothing harm.
+    store.writer.lock().await.unsettled = true;
+    assert_eq!(store.beat(9, None, 1_000).await.unwrap().epoch, 2);
+}
+
+/// How SQLite means to find the rows of a statement.
+async fn plan(store: &SqliteStore, sql: &str) -> String {
+    let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+    let rows = sqlx::query(sql).fetch_all(&mut store.writer.lock().await.connection).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>(3)).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn no_statement_walks_or_sorts_all_transactions() {
+    let bench = OnDisk::fresh().await;
+    let store = bench.open().await;
+    let listed = |query| list_sql(query).sql().as_str().to_owned();
+    let key = || Some("k".to_owned());
+    let statements = [
+        batch::STEP.to_owned(),
+        batch::ADVANCE.to_owned(),
+        CLAIM_ORPHANS.to_owned(),
+        CLAIM_COMPENSATIONS.to_owned(),
+        listed(ListQuery { before: Some(Xid([0; 16])), ..ListQuery::default() }),
+        listed(ListQuery { business_key: key(), label: key(), unfinished: true, ..ListQuery::default() }),
+    ];
+    let purge = PURGE.split_once(';').unwrap().1.split(';').map(str::to_owned).take(3);
+    for sql in statements.into_iter().chain(purge) {
+        let plan = plan(&store, &sql).await;
+        let walks = plan.lines().filter(|line| {
+            ["SCAN tx", "SCAN compensation", "SCAN due", "SCAN named", "TEMP B-TREE"]
+                .iter()
+                .any(|bad| line.contains(bad))
+        });
+        assert_eq!(walks.collect::<Vec<_>>(), [""; 0], "{sql}\n{plan}");
+    }
+    // Those that have not ended are few, and the index holds no others.
+    let unfinished = listed(ListQuery { unfinished: true, ..ListQuery::default() });
+    assert!(plan(&store, &unfinished).await.starts_with("SCAN tx USING INDEX tx_unfinished"));
+}

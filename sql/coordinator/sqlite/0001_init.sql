@@ -1,0 +1,63 @@
+-- The coordinator's tables.
+
+-- One row per global transaction. A rowid table, because its rows are changed twice and grow: they stay where they are
+-- while the key in the index is small and sorted by time.
+CREATE TABLE tx (
+    xid BLOB NOT NULL PRIMARY KEY CHECK (length(xid) = 16),
+    version INTEGER NOT NULL,
+    mode INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    ended_at INTEGER,
+    node INTEGER,
+    epoch INTEGER,
+    wake_at INTEGER,
+    idempotency_key TEXT CHECK (length(CAST(idempotency_key AS BLOB)) <= 128),
+    digest INTEGER NOT NULL,
+    plan BLOB NOT NULL,
+    state BLOB NOT NULL
+) STRICT;
+
+-- Holds neither status nor wake_at, so that a decision touches no index.
+CREATE INDEX tx_unfinished ON tx (node, epoch) WHERE ended_at IS NULL;
+CREATE INDEX tx_ended ON tx (ended_at) WHERE ended_at IS NOT NULL;
+CREATE UNIQUE INDEX tx_idempotency_key ON tx (idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+-- By what a transaction is found: kind 0 a label (name=value), 1 a business key. Written once.
+CREATE TABLE tx_key (
+    xid BLOB NOT NULL,
+    kind INTEGER NOT NULL,
+    text TEXT NOT NULL CHECK (length(CAST(text AS BLOB)) <= 256),
+    PRIMARY KEY (xid, kind, text)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX tx_key_text ON tx_key (kind, text, xid);
+
+-- Operations whose quick retries are used up. Status 0 pending, 1 done, 2 failed (parked).
+CREATE TABLE compensation_log (
+    id INTEGER PRIMARY KEY,
+    coupon_id BIGINT NULL,
+    status TINYINT NOT NULL,
+    retry_count INT NOT NULL,
+    create_time BIGINT NOT NULL,
+    xid BLOB NOT NULL,
+    branch INT NOT NULL,
+    operation TINYINT NOT NULL,
+    service TEXT NOT NULL,
+    next_retry_time BIGINT NOT NULL,
+    lease_until BIGINT NOT NULL DEFAULT 0,
+    owner_node INT NULL,
+    owner_epoch BIGINT NULL,
+    last_error TEXT NOT NULL,
+    update_time BIGINT NOT NULL,
+    UNIQUE (xid, branch, operation)
+);
+
+CREATE INDEX compensation_log_due ON compensation_log (service, next_retry_time) WHERE status = 0;
+
+-- One row per coordinator node: which start of it is the newest, and until when that one is taken to be alive.
+CREATE TABLE node (
+    id INTEGER PRIMARY KEY,
+    epoch INTEGER NOT NULL,
+    beat_at INTEGER NOT NULL,
+    lease_until INTEGER NOT NULL
+) STRICT;

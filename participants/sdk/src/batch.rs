@@ -20,9 +20,9 @@ use tracing::{error, warn};
 use crate::clock::StoreClock;
 use crate::context::Context;
 use crate::fence::{self, Dialect, Entry, Operation, Settled, State, Verdict};
-use crate::handler::{Job, Outcome, Trouble};
+use crate::handler::{Job, Outcome, Trouble, shortened};
 use crate::metrics;
-use crate::participant::{Answer, DbTx, REASON_BYTES_MAX};
+use crate::participant::{Answer, DbTx};
 use crate::service::Registered;
 use crate::xid::Xid;
 
@@ -30,6 +30,10 @@ use crate::xid::Xid;
 const CONFLICTS_MAX: u32 = 20;
 /// How many keys are remembered for having failed.
 const SUSPECTS_MAX: usize = 1_024;
+/// How many transactions may wait for the next round of forgetting.
+const FORGOTTEN_MAX: usize = 200_000;
+/// How many transactions' rows one statement deletes.
+const FORGET_ROWS: usize = 500;
 
 type Key = (Xid, u32);
 
@@ -82,6 +86,14 @@ impl Suspects {
     }
 }
 
+/// The transactions whose rows the next round of forgetting deletes.
+#[derive(Default)]
+struct Round {
+    xids: Vec<Xid>,
+    /// Whether the floor is above their calls everywhere.
+    raised: bool,
+}
+
 /// One database, and the connections that batches hold.
 struct Place<Db: Dialect> {
     pool: Pool<Db>,
@@ -98,6 +110,7 @@ pub struct Executor<Db: Dialect> {
     /// `None` runs handlers without a fence.
     fence_id: Option<[u8; 16]>,
     suspects: Mutex<Suspects>,
+    forgotten: tokio::sync::Mutex<Round>,
     pub(crate) clock: StoreClock,
 }
 
@@ -113,12 +126,30 @@ impl<Db: Dialect> Executor<Db> {
             .into_iter()
             .map(|pool| Place { pool, idle: Mutex::default(), writers: Semaphore::new(Db::WRITERS) })
             .collect();
-        let (suspects, clock) = (Mutex::default(), StoreClock::default());
-        Self { service, actions, by_name, places, fence_id, suspects, clock }
+        Self {
+            service,
+            actions,
+            by_name,
+            places,
+            fence_id,
+            suspects: Mutex::default(),
+            forgotten: tokio::sync::Mutex::default(),
+            clock: StoreClock::default(),
+        }
     }
 
-    pub(crate) fn actions(&self) -> &[Registered<Db>] {
-        &self.actions
+    /// What a session says first.
+    pub(crate) fn register(&self) -> pb::Register {
+        let actions = self.actions.iter().map(|action| pb::Action {
+            name: action.name.to_owned(),
+            operations: action.handler.operations().iter().map(|operation| operation.on_the_wire().into()).collect(),
+        });
+        pb::Register {
+            service: self.service.to_owned(),
+            actions: actions.collect(),
+            fence_id: self.fence_id.unwrap_or_default().to_vec().into(),
+            ..pb::Register::default()
+        }
     }
 
     /// Runs the calls and answers each, in their order. Never fails: where anything may have happened, the reply says so.
@@ -128,7 +159,7 @@ impl<Db: Dialect> Executor<Db> {
         let mut by_place: BTreeMap<usize, Vec<Item>> = BTreeMap::new();
         let mut counted = Vec::with_capacity(calls.len());
         for (at, call) in calls.into_iter().enumerate() {
-            counted.push(self.by_name.get(call.action.as_str()).copied().zip(operation(&call)));
+            counted.push(self.by_name.get(call.action.as_str()).copied().zip(Operation::of(call.operation())));
             match self.read(at, call) {
                 Ok(item) => {
                     outcomes.push(None);
@@ -158,7 +189,8 @@ impl<Db: Dialect> Executor<Db> {
     fn read(&self, at: usize, call: Call) -> Result<Item, Outcome> {
         let unknown = |text: &str| Err(text.to_owned());
         let xid = Xid::from_slice(&call.xid).ok_or_else(|| unknown("the xid is not 16 bytes"))?;
-        let operation = operation(&call).ok_or_else(|| unknown("the operation is none that this version knows"))?;
+        let operation =
+            Operation::of(call.operation()).ok_or_else(|| unknown("the operation is none that this version knows"))?;
         // Another instance, of another version, may know the action.
         let action = self.by_name.get(call.action.as_str()).copied();
         let action = action.ok_or_else(|| unknown("this instance does not know the action"))?;
@@ -191,18 +223,17 @@ impl<Db: Dialect> Executor<Db> {
             let mut later = Vec::new();
             let mut round: Vec<Item> = Vec::with_capacity(items.len());
             let mut alone = Vec::new();
+            let mut latest = None;
             for item in items {
-                if round.last().or(alone.last()).is_some_and(|last: &Item| last.key() == item.key())
-                    || alone.last().is_some_and(|last: &Item| last.key() == item.key())
-                {
+                if latest.replace(item.key()) == Some(item.key()) {
                     later.push(item);
                 } else if self.suspects().take(item.key()) {
-                    alone.push(item);
+                    alone.push(vec![item]);
                 } else {
                     round.push(item);
                 }
             }
-            let mut lots: Vec<Vec<Item>> = alone.into_iter().map(|item| vec![item]).collect();
+            let mut lots = alone;
             lots.push(round);
             while let Some(lot) = lots.pop() {
                 self.run_lot(place, lot, &mut lots, &mut outcomes).await;
@@ -257,7 +288,7 @@ impl<Db: Dialect> Executor<Db> {
             let _permit = place.writers.acquire().await.map_err(closed)?;
             let mut conflicts = 0;
             loop {
-                let mut connection = self.connection(place).await?;
+                let mut connection = self.connection(place).await.map_err(|error| Failure::Lost(error.to_string()))?;
                 let failure = match self.transact(&mut connection, lot, deadline).await {
                     Ok(outcomes) => {
                         idle(place).push(connection);
@@ -286,11 +317,11 @@ impl<Db: Dialect> Executor<Db> {
         }
     }
 
-    async fn connection(&self, place: &Place<Db>) -> Result<Db::Connection, Failure> {
+    async fn connection(&self, place: &Place<Db>) -> Result<Db::Connection, sqlx::Error> {
         let idle = idle(place).pop();
         match idle {
             Some(connection) => Ok(connection),
-            None => Db::connect(&place.pool).await.map_err(|error| Failure::Lost(error.to_string())),
+            None => Db::connect(&place.pool).await,
         }
     }
 
@@ -347,6 +378,44 @@ impl<Db: Dialect> Executor<Db> {
             Db::settle(db_tx, &settled).await.map_err(failure::<Db>)?;
         }
         Ok(outcomes)
+    }
+
+    /// Raises the floor, and then deletes the rows of the transactions that the call before this one named: every call of
+    /// theirs that was under way then has met the raised floor since.
+    pub(crate) async fn forget(&self, floor_ms: u64, mut xids: Vec<Xid>) {
+        if self.fence_id.is_none() {
+            return;
+        }
+        let mut round = self.forgotten.lock().await;
+        let old = if round.raised { std::mem::take(&mut round.xids) } else { Vec::new() };
+        round.raised = true;
+        for place in &self.places {
+            if let Err(error) = self.forget_in(place, floor_ms, &old).await {
+                warn!(service = self.service, %error, "fence rows stay for another round");
+                round.raised = false;
+            }
+        }
+        if !round.raised {
+            // Deleting what is gone already does no harm.
+            xids.extend(old);
+        }
+        round.xids.append(&mut xids);
+        if round.xids.len() > FORGOTTEN_MAX {
+            let rows = round.xids.len() - FORGOTTEN_MAX;
+            warn!(service = self.service, transactions = rows, "fence rows of forgotten transactions stay for good");
+            round.xids.truncate(FORGOTTEN_MAX);
+        }
+    }
+
+    async fn forget_in(&self, place: &Place<Db>, floor_ms: u64, xids: &[Xid]) -> Result<(), sqlx::Error> {
+        let _permit = place.writers.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
+        let mut connection = self.connection(place).await?;
+        Db::raise_floor(&mut connection, floor_ms).await?;
+        for chunk in xids.chunks(FORGET_ROWS) {
+            Db::forget(&mut connection, chunk).await?;
+        }
+        idle(place).push(connection);
+        Ok(())
     }
 
     /// The fence's word on each.
@@ -468,22 +537,6 @@ fn failure<Db: Dialect>(error: sqlx::Error) -> Failure {
         Failure::Lost(error.to_string())
     } else {
         Failure::Failed(error.to_string())
-    }
-}
-
-/// The reason, cut to its limit between two characters.
-pub(crate) fn shortened(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-    reason
-}
-
-fn operation(call: &Call) -> Option<Operation> {
-    match call.operation() {
-        pb::Operation::Unspecified => None,
-        pb::Operation::Try => Some(Operation::Try),
-        pb::Operation::Confirm => Some(Operation::Confirm),
-        pb::Operation::Cancel => Some(Operation::Cancel),
-        pb::Operation::Ask => Some(Operation::Ask),
     }
 }
 

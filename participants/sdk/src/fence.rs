@@ -19,15 +19,18 @@
 //! floor touches nothing.
 
 use bytes::Bytes;
+use tercet_proto::participant::v1 as pb;
 
 use crate::context::Context;
 use crate::participant::{Answer, DbTx};
 use crate::xid::Xid;
 
-pub(crate) mod sql;
+mod guard;
+mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+pub use guard::{CommitError, commit_sender, guard};
 pub(crate) use sql::{Sql, check_table, migrate};
 
 /// A database that can hold a fence: `sqlx::Sqlite`, `sqlx::Postgres` or `sqlx::MySql` (MariaDB too), by feature.
@@ -56,6 +59,26 @@ impl Operation {
             Self::Confirm => "confirm",
             Self::Cancel => "cancel",
             Self::Ask => "ask",
+        }
+    }
+
+    pub(crate) const fn on_the_wire(self) -> pb::Operation {
+        match self {
+            Self::Try => pb::Operation::Try,
+            Self::Confirm => pb::Operation::Confirm,
+            Self::Cancel => pb::Operation::Cancel,
+            Self::Ask => pb::Operation::Ask,
+        }
+    }
+
+    /// `None` for what a newer coordinator may send.
+    pub(crate) const fn of(operation: pb::Operation) -> Option<Self> {
+        match operation {
+            pb::Operation::Unspecified => None,
+            pb::Operation::Try => Some(Self::Try),
+            pb::Operation::Confirm => Some(Self::Confirm),
+            pb::Operation::Cancel => Some(Self::Cancel),
+            pb::Operation::Ask => Some(Self::Ask),
         }
     }
 

@@ -10,8 +10,8 @@ use crate::action::{FormatError, Request};
 use crate::context::Context;
 use crate::fence::{Dialect, Operation};
 use crate::participant::{
-    Answer, Compensable, DbTx, Op, Participant, RESULT_BYTES_MAX, Receiver, SliceCompensable, SliceParticipant,
-    SliceReceiver,
+    Answer, Compensable, DbTx, Op, Participant, REASON_BYTES_MAX, RESULT_BYTES_MAX, Receiver, SliceCompensable,
+    SliceParticipant, SliceReceiver,
 };
 
 /// An answer, or why there is none: then the operation has been undone.
@@ -62,6 +62,12 @@ fn missing(operation: Operation) -> Trouble {
 
 fn too_large(result: &Bytes) -> String {
     format!("the handler's result has {} bytes, over the limit of {RESULT_BYTES_MAX}", result.len())
+}
+
+/// The reason, cut to its limit between two characters.
+pub(crate) fn shortened(mut reason: String) -> String {
+    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    reason
 }
 
 /// A handler of one operation, whatever operations it has.

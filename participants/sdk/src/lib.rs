@@ -5,10 +5,14 @@ pub mod batch;
 mod clock;
 pub mod context;
 pub mod fence;
+#[cfg(test)]
+mod fixture;
 mod handler;
 mod metrics;
 pub mod participant;
 pub mod plan;
+mod port;
 pub mod retry;
 pub mod service;
+mod session;
 pub mod xid;

@@ -1,14 +1,28 @@
 //! A service: its databases, its actions and the coordinators that it serves.
 
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use sqlx::Pool;
+use tercet_proto::participant::v1::Register;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::transport::Endpoint;
 
 use crate::action::{Action, Message, Saga, Sender, Tcc};
 use crate::batch::Executor;
 use crate::fence::{self, Dialect};
 use crate::handler::{self, Asked, Handler};
 use crate::participant::{Compensable, Participant, Receiver, SliceCompensable, SliceParticipant, SliceReceiver};
+use crate::port;
+use crate::session;
+
+/// For the first packets of a connection to a coordinator.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// Why a service does not run.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +41,18 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
+    /// The own port can not be opened: free it, or choose another.
+    #[error("port {address} can not be opened")]
+    Port {
+        /// The address.
+        address: SocketAddr,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The own port broke while it was served.
+    #[error("the own port broke")]
+    Server(#[source] tonic::transport::Error),
     /// A database can not be used: reach it, or give it the rights to make tables.
     #[error("database {place} can not be used")]
     Database {
@@ -62,6 +88,13 @@ pub struct Service<Db: Dialect> {
     /// The first thing that is wrong with what the author said.
     mistake: Option<String>,
     fenced: bool,
+    coordinators: Vec<String>,
+    instance: String,
+    version: String,
+    window: Option<u32>,
+    address: Option<SocketAddr>,
+    routes: Routes,
+    descriptors: Vec<&'static [u8]>,
 }
 
 impl<Db: Dialect> Service<Db> {
@@ -69,7 +102,67 @@ impl<Db: Dialect> Service<Db> {
     /// `[a-z0-9_.-]`.
     pub fn new(name: &'static str, databases: impl IntoIterator<Item = Pool<Db>>) -> Self {
         let databases = databases.into_iter().collect();
-        Self { name, databases, tables: Vec::new(), actions: Vec::new(), mistake: None, fenced: true }
+        // Two of one process differ in the second part.
+        let instance = format!("{}-{:016x}", std::process::id(), RandomState::new().hash_one(()));
+        Self {
+            name,
+            databases,
+            tables: Vec::new(),
+            actions: Vec::new(),
+            mistake: None,
+            fenced: true,
+            coordinators: Vec::new(),
+            instance,
+            version: String::new(),
+            window: None,
+            address: None,
+            routes: Routes::default(),
+            descriptors: Vec::new(),
+        }
+    }
+
+    /// Adds a coordinator by its URL, `http://host:port`. The service holds a session with each.
+    #[must_use]
+    pub fn coordinator(mut self, url: impl Into<String>) -> Self {
+        self.coordinators.push(url.into());
+        self
+    }
+
+    /// Names this process among the service's instances; by default its process id and a random number.
+    #[must_use]
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.instance = name.into();
+        self
+    }
+
+    /// The service's version, for people.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// How many batches of a coordinator run at once, 1 to 16. By default 1 on SQLite, which has one writer, and 4
+    /// elsewhere.
+    #[must_use]
+    pub fn window(mut self, batches: u32) -> Self {
+        self.window = Some(batches);
+        self
+    }
+
+    /// Opens a port of the service's own, with gRPC health and reflection.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// Serves these on the own port too. `descriptors` is their encoded `FileDescriptorSet`, for reflection.
+    #[must_use]
+    pub fn routes(mut self, routes: Routes, descriptors: &'static [u8]) -> Self {
+        self.routes = routes;
+        self.descriptors.push(descriptors);
+        self
     }
 
     /// The business tables. The start fails when one of them is not visible where the fence is, since then the two could
@@ -173,6 +266,41 @@ impl<Db: Dialect> Service<Db> {
         Ok(Executor::new(self.name, self.actions, self.databases, self.fenced.then(|| id.to_be_bytes())))
     }
 
+    /// Runs the service until `shutdown` ends: a session with each coordinator, opened again whenever it breaks, and the
+    /// own port. Health is NOT_SERVING until the first session is registered and from `shutdown` on. Then it takes no
+    /// further batch, answers what it holds and returns.
+    ///
+    /// # Errors
+    /// Those of [`Error`]. A coordinator that can not be reached, or refuses the service, is no error: it is logged and
+    /// tried again.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        let mut endpoints = Vec::new();
+        for url in &self.coordinators {
+            match Endpoint::from_shared(url.clone()) {
+                Ok(endpoint) => endpoints.push(endpoint.tcp_nodelay(true).connect_timeout(CONNECT_MAX)),
+                Err(error) => return Err(Error::Mistake(format!("the coordinator's URL {url:?}: {error}"))),
+            }
+        }
+        let (registered, welcome) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
+        let routes = std::mem::take(&mut self.routes);
+        let port = port::open(self.address, routes, &self.descriptors, welcome, stopped.clone()).await?;
+        let (instance, version) = (self.instance.clone(), self.version.clone());
+        let window = self.window.unwrap_or(if Db::WRITERS == 1 { 1 } else { 4 });
+        let executor = self.executor().await?;
+        let register = Register { instance, version, window, ..executor.register() };
+        let sessions = endpoints
+            .into_iter()
+            .map(|endpoint| session::hold(&executor, endpoint, register.clone(), &registered, stopped.clone()));
+        let sessions = join_all(sessions).map(|_| Ok(()));
+        let stopping = async {
+            shutdown.await;
+            stop.send_replace(true);
+            Ok(())
+        };
+        tokio::try_join!(sessions, port, stopping).map(|_| ())
+    }
+
     fn check(&self) -> Result<(), Error> {
         let mistake = |text: String| Err(Error::Mistake(text));
         if let Some(text) = &self.mistake {
@@ -197,4 +325,9 @@ impl<Db: Dialect> Service<Db> {
         }
         Ok(())
     }
+}
+
+/// Waits until the flag is set, or can not be any more.
+pub(crate) async fn is_set(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|set| *set).await;
 }

@@ -1,0 +1,74 @@
+//! The service's own port: its routes, gRPC health and reflection.
+
+use std::future::ready;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tracing::info;
+
+use crate::service::{Error, is_set};
+
+/// For the calls under way when the service stops.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Opens the port, so that one in use is an error at once, and returns what serves it until `stopped`.
+pub(crate) async fn open(
+    address: Option<SocketAddr>,
+    mut routes: Routes,
+    descriptors: &[&'static [u8]],
+    mut welcome: watch::Receiver<bool>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<BoxFuture<'static, Result<(), Error>>, Error> {
+    let Some(address) = address else {
+        return Ok(ready(Ok(())).boxed());
+    };
+    let listener = TcpListener::bind(address).await.map_err(|source| Error::Port { address, source })?;
+    let address = listener.local_addr().map_err(|source| Error::Port { address, source })?;
+    let mut reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    for set in descriptors {
+        reflection = reflection.register_encoded_file_descriptor_set(set);
+    }
+    let reflection = reflection.build_v1().map_err(|error| Error::Mistake(format!("the descriptors: {error}")))?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", ServingStatus::NotServing).await;
+    routes = routes.add_service(health_service).add_service(reflection);
+    let signal = stopped.clone();
+    let report = async move {
+        tokio::select! {
+            biased;
+            () = is_set(&mut stopped) => {}
+            () = is_set(&mut welcome) => {
+                health.set_service_status("", ServingStatus::Serving).await;
+                is_set(&mut stopped).await;
+                health.set_service_status("", ServingStatus::NotServing).await;
+            }
+        }
+        Ok(())
+    };
+    info!(%address, "own port open");
+    let serve = async move {
+        let (mut signal, mut last) = (signal.clone(), signal);
+        let until = async move { is_set(&mut signal).await };
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let served = Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming, until);
+        let over = async move {
+            is_set(&mut last).await;
+            tokio::time::sleep(CLOSE_MAX).await;
+        };
+        tokio::select! {
+            served = served => served.map_err(Error::Server),
+            // A client that watches health would keep the process for ever.
+            () = over => Ok(()),
+        }
+    };
+    Ok(async move { tokio::try_join!(report, serve).map(|_| ()) }.boxed())
+}

@@ -1,0 +1,239 @@
+//! A session with one coordinator: registers, runs the batches that come down and sends their replies up.
+//!
+//! A session that ends, for whatever reason, is opened again until the service stops. Batches that were running are
+//! finished first: their replies are lost, and the fence answers when the coordinator asks again.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tercet_proto::participant::v1::open_request::Message as Up;
+use tercet_proto::participant::v1::open_response::Message as Down;
+use tercet_proto::participant::v1::sessions_client::SessionsClient;
+use tercet_proto::participant::v1::{
+    Calls, Forget, Heartbeat, Leaving, OpenRequest, OpenResponse, Register, Registered, Replies,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+use tracing::{error, info, warn};
+
+use crate::batch::Executor;
+use crate::fence::Dialect;
+use crate::retry::reconnect_delays;
+use crate::service::is_set;
+use crate::xid::Xid;
+
+/// From the first packet to the coordinator's welcome.
+const OPEN_MAX: Duration = Duration::from_secs(5);
+/// Between attempts of a registration that the coordinator refuses.
+const REFUSED_DELAY: Duration = Duration::from_millis(500);
+/// For the last replies to leave before the process does.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+/// Messages that wait for the connection; a session that falls this far behind is given up.
+const UP_QUEUE: usize = 64;
+/// The most bytes of one batch.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why a session ended before the service stopped.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the coordinator can not be reached")]
+    Unreachable(#[source] tonic::transport::Error),
+    /// Nothing will change until a person changes the service or its database.
+    #[error("the coordinator refuses this service: {}", .0.message())]
+    Refused(Status),
+    #[error("the session broke: {}", .0.message())]
+    Broke(Status),
+    #[error("the coordinator closed the session")]
+    Closed,
+    #[error("the coordinator was silent for {0:?}")]
+    Silent(Duration),
+    #[error("the coordinator takes no replies")]
+    Stuck,
+}
+
+impl From<Status> for Ended {
+    fn from(status: Status) -> Self {
+        if matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument) {
+            Self::Refused(status)
+        } else {
+            Self::Broke(status)
+        }
+    }
+}
+
+/// Holds a session with the coordinator at this endpoint until `stop` says so. `registered` is set at the first welcome.
+pub(crate) async fn hold<Db: Dialect>(
+    executor: &Executor<Db>,
+    endpoint: Endpoint,
+    register: Register,
+    registered: &watch::Sender<bool>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let coordinator = endpoint.uri().to_string();
+    let mut delays = reconnect_delays();
+    let mut reported = String::new();
+    while !*stop.borrow() {
+        let mut welcomed = false;
+        let session = Session { executor, endpoint: &endpoint, coordinator: &coordinator };
+        let ended = match session.run(&register, registered, &mut welcomed, &mut stop).await {
+            Ok(()) => break,
+            Err(ended) => ended,
+        };
+        if welcomed {
+            delays = reconnect_delays();
+            reported.clear();
+        }
+        // Once for each cause: an hour of attempts must not fill the log.
+        let text = ended.to_string();
+        if text != reported {
+            match &ended {
+                Ended::Refused(status) => error!(coordinator, error = status.message(), "registration refused"),
+                Ended::Unreachable(_) | Ended::Broke(_) | Ended::Closed | Ended::Silent(_) | Ended::Stuck => {
+                    warn!(coordinator, error = text, "no session, trying again");
+                }
+            }
+            reported = text;
+        }
+        let delay = match ended {
+            Ended::Refused(_) => REFUSED_DELAY,
+            Ended::Unreachable(_) | Ended::Broke(_) | Ended::Closed | Ended::Silent(_) | Ended::Stuck => {
+                delays.next().unwrap_or(REFUSED_DELAY)
+            }
+        };
+        let _ = timeout(delay, is_set(&mut stop)).await;
+    }
+}
+
+/// What was running, and its replies: none for a round of forgetting.
+type Finished = Option<Replies>;
+
+struct Session<'a, Db: Dialect> {
+    executor: &'a Executor<Db>,
+    endpoint: &'a Endpoint,
+    coordinator: &'a str,
+}
+
+impl<'a, Db: Dialect> Session<'a, Db> {
+    /// Ends well only when the service stops.
+    async fn run(
+        &self,
+        register: &Register,
+        registered: &watch::Sender<bool>,
+        welcomed: &mut bool,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), Ended> {
+        let (up, from_us) = mpsc::channel(UP_QUEUE);
+        let opened = tokio::select! {
+            biased;
+            () = is_set(stop) => return Ok(()),
+            opened = timeout(OPEN_MAX, self.open(register.clone(), &up, from_us)) => opened,
+        };
+        let (mut down, welcome) = opened.unwrap_or(Err(Ended::Silent(OPEN_MAX)))?;
+        *welcomed = true;
+        self.executor.clock.read(welcome.now_ms);
+        registered.send_replace(true);
+        info!(coordinator = self.coordinator, service = register.service, "session registered");
+        let mut running = FuturesUnordered::new();
+        let ended = self.serve(&up, &mut down, &welcome, &mut running, stop).await;
+        if ended.is_ok() {
+            send(&up, Up::Leaving(Leaving {}))?;
+        }
+        while let Some(finished) = running.next().await {
+            // Of a broken session there is nobody to take them.
+            if let (Some(replies), Ok(())) = (finished, &ended) {
+                send(&up, Up::Replies(replies))?;
+            }
+        }
+        drop(up);
+        if ended.is_ok() {
+            let drained = async { while let Ok(Some(_)) = down.message().await {} };
+            let _ = timeout(CLOSE_MAX, drained).await;
+        }
+        ended
+    }
+
+    async fn open(
+        &self,
+        register: Register,
+        up: &mpsc::Sender<OpenRequest>,
+        from_us: mpsc::Receiver<OpenRequest>,
+    ) -> Result<(Streaming<OpenResponse>, Registered), Ended> {
+        send(up, Up::Register(register))?;
+        let channel = self.endpoint.connect().await.map_err(Ended::Unreachable)?;
+        let mut client = SessionsClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut down = client.open(ReceiverStream::new(from_us)).await?.into_inner();
+        match down.message().await?.and_then(|first| first.message) {
+            Some(Down::Registered(registered)) => Ok((down, registered)),
+            Some(Down::Calls(_) | Down::Heartbeat(_) | Down::Forget(_)) => {
+                Err(Ended::Broke(Status::internal("the first message is not a welcome")))
+            }
+            None => Err(Ended::Closed),
+        }
+    }
+
+    /// From the welcome to the stop.
+    async fn serve(
+        &self,
+        up: &mpsc::Sender<OpenRequest>,
+        down: &mut Streaming<OpenResponse>,
+        welcome: &Registered,
+        running: &mut FuturesUnordered<BoxFuture<'a, Finished>>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), Ended> {
+        let beat = Duration::from_millis(u64::from(welcome.heartbeat_ms.max(1)));
+        let silence_max = Duration::from_millis(u64::from(welcome.silence_max_ms)).max(beat);
+        let mut beats = interval_at(Instant::now() + beat, beat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = is_set(stop) => return Ok(()),
+                Some(finished) = running.next(), if !running.is_empty() => {
+                    if let Some(replies) = finished {
+                        send(up, Up::Replies(replies))?;
+                    }
+                }
+                message = down.message() => {
+                    heard = Instant::now();
+                    match message?.ok_or(Ended::Closed)?.message {
+                        Some(Down::Calls(calls)) => running.push(self.run_batch(calls)),
+                        Some(Down::Forget(forget)) => running.push(self.forget(forget)),
+                        Some(Down::Heartbeat(heartbeat)) => self.executor.clock.read(heartbeat.now_ms),
+                        Some(Down::Registered(_)) | None => {}
+                    }
+                }
+                _ = beats.tick() => send(up, Up::Heartbeat(Heartbeat::default()))?,
+                () = sleep_until(heard + silence_max) => return Err(Ended::Silent(silence_max)),
+            }
+        }
+    }
+
+    fn run_batch(&self, Calls { batch, calls }: Calls) -> BoxFuture<'a, Finished> {
+        let executor = self.executor;
+        async move { Some(Replies { batch, replies: executor.run(calls).await }) }.boxed()
+    }
+
+    fn forget(&self, Forget { floor_ms, xids }: Forget) -> BoxFuture<'a, Finished> {
+        let executor = self.executor;
+        async move {
+            executor.forget(floor_ms, xids.iter().filter_map(|xid| Xid::from_slice(xid)).collect()).await;
+            None
+        }
+        .boxed()
+    }
+}
+
+fn send(up: &mpsc::Sender<OpenRequest>, message: Up) -> Result<(), Ended> {
+    up.try_send(OpenRequest { message: Some(message) }).map_err(|_| Ended::Stuck)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,222 @@
-//! The stock service.
+//! The stock service: how many units of an item, or coupons of a template, there still are.
+//!
+//! Every unit is free, reserved or issued. Which transaction holds which units is not written down: the fence runs each
+//! operation once, so the sums alone stay right, and a slice on one hot item is one UPDATE.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use sqlx::migrate::MigrateError;
+use tercet::action::{Action, Saga, Tcc};
+use tercet::fence::Dialect;
+use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
+use tercet::service::Service;
+use tercet_proto::stock::v1 as pb;
+
+pub mod store;
+
+use store::{Change, Level, Store, Totals};
+
+/// The service's name.
+pub const SERVICE: &str = "stock";
+/// Takes units of an item: reserved in the try, issued by the confirm, free again by the cancel.
+pub const RESERVE: Action<Tcc, pb::Reserve> = Action::tcc(SERVICE, "reserve");
+/// Gives issued units back, as a step of a refund.
+pub const RESTOCK: Action<Saga, pb::Restock> = Action::saga(SERVICE, "restock");
+
+/// The most units of one request.
+pub const COUNT_MAX: u32 = 1_000_000;
+
+/// Units that a compensation needs back may be reserved for a moment by someone who will not keep them.
+const TAKEN_DELAY: Duration = Duration::from_secs(1);
+
+/// What the requests of both actions say.
+trait Units {
+    fn item(&self) -> i64;
+    fn count(&self) -> u32;
+
+    /// Why nothing can be done for it, whatever the stock is.
+    fn fault(&self) -> Option<String> {
+        if self.item() < 1 {
+            return Some(format!("item is {}: it is at least 1", self.item()));
+        }
+        if !(1..=COUNT_MAX).contains(&self.count()) {
+            return Some(format!("count is {}: it is 1 to {COUNT_MAX}", self.count()));
+        }
+        None
+    }
+}
+
+impl Units for pb::Reserve {
+    fn item(&self) -> i64 {
+        self.item
+    }
+    fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+impl Units for pb::Restock {
+    fn item(&self) -> i64 {
+        self.item
+    }
+    fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+/// The service over this database, whose tables are made where they are missing.
+///
+/// # Errors
+/// When the tables can not be made, or are not those of this version.
+pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, MigrateError> {
+    Db::migrate(&pool).await?;
+    Ok(Service::new(SERVICE, [pool])
+        .tables(&["stock"])
+        .tcc_slice(RESERVE, Reserve(PhantomData))
+        .saga_slice(RESTOCK, Restock(PhantomData)))
+}
+
+/// Creates items with so many units, all free; an item that exists gets as many more.
+///
+/// # Errors
+/// The database's.
+pub async fn seed<Db: Store>(pool: &sqlx::Pool<Db>, items: &[(i64, i64)]) -> sqlx::Result<()> {
+    let mut db_tx = pool.begin().await?;
+    Db::add(&mut db_tx, items).await?;
+    db_tx.commit().await
+}
+
+/// What all items hold together. `total` is the sum of the other three, and `broken` is 0, at any time.
+///
+/// # Errors
+/// The database's.
+pub async fn audit<Db: Store>(pool: &sqlx::Pool<Db>) -> sqlx::Result<Totals> {
+    Db::totals(&mut *pool.acquire().await?).await
+}
+
+/// The items of one slice as its operations find them, each after those before it.
+struct Slice {
+    levels: BTreeMap<i64, Level>,
+    changes: BTreeMap<i64, Change>,
+}
+
+impl Slice {
+    async fn load<Db: Store, R: Units>(db_tx: &mut DbTx<Db>, operations: &[Op<R>]) -> sqlx::Result<Self> {
+        let mut items: Vec<i64> = operations.iter().map(|op| op.request.item()).collect();
+        items.sort_unstable();
+        items.dedup();
+        let levels = Db::levels(db_tx, &items).await?.into_iter().map(|level| (level.item, level)).collect();
+        Ok(Self { levels, changes: BTreeMap::new() })
+    }
+
+    /// Does `change` to an item whose levels have room for it; false where they do not.
+    fn make(&mut self, item: i64, change: Change) -> bool {
+        let Some(level) = self.levels.get_mut(&item) else { return false };
+        let (free, issued) = (level.free + change.free, level.issued + change.issued);
+        if free < 0 || issued < 0 {
+            return false;
+        }
+        (level.free, level.issued) = (free, issued);
+        self.changes.entry(item).or_default().add(change);
+        true
+    }
+
+    fn knows(&self, item: i64) -> bool {
+        self.levels.contains_key(&item)
+    }
+}
+
+/// One change for each item of the slice, for operations that need no look at its levels.
+async fn change_all<Db: Store, R: Units>(
+    db_tx: &mut DbTx<Db>,
+    operations: &[Op<R>],
+    change: fn(i64) -> Change,
+) -> sqlx::Result<Vec<Answer>> {
+    let mut changes = BTreeMap::<i64, Change>::new();
+    for Op { request, .. } in operations {
+        changes.entry(request.item()).or_default().add(change(request.count().into()));
+    }
+    Db::change(db_tx, &changes).await?;
+    Ok(vec![Answer::done(); operations.len()])
+}
+
+/// [`RESERVE`]. Within a slice the first come are the first served.
+#[derive(Debug)]
+pub struct Reserve<Db>(pub PhantomData<fn() -> Db>);
+
+impl<Db: Store + Dialect> SliceParticipant for Reserve<Db> {
+    type Db = Db;
+    type Request = pb::Reserve;
+
+    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Reserve>]) -> sqlx::Result<Vec<Answer>> {
+        let mut slice = Slice::load::<Db, _>(db_tx, operations).await?;
+        let mut grant = |request: &pb::Reserve| {
+            if let Some(fault) = request.fault() {
+                return Answer::refused(fault);
+            }
+            let count = i64::from(request.count);
+            if slice.make(request.item, Change { free: -count, reserved: count, issued: 0 }) {
+                Answer::done()
+            } else if slice.knows(request.item) {
+                Answer::refused("sold out")
+            } else {
+                Answer::refused(format!("item {} does not exist", request.item))
+            }
+        };
+        let answers = operations.iter().map(|op| grant(&op.request)).collect();
+        Db::change(db_tx, &slice.changes).await?;
+        Ok(answers)
+    }
+
+    async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Reserve>]) -> sqlx::Result<Vec<Answer>> {
+        change_all::<Db, _>(db_tx, operations, |count| Change { free: 0, reserved: -count, issued: count }).await
+    }
+
+    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Reserve>]) -> sqlx::Result<Vec<Answer>> {
+        change_all::<Db, _>(db_tx, operations, |count| Change { free: count, reserved: -count, issued: 0 }).await
+    }
+}
+
+/// [`RESTOCK`].
+#[derive(Debug)]
+pub struct Restock<Db>(pub PhantomData<fn() -> Db>);
+
+impl<Db: Store + Dialect> SliceCompensable for Restock<Db> {
+    type Db = Db;
+    type Request = pb::Restock;
+
+    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Restock>]) -> sqlx::Result<Vec<Answer>> {
+        let mut slice = Slice::load::<Db, _>(db_tx, operations).await?;
+        let mut give_back = |request: &pb::Restock| {
+            if let Some(fault) = request.fault() {
+                return Answer::refused(fault);
+            }
+            let count = i64::from(request.count);
+            if slice.make(request.item, Change { free: count, reserved: 0, issued: -count }) {
+                Answer::done()
+            } else {
+                Answer::refused(format!("count is {count}: fewer of item {} are issued", request.item))
+            }
+        };
+        let answers = operations.iter().map(|op| give_back(&op.request)).collect();
+        Db::change(db_tx, &slice.changes).await?;
+        Ok(answers)
+    }
+
+    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Restock>]) -> sqlx::Result<Vec<Answer>> {
+        let mut slice = Slice::load::<Db, _>(db_tx, operations).await?;
+        let mut take = |request: &pb::Restock| {
+            let count = i64::from(request.count);
+            let taken = slice.make(request.item, Change { free: -count, reserved: 0, issued: count });
+            if taken { Answer::done() } else { Answer::not_now(TAKEN_DELAY) }
+        };
+        let answers = operations.iter().map(|op| take(&op.request)).collect();
+        Db::change(db_tx, &slice.changes).await?;
+        Ok(answers)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! The stock service's SQL, both dialects side by side. Rows travel as one JSON parameter: a statement per slice.
+
+use std::collections::BTreeMap;
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use tercet::participant::DbTx;
+
+/// What an operation may count on: the item is locked until the local transaction ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Level {
+    /// The item.
+    pub item: i64,
+    /// Units that anyone may reserve.
+    pub free: i64,
+    /// Units that are gone.
+    pub issued: i64,
+}
+
+/// Units that come to each state of an item, or leave it. They add up to 0.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    /// To free.
+    pub free: i64,
+    /// To reserved.
+    pub reserved: i64,
+    /// To issued.
+    pub issued: i64,
+}
+
+impl Change {
+    /// Both changes in one.
+    pub fn add(&mut self, other: Self) {
+        self.free += other.free;
+        self.reserved += other.reserved;
+        self.issued += other.issued;
+    }
+}
+
+/// What all items hold together, read in one statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// How many items there are.
+    pub items: i64,
+    /// Units in all.
+    pub total: i64,
+    /// Of these, free.
+    pub free: i64,
+    /// Of these, held by transactions that are under way.
+    pub reserved: i64,
+    /// Of these, gone.
+    pub issued: i64,
+    /// Items whose units do not add up, or fall below 0.
+    pub broken: i64,
+}
+
+/// A database that this service can live in.
+pub trait Store: sqlx::Database {
+    /// Creates the tables, or brings them up to date.
+    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
+
+    /// Locks these items, in their order, and reads them; items that do not exist are left out.
+    fn levels(db_tx: &mut DbTx<Self>, items: &[i64]) -> impl Future<Output = sqlx::Result<Vec<Level>>> + Send;
+
+    /// Changes each item once.
+    ///
+    /// # Errors
+    /// Besides the database's own: `RowNotFound` when one of the items does not exist.
+    fn change(db_tx: &mut DbTx<Self>, changes: &BTreeMap<i64, Change>)
+    -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Creates items with so many units, all free. An item that exists gets as many more.
+    fn add(db_tx: &mut DbTx<Self>, items: &[(i64, i64)]) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Sums everything up.
+    fn totals(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Totals>> + Send;
+}
+
+/// The text of each statement for one database. Its parameter is a JSON array of rows, sorted by item so that two
+/// transactions lock in the same order.
+struct Statements {
+    levels: &'static str,
+    change: &'static str,
+    add: &'static str,
+    totals: &'static str,
+}
+
+#[cfg(feature = "sqlite")]
+const SQLITE: Statements = Statements {
+    levels: "-- stock_levels
+        SELECT item, free, issued FROM stock WHERE item IN (SELECT value FROM json_each($1))",
+    change: "-- stock_change
+        UPDATE stock SET free = free + j.f, reserved = reserved + j.r, issued = issued + j.i
+        FROM (SELECT value->>0 AS item, value->>1 AS f, value->>2 AS r, value->>3 AS i FROM json_each($1)) AS j
+        WHERE stock.item = j.item",
+    add: "-- stock_add
+        INSERT INTO stock(item, total, free, reserved, issued)
+        SELECT value->>0, value->>1, value->>1, 0, 0 FROM json_each($1) WHERE true
+        ON CONFLICT(item) DO UPDATE SET total = total + excluded.total, free = free + excluded.free",
+    totals: "-- stock_totals
+        SELECT COUNT(*) AS items, COALESCE(SUM(total), 0) AS total, COALESCE(SUM(free), 0) AS free,
+            COALESCE(SUM(reserved), 0) AS reserved, COALESCE(SUM(issued), 0) AS issued,
+            COUNT(*) FILTER (WHERE free + reserved + issued <> total OR MIN(free, reserved, issued) < 0) AS broken
+        FROM stock",
+};
+
+// Without FORCE INDEX a small table is scanned, and every item in it locked.
+#[cfg(feature = "mysql")]
+const MYSQL: Statements = Statements {
+    levels: "-- stock_levels
+        SELECT stock.item, stock.free, stock.issued
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (item BIGINT PATH '$')) AS j
+        STRAIGHT_JOIN stock FORCE INDEX (PRIMARY) ON stock.item = j.item FOR UPDATE",
+    change: "-- stock_change
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (
+            item BIGINT PATH '$[0]', f BIGINT PATH '$[1]', r BIGINT PATH '$[2]', i BIGINT PATH '$[3]')) AS j
+        STRAIGHT_JOIN stock FORCE INDEX (PRIMARY) ON stock.item = j.item
+        SET stock.free = stock.free + j.f, stock.reserved = stock.reserved + j.r, stock.issued = stock.issued + j.i",
+    add: "-- stock_add
+        INSERT INTO stock(item, total, free, reserved, issued)
+        SELECT item, units, units, 0, 0
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (item BIGINT PATH '$[0]', units BIGINT PATH '$[1]')) AS j
+        ON DUPLICATE KEY UPDATE total = total + VALUES(total), free = free + VALUES(free)",
+    // A sum is a DECIMAL here.
+    totals: "-- stock_totals
+        SELECT COUNT(*) AS items, CAST(COALESCE(SUM(total), 0) AS SIGNED) AS total,
+            CAST(COALESCE(SUM(free), 0) AS SIGNED) AS free, CAST(COALESCE(SUM(reserved), 0) AS SIGNED) AS reserved,
+            CAST(COALESCE(SUM(issued), 0) AS SIGNED) AS issued,
+            COUNT(IF(free + reserved + issued <> total OR LEAST(free, reserved, issued) < 0, 1, NULL)) AS broken
+        FROM stock",
+};
+
+macro_rules! store {
+    ($database:ty, $sql:ident, $migration:literal) => {
+        impl Store for $database {
+            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
+                let first = include_str!($migration).into_sql_str();
+                let first = Migration::new(1, "stock".into(), MigrationType::Simple, first, false);
+                let mut migrator = Migrator::with_migrations(vec![first]);
+                // The fence lives in this database too, and keeps its own count.
+                migrator.dangerous_set_table_name("stock_migrations");
+                migrator.run(pool).await
+            }
+
+            async fn levels(db_tx: &mut DbTx<Self>, items: &[i64]) -> sqlx::Result<Vec<Level>> {
+                let rows: Vec<(i64, i64, i64)> = sqlx::query_as($sql.levels).bind(json(items)).fetch_all(db_tx).await?;
+                Ok(rows.into_iter().map(|(item, free, issued)| Level { item, free, issued }).collect())
+            }
+
+            async fn change(db_tx: &mut DbTx<Self>, changes: &BTreeMap<i64, Change>) -> sqlx::Result<()> {
+                if changes.is_empty() {
+                    return Ok(());
+                }
+                let row = |(item, change): (&i64, &Change)| (*item, change.free, change.reserved, change.issued);
+                let rows: Vec<_> = changes.iter().map(row).collect();
+                let done = sqlx::query($sql.change).bind(json(&rows)).execute(db_tx).await?;
+                if done.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
+            }
+
+            async fn add(db_tx: &mut DbTx<Self>, items: &[(i64, i64)]) -> sqlx::Result<()> {
+                sqlx::query($sql.add).bind(json(items)).execute(db_tx).await.map(drop)
+            }
+
+            async fn totals(db_tx: &mut DbTx<Self>) -> sqlx::Result<Totals> {
+                let (items, total, free, reserved, issued, broken) =
+                    sqlx::query_as($sql.totals).fetch_one(db_tx).await?;
+                Ok(Totals { items, total, free, reserved, issued, broken })
+            }
+        }
+    };
+}
+
+#[cfg(feature = "sqlite")]
+store!(sqlx::Sqlite, SQLITE, "../../../sql/stock/sqlite/0001_stock.sql");
+#[cfg(feature = "mysql")]
+store!(sqlx::MySql, MYSQL, "../../../sql/stock/mysql/0001_stock.sql");
+
+fn json<T: serde::Serialize + ?Sized>(rows: &T) -> String {
+    serde_json::to_string(rows).expect("numbers have a form in JSON")
+}

@@ -1,0 +1,9 @@
+-- What there is of each item. Every unit is free, reserved by a transaction that is under way, or issued.
+CREATE TABLE stock (
+  item INTEGER PRIMARY KEY,
+  total INTEGER NOT NULL,
+  free INTEGER NOT NULL CHECK (free >= 0),
+  reserved INTEGER NOT NULL CHECK (reserved >= 0),
+  issued INTEGER NOT NULL CHECK (issued >= 0),
+  CHECK (free + reserved + issued = total)
+) STRICT;

@@ -1,1 +1,223 @@
-//! The order service.
+//! The order service: what was bought, for how much, and whether it is paid.
+//!
+//! An order is frozen while its placing is under way: its amounts stand from its first row on. Then it is placed or
+//! closed; a placed one is paid; a placed or paid one may be refunded. Money is in cents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+
+use sqlx::migrate::MigrateError;
+use tercet::action::{Action, Saga, Sender, Tcc};
+use tercet::fence::Dialect;
+use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
+use tercet::service::Service;
+use tercet_proto::order::v1 as pb;
+
+pub mod store;
+
+use store::{Move, Order, Standing, Status, Store, Totals};
+
+/// The service's name.
+pub const SERVICE: &str = "order";
+/// Creates an order.
+pub const PLACE: Action<Tcc, pb::Place> = Action::tcc(SERVICE, "place");
+/// Refunds a placed or paid order.
+pub const REFUND: Action<Saga, pb::Refund> = Action::saga(SERVICE, "refund");
+/// Sends word that an order was paid, once [`pay`] has committed.
+pub const PAID: Action<Sender, pb::Paid> = Action::sender(SERVICE, "paid");
+
+/// The most units of one order.
+pub const COUNT_MAX: u32 = 1_000_000;
+
+/// The service over this database, whose tables are made where they are missing.
+///
+/// # Errors
+/// When the tables can not be made, or are not those of this version.
+pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, MigrateError> {
+    Db::migrate(&pool).await?;
+    Ok(Service::new(SERVICE, [pool])
+        .tables(&["orders"])
+        .tcc_slice(PLACE, Place(PhantomData))
+        .saga_slice(REFUND, Refund(PhantomData))
+        .sender(PAID))
+}
+
+/// The orders by status. `coupons_twice` is 0 at any time.
+///
+/// # Errors
+/// The database's.
+pub async fn audit<Db: Store>(pool: &sqlx::Pool<Db>) -> sqlx::Result<Totals> {
+    Db::totals(&mut *pool.acquire().await?).await
+}
+
+/// The coupon of every placed or paid order, with the order, by coupon.
+///
+/// # Errors
+/// The database's.
+pub async fn coupons<Db: Store>(pool: &sqlx::Pool<Db>) -> sqlx::Result<Vec<(i64, i64)>> {
+    Db::coupons(&mut *pool.acquire().await?).await
+}
+
+/// Why an order can not be marked paid.
+#[derive(Debug, thiserror::Error)]
+pub enum PayError {
+    /// It is no placed order of this user, or the sum is not what it costs: tell the payer.
+    #[error("{0}")]
+    Refused(String),
+    /// The database's word: roll back and try again.
+    #[error("the order's database")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Marks a placed order as paid, in a local transaction of the caller's, who commits it together with the sender's
+/// fence row of [`PAID`], and rolls it back on an error.
+///
+/// # Errors
+/// Those of [`PayError`].
+pub async fn pay<Db: Store>(db_tx: &mut DbTx<Db>, paid: &pb::Paid) -> Result<(), PayError> {
+    let &pb::Paid { order_id, user_id, paid_cents } = paid;
+    let found = Db::standings(db_tx, &[order_id]).await?;
+    let refused = |reason: String| Err(PayError::Refused(reason));
+    let step = match found.first() {
+        None => return refused(format!("order {order_id} does not exist")),
+        Some(order) if order.user_id != user_id => return refused(format!("order {order_id} is not user {user_id}'s")),
+        Some(order) if order.status != Status::Placed => {
+            return refused(format!("order {order_id} is {}", order.status.name()));
+        }
+        Some(order) if order.due_cents != paid_cents => {
+            return refused(format!("paid_cents is {paid_cents}: order {order_id} costs {}", order.due_cents));
+        }
+        Some(_) => Move { order_id, from: Status::Placed, to: Status::Paid },
+    };
+    Ok(Db::advance(db_tx, &[step]).await?)
+}
+
+/// [`PLACE`].
+#[derive(Debug)]
+pub struct Place<Db>(pub PhantomData<fn() -> Db>);
+
+/// Why this can not be an order.
+fn place_fault(request: &pb::Place) -> Option<String> {
+    let &pb::Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents } = request;
+    let fields = [
+        ("order_id", order_id, 1, i64::MAX),
+        ("user_id", user_id, 1, i64::MAX),
+        ("item", item, 1, i64::MAX),
+        ("count", count.into(), 1, COUNT_MAX.into()),
+        ("coupon_id", coupon_id, 0, i64::MAX),
+        ("amount_cents", amount_cents, 0, i64::MAX),
+        // Without a coupon nothing is taken off; with one, not more than there is.
+        ("discount_cents", discount_cents, 0, if coupon_id == 0 { 0 } else { amount_cents }),
+    ];
+    let (name, value, least, most) =
+        fields.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value))?;
+    Some(match most {
+        i64::MAX => format!("{name} is {value}: it is at least {least}"),
+        _ => format!("{name} is {value}: it is {least} to {most}"),
+    })
+}
+
+fn order(request: &pb::Place) -> Order {
+    let &pb::Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents } = request;
+    let coupon_id = (coupon_id != 0).then_some(coupon_id);
+    Order { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents }
+}
+
+impl<Db: Store + Dialect> SliceParticipant for Place<Db> {
+    type Db = Db;
+    type Request = pb::Place;
+
+    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
+        let ids: Vec<i64> = operations.iter().map(|op| op.request.order_id).collect();
+        // Those that the slice creates are taken too.
+        let mut taken: BTreeSet<i64> = Db::taken(db_tx, &ids).await?.into_iter().collect();
+        let mut orders = Vec::with_capacity(operations.len());
+        let mut create = |request: &pb::Place| {
+            if let Some(fault) = place_fault(request) {
+                return Answer::refused(fault);
+            }
+            if !taken.insert(request.order_id) {
+                return Answer::refused(format!("order {} exists", request.order_id));
+            }
+            orders.push(order(request));
+            Answer::done()
+        };
+        let answers = operations.iter().map(|op| create(&op.request)).collect();
+        Db::insert(db_tx, &orders).await?;
+        Ok(answers)
+    }
+
+    async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
+        end::<Db>(db_tx, operations, Status::Placed).await
+    }
+
+    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
+        end::<Db>(db_tx, operations, Status::Closed).await
+    }
+}
+
+/// What becomes of frozen orders.
+async fn end<Db: Store>(db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>], to: Status) -> sqlx::Result<Vec<Answer>> {
+    let step = |op: &Op<pb::Place>| Move { order_id: op.request.order_id, from: Status::Frozen, to };
+    let moves: Vec<Move> = operations.iter().map(step).collect();
+    Db::advance(db_tx, &moves).await?;
+    Ok(vec![Answer::done(); operations.len()])
+}
+
+/// [`REFUND`].
+#[derive(Debug)]
+pub struct Refund<Db>(pub PhantomData<fn() -> Db>);
+
+/// Moves each order to what `next` says of it, which is at most one step for each order of a slice.
+async fn advance_each<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    operations: &[Op<pb::Refund>],
+    next: fn(&Standing) -> Result<Status, String>,
+) -> sqlx::Result<Vec<Answer>> {
+    let ids: BTreeSet<i64> = operations.iter().map(|op| op.request.order_id).collect();
+    let ids: Vec<i64> = ids.into_iter().collect();
+    let mut orders: BTreeMap<i64, Standing> =
+        Db::standings(db_tx, &ids).await?.into_iter().map(|order| (order.order_id, order)).collect();
+    let mut moves = Vec::with_capacity(operations.len());
+    let mut step = |order_id: i64| {
+        let Some(order) = orders.get_mut(&order_id) else {
+            return Answer::refused(format!("order {order_id} does not exist"));
+        };
+        let (from, to) = match next(order) {
+            Ok(to) => (order.status, to),
+            Err(reason) => return Answer::refused(reason),
+        };
+        // The next of the slice finds it so.
+        (order.status, order.refunded_from) = (to, (to == Status::Refunded).then_some(from));
+        moves.push(Move { order_id, from, to });
+        Answer::done()
+    };
+    let answers = operations.iter().map(|op| step(op.request.order_id)).collect();
+    Db::advance(db_tx, &moves).await?;
+    Ok(answers)
+}
+
+impl<Db: Store + Dialect> SliceCompensable for Refund<Db> {
+    type Db = Db;
+    type Request = pb::Refund;
+
+    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Refund>]) -> sqlx::Result<Vec<Answer>> {
+        let refund = |order: &Standing| match order.status {
+            Status::Placed | Status::Paid => Ok(Status::Refunded),
+            status @ (Status::Frozen | Status::Closed | Status::Refunded) => {
+                Err(format!("order {} is {}", order.order_id, status.name()))
+            }
+        };
+        advance_each::<Db>(db_tx, operations, refund).await
+    }
+
+    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Refund>]) -> sqlx::Result<Vec<Answer>> {
+        let take_back = |order: &Standing| {
+            order.refunded_from.ok_or_else(|| format!("order {} is {}", order.order_id, order.status.name()))
+        };
+        advance_each::<Db>(db_tx, operations, take_back).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! The order service's SQL, both dialects side by side. Rows travel as one JSON parameter: a statement per slice.
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use tercet::participant::DbTx;
+
+/// Where an order stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Its placing is under way.
+    Frozen = 0,
+    /// It is placed and waits for its money.
+    Placed = 1,
+    /// It came to nothing.
+    Closed = 2,
+    /// It is paid.
+    Paid = 3,
+    /// It was refunded.
+    Refunded = 4,
+}
+
+impl Status {
+    /// As in "order 5 is …".
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Frozen => "not placed yet",
+            Self::Placed => "placed",
+            Self::Closed => "closed",
+            Self::Paid => "paid",
+            Self::Refunded => "refunded",
+        }
+    }
+
+    fn from_number(number: i64) -> sqlx::Result<Self> {
+        Ok(match number {
+            0 => Self::Frozen,
+            1 => Self::Placed,
+            2 => Self::Closed,
+            3 => Self::Paid,
+            4 => Self::Refunded,
+            _ => return Err(sqlx::Error::Decode(format!("an order has the status {number}").into())),
+        })
+    }
+}
+
+/// A new order. Its amounts never change.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Order {
+    /// Its id.
+    pub order_id: i64,
+    /// Its user.
+    pub user_id: i64,
+    /// What was bought.
+    pub item: i64,
+    /// How much of it.
+    pub count: u32,
+    /// The coupon it uses.
+    pub coupon_id: Option<i64>,
+    /// What it costs before the coupon.
+    pub amount_cents: i64,
+    /// What the coupon takes off.
+    pub discount_cents: i64,
+}
+
+/// Where one order stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// The order.
+    pub order_id: i64,
+    /// Its user.
+    pub user_id: i64,
+    /// What it costs after the coupon.
+    pub due_cents: i64,
+    /// Where it stands.
+    pub status: Status,
+    /// Of a refunded order: where it stood before.
+    pub refunded_from: Option<Status>,
+}
+
+/// One order's step from a status to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Move {
+    /// The order.
+    pub order_id: i64,
+    /// Where it has to stand.
+    pub from: Status,
+    /// Where it will stand.
+    pub to: Status,
+}
+
+/// The orders by status, and what must not be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Orders whose placing is under way.
+    pub frozen: i64,
+    /// Orders that wait for their money.
+    pub placed: i64,
+    /// Orders that came to nothing.
+    pub closed: i64,
+    /// Paid orders.
+    pub paid: i64,
+    /// Refunded orders.
+    pub refunded: i64,
+    /// Coupons that more than one placed or paid order uses.
+    pub coupons_twice: i64,
+}
+
+/// A database that this service can live in.
+pub trait Store: sqlx::Database {
+    /// Creates the tables, or brings them up to date.
+    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
+
+    /// Which of these ids are taken. Locks nothing: of two that insert the same id, the later one fails and asks again.
+    fn taken(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> impl Future<Output = sqlx::Result<Vec<i64>>> + Send;
+
+    /// Writes new orders, frozen.
+    fn insert(db_tx: &mut DbTx<Self>, orders: &[Order]) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Locks these orders, in their order, and reads them; those that do not exist are left out.
+    fn standings(db_tx: &mut DbTx<Self>, order_ids: &[i64])
+    -> impl Future<Output = sqlx::Result<Vec<Standing>>> + Send;
+
+    /// Moves each order once. A step to refunded keeps where it came from.
+    ///
+    /// # Errors
+    /// Besides the database's own: `RowNotFound` when one of them does not stand where it has to.
+    fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Sums everything up.
+    fn totals(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Totals>> + Send;
+
+    /// The coupon of every placed or paid order, with the order, by coupon.
+    fn coupons(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Vec<(i64, i64)>>> + Send;
+}
+
+/// The text of each statement for one database. Rows come sorted by key, so that two transactions lock in one order.
+struct Statements {
+    taken: &'static str,
+    insert: &'static str,
+    standings: &'static str,
+    advance: &'static str,
+}
+
+#[cfg(feature = "sqlite")]
+const SQLITE: Statements = Statements {
+    taken: "-- order_taken
+        SELECT order_id FROM orders WHERE order_id IN (SELECT value FROM json_each($1))",
+    insert: "-- order_insert
+        INSERT INTO orders(order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
+        SELECT value->>'order_id', value->>'user_id', value->>'item', value->>'count', value->>'coupon_id',
+            value->>'amount_cents', value->>'discount_cents', 0 FROM json_each($1)",
+    standings: "-- order_standings
+        SELECT order_id, user_id, amount_cents - discount_cents, status, refunded_from
+        FROM orders WHERE order_id IN (SELECT value FROM json_each($1))",
+    advance: "-- order_advance
+        UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END
+        FROM (SELECT value->>0 AS order_id, value->>1 AS before, value->>2 AS next FROM json_each($1)) AS j
+        WHERE orders.order_id = j.order_id AND orders.status = j.before",
+};
+
+// Without FORCE INDEX a small table is scanned, and every row in it locked.
+#[cfg(feature = "mysql")]
+const MYSQL: Statements = Statements {
+    taken: "-- order_taken
+        SELECT o.order_id FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id",
+    insert: "-- order_insert
+        INSERT INTO orders(order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
+        SELECT order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, 0
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$.order_id', user_id BIGINT PATH '$.user_id',
+            item BIGINT PATH '$.item', count BIGINT PATH '$.count', coupon_id BIGINT PATH '$.coupon_id',
+            amount_cents BIGINT PATH '$.amount_cents', discount_cents BIGINT PATH '$.discount_cents')) AS j",
+    standings: "-- order_standings
+        SELECT o.order_id, o.user_id, o.amount_cents - o.discount_cents, CAST(o.status AS SIGNED),
+            CAST(o.refunded_from AS SIGNED)
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id FOR UPDATE",
+    advance: "-- order_advance
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', before_ TINYINT PATH '$[1]',
+            next_ TINYINT PATH '$[2]')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
+        SET o.status = j.next_, o.refunded_from = CASE j.next_ WHEN 4 THEN j.before_ END WHERE o.status = j.before_",
+};
+
+const TOTALS: &str = "-- order_totals
+    SELECT
+        (SELECT COUNT(*) FROM orders WHERE status = 0), (SELECT COUNT(*) FROM orders WHERE status = 1),
+        (SELECT COUNT(*) FROM orders WHERE status = 2), (SELECT COUNT(*) FROM orders WHERE status = 3),
+        (SELECT COUNT(*) FROM orders WHERE status = 4),
+        (SELECT COUNT(*) FROM (SELECT 1 FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL
+                               GROUP BY coupon_id HAVING COUNT(*) > 1) AS a)";
+
+const COUPONS: &str = "-- order_coupons
+    SELECT coupon_id, order_id FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL ORDER BY coupon_id";
+
+macro_rules! store {
+    ($database:ty, $sql:ident, $migration:literal) => {
+        impl Store for $database {
+            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
+                let first = include_str!($migration).into_sql_str();
+                let first = Migration::new(1, "order".into(), MigrationType::Simple, first, false);
+                let mut migrator = Migrator::with_migrations(vec![first]);
+                // The fence lives in this database too, and keeps its own count.
+                migrator.dangerous_set_table_name("order_migrations");
+                migrator.run(pool).await
+            }
+
+            async fn taken(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<Vec<i64>> {
+                sqlx::query_scalar($sql.taken).bind(json(order_ids)).fetch_all(db_tx).await
+            }
+
+            async fn insert(db_tx: &mut DbTx<Self>, orders: &[Order]) -> sqlx::Result<()> {
+                if orders.is_empty() {
+                    return Ok(());
+                }
+                sqlx::query($sql.insert).bind(json(orders)).execute(db_tx).await.map(drop)
+            }
+
+            async fn standings(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<Vec<Standing>> {
+                let rows: Vec<StandingRow> =
+                    sqlx::query_as($sql.standings).bind(json(order_ids)).fetch_all(db_tx).await?;
+                rows.into_iter().map(Standing::from_row).collect()
+            }
+
+            async fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> sqlx::Result<()> {
+                if moves.is_empty() {
+                    return Ok(());
+                }
+                let row = |step: &Move| (step.order_id, step.from as i64, step.to as i64);
+                let mut rows: Vec<_> = moves.iter().map(row).collect();
+                rows.sort_unstable();
+                let done = sqlx::query($sql.advance).bind(json(&rows)).execute(db_tx).await?;
+                if done.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
+            }
+
+            async fn totals(db_tx: &mut DbTx<Self>) -> sqlx::Result<Totals> {
+                let (frozen, placed, closed, paid, refunded, coupons_twice) =
+                    sqlx::query_as(TOTALS).fetch_one(db_tx).await?;
+                Ok(Totals { frozen, placed, closed, paid, refunded, coupons_twice })
+            }
+
+            async fn coupons(db_tx: &mut DbTx<Self>) -> sqlx::Result<Vec<(i64, i64)>> {
+                sqlx::query_as(COUPONS).fetch_all(db_tx).await
+            }
+        }
+    };
+}
+
+#[cfg(feature = "sqlite")]
+store!(sqlx::Sqlite, SQLITE, "../../../sql/order/sqlite/0001_order.sql");
+#[cfg(feature = "mysql")]
+store!(sqlx::MySql, MYSQL, "../../../sql/order/mysql/0001_order.sql");
+
+type StandingRow = (i64, i64, i64, i64, Option<i64>);
+
+impl Standing {
+    fn from_row((order_id, user_id, due_cents, status, refunded_from): StandingRow) -> sqlx::Result<Self> {
+        let refunded_from = refunded_from.map(Status::from_number).transpose()?;
+        Ok(Self { order_id, user_id, due_cents, status: Status::from_number(status)?, refunded_from })
+    }
+}
+
+fn json<T: serde::Serialize + ?Sized>(rows: &T) -> String {
+    serde_json::to_string(rows).expect("numbers have a form in JSON")
+}

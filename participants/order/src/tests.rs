@@ -1,0 +1,151 @@
+//! The business rule on SQLite, by slices in a local transaction.
+
+use sqlx::Sqlite;
+use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
+use tercet::context::Context;
+use tercet::xid::Xid;
+
+use super::*;
+
+const PLACER: Place<Sqlite> = Place(PhantomData);
+const REFUNDER: Refund<Sqlite> = Refund(PhantomData);
+
+async fn orders() -> SqlitePool {
+    let options = SqlitePoolOptions::new().max_connections(1);
+    let pool = options.connect("sqlite::memory:").await.expect("memory is there");
+    Sqlite::migrate(&pool).await.expect("the schema is sound");
+    pool
+}
+
+fn slice<R, const N: usize>(requests: [R; N]) -> Vec<Op<R>> {
+    let context = Context { xid: Xid::new([0; 16]), branch: 0, not_after_ms: u64::MAX };
+    requests.map(|request| Op { context, request }).into()
+}
+
+fn place(order_id: i64, coupon_id: i64) -> pb::Place {
+    let discount_cents = if coupon_id == 0 { 0 } else { 500 };
+    pb::Place { order_id, user_id: 7, item: 3, count: 1, coupon_id, amount_cents: 2_000, discount_cents }
+}
+
+fn refund(order_id: i64) -> Vec<Op<pb::Refund>> {
+    slice([pb::Refund { order_id }])
+}
+
+/// Frozen, placed, closed, paid and refunded.
+async fn statuses(pool: &SqlitePool) -> [i64; 5] {
+    let totals = audit(pool).await.expect("the table is there");
+    assert_eq!(totals.coupons_twice, 0);
+    [totals.frozen, totals.placed, totals.closed, totals.paid, totals.refunded]
+}
+
+macro_rules! run {
+    ($pool:expr, $handler:ident.$operation:ident, $slice:expr) => {{
+        let mut db_tx = $pool.begin().await.expect("the pool is open");
+        let answers = $handler.$operation(&mut db_tx, &$slice).await.expect("the statements are sound");
+        db_tx.commit().await.expect("the constraints hold");
+        answers
+    }};
+}
+
+async fn mark_paid(pool: &SqlitePool, order_id: i64) -> Result<(), PayError> {
+    mark(pool, pb::Paid { order_id, user_id: 7, paid_cents: 2_000 }).await
+}
+
+async fn mark(pool: &SqlitePool, paid: pb::Paid) -> Result<(), PayError> {
+    let mut db_tx = pool.begin().await.expect("the pool is open");
+    pay::<Sqlite>(&mut db_tx, &paid).await?;
+    db_tx.commit().await.expect("the constraints hold");
+    Ok(())
+}
+
+#[track_caller]
+fn assert_refused(answer: &Answer, reason: &str) {
+    assert!(matches!(answer, Answer::Refused(found) if found.contains(reason)), "{answer:?} for {reason:?}");
+}
+
+#[tokio::test]
+async fn orders_are_frozen_then_placed_or_closed() {
+    let pool = orders().await;
+    let answers = run!(pool, PLACER.try_, slice([place(1, 5), place(2, 0), place(1, 0)]));
+    assert_eq!(answers[..2], [Answer::done(), Answer::done()]);
+    assert_refused(&answers[2], "order 1 exists");
+    assert_eq!(statuses(&pool).await, [2, 0, 0, 0, 0]);
+    run!(pool, PLACER.confirm, slice([place(1, 5)]));
+    run!(pool, PLACER.cancel, slice([place(2, 0)]));
+    assert_eq!(statuses(&pool).await, [0, 1, 1, 0, 0]);
+    assert_eq!(coupons(&pool).await.expect("the table is there"), [(5, 1)]);
+    assert_refused(&run!(pool, PLACER.try_, slice([place(2, 0)]))[0], "order 2 exists");
+}
+
+#[tokio::test]
+async fn a_bad_order_is_refused_by_field_and_limit() {
+    let pool = orders().await;
+    let sound = place(1, 5);
+    let refusals = [
+        (pb::Place { order_id: 0, ..sound }, "order_id is 0: it is at least 1"),
+        (pb::Place { user_id: -1, ..sound }, "user_id is -1"),
+        (pb::Place { item: 0, ..sound }, "item is 0"),
+        (pb::Place { count: 0, ..sound }, "count is 0: it is 1 to 1000000"),
+        (pb::Place { coupon_id: -5, ..sound }, "coupon_id is -5: it is at least 0"),
+        (pb::Place { amount_cents: -1, ..sound }, "amount_cents is -1: it is at least 0"),
+        (pb::Place { discount_cents: 2_001, ..sound }, "discount_cents is 2001: it is 0 to 2000"),
+        (pb::Place { coupon_id: 0, ..sound }, "discount_cents is 500: it is 0 to 0"),
+    ];
+    for (request, reason) in refusals {
+        assert_refused(&run!(pool, PLACER.try_, slice([request]))[0], reason);
+    }
+    assert_eq!(statuses(&pool).await, [0; 5]);
+}
+
+#[tokio::test]
+async fn only_a_placed_order_is_paid_and_only_once() {
+    let pool = orders().await;
+    run!(pool, PLACER.try_, slice([place(1, 0)]));
+    assert!(mark_paid(&pool, 1).await.is_err_and(|error| error.to_string() == "order 1 is not placed yet"));
+    run!(pool, PLACER.confirm, slice([place(1, 0)]));
+    let other = |user_id, paid_cents| mark(&pool, pb::Paid { order_id: 1, user_id, paid_cents });
+    assert!(other(8, 2_000).await.is_err_and(|error| error.to_string() == "order 1 is not user 8's"));
+    assert!(other(7, 1_999).await.is_err_and(|error| error.to_string() == "paid_cents is 1999: order 1 costs 2000"));
+    mark_paid(&pool, 1).await.expect("it is placed");
+    assert_eq!(statuses(&pool).await, [0, 0, 0, 1, 0]);
+    assert!(mark_paid(&pool, 1).await.is_err_and(|error| error.to_string() == "order 1 is paid"));
+    assert!(mark_paid(&pool, 9).await.is_err_and(|error| error.to_string() == "order 9 does not exist"));
+}
+
+#[tokio::test]
+async fn a_refund_that_is_taken_back_leaves_the_order_as_it_was() {
+    let pool = orders().await;
+    run!(pool, PLACER.try_, slice([place(1, 0), place(2, 0)]));
+    run!(pool, PLACER.confirm, slice([place(1, 0), place(2, 0)]));
+    mark_paid(&pool, 2).await.expect("it is placed");
+    let both = slice([pb::Refund { order_id: 2 }, pb::Refund { order_id: 1 }]);
+    assert_eq!(run!(pool, REFUNDER.try_, both), [Answer::done(), Answer::done()]);
+    assert_eq!(statuses(&pool).await, [0, 0, 0, 0, 2]);
+    assert_refused(&run!(pool, REFUNDER.try_, refund(1))[0], "order 1 is refunded");
+    assert_eq!(run!(pool, REFUNDER.cancel, both), [Answer::done(), Answer::done()]);
+    assert_eq!(statuses(&pool).await, [0, 1, 0, 1, 0]);
+}
+
+#[tokio::test]
+async fn an_order_is_refunded_once_and_not_before_it_is_placed() {
+    let pool = orders().await;
+    run!(pool, PLACER.try_, slice([place(1, 0)]));
+    assert_refused(&run!(pool, REFUNDER.try_, refund(1))[0], "order 1 is not placed yet");
+    assert_refused(&run!(pool, REFUNDER.try_, refund(9))[0], "order 9 does not exist");
+    run!(pool, PLACER.confirm, slice([place(1, 0)]));
+    let answers = run!(pool, REFUNDER.try_, slice([pb::Refund { order_id: 1 }, pb::Refund { order_id: 1 }]));
+    assert_eq!(answers[0], Answer::done());
+    assert_refused(&answers[1], "order 1 is refunded");
+    assert_refused(&run!(pool, REFUNDER.try_, refund(1))[0], "order 1 is refunded");
+    assert_eq!(statuses(&pool).await, [0, 0, 0, 0, 1]);
+}
+
+#[tokio::test]
+async fn the_database_itself_refuses_to_place_what_is_not_frozen() {
+    let pool = orders().await;
+    run!(pool, PLACER.try_, slice([place(1, 0)]));
+    run!(pool, PLACER.cancel, slice([place(1, 0)]));
+    let mut db_tx = pool.begin().await.expect("the pool is open");
+    let error = PLACER.confirm(&mut db_tx, &slice([place(1, 0)])).await.expect_err("it is closed");
+    assert!(matches!(error, sqlx::Error::RowNotFound), "{error}");
+}

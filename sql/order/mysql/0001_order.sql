@@ -1,0 +1,15 @@
+-- status: 0 frozen (its placing is under way), 1 placed, 2 closed, 3 paid, 4 refunded. Money is in cents.
+CREATE TABLE orders (
+  order_id BIGINT PRIMARY KEY,
+  user_id BIGINT NOT NULL,
+  item BIGINT NOT NULL,
+  count BIGINT NOT NULL,
+  coupon_id BIGINT,
+  amount_cents BIGINT NOT NULL,
+  discount_cents BIGINT NOT NULL,
+  status TINYINT NOT NULL CHECK (status BETWEEN 0 AND 4),
+  -- Of a refunded order: what it was before, for when the refund is taken back.
+  refunded_from TINYINT,
+  CHECK (discount_cents BETWEEN 0 AND amount_cents),
+  CHECK ((refunded_from IS NULL) = (status <> 4))
+) ENGINE = InnoDB;

@@ -1,0 +1,14 @@
+-- status: 0 frozen (its placing is under way), 1 placed, 2 closed, 3 paid, 4 refunded. Money is in cents.
+CREATE TABLE orders (
+  order_id INTEGER PRIMARY KEY,
+  user_id INTEGER NOT NULL,
+  item INTEGER NOT NULL,
+  count INTEGER NOT NULL,
+  coupon_id INTEGER,
+  amount_cents INTEGER NOT NULL,
+  discount_cents INTEGER NOT NULL CHECK (discount_cents BETWEEN 0 AND amount_cents),
+  status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 4),
+  -- Of a refunded order: what it was before, for when the refund is taken back.
+  refunded_from INTEGER,
+  CHECK ((refunded_from IS NULL) = (status <> 4))
+) STRICT;

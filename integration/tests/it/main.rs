@@ -1,4 +1,5 @@
 //! The tests that need more than one crate, a real server, or the whole repository.
 
 mod servers;
+mod services;
 mod tidy;

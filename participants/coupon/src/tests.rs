@@ -207,3 +207,12 @@ async fn the_database_itself_refuses_to_use_a_coupon_twice() {
     let error = REDEEMER.confirm(&mut db_tx, &slice([redeem(1, 7, 100, 0)])).await.expect_err("it is not locked");
     assert!(matches!(error, sqlx::Error::RowNotFound), "{error}");
 }
+
+#[tokio::test]
+async fn the_database_itself_refuses_to_delete_an_issued_coupon() {
+    let pool = coupons().await;
+    issued!(pool, 1);
+    let mut db_tx = pool.begin().await.expect("the pool is open");
+    let error = CLAIMER.cancel(&mut db_tx, &claims([(1, 1, 7)])).await.expect_err("it is not pending");
+    assert!(matches!(error, sqlx::Error::RowNotFound), "{error}");
+}

@@ -188,7 +188,7 @@ async fn advance_each<Db: Store>(
             Err(reason) => return Answer::refused(reason),
         };
         // The next of the slice finds it so.
-        (order.status, order.refunded_from) = (to, (to == Status::Refunded).then_some(from));
+        (order.status, order.refunded_from) = (to, None);
         moves.push(Move { order_id, from, to });
         Answer::done()
     };

@@ -124,6 +124,7 @@ async fn a_refund_that_is_taken_back_leaves_the_order_as_it_was() {
     assert_refused(&run!(pool, REFUNDER.try_, refund(1))[0], "order 1 is refunded");
     assert_eq!(run!(pool, REFUNDER.cancel, both), [Answer::done(), Answer::done()]);
     assert_eq!(statuses(&pool).await, [0, 1, 0, 1, 0]);
+    assert_refused(&run!(pool, REFUNDER.cancel, refund(2))[0], "order 2 is paid");
 }
 
 #[tokio::test]

@@ -1,3 +1,18 @@
 //! The coupon service as a process.
 
-fn main() {}
+use std::process::ExitCode;
+
+use tercet::bootstrap;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    bootstrap::run(tercet_coupon::SERVICE, env!("CARGO_PKG_VERSION"), async |config| match config.scheme() {
+        #[cfg(feature = "sqlite")]
+        "sqlite" => {
+            let service = tercet_coupon::service(config.open::<sqlx::Sqlite>().await?).await?;
+            config.serve(service).await
+        }
+        other => anyhow::bail!("no database of kind {other:?} is built into this program"),
+    })
+    .await
+}

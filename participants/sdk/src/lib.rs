@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod batch;
+pub mod bootstrap;
 mod clock;
 pub mod context;
 pub mod fence;

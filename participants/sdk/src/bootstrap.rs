@@ -1,0 +1,165 @@
+//! What the binary of a service is besides its service: settings, logs, metrics, signals and the exit code.
+//!
+//! ```text
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> ExitCode {
+//!     bootstrap::run("stock", env!("CARGO_PKG_VERSION"), async |config| {
+//!         let pool = config.open::<Sqlite>().await?;
+//!         config.serve(stock::service(pool).await?).await
+//!     })
+//!     .await
+//! }
+//! ```
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use sqlx::Pool;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+use crate::fence::Dialect;
+use crate::service::Service;
+
+/// Seconds: from a commit on a fast disk to one that a person notices.
+const SECONDS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+/// Rows of one batch.
+const ROWS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// The settings of a service's process: flags, or environment variables.
+#[derive(Clone, Debug, Parser)]
+pub struct Config {
+    /// URL of a coordinator; several with commas between them
+    #[arg(long, env = "TERCET_COORDINATOR", value_delimiter = ',', default_value = "http://127.0.0.1:7070")]
+    pub coordinator: Vec<String>,
+    /// URL of the database, such as sqlite://stock.db
+    #[arg(long, env = "TERCET_DATABASE")]
+    pub database: String,
+    /// Own address for gRPC health and reflection; none when left out
+    #[arg(long, env = "TERCET_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Address for Prometheus to read metrics from; none when left out
+    #[arg(long, env = "TERCET_METRICS")]
+    pub metrics: Option<SocketAddr>,
+    /// What is logged: error, warn, info, debug or trace, also by module as in info,sqlx=warn
+    #[arg(long, env = "TERCET_LOG", default_value = "info")]
+    pub log: String,
+    /// Log lines as JSON
+    #[arg(long, env = "TERCET_LOG_JSON")]
+    pub log_json: bool,
+    /// The program's version, for [`Config::serve`].
+    #[arg(skip)]
+    pub version: String,
+}
+
+impl Config {
+    /// A pool of the database.
+    ///
+    /// # Errors
+    /// When the database can not be opened.
+    pub async fn open<Db: Dialect>(&self) -> anyhow::Result<Pool<Db>> {
+        // What stands before an @ is a name and a password.
+        let place = self.database.rsplit('@').next().unwrap_or_default();
+        Db::open(&self.database).await.map_err(|error| anyhow::anyhow!("database {place}: {error}"))
+    }
+
+    /// Runs the service with these settings until the process is told to stop.
+    ///
+    /// # Errors
+    /// Those of [`Service::run`].
+    pub async fn serve<Db: Dialect>(self, service: Service<Db>) -> anyhow::Result<()> {
+        let mut service = self.coordinator.into_iter().fold(service.version(self.version), Service::coordinator);
+        if let Some(address) = self.listen {
+            service = service.listen(address);
+        }
+        Ok(service.run(stop_signal()?).await?)
+    }
+
+    /// The part of the database's URL that tells which kind it is, such as `sqlite`.
+    pub fn scheme(&self) -> &str {
+        self.database.split(':').next().unwrap_or_default()
+    }
+}
+
+/// Reads the settings, starts logs and metrics, and runs `start` to its end. Settings that can not be read end the
+/// process with their error, and so does `--help` with the help.
+pub async fn run(
+    name: &'static str,
+    version: &'static str,
+    start: impl AsyncFnOnce(Config) -> anyhow::Result<()>,
+) -> ExitCode {
+    let about = format!("The service {name}, a participant of Tercet");
+    let matches = Config::command().name(name).version(version).about(about).get_matches();
+    let mut config = Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    version.clone_into(&mut config.version);
+    let started = begin_logs(&config).and_then(|()| begin_metrics(&config));
+    let result = match started {
+        Ok(()) => start(config).await,
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) => {
+            info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            // The alternate form has the causes on the same line.
+            error!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn begin_logs(config: &Config) -> anyhow::Result<()> {
+    let (filter, wrong) = match EnvFilter::try_new(&config.log) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(anyhow::anyhow!("log={:?}: {error}", config.log))),
+    };
+    let colours = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let begun = if config.log_json { logs.json().try_init() } else { logs.try_init() };
+    begun.map_err(|error| anyhow::anyhow!("logs: {error}"))?;
+    wrong.map_or(Ok(()), Err)
+}
+
+fn begin_metrics(config: &Config) -> anyhow::Result<()> {
+    let Some(address) = config.metrics else { return Ok(()) };
+    let exporter = PrometheusBuilder::new()
+        .with_http_listener(address)
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS));
+    let begun = exporter.and_then(PrometheusBuilder::install);
+    begun.map_err(|error| anyhow::anyhow!("metrics on {address}: {error}"))
+}
+
+/// Ends when the process is asked to: SIGTERM, or Ctrl-C.
+///
+/// # Errors
+/// When the system does not let the process listen.
+#[cfg(unix)]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Ends on Ctrl-C.
+///
+/// # Errors
+/// Never here.
+#[cfg(not(unix))]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+    Ok(async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    })
+}

@@ -19,6 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out_dir = std::env::var("OUT_DIR")?;
     std::fs::write(format!("{out_dir}/descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
+        // Maps in order, so that the same content always has the same bytes.
+        .btree_map(".")
         // Bodies are handed from hop to hop without a copy.
         .bytes(".tercet")
         .compile_fds(descriptors)?;

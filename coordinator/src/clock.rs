@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tercet_core::Timestamp;
 
@@ -14,6 +14,19 @@ pub trait Clock: Send + Sync + 'static {
     /// From here on it is at least `floor`, because a time like that has been stored. A clock that somebody moves by
     /// hand may ignore it.
     fn raise(&self, _floor: Timestamp) {}
+
+    /// Time since some moment that stays the same, for measuring.
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.now().0)
+    }
+}
+
+/// Ends when `clock` shows `at`, at once if that has passed.
+pub async fn sleep_until(clock: &impl Clock, at: Timestamp) {
+    let wait_ms = at.ms_since(clock.now());
+    if wait_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+    }
 }
 
 /// The system's time at the start of the process, and from then on the monotonic time that has passed: setting the
@@ -51,6 +64,10 @@ impl Clock for SystemClock {
 
     fn raise(&self, floor: Timestamp) {
         self.shared.start_ms.fetch_max(floor.0.saturating_sub(self.passed_ms()), Ordering::Relaxed);
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.shared.start.elapsed()
     }
 }
 

@@ -1,4 +1,297 @@
-//! coordinator.
+//! Tercet's coordinator: makes several services' local transactions end the same way, whatever crashes.
+//!
+//! [`run`] is the process on its embedded store; [`serve`] is the same on any [`store::Store`]. `ARCHITECTURE.md` beside
+//! this crate tells where what happens.
 
+pub mod api;
+pub mod caller;
 pub mod clock;
+pub mod config;
+pub mod console;
+pub mod driver;
+pub mod limits;
+pub mod live;
+pub mod metrics;
+pub mod names;
+pub mod plan;
+pub mod request;
+pub mod scanner;
+pub mod session;
 pub mod store;
+pub mod writer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tercet_core::Event;
+use tercet_proto::admin::v1::admin_server::AdminServer;
+use tercet_proto::coordinator::v1::coordinator_server::CoordinatorServer;
+use tercet_proto::participant::v1::sessions_server::SessionsServer;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tonic::transport::server::{Router, Server, TcpIncoming};
+use tracing::{error, info, warn};
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{BEAT_MS, Config, LEASE_MS};
+use crate::driver::{Driver, Gauges, Settings};
+use crate::live::Live;
+use crate::request::Input;
+use crate::scanner::Scanner;
+use crate::session::Sessions;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Owner, Purge, Store};
+
+/// Why a coordinator did not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its port can not be had: another process has it, or the address is not this machine's.
+    #[error("can not listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store does not open, or has ended this node.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The scanner's schedule can not be read.
+    #[error("scanner_cron: {0:?} is not a cron expression with seconds first")]
+    Schedule(String),
+    /// The server has failed.
+    #[error("the gRPC server failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Runs a coordinator on its embedded store until `shutdown` ends. `ready` hears the address once calls are served.
+///
+/// # Errors
+/// When it can not start, or when another start of the same node has taken over.
+pub async fn run(
+    config: Config,
+    ready: oneshot::Sender<SocketAddr>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let clock = SystemClock::start();
+    let listener = listen(config.listen).await?;
+    let store = SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?;
+    serve(Arc::new(store), clock, listener, config, ready, shutdown).await
+}
+
+/// Takes a port.
+///
+/// # Errors
+/// When it can not be had.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
+}
+
+/// Runs a coordinator on a store until `shutdown` ends, and then at most the grace period of the configuration longer.
+///
+/// # Errors
+/// When it can not start, or when another start of the same node has taken over.
+pub async fn serve<S: Store>(
+    store: Arc<S>,
+    clock: SystemClock,
+    listener: TcpListener,
+    config: Config,
+    ready: oneshot::Sender<SocketAddr>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let beat = store.beat(config.node, None, LEASE_MS).await?;
+    clock.raise(beat.now);
+    let settings = Settings { owner: Owner { node: config.node, epoch: beat.epoch }, live_max: config.live_max };
+    let (inbox, inputs) = mpsc::channel(limits::INBOX_MAX);
+    let sessions = Sessions::new(clock.clone());
+    let driver = Driver::new(Arc::clone(&store), sessions.clone(), clock.clone(), settings, inputs);
+    let gauges = driver.gauges();
+    let (stop, stopping) = watch::channel(false);
+
+    let tick = Arc::new(Notify::new());
+    let schedule = scanner::schedule(&config.scanner_cron, Arc::clone(&tick)).await;
+    let mut schedule = schedule.map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
+    let mut work = JoinSet::new();
+    let scanner = Scanner {
+        store: Arc::clone(&store),
+        clock: clock.clone(),
+        sessions: sessions.clone(),
+        inbox: inbox.clone(),
+        gauges: Arc::clone(&gauges),
+        settings,
+    };
+    work.spawn(scanner.run(tick));
+    work.spawn(purge(Arc::clone(&store), clock.clone(), config.clone()));
+    let (superseded, mut ended) = oneshot::channel();
+    let node = Node {
+        store: Arc::clone(&store),
+        clock: clock.clone(),
+        inbox: inbox.clone(),
+        gauges: gauges.clone(),
+        settings,
+    };
+    work.spawn(node.run(superseded));
+    let mut driven = tokio::spawn(driver.run(stopping));
+
+    let address = listener.local_addr().unwrap_or(config.listen);
+    let admin = api::admin::Service {
+        store: Arc::clone(&store),
+        sessions: sessions.clone(),
+        gauges,
+        settings,
+        clock: clock.clone(),
+    };
+    let router = router(
+        api::coordinator::Service::new(store, inbox.clone()),
+        api::sessions::Service::new(sessions, inbox, clock),
+        admin,
+    )
+    .await;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let mut server = std::pin::pin!(router.serve_with_incoming(incoming));
+    // The server takes connections from the moment it is first polled; the port holds them until then.
+    ready.send(address).ok();
+    info!(%address, node = config.node, epoch = beat.epoch, "ready");
+    let result = tokio::select! {
+        served = &mut server => served.map_err(Error::Serve),
+        fatal = &mut ended => fatal.map_or(Ok(()), |error| Err(Error::Store(error))),
+        () = shutdown => Ok(()),
+    };
+    if result.is_ok() {
+        info!("stopping: nothing new, what is under way ends");
+        stop.send(true).ok();
+        let grace = Duration::from_millis(config.stop_grace_ms);
+        tokio::select! {
+            // Participants answer through the server, so it goes on meanwhile.
+            _ = &mut server => {}
+            finished = tokio::time::timeout(grace, &mut driven) => match finished {
+                Ok(_) => info!("stopped: nothing is left under way"),
+                Err(_) => warn!("stopped: what is left is due at the next start"),
+            },
+        }
+    }
+    driven.abort();
+    // It only ticks; there is nothing to save.
+    drop(schedule.shutdown().await);
+    result
+}
+
+async fn router<S: Store>(
+    coordinator: api::coordinator::Service<S>,
+    sessions: api::sessions::Service,
+    admin: api::admin::Service<S>,
+) -> Router {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<CoordinatorServer<api::coordinator::Service<S>>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(tercet_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors are made by the build");
+    let message = limits::MESSAGE_BYTES_MAX + limits::BODY_BYTES_MAX;
+    Server::builder()
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .add_service(CoordinatorServer::new(coordinator).max_decoding_message_size(message))
+        .add_service(SessionsServer::new(sessions).max_decoding_message_size(message))
+        .add_service(AdminServer::new(admin))
+        .add_service(health_service)
+        .add_service(reflection)
+}
+
+/// Keeps the node alive and takes up what nobody drives.
+struct Node<S> {
+    store: Arc<S>,
+    clock: SystemClock,
+    inbox: mpsc::Sender<Input>,
+    gauges: Arc<Gauges>,
+    settings: Settings,
+}
+
+impl<S: Store> Node<S> {
+    async fn run(self, superseded: oneshot::Sender<store::Error>) {
+        let owner = self.settings.owner;
+        // Everything that an older start of this node owned is due at once; what other nodes lose, when their lease lapses.
+        self.take_up().await;
+        loop {
+            tokio::time::sleep(Duration::from_millis(BEAT_MS)).await;
+            metrics::live(self.gauges.live.load(Ordering::Relaxed));
+            match self.store.beat(owner.node, Some(owner.epoch), LEASE_MS).await {
+                Ok(beat) => {
+                    self.clock.raise(beat.now);
+                    metrics::compensations(beat.pending, beat.failed);
+                    let end = writer::lease_end(beat.now, LEASE_MS);
+                    if self.inbox.send(Input::Lease { end }).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error @ store::Error::Superseded { .. }) => {
+                    error!(error = &error as &dyn std::error::Error, "another start of this node has taken over");
+                    drop(superseded.send(error));
+                    return;
+                }
+                Err(error) => warn!(error = &error as &dyn std::error::Error, "the lease was not renewed"),
+            }
+            self.take_up().await;
+        }
+    }
+
+    async fn take_up(&self) {
+        loop {
+            let records = match self.store.claim_orphans(self.settings.owner, limits::ORPHANS_MAX).await {
+                Ok(records) => records,
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "could not look for what nobody drives");
+                    return;
+                }
+            };
+            if !records.is_empty() {
+                info!(transactions = records.len(), "taking up what nobody drives");
+            }
+            let last = records.len() < limits::ORPHANS_MAX as usize;
+            for record in records {
+                match Live::decode(&record) {
+                    Ok(live) => {
+                        let input = Input::Adopt { live: Box::new(live), event: Event::Woken };
+                        if self.inbox.send(input).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => error!(xid = %record.xid, error = &error as &dyn std::error::Error, "not taken up"),
+                }
+            }
+            if last {
+                return;
+            }
+        }
+    }
+}
+
+/// Deletes what has ended long enough ago, a little at a time.
+async fn purge<S: Store>(store: Arc<S>, clock: SystemClock, config: Config) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let older_than = clock.now().0.saturating_sub(config.retention_seconds.saturating_mul(1_000));
+        let request = Purge {
+            older_than: tercet_core::Timestamp(older_than),
+            keep_max: config.retention_max,
+            limit: limits::PURGE_ROWS_MAX,
+        };
+        loop {
+            match store.purge(request).await {
+                Ok(deleted) if deleted >= u64::from(limits::PURGE_ROWS_MAX) => {
+                    // Between two of these the writer gets its turn.
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "purge; again in a second");
+                    break;
+                }
+            }
+        }
+    }
+}

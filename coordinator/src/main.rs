@@ -1,3 +1,7 @@
-//! Entry.
+//! `tercet`: the coordinator as a process, and the command line to look at it.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tercet_coordinator::console::main()
+}

@@ -339,6 +339,10 @@ pub struct Beat {
     pub now: Timestamp,
     /// Which start of the node this is.
     pub epoch: u64,
+    /// Compensations that are tried again.
+    pub pending: u64,
+    /// Compensations whose attempts are used up.
+    pub failed: u64,
 }
 
 /// Which ended transactions may go.

@@ -146,7 +146,10 @@ impl Store for MemoryStore {
             Some(_) => {}
         }
         row.lease_until = now.after_ms(lease_ms);
-        Ok(Beat { now, epoch: row.epoch })
+        let epoch = row.epoch;
+        let count = |status| tables.compensations.values().filter(|row| row.status == status).count() as u64;
+        let (pending, failed) = (count(CompensationStatus::Pending), count(CompensationStatus::Failed));
+        Ok(Beat { now, epoch, pending, failed })
     }
 
     async fn purge(&self, purge: Purge) -> Result<u64, Error> {

@@ -203,9 +203,12 @@ impl Store for SqliteStore {
             INSERT INTO node (id, epoch, beat_at, lease_until) VALUES ($1, 1, $2, $3)
             ON CONFLICT (id) DO UPDATE
             SET epoch = epoch + 1, beat_at = excluded.beat_at, lease_until = excluded.lease_until
-            RETURNING epoch";
+            RETURNING epoch, (SELECT count(*) FROM compensation_log WHERE status = 0),
+                (SELECT count(*) FROM compensation_log WHERE status = 2)";
         const BEAT: &str = "-- beat
-            UPDATE node SET beat_at = $2, lease_until = $3 WHERE id = $1 AND epoch = $4 RETURNING epoch";
+            UPDATE node SET beat_at = $2, lease_until = $3 WHERE id = $1 AND epoch = $4
+            RETURNING epoch, (SELECT count(*) FROM compensation_log WHERE status = 0),
+                (SELECT count(*) FROM compensation_log WHERE status = 2)";
         let mut writer = self.writer().await?;
         let now = self.clock.now();
         let row = sqlx::query(if epoch.is_none() { START } else { BEAT })
@@ -216,11 +219,11 @@ impl Store for SqliteStore {
             .fetch_all(&mut writer.connection)
             .await
             .map_err(|error| self.blame(error))?;
-        let beaten = row.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(|error| self.blame(error))?;
-        match (beaten, epoch) {
-            (Some(beaten), _) => Ok(Beat { now, epoch: beaten.cast_unsigned() }),
-            (None, epoch) => Err(Error::Superseded { node, epoch: epoch.unwrap_or_default() }),
-        }
+        let Some(row) = row.first() else {
+            return Err(Error::Superseded { node, epoch: epoch.unwrap_or_default() });
+        };
+        let column = |at| row.try_get::<i64, usize>(at).map(i64::cast_unsigned).map_err(|error| self.blame(error));
+        Ok(Beat { now, epoch: column(0)?, pending: column(1)?, failed: column(2)? })
     }
 
     async fn purge(&self, purge: Purge) -> Result<u64, Error> {

@@ -53,6 +53,7 @@ CREATE TABLE compensation_log (
 );
 
 CREATE INDEX compensation_log_due ON compensation_log (service, next_retry_time) WHERE status = 0;
+CREATE INDEX compensation_log_failed ON compensation_log (id) WHERE status = 2;
 
 -- One row per coordinator node: which start of it is the newest, and until when that one is taken to be alive.
 CREATE TABLE node (

@@ -1,0 +1,153 @@
+//! `tercet.admin.v1.Admin`: what operators call.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tercet_core::Xid;
+use tercet_proto::admin::v1 as pb;
+use tercet_proto::admin::v1::admin_server::Admin;
+use tonic::{Request, Response, Status};
+
+use super::errors;
+use crate::clock::{Clock, SystemClock};
+use crate::driver::{Gauges, Settings};
+use crate::live::Live;
+use crate::plan::Invalid;
+use crate::request::Error;
+use crate::session::Sessions;
+use crate::store::{CompensationQuery, CompensationStatus, ListQuery, Store};
+use crate::{limits, names};
+
+/// The service.
+#[derive(Clone)]
+pub struct Service<S> {
+    /// What it reads.
+    pub store: Arc<S>,
+    /// Who is connected.
+    pub sessions: Sessions,
+    /// How the driver is doing.
+    pub gauges: Arc<Gauges>,
+    /// What the driver was told.
+    pub settings: Settings,
+    /// The store's time.
+    pub clock: SystemClock,
+}
+
+fn page(limit: u32) -> Result<u32, Error> {
+    match limit {
+        0 => Ok(limits::PAGE_DEFAULT),
+        1..=limits::PAGE_MAX => Ok(limit),
+        _ => Err(Invalid { field: "limit".into(), limit: format!("1 to {}", limits::PAGE_MAX) }.into()),
+    }
+}
+
+fn unavailable(error: &crate::store::Error) -> Error {
+    Error::Unavailable { reason: error.to_string() }
+}
+
+impl<S: Store> Service<S> {
+    async fn list(&self, request: pb::ListTransactionsRequest) -> Result<pb::ListTransactionsResponse, Error> {
+        let limit = page(request.limit)?;
+        let before = match &*request.before {
+            [] => None,
+            bytes => {
+                let invalid = || Invalid { field: "before".into(), limit: "16 bytes".into() };
+                Some(Xid::from_slice(bytes).ok_or_else(invalid)?)
+            }
+        };
+        let given = |text: String| (!text.is_empty()).then_some(text);
+        let query = ListQuery {
+            status: (request.status != 0).then_some(request.status as u8),
+            unfinished: request.unfinished,
+            label: given(request.label),
+            business_key: given(request.business_key),
+            before,
+            limit,
+        };
+        let records = self.store.list(query).await.map_err(|error| unavailable(&error))?;
+        let full = records.len() == limit as usize;
+        let next = records.last().filter(|_| full).map_or_else(Bytes::new, |last| Bytes::copy_from_slice(&last.xid.0));
+        let views = records.iter().map(|record| Live::decode(record).map(|live| live.view()));
+        let transactions = views.collect::<Result<_, _>>();
+        let transactions = transactions.map_err(|error| Error::Unstored { reason: error.to_string() })?;
+        Ok(pb::ListTransactionsResponse { transactions, next })
+    }
+
+    async fn compensations(
+        &self,
+        request: pb::ListCompensationsRequest,
+    ) -> Result<pb::ListCompensationsResponse, Error> {
+        let status = request.status.map(|number| {
+            let invalid = || Invalid { field: "status".into(), limit: "0 pending, 1 done, 2 failed".into() };
+            CompensationStatus::from_number(number).ok_or_else(invalid)
+        });
+        let query = CompensationQuery {
+            status: status.transpose()?,
+            service: (!request.service.is_empty()).then_some(request.service),
+            xid: None,
+            after_id: request.after_id,
+            limit: page(request.limit)?,
+        };
+        let rows = self.store.list_compensations(query).await.map_err(|error| unavailable(&error))?;
+        let compensations = rows.into_iter().map(|row| pb::Compensation {
+            id: row.id,
+            xid: Bytes::copy_from_slice(&row.xid.0),
+            branch: row.branch.into(),
+            service: row.service,
+            operation: names::operation_from(row.operation).map_or("?", names::operation_name).into(),
+            coupon_id: row.coupon_id,
+            status: row.status as u32,
+            retry_count: row.retry_count,
+            create_time_ms: row.create_time.0,
+            next_retry_time_ms: row.next_retry_time.0,
+            last_error: row.last_error,
+        });
+        Ok(pb::ListCompensationsResponse { compensations: compensations.collect() })
+    }
+
+    fn statistics(&self) -> pb::GetStatisticsResponse {
+        let participants = self.sessions.instances().into_iter().map(|instance| pb::Participant {
+            service: instance.service,
+            instance: instance.instance,
+            version: instance.version,
+            queued: instance.queued as u32,
+            in_flight: instance.in_flight as u32,
+        });
+        pb::GetStatisticsResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            now_ms: self.clock.now().0,
+            epoch: self.settings.owner.epoch,
+            live: self.gauges.live.load(Ordering::Relaxed),
+            live_max: self.settings.live_max as u64,
+            participants: participants.collect(),
+            store_commits: self.gauges.commits.load(Ordering::Relaxed),
+            store_rows: self.gauges.rows.load(Ordering::Relaxed),
+            ended: self.gauges.ended.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Store> Admin for Service<S> {
+    async fn list_transactions(
+        &self,
+        request: Request<pb::ListTransactionsRequest>,
+    ) -> Result<Response<pb::ListTransactionsResponse>, Status> {
+        self.list(request.into_inner()).await.map(Response::new).map_err(|error| errors::status(&error))
+    }
+
+    async fn list_compensations(
+        &self,
+        request: Request<pb::ListCompensationsRequest>,
+    ) -> Result<Response<pb::ListCompensationsResponse>, Status> {
+        self.compensations(request.into_inner()).await.map(Response::new).map_err(|error| errors::status(&error))
+    }
+
+    async fn get_statistics(
+        &self,
+        _request: Request<pb::GetStatisticsRequest>,
+    ) -> Result<Response<pb::GetStatisticsResponse>, Status> {
+        Ok(Response::new(self.statistics()))
+    }
+}

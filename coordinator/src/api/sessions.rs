@@ -1,0 +1,181 @@
+//! `tercet.participant.v1.Sessions`: what participants open.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::Stream;
+use tercet_proto::participant::v1 as pb;
+use tercet_proto::participant::v1::open_request::Message as Up;
+use tercet_proto::participant::v1::open_response::Message as Down;
+use tercet_proto::participant::v1::sessions_server::Sessions as Contract;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::errors;
+use crate::clock::{Clock, SystemClock};
+use crate::limits;
+use crate::plan::{Invalid, check_name};
+use crate::request::{Error, Input};
+use crate::session::{SessionId, Sessions};
+
+/// The first message has to come within this time.
+const REGISTER_MS_MAX: u64 = 5_000;
+
+/// How often each side says that it is there.
+const HEARTBEAT_MS: u32 = 1_000;
+
+/// Silence for this long, and the session is gone.
+const SILENCE_MS_MAX: u32 = 5_000;
+
+/// The service. Clones are one.
+#[derive(Clone)]
+pub struct Service {
+    sessions: Sessions,
+    inbox: mpsc::Sender<Input>,
+    clock: SystemClock,
+}
+
+impl Service {
+    /// In front of the sessions and of the driver that calls them.
+    pub fn new(sessions: Sessions, inbox: mpsc::Sender<Input>, clock: SystemClock) -> Self {
+        Self { sessions, inbox, clock }
+    }
+}
+
+type Streamed = Pin<Box<dyn Stream<Item = Result<pb::OpenResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Contract for Service {
+    type OpenStream = Streamed;
+
+    async fn open(&self, request: Request<Streaming<pb::OpenRequest>>) -> Result<Response<Self::OpenStream>, Status> {
+        let mut up = request.into_inner();
+        let first = tokio::time::timeout(Duration::from_millis(REGISTER_MS_MAX), up.next()).await;
+        let Ok(Some(Ok(pb::OpenRequest { message: Some(Up::Register(register)) }))) = first else {
+            let limit = format!("the first message, within {REGISTER_MS_MAX} ms");
+            return Err(errors::status(&Invalid { field: "register".into(), limit }.into()));
+        };
+        check(&register).map_err(|error| errors::status(&error))?;
+        // A batch in each place of the window, and what else may be on its way.
+        let (down, responses) = mpsc::channel(limits::WINDOW_MAX as usize + 4);
+        let registered =
+            pb::Registered { heartbeat_ms: HEARTBEAT_MS, silence_max_ms: SILENCE_MS_MAX, now_ms: self.clock.now().0 };
+        // An empty channel has room.
+        drop(down.try_send(Ok(pb::OpenResponse { message: Some(Down::Registered(registered)) })));
+        let added = self.sessions.add(&register, down.clone());
+        let (id, first) = added.map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+        info!(service = register.service, instance = register.instance, version = register.version, "session opened");
+        let served = Served { service: self.clone(), name: register.service, instance: register.instance, id, down };
+        tokio::spawn(served.run(up, first));
+        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+    }
+}
+
+fn check(register: &pb::Register) -> Result<(), Error> {
+    check_name(&register.service, || "register.service".into())?;
+    for (at, action) in register.actions.iter().enumerate() {
+        check_name(&action.name, || format!("register.actions[{at}].name"))?;
+    }
+    if register.actions.is_empty() || register.actions.len() > limits::BRANCHES_MAX {
+        let limit = format!("1 to {}", limits::BRANCHES_MAX);
+        return Err(Invalid { field: "register.actions".into(), limit }.into());
+    }
+    for (field, text) in [("register.instance", &register.instance), ("register.version", &register.version)] {
+        if text.len() > limits::KEY_BYTES_MAX {
+            let limit = format!("at most {} bytes", limits::KEY_BYTES_MAX);
+            return Err(Invalid { field: field.into(), limit }.into());
+        }
+    }
+    if register.fence_id.len() != 16 {
+        return Err(Invalid { field: "register.fence_id".into(), limit: "16 bytes".into() }.into());
+    }
+    Ok(())
+}
+
+/// One open session.
+struct Served {
+    service: Service,
+    name: String,
+    instance: String,
+    id: SessionId,
+    down: crate::session::Down,
+}
+
+impl Served {
+    async fn run(self, mut up: Streaming<pb::OpenRequest>, first: bool) {
+        if first && self.service.inbox.send(Input::Connected { service: self.name.clone() }).await.is_err() {
+            return;
+        }
+        let why = self.listen(&mut up).await;
+        let unanswered = self.service.sessions.remove(&self.name, self.id);
+        let calls = unanswered.len();
+        if calls > 0 {
+            warn!(service = self.name, instance = self.instance, why, calls, "session closed with unanswered calls");
+        } else {
+            info!(service = self.name, instance = self.instance, why, "session closed");
+        }
+        // When the driver is gone so is everyone who could wait.
+        drop(self.service.inbox.send(Input::Replies(unanswered)).await);
+    }
+
+    /// Until the session ends; says why.
+    async fn listen(&self, up: &mut Streaming<pb::OpenRequest>) -> &'static str {
+        let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS.into()));
+        let silence_max = Duration::from_millis(SILENCE_MS_MAX.into());
+        let mut heard = Instant::now();
+        loop {
+            tokio::select! {
+                message = up.next() => {
+                    heard = Instant::now();
+                    match message {
+                        Some(Ok(pb::OpenRequest { message: Some(message) })) => {
+                            if let Err(why) = self.hear(message).await {
+                                return why;
+                            }
+                        }
+                        Some(Ok(_)) => return "it sent an empty message",
+                        Some(Err(_)) => return "the connection broke",
+                        None => return "it closed the stream",
+                    }
+                }
+                _ = beat.tick() => {
+                    if heard.elapsed() > silence_max {
+                        return "it was silent for too long";
+                    }
+                    self.beat();
+                }
+                () = self.down.closed() => return "it reads no more",
+            }
+        }
+    }
+
+    async fn hear(&self, message: Up) -> Result<(), &'static str> {
+        match message {
+            Up::Replies(replies) => {
+                let answers = self.service.sessions.answer(&self.name, self.id, replies);
+                let answers = answers.ok_or("it answered a batch that it does not have")?;
+                self.service.inbox.send(Input::Replies(answers)).await.map_err(|_| "the coordinator stops")
+            }
+            Up::Heartbeat(_) => Ok(()),
+            Up::Leaving(_) => {
+                self.service.sessions.leave(&self.name, self.id);
+                Ok(())
+            }
+            Up::Register(_) => Err("it registered twice"),
+        }
+    }
+
+    fn beat(&self) {
+        let now_ms = self.service.clock.now().0;
+        let heartbeat = Down::Heartbeat(pb::Heartbeat { now_ms });
+        let forget = self.service.sessions.forgettable(&self.name).map(Down::Forget);
+        for message in [Some(heartbeat), forget].into_iter().flatten() {
+            // A stream that is full is heard of by its own silence.
+            drop(self.down.try_send(Ok(pb::OpenResponse { message: Some(message) })));
+        }
+    }
+}

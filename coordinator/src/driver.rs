@@ -1,0 +1,512 @@
+//! The event loop: takes what comes in, lets the machine decide, makes it durable, and only then acts.
+//!
+//! One task, and it spawns nothing. It sees the world through [`Store`], [`Caller`] and [`Clock`], so a simulation runs the
+//! same loop with faults in between. While one commit is under way the next batch fills; no timer delays anything. First run,
+//! answer, timer and recovery all end in [`Driver::feed`].
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
+use tercet_core::{Effects, Event, Note, Reply, Status, Timestamp, Xid, XidSource, step};
+use tercet_proto::coordinator::v1 as pb;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, warn};
+
+use crate::caller::{Caller, Incoming, Outgoing};
+use crate::clock::{Clock, sleep_until};
+use crate::live::Live;
+use crate::plan::Plan;
+use crate::request::{Added, Answer, Error, Input, Waiter, Waits};
+use crate::store::{Owner, Record, Store, Write, Written};
+use crate::{metrics, writer};
+
+/// What the driver shows of itself.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Transactions in memory.
+    pub live: AtomicU64,
+    /// Transactions that ended since the start.
+    pub ended: AtomicU64,
+    /// Commits since the start.
+    pub commits: AtomicU64,
+    /// Rows of those commits.
+    pub rows: AtomicU64,
+}
+
+/// What the driver is told once.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// This start of this node.
+    pub owner: Owner,
+    /// Most transactions in memory; past it new ones are refused.
+    pub live_max: usize,
+}
+
+struct Slot {
+    live: Live,
+    digest: u64,
+    /// A write is under way or queued; what comes in meanwhile waits in `backlog`.
+    writing: bool,
+    backlog: VecDeque<Input>,
+    /// To be made once the write has succeeded.
+    calls: Vec<tercet_core::Call>,
+    waiters: Vec<Waiter>,
+    /// The earliest timer that is set for it.
+    timer: Timestamp,
+    /// No call of it is valid after this.
+    not_after: Timestamp,
+}
+
+type Commit = Pin<Box<dyn Future<Output = Vec<(Xid, Written)>> + Send>>;
+
+/// The event loop and all that it drives.
+pub struct Driver<S, C, K> {
+    store: Arc<S>,
+    caller: C,
+    clock: K,
+    settings: Settings,
+    inbox: mpsc::Receiver<Input>,
+    xids: XidSource,
+    slots: HashMap<Xid, Box<Slot>>,
+    /// Branches that wait for a service to connect.
+    unreachable: HashMap<String, Vec<(Xid, u8)>>,
+    timers: BinaryHeap<Reverse<(Timestamp, Xid)>>,
+    queued: Vec<Write>,
+    commit: Option<Commit>,
+    lease_end: Timestamp,
+    effects: Effects,
+    gauges: Arc<Gauges>,
+    stopping: bool,
+}
+
+impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
+    /// A driver with nothing to do yet.
+    pub fn new(store: Arc<S>, caller: C, clock: K, settings: Settings, inbox: mpsc::Receiver<Input>) -> Self {
+        Self {
+            xids: XidSource::new(settings.owner.node, settings.owner.epoch),
+            store,
+            caller,
+            clock,
+            settings,
+            inbox,
+            slots: HashMap::new(),
+            unreachable: HashMap::new(),
+            timers: BinaryHeap::new(),
+            queued: Vec::new(),
+            commit: None,
+            lease_end: Timestamp::MAX,
+            effects: Effects::default(),
+            gauges: Arc::default(),
+            stopping: false,
+        }
+    }
+
+    /// What it shows of itself while it runs.
+    pub fn gauges(&self) -> Arc<Gauges> {
+        Arc::clone(&self.gauges)
+    }
+
+    /// Runs until every sender of the inbox is gone, or `stop` has come and nothing is under way any more. What is left is
+    /// durable, and due for whoever starts next.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut inputs = Vec::with_capacity(256);
+        loop {
+            self.fire(self.clock.now());
+            if self.commit.is_none() && !self.queued.is_empty() {
+                self.start_commit();
+            }
+            self.caller.flush();
+            self.gauges.live.store(self.slots.len() as u64, Ordering::Relaxed);
+            if self.stopping && self.slots.is_empty() && self.commit.is_none() {
+                return;
+            }
+            let timer = self.timers.peek().map_or(Timestamp::MAX, |Reverse((at, _))| *at);
+            tokio::select! {
+                biased;
+                written = finished(&mut self.commit) => {
+                    self.commit = None;
+                    let now = self.clock.now();
+                    written.into_iter().for_each(|(xid, written)| self.written(xid, written, now));
+                }
+                count = self.inbox.recv_many(&mut inputs, 256) => {
+                    if count == 0 {
+                        return;
+                    }
+                    let now = self.clock.now();
+                    inputs.drain(..).for_each(|input| self.take(input, now));
+                }
+                () = sleep_until(&self.clock, timer), if timer < Timestamp::MAX => {}
+                _ = stop.changed(), if !self.stopping => self.stopping = true,
+            }
+        }
+    }
+
+    fn start_commit(&mut self) {
+        let batch = writer::next_batch(&mut self.queued);
+        self.gauges.commits.fetch_add(1, Ordering::Relaxed);
+        self.gauges.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
+        self.commit = Some(Box::pin(async move { writer::commit(&*store, &clock, batch).await }));
+    }
+
+    /// One input. What concerns a transaction that is being written waits for that write.
+    fn take(&mut self, input: Input, now: Timestamp) {
+        if let Some(xid) = input.xid()
+            && let Some(slot) = self.slots.get_mut(&xid)
+            && slot.writing
+        {
+            slot.backlog.push_back(input);
+            return;
+        }
+        match input {
+            Input::Start { plan, wait, answer } => self.start(*plan, wait, answer, now),
+            Input::AddBranch { xid, branch, answer } => self.add_branch(xid, *branch, answer, now),
+            Input::Finish { xid, commit, wait, answer } => self.finish(xid, commit, (wait, answer), now),
+            Input::Adopt { live, event } => self.adopt(*live, event, now),
+            Input::Wake { xid, event } => self.feed(xid, event, now),
+            Input::Replies(replies) => replies.into_iter().for_each(|reply| self.reply(reply, now)),
+            Input::Connected { service } => {
+                for (xid, branch) in self.unreachable.remove(&service).unwrap_or_default() {
+                    self.take(Input::Wake { xid, event: Event::Reachable { branch } }, now);
+                }
+            }
+            Input::Lease { end } => self.lease_end = end,
+        }
+    }
+
+    fn start(&mut self, plan: Plan, wait: Waits, answer: Answer, now: Timestamp) {
+        if self.stopping {
+            return answer.send(Err(Error::Stopping));
+        }
+        if self.slots.len() >= self.settings.live_max {
+            metrics::overloaded();
+            return answer.send(Err(Error::Overloaded { what: "live transactions", limit: self.settings.live_max }));
+        }
+        let xid = self.xids.next(now);
+        let digest = if plan.idempotency_key.is_empty() { 0 } else { plan.digest() };
+        let mut live = Live::new(xid, plan, now);
+        self.effects.clear();
+        step(&mut live.tx, Event::Woken, now, &mut self.effects);
+        live.note(&self.effects.notes, now);
+        let create = live.create(self.settings.owner, digest, now);
+        let waiter = Waiter::View { wait, answer, repeated: false };
+        let mut slot = Slot::new(live, digest);
+        slot.writing = true;
+        slot.calls = std::mem::take(&mut self.effects.calls);
+        slot.waiters.push(waiter);
+        self.slots.insert(xid, Box::new(slot));
+        self.queued.push(Write::Create(create));
+    }
+
+    fn add_branch(
+        &mut self,
+        xid: Xid,
+        branch: pb::Branch,
+        answer: tokio::sync::oneshot::Sender<Result<Added, Error>>,
+        now: Timestamp,
+    ) {
+        let Some(slot) = self.slots.get_mut(&xid) else { return Added::send(answer, Err(Error::NotHere)) };
+        let live = &mut slot.live;
+        if live.tx.status.decided() {
+            return Added::send(answer, Err(Error::AlreadyDecided { status: live.tx.status }));
+        }
+        if !live.tx.manual {
+            return Added::send(answer, Err(Error::Declared));
+        }
+        let count = live.tx.branches.len();
+        let branch = match Plan::added(live.plan.mode, count, branch) {
+            Ok(branch) => live.plan_branch(branch),
+            Err(invalid) => return Added::send(answer, Err(Error::Invalid(invalid))),
+        };
+        let not_after = live.tx.deadline.min(self.lease_end);
+        slot.not_after = slot.not_after.max(not_after);
+        slot.waiters.push(Waiter::Added { added: Added { branch: count as u32, not_after }, answer });
+        self.feed(xid, Event::BranchAdded(branch), now);
+    }
+
+    fn finish(&mut self, xid: Xid, commit: bool, (wait, answer): (Waits, Answer), now: Timestamp) {
+        let Some(slot) = self.slots.get_mut(&xid) else { return answer.send(Err(Error::NotHere)) };
+        let tx = &slot.live.tx;
+        if commit && !tx.manual && !slot.live.plan.branches.first().is_some_and(|branch| asks(branch)) {
+            return answer.send(Err(Error::Declared));
+        }
+        slot.waiters.push(Waiter::View { wait, answer, repeated: false });
+        self.feed(xid, if commit { Event::CommitAsked } else { Event::RollbackAsked }, now);
+    }
+
+    /// Takes up a transaction that was read from the store, unless it is here already.
+    fn adopt(&mut self, mut live: Live, event: Event, now: Timestamp) {
+        let xid = live.tx.xid;
+        if !self.slots.contains_key(&xid) {
+            live.tx.recover();
+            self.slots.insert(xid, Box::new(Slot::new(live, 0)));
+        }
+        self.take(Input::Wake { xid, event }, now);
+    }
+
+    fn reply(&mut self, reply: Incoming, now: Timestamp) {
+        let xid = reply.xid;
+        let Some(slot) = self.slots.get_mut(&xid) else {
+            debug!(%xid, branch = reply.branch, "an answer to what is no longer here");
+            return;
+        };
+        if slot.writing {
+            slot.backlog.push_back(Input::Replies(vec![reply]));
+            return;
+        }
+        let Incoming { branch, operation, attempt, reply, words, .. } = reply;
+        slot.live.hear(branch, operation, reply, words);
+        self.feed(xid, Event::Replied { branch, operation, attempt, reply }, now);
+    }
+
+    /// The only place where a transaction moves.
+    fn feed(&mut self, xid: Xid, event: Event, now: Timestamp) {
+        let Some(slot) = self.slots.get_mut(&xid) else { return };
+        self.effects.clear();
+        let added = matches!(event, Event::BranchAdded(_));
+        let before = slot.live.tx.branches.len();
+        step(&mut slot.live.tx, event, now, &mut self.effects);
+        let added_to = added && slot.live.tx.branches.len() > before;
+        if added && !added_to {
+            slot.live.unplan_branch();
+        }
+        slot.live.note(&self.effects.notes, now);
+        self.effects.notes.iter().for_each(|note| observe(&slot.live, *note));
+        if self.effects.persist {
+            let advance = slot.live.advance(self.settings.owner, &self.effects, added_to, now);
+            slot.writing = true;
+            slot.calls = std::mem::take(&mut self.effects.calls);
+            self.queued.push(Write::Advance(advance));
+            return;
+        }
+        let calls = std::mem::take(&mut self.effects.calls);
+        self.call(xid, &calls, now);
+        self.effects.calls = calls;
+        self.settle(xid);
+    }
+
+    /// Makes calls. A service without a session answers at once.
+    fn call(&mut self, xid: Xid, calls: &[tercet_core::Call], now: Timestamp) {
+        for call in calls {
+            let Some(slot) = self.slots.get_mut(&xid) else { return };
+            let mut call = *call;
+            // Nothing may run on behalf of an owner whose lease is over.
+            call.not_after = call.not_after.min(self.lease_end);
+            slot.not_after = slot.not_after.max(call.not_after);
+            let outgoing = Outgoing { xid, plan: Arc::clone(&slot.live.plan), call };
+            let unreachable = outgoing.answered(Reply::Unreachable);
+            if !self.caller.call(outgoing) {
+                let service = &slot.live.plan.branches[usize::from(call.branch)].service;
+                match self.unreachable.get_mut(service) {
+                    Some(waiting) => waiting.push((xid, call.branch)),
+                    None => drop(self.unreachable.insert(service.clone(), vec![(xid, call.branch)])),
+                }
+                self.reply(unreachable, now);
+            }
+        }
+    }
+
+    /// After a step without a write, or a write: tells who waits, sets the timer, lets go of what rests or has ended.
+    fn settle(&mut self, xid: Xid) {
+        let Some(slot) = self.slots.get_mut(&xid) else { return };
+        if slot.writing {
+            return;
+        }
+        slot.tell();
+        let ended = slot.live.tx.status.ended();
+        match slot.live.tx.wake_at() {
+            Some(at) if at < slot.timer => {
+                slot.timer = at;
+                self.timers.push(Reverse((at, xid)));
+            }
+            Some(_) => {}
+            None => {
+                if ended {
+                    self.gauges.ended.fetch_add(1, Ordering::Relaxed);
+                    self.caller.forget(xid, &slot.live.plan, slot.not_after);
+                    metrics::ended(slot.live.plan.mode, slot.live.tx.status, xid.created_at(), self.clock.now());
+                }
+                slot.tell_rest();
+                self.remove(xid);
+            }
+        }
+    }
+
+    fn remove(&mut self, xid: Xid) {
+        let Some(slot) = self.slots.remove(&xid) else { return };
+        let now = self.clock.now();
+        for input in slot.backlog {
+            self.take(input, now);
+        }
+    }
+
+    /// The store has answered for one transaction.
+    fn written(&mut self, xid: Xid, written: Written, now: Timestamp) {
+        let Some(slot) = self.slots.get_mut(&xid) else { return };
+        slot.writing = false;
+        match written {
+            Written::Done { version } => {
+                slot.live.version = version;
+                let calls = std::mem::take(&mut slot.calls);
+                self.call(xid, &calls, now);
+                self.settle(xid);
+                self.replay_backlog(xid, now);
+            }
+            Written::Stale => {
+                warn!(%xid, "somebody else has written the transaction; it is theirs");
+                slot.fail(|| Error::NotHere);
+                self.remove(xid);
+            }
+            Written::KeyTaken(record) => self.key_taken(xid, &record),
+            Written::Refused(reason) => {
+                error!(%xid, reason, "the store refuses the row");
+                slot.fail(|| Error::Unstored { reason: reason.clone() });
+                self.remove(xid);
+            }
+        }
+    }
+
+    fn replay_backlog(&mut self, xid: Xid, now: Timestamp) {
+        while let Some(slot) = self.slots.get_mut(&xid)
+            && !slot.writing
+            && let Some(input) = slot.backlog.pop_front()
+        {
+            self.take(input, now);
+        }
+    }
+
+    /// The key names an earlier transaction: its answer is the answer, if it is the same content.
+    fn key_taken(&mut self, xid: Xid, record: &Record) {
+        let Some(slot) = self.slots.remove(&xid) else { return };
+        for waiter in slot.waiters {
+            let Waiter::View { wait, answer, .. } = waiter else { continue };
+            if record.digest != slot.digest {
+                answer.send(Err(Error::KeyReused { xid: record.xid }));
+            } else if let Some(first) = self.slots.get_mut(&record.xid) {
+                first.waiters.push(Waiter::View { wait, answer, repeated: true });
+                if !first.writing {
+                    first.tell();
+                }
+            } else {
+                let view = Live::decode(record).map(|live| pb::TransactionView { repeated: true, ..live.view() });
+                answer.send(view.map_err(|error| Error::Unstored { reason: error.to_string() }));
+            }
+        }
+    }
+
+    fn fire(&mut self, now: Timestamp) {
+        while let Some(Reverse((at, xid))) = self.timers.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.timers.pop();
+            let Some(slot) = self.slots.get_mut(&xid) else { continue };
+            if slot.timer == at {
+                slot.timer = Timestamp::MAX;
+            }
+            if slot.writing {
+                // Whatever the write leads to sets the timer again.
+                continue;
+            }
+            match slot.live.tx.wake_at() {
+                Some(due) if due <= now => self.feed(xid, Event::Woken, now),
+                Some(_) | None => self.settle(xid),
+            }
+        }
+    }
+}
+
+fn asks(branch: &tercet_proto::store::v1::Branch) -> bool {
+    crate::plan::has(branch, tercet_core::Operation::Ask)
+}
+
+fn observe(live: &Live, note: Note) {
+    let service = |branch: u8| live.plan.branches.get(usize::from(branch)).map_or("?", |branch| &branch.service);
+    match note {
+        Note::Parked(operation, branch) => {
+            metrics::parked(service(branch), operation);
+            error!(xid = %live.tx.xid, branch, service = service(branch), operation = ?operation, "branch parked");
+        }
+        Note::Logged(operation, branch) => {
+            metrics::logged(service(branch), operation);
+            warn!(xid = %live.tx.xid, branch, service = service(branch), operation = ?operation, "branch logged");
+        }
+        Note::NotNow(operation, branch) | Note::Unknown(operation, branch) => {
+            metrics::retried(service(branch), operation);
+        }
+        Note::Refused(..) | Note::Unreachable(..) | Note::Confirming | Note::Cancelling => {}
+    }
+}
+
+/// Ends when the commit that is under way has ended; never when there is none.
+async fn finished(commit: &mut Option<Commit>) -> Vec<(Xid, Written)> {
+    std::future::poll_fn(|context| match commit {
+        Some(commit) => commit.as_mut().poll(context),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+impl Slot {
+    fn new(live: Live, digest: u64) -> Self {
+        Self {
+            live,
+            digest,
+            writing: false,
+            backlog: VecDeque::new(),
+            calls: Vec::new(),
+            waiters: Vec::new(),
+            timer: Timestamp::MAX,
+            not_after: Timestamp(0),
+        }
+    }
+
+    /// Answers those whose moment has come. Only called when the state in memory is the durable one.
+    fn tell(&mut self) {
+        let status = self.live.tx.status;
+        let live = &self.live;
+        for waiter in self.waiters.extract_if(.., |waiter| waiter.satisfied(status)) {
+            match waiter {
+                Waiter::View { answer, repeated, .. } => {
+                    answer.send(Ok(pb::TransactionView { repeated, ..live.view() }));
+                }
+                Waiter::Added { added, answer } => {
+                    let taken = (added.branch as usize) < live.tx.branches.len();
+                    let refused = Error::AlreadyDecided { status };
+                    Added::send(answer, if taken { Ok(added) } else { Err(refused) });
+                }
+            }
+        }
+    }
+
+    /// Answers everyone: it leaves memory, and nobody can say when it goes on.
+    fn tell_rest(&mut self) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            if let Waiter::View { answer, repeated, .. } = waiter {
+                answer.send(Ok(pb::TransactionView { repeated, ..self.live.view() }));
+            }
+        }
+    }
+
+    fn fail(&mut self, error: impl Fn() -> Error) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            match waiter {
+                Waiter::View { answer, .. } => answer.send(Err(error())),
+                Waiter::Added { answer, .. } => Added::send(answer, Err(error())),
+            }
+        }
+    }
+}
+
+/// Whether a transaction in this status satisfies someone who waits so long.
+pub fn satisfied(wait: Waits, status: Status) -> bool {
+    match wait {
+        Waits::Accepted => true,
+        Waits::Decided => status.decided(),
+        Waits::Ended => status.ended(),
+    }
+}

@@ -1,0 +1,100 @@
+//! Every limit of the coordinator, in one place. Past one of them work is refused with its name; nothing grows without end.
+
+/// Most bytes of one branch's request.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Most branches of one transaction.
+pub const BRANCHES_MAX: usize = tercet_core::BRANCHES_MAX;
+
+/// Most bytes of all requests of one transaction, and of one gRPC message.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+
+/// Most bytes of an idempotency key, a business key, and a label's name or value.
+pub const KEY_BYTES_MAX: usize = 128;
+
+/// Most labels of one transaction.
+pub const LABELS_MAX: usize = 16;
+
+/// Most bytes of a service's or an action's name.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Most services that are known by name.
+pub const SERVICES_MAX: usize = 10_000;
+
+/// Most sessions of all services.
+pub const SESSIONS_MAX: usize = 10_000;
+
+/// Longest time from acceptance to decision.
+pub const DEADLINE_MS_MAX: u32 = 24 * 3_600 * 1_000;
+
+/// From acceptance to decision, when the initiator does not say.
+pub const DEADLINE_MS_DEFAULT: u32 = 30_000;
+
+/// Longest time that one call may take.
+pub const CALL_TIMEOUT_MS_MAX: u32 = 600_000;
+
+/// How long one call may take, when the initiator does not say.
+pub const CALL_TIMEOUT_MS_DEFAULT: u32 = 3_000;
+
+/// Silence of a message's sender before it is asked, when it does not say.
+pub const QUERY_AFTER_MS_DEFAULT: u32 = 10_000;
+
+/// Most attempts of a branch operation.
+pub const ATTEMPTS_MAX: u32 = 1_000_000;
+
+/// Most bytes of a result that is kept; a longer one is cut off by the SDK's fence already.
+pub const RESULT_BYTES_MAX: usize = 4 << 10;
+
+/// Most bytes of a reason that is kept.
+pub const REASON_BYTES_MAX: usize = 512;
+
+/// Most lines of a transaction's timeline; the first half stays, the second half is the newest.
+pub const TIMELINE_MAX: usize = 32;
+
+/// Inputs that wait for the driver. A client's request past it is refused, a participant's replies wait.
+pub const INBOX_MAX: usize = 1 << 16;
+
+/// Most writes of one group commit.
+pub const COMMIT_ROWS_MAX: usize = 512;
+
+/// Most bytes of the rows of one group commit; one row more may pass it.
+pub const COMMIT_BYTES_MAX: usize = 4 << 20;
+
+/// Most calls of one batch to a participant.
+pub const BATCH_CALLS_MAX: usize = 256;
+
+/// Most bytes of the requests of one batch; one call more may pass it.
+pub const BATCH_BYTES_MAX: usize = 2 << 20;
+
+/// Most batches that a session takes before it answers one.
+pub const WINDOW_MAX: u32 = 16;
+
+/// Ended transactions of one service whose fence rows may be forgotten soon. Past it the oldest stay in the fence.
+pub const FORGET_MAX: usize = 1 << 20;
+
+/// Xids in one message that lets a participant forget.
+pub const FORGET_BATCH_MAX: usize = 4_096;
+
+/// Entries of one `SubmitStream` that have no answer yet; past it the stream is read no further.
+pub const STREAM_OUTSTANDING_MAX: usize = 8_192;
+
+/// Transactions that are watched at a time.
+pub const WATCHES_MAX: usize = 1_000;
+
+/// Rows of one page of a listing.
+pub const PAGE_MAX: u32 = 1_000;
+
+/// Rows of one page when the caller does not say.
+pub const PAGE_DEFAULT: u32 = 50;
+
+/// Rows of `compensation_log` that one tick of the scanner takes of each service.
+pub const SCAN_ROWS_MAX: u32 = 256;
+
+/// Transactions taken up at a time after a restart.
+pub const ORPHANS_MAX: u32 = 2_000;
+
+/// Ended transactions deleted at a time.
+pub const PURGE_ROWS_MAX: u32 = 512;
+
+/// What a client is told to wait before it repeats what was refused for want of room.
+pub const RETRY_AFTER_MS: u64 = 100;

@@ -1,0 +1,226 @@
+//! What the driver can be asked, and how it answers.
+
+use tercet_core::{Event, Status, Timestamp, Xid};
+use tercet_proto::coordinator::v1 as pb;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::caller::Incoming;
+use crate::driver::satisfied;
+use crate::live::Live;
+use crate::plan::{Invalid, Plan};
+
+/// What goes into the driver's inbox.
+#[derive(Debug)]
+pub enum Input {
+    /// Make a transaction.
+    Start {
+        /// What was declared, begun or prepared.
+        plan: Box<Plan>,
+        /// When to answer.
+        wait: Waits,
+        /// Whom to answer.
+        answer: Answer,
+    },
+    /// Add a branch to one that was begun.
+    AddBranch {
+        /// Which.
+        xid: Xid,
+        /// The branch, unchecked.
+        branch: Box<pb::Branch>,
+        /// Whom to answer, once it is durable.
+        answer: oneshot::Sender<Result<Added, Error>>,
+    },
+    /// Commit or roll back.
+    Finish {
+        /// Which.
+        xid: Xid,
+        /// Which of the two.
+        commit: bool,
+        /// When to answer.
+        wait: Waits,
+        /// Whom to answer.
+        answer: Answer,
+    },
+    /// Take up a transaction that was read from the store.
+    Adopt {
+        /// The transaction, as stored.
+        live: Box<Live>,
+        /// What has happened to it.
+        event: Event,
+    },
+    /// Something has happened to a transaction in memory.
+    Wake {
+        /// Which.
+        xid: Xid,
+        /// What.
+        event: Event,
+    },
+    /// Participants have answered.
+    Replies(Vec<Incoming>),
+    /// A service that had no session has one.
+    Connected {
+        /// Its name.
+        service: String,
+    },
+    /// The node's lease was renewed.
+    Lease {
+        /// When it is no longer to be relied on.
+        end: Timestamp,
+    },
+}
+
+impl Input {
+    /// The one transaction that it concerns, if it is about one.
+    pub fn xid(&self) -> Option<Xid> {
+        match self {
+            Self::AddBranch { xid, .. } | Self::Finish { xid, .. } | Self::Wake { xid, .. } => Some(*xid),
+            Self::Start { .. }
+            | Self::Adopt { .. }
+            | Self::Replies(_)
+            | Self::Connected { .. }
+            | Self::Lease { .. } => None,
+        }
+    }
+}
+
+/// What a caller waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// It is durable.
+    Accepted,
+    /// The outcome is durable.
+    Decided,
+    /// Every branch has ended.
+    Ended,
+}
+
+impl From<pb::Wait> for Waits {
+    fn from(wait: pb::Wait) -> Self {
+        match wait {
+            pb::Wait::Accepted => Self::Accepted,
+            pb::Wait::Unspecified | pb::Wait::Decided => Self::Decided,
+            pb::Wait::Ended => Self::Ended,
+        }
+    }
+}
+
+/// One result for an entry of a stream.
+pub type Entry = (u64, Result<pb::TransactionView, Error>);
+
+/// Whom to answer with a transaction as it durably stands. Nobody may be listening any more.
+#[derive(Debug)]
+pub enum Answer {
+    /// A call of its own.
+    One(oneshot::Sender<Result<pb::TransactionView, Error>>),
+    /// An entry of a stream, by its id.
+    Entry(u64, mpsc::UnboundedSender<Entry>),
+}
+
+impl Answer {
+    /// Answers.
+    pub fn send(self, result: Result<pb::TransactionView, Error>) {
+        match self {
+            Self::One(sender) => drop(sender.send(result)),
+            Self::Entry(id, sender) => drop(sender.send((id, result))),
+        }
+    }
+}
+
+/// A branch that was added and is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// Its index.
+    pub branch: u32,
+    /// Its try may not begin later.
+    pub not_after: Timestamp,
+}
+
+impl Added {
+    /// Answers; nobody may be listening any more.
+    pub fn send(answer: oneshot::Sender<Result<Self, Error>>, result: Result<Self, Error>) {
+        drop(answer.send(result));
+    }
+}
+
+/// Someone who waits for a transaction.
+#[derive(Debug)]
+pub enum Waiter {
+    /// For its view.
+    View {
+        /// Until when.
+        wait: Waits,
+        /// Whom to tell.
+        answer: Answer,
+        /// It had been accepted before, under the same key.
+        repeated: bool,
+    },
+    /// For the write of a branch.
+    Added {
+        /// What to tell.
+        added: Added,
+        /// Whom.
+        answer: oneshot::Sender<Result<Added, Error>>,
+    },
+}
+
+impl Waiter {
+    /// Whether its moment has come, now that this status is durable.
+    pub fn satisfied(&self, status: Status) -> bool {
+        match self {
+            Self::View { wait, .. } => satisfied(*wait, status),
+            Self::Added { .. } => true,
+        }
+    }
+}
+
+/// Why a request was not carried out. Nothing has been changed, unless the text says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A field is outside its limit: change it.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// There is no room: repeat it later.
+    #[error("{what}: the limit of {limit} is reached")]
+    Overloaded {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there may be.
+        limit: usize,
+    },
+    /// The idempotency key names a transaction with other content: use another key.
+    #[error("idempotency_key: names transaction {xid}, whose content differs")]
+    KeyReused {
+        /// That transaction.
+        xid: Xid,
+    },
+    /// The transaction is not driven here at the moment: look into the store.
+    #[error("the transaction is not in this coordinator's memory")]
+    NotHere,
+    /// There is no such transaction: it never was, or ended so long ago that it is purged.
+    #[error("there is no such transaction")]
+    NotFound,
+    /// The outcome was decided before this came.
+    #[error("already decided: {status:?}")]
+    AlreadyDecided {
+        /// Where it stands.
+        status: Status,
+    },
+    /// It was submitted whole, and decides itself.
+    #[error("the transaction was declared by Submit and decides itself")]
+    Declared,
+    /// The store refuses the row, and will again.
+    #[error("the store refuses it: {reason}")]
+    Unstored {
+        /// What it said.
+        reason: String,
+    },
+    /// The store does not answer.
+    #[error("the store does not answer: {reason}")]
+    Unavailable {
+        /// What it said.
+        reason: String,
+    },
+    /// This coordinator takes nothing new: go to another, or wait.
+    #[error("the coordinator is stopping")]
+    Stopping,
+}

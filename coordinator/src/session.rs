@@ -1,0 +1,371 @@
+//! Sessions of participants: they connect, register, and are called down the stream that they opened.
+//!
+//! Calls for a service wait in one queue; whichever of its sessions has room takes the next batch, so load is shared and a
+//! lost session's untaken calls are another's. Built as the [`Caller`] of the driver.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tercet_core::{Operation, Reply, Timestamp, Xid};
+use tercet_proto::participant::v1 as pb;
+use tercet_proto::store::v1::Plan;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use crate::caller::{Caller, Incoming, Outgoing};
+use crate::clock::{Clock, SystemClock};
+use crate::live::Words;
+use crate::metrics::ServiceMetrics;
+use crate::plan::has;
+use crate::{limits, names};
+
+/// What goes down a session.
+pub type Down = mpsc::Sender<Result<pb::OpenResponse, Status>>;
+
+/// One session among those of its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(u64);
+
+struct Session {
+    id: SessionId,
+    instance: String,
+    version: String,
+    window: usize,
+    leaving: bool,
+    down: Down,
+    batches: Vec<Batch>,
+    /// Number of its last batch.
+    last: u64,
+}
+
+/// A batch that has no answer yet.
+struct Batch {
+    number: u64,
+    sent_at: Duration,
+    calls: Vec<Outgoing>,
+}
+
+struct Service {
+    fence_id: Bytes,
+    queue: VecDeque<Outgoing>,
+    sessions: Vec<Session>,
+    /// In the order of ending, with the time after which no call can begin.
+    forget: VecDeque<(Timestamp, Xid)>,
+    dirty: bool,
+    metrics: ServiceMetrics,
+}
+
+#[derive(Default)]
+struct Inner {
+    services: HashMap<String, Service>,
+    dirty: Vec<String>,
+    next: u64,
+}
+
+/// All sessions. Clones are one.
+#[derive(Clone)]
+pub struct Sessions {
+    inner: Arc<Mutex<Inner>>,
+    clock: SystemClock,
+}
+
+/// One instance of a service, for listings.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its service.
+    pub service: String,
+    /// Its own name.
+    pub instance: String,
+    /// Its version.
+    pub version: String,
+    /// Calls of its service that no session has taken yet.
+    pub queued: usize,
+    /// Calls that it has not answered yet.
+    pub in_flight: usize,
+}
+
+/// Why a participant may not register.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Instances of one service share their databases.
+    #[error("fence_id: {service} is registered with the fence {registered}, this instance has {given}")]
+    OtherFence {
+        /// Which service.
+        service: String,
+        /// The fence that its other instances have.
+        registered: String,
+        /// The fence of the one that is refused.
+        given: String,
+    },
+    /// There are too many.
+    #[error("sessions: the limit of {0} is reached")]
+    TooMany(usize),
+}
+
+impl Sessions {
+    /// None yet.
+    pub fn new(clock: SystemClock) -> Self {
+        Self { inner: Arc::default(), clock }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while holding it; if something did, the maps are still maps.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a session. The second value: the service had none before.
+    ///
+    /// # Errors
+    /// When it has another fence than its siblings, or there is no room.
+    pub fn add(&self, register: &pb::Register, down: Down) -> Result<(SessionId, bool), Refusal> {
+        let mut inner = self.lock();
+        if inner.services.values().map(|service| service.sessions.len()).sum::<usize>() >= limits::SESSIONS_MAX {
+            return Err(Refusal::TooMany(limits::SESSIONS_MAX));
+        }
+        if !inner.services.contains_key(&register.service) && inner.services.len() >= limits::SERVICES_MAX {
+            return Err(Refusal::TooMany(limits::SERVICES_MAX));
+        }
+        inner.next += 1;
+        let id = SessionId(inner.next);
+        let service = inner.services.entry(register.service.clone()).or_insert_with(|| Service {
+            fence_id: register.fence_id.clone(),
+            queue: VecDeque::new(),
+            sessions: Vec::new(),
+            forget: VecDeque::new(),
+            dirty: false,
+            metrics: ServiceMetrics::new(&register.service),
+        });
+        if service.sessions.is_empty() {
+            // Nobody else holds the old one: a service may move to another database while it is down.
+            service.fence_id = register.fence_id.clone();
+        } else if service.fence_id != register.fence_id {
+            return Err(Refusal::OtherFence {
+                service: register.service.clone(),
+                registered: hex(&service.fence_id),
+                given: hex(&register.fence_id),
+            });
+        }
+        let first = service.sessions.is_empty();
+        service.sessions.push(Session {
+            id,
+            instance: register.instance.clone(),
+            version: register.version.clone(),
+            window: register.window.clamp(1, limits::WINDOW_MAX) as usize,
+            leaving: false,
+            down,
+            batches: Vec::new(),
+            last: 0,
+        });
+        service.metrics.sessions(service.sessions.len());
+        Ok((id, first))
+    }
+
+    /// Takes a session away. What it had not answered is unknown; what nobody can take any more was not sent.
+    pub fn remove(&self, name: &str, id: SessionId) -> Vec<Incoming> {
+        let mut inner = self.lock();
+        let Some(service) = inner.services.get_mut(name) else { return Vec::new() };
+        let gone = service.sessions.extract_if(.., |session| session.id == id);
+        let calls = gone.flat_map(|session| session.batches).flat_map(|batch| batch.calls);
+        let mut replies: Vec<_> = calls.map(|call| call.answered(Reply::Unknown)).collect();
+        if service.sessions.is_empty() {
+            replies.extend(service.queue.drain(..).map(|call| call.answered(Reply::Unreachable)));
+        }
+        service.metrics.sessions(service.sessions.len());
+        let now = self.clock.now();
+        service.dispatch(now, self.clock.monotonic());
+        replies
+    }
+
+    /// Gives a session no further batch.
+    pub fn leave(&self, name: &str, id: SessionId) {
+        if let Some(service) = self.lock().services.get_mut(name) {
+            service.sessions.iter_mut().filter(|session| session.id == id).for_each(|session| session.leaving = true);
+        }
+    }
+
+    /// Matches the answers to a batch with its calls, and lets the next batch go. `None`: there is no such batch.
+    pub fn answer(&self, name: &str, id: SessionId, replies: pb::Replies) -> Option<Vec<Incoming>> {
+        let mut inner = self.lock();
+        let service = inner.services.get_mut(name)?;
+        let session = service.sessions.iter_mut().find(|session| session.id == id)?;
+        let at = session.batches.iter().position(|batch| batch.number == replies.batch)?;
+        let batch = session.batches.remove(at);
+        let now = self.clock.monotonic();
+        service.metrics.answered(now.saturating_sub(batch.sent_at));
+        let given = replies.replies.into_iter().map(Some).chain(std::iter::repeat(None));
+        let incoming = batch.calls.iter().zip(given).map(|(call, reply)| {
+            let (reply, words) = parse(reply);
+            service.metrics.replied(call.call.operation, reply);
+            Incoming { words, ..call.answered(reply) }
+        });
+        let incoming = incoming.collect();
+        service.dispatch(self.clock.now(), now);
+        Some(incoming)
+    }
+
+    /// What a service may forget by now, in one message; `None`: nothing yet.
+    pub fn forgettable(&self, name: &str) -> Option<pb::Forget> {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let service = inner.services.get_mut(name)?;
+        let mut forget = pb::Forget::default();
+        while let Some((not_after, xid)) = service.forget.front().copied() {
+            if not_after >= now || forget.xids.len() >= limits::FORGET_BATCH_MAX {
+                break;
+            }
+            service.forget.pop_front();
+            forget.floor_ms = forget.floor_ms.max(not_after.0);
+            forget.xids.push(Bytes::copy_from_slice(&xid.0));
+        }
+        (!forget.xids.is_empty()).then_some(forget)
+    }
+
+    /// Services with at least one session.
+    pub fn connected(&self) -> Vec<String> {
+        let inner = self.lock();
+        inner
+            .services
+            .iter()
+            .filter(|(_, service)| !service.sessions.is_empty())
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Every instance, by service.
+    pub fn instances(&self) -> Vec<Instance> {
+        let inner = self.lock();
+        let all = inner.services.iter().flat_map(|(name, service)| {
+            service.sessions.iter().map(|session| Instance {
+                service: name.clone(),
+                instance: session.instance.clone(),
+                version: session.version.clone(),
+                queued: service.queue.len(),
+                in_flight: session.batches.iter().map(|batch| batch.calls.len()).sum(),
+            })
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|a, b| (&a.service, &a.instance).cmp(&(&b.service, &b.instance)));
+        all
+    }
+}
+
+impl Service {
+    /// Sends batches while there are calls and sessions with room. The session with the most room takes the next.
+    fn dispatch(&mut self, now: Timestamp, monotonic: Duration) {
+        while !self.queue.is_empty() {
+            let free = |session: &Session| session.window.saturating_sub(session.batches.len());
+            let session = self.sessions.iter_mut().filter(|session| !session.leaving && free(session) > 0);
+            let Some(session) = session.max_by_key(|session| free(session)) else { return };
+            let Ok(permit) = session.down.try_reserve() else {
+                // Its stream is closed or stuck; silence or the end of the stream will remove it.
+                session.leaving = true;
+                continue;
+            };
+            let calls = next_batch(&mut self.queue, now);
+            if calls.is_empty() {
+                continue;
+            }
+            session.last += 1;
+            let number = session.last;
+            self.metrics.sent(calls.len(), self.queue.len());
+            let message = pb::Calls { batch: number, calls: calls.iter().map(encode).collect() };
+            permit.send(Ok(pb::OpenResponse { message: Some(pb::open_response::Message::Calls(message)) }));
+            session.batches.push(Batch { number, sent_at: monotonic, calls });
+        }
+    }
+}
+
+/// Takes calls off the queue, within the limits of a batch. What may no longer begin is dropped: the machine has given it up.
+fn next_batch(queue: &mut VecDeque<Outgoing>, now: Timestamp) -> Vec<Outgoing> {
+    let mut batch = Vec::with_capacity(queue.len().min(limits::BATCH_CALLS_MAX));
+    let mut bytes = 0;
+    while batch.len() < limits::BATCH_CALLS_MAX && bytes < limits::BATCH_BYTES_MAX {
+        let Some(call) = queue.pop_front() else { break };
+        if call.call.not_after > now {
+            bytes += call.plan.branches[usize::from(call.call.branch)].request.len();
+            batch.push(call);
+        }
+    }
+    batch
+}
+
+fn encode(outgoing: &Outgoing) -> pb::Call {
+    let call = &outgoing.call;
+    let branch = &outgoing.plan.branches[usize::from(call.branch)];
+    pb::Call {
+        xid: Bytes::copy_from_slice(&outgoing.xid.0),
+        branch: call.branch.into(),
+        operation: names::operation_number(call.operation).into(),
+        tried: has(branch, Operation::Try),
+        action: branch.action.clone(),
+        request: branch.request.clone(),
+        attempt: call.attempt,
+        not_after_ms: call.not_after.0,
+        traceparent: outgoing.plan.traceparent.clone(),
+    }
+}
+
+/// Only the participant's own words make a reply; nothing at all is unknown.
+fn parse(reply: Option<pb::Reply>) -> (Reply, Words) {
+    let words = |reason: String| Words { reason, ..Words::default() };
+    match reply.and_then(|reply| reply.answer) {
+        Some(pb::reply::Answer::Done(result)) => (Reply::Done, Words { result, reason: String::new() }),
+        Some(pb::reply::Answer::Refused(reason)) => (Reply::Refused, words(reason)),
+        Some(pb::reply::Answer::NotNowMs(delay_ms)) => (Reply::NotNow { delay_ms }, Words::default()),
+        Some(pb::reply::Answer::Unknown(reason)) => (Reply::Unknown, words(reason)),
+        None => (Reply::Unknown, words("the participant did not answer".into())),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Caller for Sessions {
+    fn call(&mut self, call: Outgoing) -> bool {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(service) = inner.services.get_mut(call.service()) else { return false };
+        if service.sessions.is_empty() {
+            return false;
+        }
+        if !service.dirty {
+            service.dirty = true;
+            inner.dirty.push(call.service().to_owned());
+        }
+        service.queue.push_back(call);
+        true
+    }
+
+    fn flush(&mut self) {
+        let mut inner = self.lock();
+        if inner.dirty.is_empty() {
+            return;
+        }
+        let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
+        for name in std::mem::take(&mut inner.dirty) {
+            if let Some(service) = inner.services.get_mut(&name) {
+                service.dirty = false;
+                service.dispatch(now, monotonic);
+            }
+        }
+    }
+
+    fn forget(&mut self, xid: Xid, plan: &Plan, not_after: Timestamp) {
+        let mut inner = self.lock();
+        for (at, branch) in plan.branches.iter().enumerate() {
+            // A service with several branches hears of it once.
+            if plan.branches[..at].iter().any(|before| before.service == branch.service) {
+                continue;
+            }
+            if let Some(service) = inner.services.get_mut(&branch.service) {
+                service.forget.push_back((not_after, xid));
+                if service.forget.len() > limits::FORGET_MAX {
+                    service.forget.pop_front();
+                }
+            }
+        }
+    }
+}

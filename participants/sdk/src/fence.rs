@@ -25,7 +25,14 @@ use crate::context::Context;
 use crate::participant::{Answer, DbTx};
 use crate::xid::Xid;
 
+#[cfg(any(test, feature = "conformance"))]
+#[doc(hidden)]
+pub mod conformance;
 mod guard;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -243,3 +250,6 @@ pub(crate) fn verdict(operation: Operation, tried: bool, found: &Found) -> Verdi
         }
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests;

@@ -5,7 +5,7 @@ use std::future::Future;
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
 use sqlx::{AssertSqlSafe, Database, Pool, SqlStr};
 
-use super::{Entry, Found, Settled};
+use super::{Entry, Found, Settled, State};
 use crate::xid::Xid;
 
 /// The fence's statements. Implemented here only, which seals [`Dialect`](super::Dialect).
@@ -70,12 +70,15 @@ pub(crate) async fn check_table<Db: Sql>(connection: &mut Db::Connection, table:
     Db::execute(connection, sqlx::SqlSafeStr::into_sql_str(sql)).await
 }
 
-/// Bytes as hexadecimal digits, for databases whose JSON holds them so.
-#[cfg(feature = "mysql")]
-pub(super) fn push_hex(text: &mut String, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
+/// A row that the upsert returned.
+pub(super) fn found(xid: &[u8], branch: i64, prev: i64, reply: Option<Vec<u8>>) -> Result<Found, sqlx::Error> {
+    let (Some(xid), Ok(branch)) = (Xid::from_slice(xid), u32::try_from(branch)) else {
+        return Err(sqlx::Error::Decode("a fence row has a key that is not one".into()));
+    };
+    Ok(Found { key: (xid, branch), prev: State::from_number(prev)?, reply })
+}
+
+/// A point in time as databases hold it.
+pub(super) fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }

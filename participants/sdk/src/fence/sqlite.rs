@@ -7,7 +7,8 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Pool, Row as _, SqlStr, Sqlite, SqliteConnection};
 
-use super::{Dialect, Entry, Found, Settled, Sql, State};
+use super::sql::{found, signed};
+use super::{Dialect, Entry, Found, Settled, Sql};
 use crate::xid::Xid;
 
 /// Durable at every commit, and quick besides.
@@ -65,23 +66,8 @@ impl Sql for Sqlite {
         }
         numbers.push(']');
         let not_after = entries.iter().map(|entry| entry.not_after_ms).min().unwrap_or(0);
-        let rows = sqlx::query(SQL)
-            .bind(xids)
-            .bind(numbers)
-            .bind(i64::try_from(not_after).unwrap_or(i64::MAX))
-            .fetch_all(connection)
-            .await?;
-        rows.iter()
-            .map(|row| {
-                let xid = Xid::from_slice(row.try_get(0)?);
-                let branch = u32::try_from(row.try_get::<i64, _>(1)?);
-                let (Some(xid), Ok(branch)) = (xid, branch) else {
-                    return Err(sqlx::Error::Decode("a fence row has a key that is not one".into()));
-                };
-                let prev = State::from_number(row.try_get(2)?)?;
-                Ok(Found { key: (xid, branch), prev, reply: row.try_get(3)? })
-            })
-            .collect()
+        let rows = sqlx::query(SQL).bind(xids).bind(numbers).bind(signed(not_after)).fetch_all(connection).await?;
+        rows.iter().map(|row| found(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)).collect()
     }
 
     async fn settle(connection: &mut SqliteConnection, rows: &[Settled]) -> Result<(), sqlx::Error> {
@@ -100,7 +86,8 @@ impl Sql for Sqlite {
             let reply = row.reply.as_deref().unwrap_or_default();
             let comma = if items.is_empty() { '[' } else { ',' };
             let (offset, length, branch, state) = (bytes.len() + 1, reply.len(), row.key.1, row.state as u8);
-            write!(items, "{comma}[{offset},{length},{branch},{state}]").map_err(|e| sqlx::Error::Encode(e.into()))?;
+            // Writing to a String never fails.
+            let _ = write!(items, "{comma}[{offset},{length},{branch},{state}]");
             bytes.extend_from_slice(row.key.0.as_bytes());
             bytes.extend_from_slice(reply);
         }
@@ -111,15 +98,13 @@ impl Sql for Sqlite {
     async fn floor(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
         const SQL: &str = "-- fence_floor
             SELECT floor_ms FROM tercet_fence_meta";
-        let floor: i64 = sqlx::query_scalar(SQL).fetch_one(connection).await?;
-        Ok(floor.unsigned_abs())
+        sqlx::query_scalar(SQL).fetch_one(connection).await.map(i64::unsigned_abs)
     }
 
     async fn raise_floor(connection: &mut SqliteConnection, floor_ms: u64) -> Result<(), sqlx::Error> {
         const SQL: &str = "-- fence_raise_floor
             UPDATE tercet_fence_meta SET floor_ms = $1 WHERE floor_ms < $1";
-        let floor = i64::try_from(floor_ms).unwrap_or(i64::MAX);
-        sqlx::query(SQL).bind(floor).execute(connection).await.map(|_| ())
+        sqlx::query(SQL).bind(signed(floor_ms)).execute(connection).await.map(|_| ())
     }
 
     async fn forget(connection: &mut SqliteConnection, xids: &[Xid]) -> Result<(), sqlx::Error> {

@@ -1,0 +1,162 @@
+//! The fence on MariaDB and MySQL: rows as one JSON array, binary values in hexadecimal digits.
+
+use std::fmt::Write as _;
+
+use futures_util::TryStreamExt as _;
+use sqlx::mysql::{MySqlDatabaseError, MySqlPoolOptions, MySqlRow};
+use sqlx::{ConnectOptions as _, Either, Executor, MySql, MySqlConnection, Pool, Row as _, SqlStr};
+
+use super::sql::{found, signed};
+use super::{Dialect, Entry, Found, Settled, Sql, State};
+use crate::xid::Xid;
+
+impl Dialect for MySql {
+    async fn open(url: &str) -> Result<Pool<Self>, sqlx::Error> {
+        MySqlPoolOptions::new().connect(url).await
+    }
+}
+
+impl Sql for MySql {
+    const WRITERS: usize = 16;
+    const BEGIN: Option<&'static str> = None;
+    const SCHEMA: &'static str = include_str!("../../../../sql/fence/mysql/0001_fence.sql");
+
+    async fn connect(pool: &Pool<Self>) -> Result<MySqlConnection, sqlx::Error> {
+        pool.connect_options().connect().await
+    }
+
+    async fn execute(connection: &mut MySqlConnection, sql: SqlStr) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(sql).execute(connection).await.map(|_| ())
+    }
+
+    async fn fence_id(connection: &mut MySqlConnection) -> Result<[u8; 16], sqlx::Error> {
+        const SQL: &str = "-- fence_id
+            SELECT fence_id FROM tercet_fence_meta";
+        let id: Vec<u8> = sqlx::query_scalar(SQL).fetch_one(connection).await?;
+        id.try_into().map_err(|_| sqlx::Error::Decode("a fence id is 16 bytes".into()))
+    }
+
+    async fn enter(connection: &mut MySqlConnection, entries: &[Entry]) -> Result<Vec<Found>, sqlx::Error> {
+        // Assignments go left to right, so prev first. What stands between /*M! and */ is read by MariaDB alone, since
+        // MySQL can not return rows from an INSERT: it is asked for them afterwards.
+        const SQL: &str = "-- fence_enter
+            INSERT INTO tercet_fence (xid, branch, state)
+            SELECT UNHEX(j.xid), j.branch, j.wanted
+            FROM JSON_TABLE(?, '$[*]' COLUMNS (
+                xid CHAR(32) PATH '$[0]', branch BIGINT PATH '$[1]', wanted SMALLINT PATH '$[2]')) AS j
+            WHERE (SELECT floor_ms FROM tercet_fence_meta) < ?
+            ON DUPLICATE KEY UPDATE prev = tercet_fence.state,
+                state = IF(tercet_fence.state = 1 AND VALUES(state) IN (2, 3), VALUES(state), tercet_fence.state)
+            /*M! RETURNING xid, branch, prev, reply */";
+        let items = json(entries.iter().map(|entry| (entry.key(), entry.wanted, None)));
+        let not_after = entries.iter().map(|entry| entry.not_after_ms).min().unwrap_or(0);
+        let mut rows = Vec::with_capacity(entries.len());
+        let mut affected = 0;
+        let query = sqlx::query(SQL).bind(items.as_str()).bind(signed(not_after));
+        let mut results = Executor::fetch_many(&mut *connection, query);
+        while let Some(result) = results.try_next().await? {
+            match result {
+                Either::Left(done) => affected += done.rows_affected(),
+                Either::Right(row) => rows.push(read(&row)?),
+            }
+        }
+        drop(results);
+        // A row that is there and as wanted counts too, since sqlx asks for found rows.
+        if rows.is_empty() && affected > 0 {
+            rows = read_back(connection, &items).await?;
+        }
+        Ok(rows)
+    }
+
+    async fn settle(connection: &mut MySqlConnection, rows: &[Settled]) -> Result<(), sqlx::Error> {
+        // STRAIGHT_JOIN, so that only the rows named are read and locked.
+        const KEEP: &str = "-- fence_settle
+            UPDATE JSON_TABLE(?, '$[*]' COLUMNS (
+                xid CHAR(32) PATH '$[0]', branch BIGINT PATH '$[1]', state SMALLINT PATH '$[2]',
+                reply VARCHAR(8194) PATH '$[3]')) AS j
+            STRAIGHT_JOIN tercet_fence AS f ON f.xid = UNHEX(j.xid) AND f.branch = j.branch
+            SET f.state = j.state, f.reply = COALESCE(UNHEX(j.reply), f.reply)";
+        const DELETE: &str = "-- fence_unsettle
+            DELETE f FROM JSON_TABLE(?, '$[*]' COLUMNS (xid CHAR(32) PATH '$[0]', branch BIGINT PATH '$[1]')) AS j
+            STRAIGHT_JOIN tercet_fence AS f ON f.xid = UNHEX(j.xid) AND f.branch = j.branch";
+        let (gone, kept): (Vec<&Settled>, Vec<_>) = rows.iter().partition(|row| row.state == State::None);
+        for (sql, rows) in [(KEEP, kept), (DELETE, gone)] {
+            if !rows.is_empty() {
+                let items = json(rows.into_iter().map(|row| (row.key, row.state, row.reply.as_deref())));
+                sqlx::query(sql).bind(items).execute(&mut *connection).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn floor(connection: &mut MySqlConnection) -> Result<u64, sqlx::Error> {
+        // Not from the snapshot of the transaction, in which it may be lower.
+        const SQL: &str = "-- fence_floor
+            SELECT floor_ms FROM tercet_fence_meta LOCK IN SHARE MODE";
+        sqlx::query_scalar(SQL).fetch_one(connection).await.map(i64::unsigned_abs)
+    }
+
+    async fn raise_floor(connection: &mut MySqlConnection, floor_ms: u64) -> Result<(), sqlx::Error> {
+        const SQL: &str = "-- fence_raise_floor
+            UPDATE tercet_fence_meta SET floor_ms = GREATEST(floor_ms, ?)";
+        sqlx::query(SQL).bind(signed(floor_ms)).execute(connection).await.map(|_| ())
+    }
+
+    async fn forget(connection: &mut MySqlConnection, xids: &[Xid]) -> Result<(), sqlx::Error> {
+        const SQL: &str = "-- fence_forget
+            DELETE f FROM JSON_TABLE(?, '$[*]' COLUMNS (xid CHAR(32) PATH '$[0]')) AS j
+            STRAIGHT_JOIN tercet_fence AS f ON f.xid = UNHEX(j.xid)";
+        let items = json(xids.iter().map(|xid| ((*xid, 0), State::None, None)));
+        sqlx::query(SQL).bind(items).execute(connection).await.map(|_| ())
+    }
+
+    fn is_conflict(error: &sqlx::Error) -> bool {
+        // Lock wait timeout, deadlock, record changed since last read.
+        let number = error.as_database_error().and_then(|e| e.try_downcast_ref::<MySqlDatabaseError>());
+        number.is_some_and(|e| matches!(e.number(), 1205 | 1213 | 1020))
+    }
+}
+
+/// The rows of the upsert, which hold its locks already.
+async fn read_back(connection: &mut MySqlConnection, items: &str) -> Result<Vec<Found>, sqlx::Error> {
+    const SQL: &str = "-- fence_read_back
+        SELECT f.xid, f.branch, f.prev, f.reply
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (xid CHAR(32) PATH '$[0]', branch BIGINT PATH '$[1]')) AS j
+        STRAIGHT_JOIN tercet_fence AS f ON f.xid = UNHEX(j.xid) AND f.branch = j.branch
+        FOR UPDATE";
+    let rows = sqlx::query(SQL).bind(items).fetch_all(connection).await?;
+    rows.iter().map(read).collect()
+}
+
+fn read(row: &MySqlRow) -> Result<Found, sqlx::Error> {
+    found(row.try_get(0)?, row.try_get(1)?, row.try_get::<i16, _>(2)?.into(), row.try_get(3)?)
+}
+
+type Item<'a> = ((Xid, u32), State, Option<&'a [u8]>);
+
+/// `[["xid", branch, state, "reply"], …]`.
+fn json<'a>(items: impl Iterator<Item = Item<'a>>) -> String {
+    let mut text = String::new();
+    for ((xid, branch), state, reply) in items {
+        text.push_str(if text.is_empty() { "[[\"" } else { ",[\"" });
+        push_hex(&mut text, xid.as_bytes());
+        // Writing to a String never fails.
+        let _ = write!(text, "\",{branch},{}", state as u8);
+        if let Some(reply) = reply {
+            text.push_str(",\"");
+            push_hex(&mut text, reply);
+            text.push('"');
+        }
+        text.push(']');
+    }
+    text.push(']');
+    text
+}
+
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+}

@@ -1,0 +1,103 @@
+//! The fence on PostgreSQL: rows as arrays.
+
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{ConnectOptions as _, PgConnection, Pool, Postgres, Row as _, SqlStr};
+
+use super::sql::{found, signed};
+use super::{Dialect, Entry, Found, Settled, Sql};
+use crate::xid::Xid;
+
+impl Dialect for Postgres {
+    async fn open(url: &str) -> Result<Pool<Self>, sqlx::Error> {
+        PgPoolOptions::new().connect(url).await
+    }
+}
+
+impl Sql for Postgres {
+    const WRITERS: usize = 16;
+    const BEGIN: Option<&'static str> = None;
+    const SCHEMA: &'static str = include_str!("../../../../sql/fence/postgres/0001_fence.sql");
+
+    async fn connect(pool: &Pool<Self>) -> Result<PgConnection, sqlx::Error> {
+        pool.connect_options().connect().await
+    }
+
+    async fn execute(connection: &mut PgConnection, sql: SqlStr) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(sql).execute(connection).await.map(|_| ())
+    }
+
+    async fn fence_id(connection: &mut PgConnection) -> Result<[u8; 16], sqlx::Error> {
+        const SQL: &str = "-- fence_id
+            SELECT fence_id FROM tercet_fence_meta";
+        let id: Vec<u8> = sqlx::query_scalar(SQL).fetch_one(connection).await?;
+        id.try_into().map_err(|_| sqlx::Error::Decode("a fence id is 16 bytes".into()))
+    }
+
+    async fn enter(connection: &mut PgConnection, entries: &[Entry]) -> Result<Vec<Found>, sqlx::Error> {
+        // In the order of the key, so that two batches never wait for each other.
+        const SQL: &str = "-- fence_enter
+            INSERT INTO tercet_fence AS f (xid, branch, state)
+            SELECT u.xid, u.branch, u.wanted
+            FROM unnest($1::bytea[], $2::bigint[], $3::smallint[]) AS u (xid, branch, wanted)
+            WHERE (SELECT floor_ms FROM tercet_fence_meta) < $4
+            ORDER BY u.xid, u.branch
+            ON CONFLICT (xid, branch) DO UPDATE SET prev = f.state,
+                state = CASE WHEN f.state = 1 AND excluded.state IN (2, 3) THEN excluded.state ELSE f.state END
+            RETURNING f.xid, f.branch, f.prev, f.reply";
+        let xids: Vec<&[u8]> = entries.iter().map(|entry| &entry.xid.as_bytes()[..]).collect();
+        let branches: Vec<i64> = entries.iter().map(|entry| entry.branch.into()).collect();
+        let wanted: Vec<i16> = entries.iter().map(|entry| entry.wanted as i16).collect();
+        let not_after = entries.iter().map(|entry| entry.not_after_ms).min().unwrap_or(0);
+        let rows = sqlx::query(SQL)
+            .bind(xids)
+            .bind(branches)
+            .bind(wanted)
+            .bind(signed(not_after))
+            .fetch_all(connection)
+            .await?;
+        rows.iter()
+            .map(|row| found(row.try_get(0)?, row.try_get(1)?, row.try_get::<i16, _>(2)?.into(), row.try_get(3)?))
+            .collect()
+    }
+
+    async fn settle(connection: &mut PgConnection, rows: &[Settled]) -> Result<(), sqlx::Error> {
+        const SQL: &str = "-- fence_settle
+            WITH s AS (
+                SELECT u.xid, u.branch, u.state, u.reply
+                FROM unnest($1::bytea[], $2::bigint[], $3::smallint[], $4::bytea[]) AS u (xid, branch, state, reply)
+            ), gone AS (
+                DELETE FROM tercet_fence AS f USING s WHERE f.xid = s.xid AND f.branch = s.branch AND s.state = 0
+            )
+            UPDATE tercet_fence AS f SET state = s.state, reply = coalesce(s.reply, f.reply)
+            FROM s WHERE f.xid = s.xid AND f.branch = s.branch AND s.state > 0";
+        let xids: Vec<&[u8]> = rows.iter().map(|row| &row.key.0.as_bytes()[..]).collect();
+        let branches: Vec<i64> = rows.iter().map(|row| row.key.1.into()).collect();
+        let states: Vec<i16> = rows.iter().map(|row| row.state as i16).collect();
+        let replies: Vec<Option<&[u8]>> = rows.iter().map(|row| row.reply.as_deref()).collect();
+        sqlx::query(SQL).bind(xids).bind(branches).bind(states).bind(replies).execute(connection).await.map(|_| ())
+    }
+
+    async fn floor(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+        const SQL: &str = "-- fence_floor
+            SELECT floor_ms FROM tercet_fence_meta";
+        sqlx::query_scalar(SQL).fetch_one(connection).await.map(i64::unsigned_abs)
+    }
+
+    async fn raise_floor(connection: &mut PgConnection, floor_ms: u64) -> Result<(), sqlx::Error> {
+        const SQL: &str = "-- fence_raise_floor
+            UPDATE tercet_fence_meta SET floor_ms = $1 WHERE floor_ms < $1";
+        sqlx::query(SQL).bind(signed(floor_ms)).execute(connection).await.map(|_| ())
+    }
+
+    async fn forget(connection: &mut PgConnection, xids: &[Xid]) -> Result<(), sqlx::Error> {
+        const SQL: &str = "-- fence_forget
+            DELETE FROM tercet_fence WHERE xid = ANY($1::bytea[])";
+        let xids: Vec<&[u8]> = xids.iter().map(|xid| &xid.as_bytes()[..]).collect();
+        sqlx::query(SQL).bind(xids).execute(connection).await.map(|_| ())
+    }
+
+    fn is_conflict(error: &sqlx::Error) -> bool {
+        // deadlock_detected, serialization_failure.
+        error.as_database_error().and_then(|e| e.code()).is_some_and(|code| matches!(&*code, "40P01" | "40001"))
+    }
+}

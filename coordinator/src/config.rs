@@ -18,7 +18,7 @@ pub enum LogFormat {
 #[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Where initiators, participants and operators connect.
-    #[arg(long, env = "TERCET_LISTEN", default_value = "127.0.0.1:7400")]
+    #[arg(long, env = "TERCET_LISTEN", default_value = "127.0.0.1:7070")]
     pub listen: SocketAddr,
 
     /// Where Prometheus scrapes /metrics; leave it out for none.

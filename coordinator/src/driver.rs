@@ -231,7 +231,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     fn finish(&mut self, xid: Xid, commit: bool, (wait, answer): (Waits, Answer), now: Timestamp) {
         let Some(slot) = self.slots.get_mut(&xid) else { return answer.send(Err(Error::NotHere)) };
         let tx = &slot.live.tx;
-        if commit && !tx.manual && !slot.live.plan.branches.first().is_some_and(|branch| asks(branch)) {
+        if commit && !tx.manual && !slot.live.plan.branches.first().is_some_and(asks) {
             return answer.send(Err(Error::Declared));
         }
         slot.waiters.push(Waiter::View { wait, answer, repeated: false });
@@ -241,10 +241,10 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     /// Takes up a transaction that was read from the store, unless it is here already.
     fn adopt(&mut self, mut live: Live, event: Event, now: Timestamp) {
         let xid = live.tx.xid;
-        if !self.slots.contains_key(&xid) {
+        self.slots.entry(xid).or_insert_with(|| {
             live.tx.recover();
-            self.slots.insert(xid, Box::new(Slot::new(live, 0)));
-        }
+            Box::new(Slot::new(live, 0))
+        });
         self.take(Input::Wake { xid, event }, now);
     }
 

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod live;
 pub mod metrics;
 pub mod names;
+pub mod node;
 pub mod plan;
 pub mod request;
 pub mod scanner;
@@ -22,10 +23,8 @@ pub mod writer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tercet_core::Event;
 use tercet_proto::admin::v1::admin_server::AdminServer;
 use tercet_proto::coordinator::v1::coordinator_server::CoordinatorServer;
 use tercet_proto::participant::v1::sessions_server::SessionsServer;
@@ -33,17 +32,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tonic::transport::server::{Router, Server, TcpIncoming};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{BEAT_MS, Config, LEASE_MS};
-use crate::driver::{Driver, Gauges, Settings};
-use crate::live::Live;
-use crate::request::Input;
+use crate::config::{Config, LEASE_MS};
+use crate::driver::{Driver, Settings};
 use crate::scanner::Scanner;
 use crate::session::Sessions;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Owner, Purge, Store};
+use crate::store::{Owner, Store};
 
 /// Why a coordinator did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -118,15 +115,15 @@ pub async fn serve<S: Store>(
     let scanner = Scanner {
         store: Arc::clone(&store),
         clock: clock.clone(),
-        sessions: sessions.clone(),
+        services: connected(&sessions),
         inbox: inbox.clone(),
         gauges: Arc::clone(&gauges),
         settings,
     };
     work.spawn(scanner.run(tick));
-    work.spawn(purge(Arc::clone(&store), clock.clone(), config.clone()));
+    work.spawn(node::purge(Arc::clone(&store), clock.clone(), config.retention_seconds, config.retention_max));
     let (superseded, mut ended) = oneshot::channel();
-    let node = Node {
+    let node = node::Node {
         store: Arc::clone(&store),
         clock: clock.clone(),
         inbox: inbox.clone(),
@@ -167,16 +164,27 @@ pub async fn serve<S: Store>(
         tokio::select! {
             // Participants answer through the server, so it goes on meanwhile.
             _ = &mut server => {}
-            finished = tokio::time::timeout(grace, &mut driven) => match finished {
-                Ok(_) => info!("stopped: nothing is left under way"),
-                Err(_) => warn!("stopped: what is left is due at the next start"),
-            },
+            finished = tokio::time::timeout(grace, &mut driven) => stopped(finished.is_ok()),
         }
     }
     driven.abort();
     // It only ticks; there is nothing to save.
     drop(schedule.shutdown().await);
     result
+}
+
+fn stopped(all: bool) {
+    if all {
+        info!("stopped: nothing is left under way");
+    } else {
+        warn!("stopped: what is left is due at the next start");
+    }
+}
+
+/// Whom the scanner may call at all.
+fn connected(sessions: &Sessions) -> scanner::Services {
+    let sessions = sessions.clone();
+    Box::new(move || sessions.connected())
 }
 
 async fn router<S: Store>(
@@ -200,98 +208,4 @@ async fn router<S: Store>(
         .add_service(AdminServer::new(admin))
         .add_service(health_service)
         .add_service(reflection)
-}
-
-/// Keeps the node alive and takes up what nobody drives.
-struct Node<S> {
-    store: Arc<S>,
-    clock: SystemClock,
-    inbox: mpsc::Sender<Input>,
-    gauges: Arc<Gauges>,
-    settings: Settings,
-}
-
-impl<S: Store> Node<S> {
-    async fn run(self, superseded: oneshot::Sender<store::Error>) {
-        let owner = self.settings.owner;
-        // Everything that an older start of this node owned is due at once; what other nodes lose, when their lease lapses.
-        self.take_up().await;
-        loop {
-            tokio::time::sleep(Duration::from_millis(BEAT_MS)).await;
-            metrics::live(self.gauges.live.load(Ordering::Relaxed));
-            match self.store.beat(owner.node, Some(owner.epoch), LEASE_MS).await {
-                Ok(beat) => {
-                    self.clock.raise(beat.now);
-                    metrics::compensations(beat.pending, beat.failed);
-                    let end = writer::lease_end(beat.now, LEASE_MS);
-                    if self.inbox.send(Input::Lease { end }).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error @ store::Error::Superseded { .. }) => {
-                    error!(error = &error as &dyn std::error::Error, "another start of this node has taken over");
-                    drop(superseded.send(error));
-                    return;
-                }
-                Err(error) => warn!(error = &error as &dyn std::error::Error, "the lease was not renewed"),
-            }
-            self.take_up().await;
-        }
-    }
-
-    async fn take_up(&self) {
-        loop {
-            let records = match self.store.claim_orphans(self.settings.owner, limits::ORPHANS_MAX).await {
-                Ok(records) => records,
-                Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "could not look for what nobody drives");
-                    return;
-                }
-            };
-            if !records.is_empty() {
-                info!(transactions = records.len(), "taking up what nobody drives");
-            }
-            let last = records.len() < limits::ORPHANS_MAX as usize;
-            for record in records {
-                match Live::decode(&record) {
-                    Ok(live) => {
-                        let input = Input::Adopt { live: Box::new(live), event: Event::Woken };
-                        if self.inbox.send(input).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => error!(xid = %record.xid, error = &error as &dyn std::error::Error, "not taken up"),
-                }
-            }
-            if last {
-                return;
-            }
-        }
-    }
-}
-
-/// Deletes what has ended long enough ago, a little at a time.
-async fn purge<S: Store>(store: Arc<S>, clock: SystemClock, config: Config) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let older_than = clock.now().0.saturating_sub(config.retention_seconds.saturating_mul(1_000));
-        let request = Purge {
-            older_than: tercet_core::Timestamp(older_than),
-            keep_max: config.retention_max,
-            limit: limits::PURGE_ROWS_MAX,
-        };
-        loop {
-            match store.purge(request).await {
-                Ok(deleted) if deleted >= u64::from(limits::PURGE_ROWS_MAX) => {
-                    // Between two of these the writer gets its turn.
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                Ok(_) => break,
-                Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "purge; again in a second");
-                    break;
-                }
-            }
-        }
-    }
 }

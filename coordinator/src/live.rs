@@ -214,7 +214,7 @@ impl Live {
             owner: wake_at.map(|_| owner),
             wake_at,
             state: self.encode_state(),
-            keys: business_keys(new.into_iter()).collect(),
+            keys: business_keys(new).collect(),
             compensations: self.compensations(effects, now),
         }
     }

@@ -15,12 +15,14 @@ use crate::clock::Clock;
 use crate::driver::{Gauges, Settings};
 use crate::live::Live;
 use crate::request::Input;
-use crate::session::Sessions;
 use crate::store::{ClaimCompensations, Compensation, Lookup, Store};
 use crate::{limits, metrics};
 
 /// How long a claimed row is nobody else's. An attempt is over by then, or is repeated.
 const LEASE_MS: u64 = 30_000;
+
+/// Tells which services can be called at the moment.
+pub type Services = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// Everything a scan needs.
 pub struct Scanner<S, K> {
@@ -29,7 +31,7 @@ pub struct Scanner<S, K> {
     /// The store's time.
     pub clock: K,
     /// Who can be called at all: rows of other services stay where they are.
-    pub sessions: Sessions,
+    pub services: Services,
     /// The driver.
     pub inbox: mpsc::Sender<Input>,
     /// How full the driver is.
@@ -71,7 +73,7 @@ impl<S: Store, K: Clock> Scanner<S, K> {
 
     /// Claims what is due and wakes it; says how many rows that were.
     async fn scan(&self) -> Result<usize, crate::store::Error> {
-        let services = self.sessions.connected();
+        let services = (self.services)();
         if services.is_empty() {
             return Ok(0);
         }

@@ -61,10 +61,9 @@ fn exporter(config: &Config) -> anyhow::Result<()> {
 }
 
 async fn shutdown() {
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(terminate) => terminate,
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         // Without the signal only SIGKILL is left, and that is safe.
-        Err(_) => return std::future::pending().await,
+        return std::future::pending().await;
     };
     tokio::select! {
         _ = terminate.recv() => {}

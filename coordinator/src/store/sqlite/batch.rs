@@ -404,5 +404,5 @@ fn idempotency_key(write: &Write) -> Option<&str> {
 /// Whether SQLite (by its extended result code) blames a row's content: too big, a constraint, a wrong type.
 fn is_of_content(code: Option<&str>) -> bool {
     let code = code.and_then(|code| code.parse::<u32>().ok());
-    code.is_some_and(|code| matches!(code & 0xff, 18 | 19 | 20))
+    code.is_some_and(|code| matches!(code & 0xff, 18..=20))
 }

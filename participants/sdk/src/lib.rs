@@ -3,6 +3,7 @@
 pub mod action;
 pub mod batch;
 pub mod bootstrap;
+pub mod client;
 mod clock;
 pub mod context;
 pub mod fence;

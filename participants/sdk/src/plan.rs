@@ -72,7 +72,7 @@ pub struct InvalidField {
 }
 
 impl InvalidField {
-    fn new(field: impl Into<String>, limit: impl Into<String>) -> Self {
+    pub(crate) fn new(field: impl Into<String>, limit: impl Into<String>) -> Self {
         Self { field: field.into(), limit: limit.into() }
     }
 }

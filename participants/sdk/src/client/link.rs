@@ -1,0 +1,126 @@
+//! The connections to the coordinators, and the repeats on them.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::error::retry_after;
+use crate::plan::InvalidField;
+use crate::retry::reconnect_delays;
+
+/// A coordinator, to be called.
+pub(super) type Coordinator = CoordinatorClient<Channel>;
+
+/// One connection leaves both ends waiting for each other in turn; more than two gain nothing.
+const CHANNELS: usize = 2;
+/// Above what a stream's batch of the largest results takes.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// All coordinators, of which one is spoken to at a time.
+pub(super) struct Link {
+    addresses: Vec<[Coordinator; CHANNELS]>,
+    current: AtomicUsize,
+    turn: AtomicUsize,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("addresses", &self.addresses.len()).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Begins with the address that a random number picks, so that many clients spread over the coordinators.
+    pub(super) fn new<A: AsRef<str>>(
+        addresses: impl IntoIterator<Item = A>,
+        random: u64,
+    ) -> Result<Self, InvalidField> {
+        let addresses = addresses.into_iter().enumerate().map(|(at, address)| open(at, address.as_ref()));
+        let addresses: Vec<_> = addresses.collect::<Result<_, _>>()?;
+        if addresses.is_empty() {
+            return Err(InvalidField::new("addresses", "at least one"));
+        }
+        let current = usize::try_from(random % addresses.len() as u64).unwrap_or_default();
+        Ok(Self { addresses, current: AtomicUsize::new(current), turn: AtomicUsize::new(0) })
+    }
+
+    /// The coordinator to call now, and its place for [`Link::leave`].
+    pub(super) fn pick(&self) -> (usize, Coordinator) {
+        let at = self.current.load(Ordering::Relaxed);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        (at, self.addresses[at][turn % CHANNELS].clone())
+    }
+
+    /// The coordinator at this place did not answer: the next call goes to the next one.
+    pub(super) fn leave(&self, at: usize) {
+        let next = (at + 1) % self.addresses.len();
+        // Another task may have moved on already; then this one's news are old.
+        let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Calls, and calls again while the coordinator was not reached or is overloaded. Only for requests that may be repeated.
+    pub(super) async fn call<Q, A, F>(
+        &self,
+        request: Q,
+        timeout: Duration,
+        send: impl Fn(Coordinator, tonic::Request<Q>) -> F,
+    ) -> Result<A, Status>
+    where
+        Q: Clone,
+        F: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let deadline = Instant::now() + timeout;
+        let mut delays = reconnect_delays();
+        loop {
+            let (at, coordinator) = self.pick();
+            let mut attempt = tonic::Request::new(request.clone());
+            attempt.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            let answer = tokio::time::timeout_at(deadline, send(coordinator, attempt)).await;
+            let status = match answer {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => return Err(Status::deadline_exceeded("no answer within the time-out")),
+            };
+            let delay = if is_lost(&status) {
+                self.leave(at);
+                delays.next()
+            } else {
+                retry_after(&status)
+            };
+            // The status at hand says more than that the time was up.
+            let Some(again_at) = delay.map(|delay| Instant::now() + delay).filter(|at| *at < deadline) else {
+                return Err(status);
+            };
+            tokio::time::sleep_until(again_at).await;
+        }
+    }
+}
+
+/// The coordinator was not reached, went away before it answered, or is about to leave.
+pub(super) fn is_lost(status: &Status) -> bool {
+    // A status that was made here, not there, carries what it was made from.
+    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+}
+
+fn open(at: usize, address: &str) -> Result<[Coordinator; CHANNELS], InvalidField> {
+    let invalid = || InvalidField::new(format!("addresses[{at}]"), "host:port or http://host:port");
+    let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let endpoint = Endpoint::from_shared(address).map_err(|_| invalid())?;
+    if endpoint.uri().scheme_str() != Some("http") {
+        return Err(invalid());
+    }
+    let endpoint = endpoint
+        .connect_timeout(Duration::from_secs(2))
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(3))
+        .keep_alive_while_idle(true);
+    Ok(std::array::from_fn(|_| {
+        CoordinatorClient::new(endpoint.connect_lazy()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }))
+}

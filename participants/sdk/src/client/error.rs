@@ -105,9 +105,8 @@ fn invalid_field(status: &tonic::Status) -> InvalidField {
     }
 }
 
-/// `google.rpc.ErrorInfo` with reason `ALREADY_DECIDED` holds the `Status` under `status`, by its name on the wire.
+/// `google.rpc.ErrorInfo` with reason `ALREADY_DECIDED` holds where the transaction stands under `status`.
 fn decided_status(status: &tonic::Status) -> Option<Status> {
     let info = status.get_details_error_info().filter(|info| info.reason == "ALREADY_DECIDED")?;
-    let name = info.metadata.get("status")?;
-    Status::from_wire(tercet_proto::coordinator::v1::Status::from_str_name(name)?)
+    Status::from_name(info.metadata.get("status")?)
 }

@@ -522,7 +522,7 @@ fn a_status_becomes_the_callers_reaction() {
         let metadata = [("status".to_owned(), name.to_owned())];
         ErrorDetails::with_error_info("ALREADY_DECIDED", "tercet", std::collections::HashMap::from(metadata))
     };
-    let already = told(Code::FailedPrecondition, decided("STATUS_CANCELLING"));
+    let already = told(Code::FailedPrecondition, decided("cancelling"));
     assert!(matches!(already, Error::AlreadyDecided { status: Status::Cancelling }));
     assert!(matches!(told(Code::FailedPrecondition, decided("what")), Error::Denied { .. }));
     assert!(

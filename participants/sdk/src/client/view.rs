@@ -35,6 +35,23 @@ impl Status {
         }
     }
 
+    /// From the name that [`fmt::Display`] gives it.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        [Self::Trying, Self::Confirming, Self::Cancelling, Self::Confirmed, Self::Cancelled]
+            .into_iter()
+            .find(|status| status.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Trying => "trying",
+            Self::Confirming => "confirming",
+            Self::Cancelling => "cancelling",
+            Self::Confirmed => "confirmed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// How it ends; `None` while that is open.
     pub fn outcome(self) -> Option<Outcome> {
         match self {
@@ -47,13 +64,7 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Trying => "trying",
-            Self::Confirming => "confirming",
-            Self::Cancelling => "cancelling",
-            Self::Confirmed => "confirmed",
-            Self::Cancelled => "cancelled",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -15,7 +15,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite};
 use tercet_core::{Timestamp, Xid};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 
 use self::batch::Writer;
 use super::{
@@ -56,18 +56,6 @@ const CLAIM_COMPENSATIONS: &str = "-- claim_compensations
             WHERE service = wanted.value AND status = 0 AND next_retry_time <= $5 AND lease_until <= $5
             ORDER BY next_retry_time LIMIT $6))";
 
-const PURGE: &str = "BEGIN IMMEDIATE;
-    -- purge_keys
-    DELETE FROM tx_key WHERE xid IN (
-        SELECT xid FROM tx WHERE ended_at < $1 ORDER BY ended_at, rowid LIMIT $2);
-    -- purge_compensations
-    DELETE FROM compensation_log WHERE xid IN (
-        SELECT xid FROM tx WHERE ended_at < $1 ORDER BY ended_at, rowid LIMIT $2);
-    -- purge
-    DELETE FROM tx WHERE rowid IN (
-        SELECT rowid FROM tx WHERE ended_at < $1 ORDER BY ended_at, rowid LIMIT $2);
-    COMMIT;";
-
 /// A [`Store`] in one SQLite file.
 pub struct SqliteStore {
     path: PathBuf,
@@ -97,7 +85,7 @@ impl SqliteStore {
             .max_connections(2)
             .idle_timeout(Duration::from_secs(60))
             .connect_lazy_with(options.read_only(true).pragma("cache_size", "-512"));
-        let writer = Mutex::new(Writer::new(connection));
+        let writer = Mutex::new(Writer::new(connection).await.map_err(blame)?);
         Ok(Self { path: path.to_owned(), clock: Box::new(clock), writer, readers })
     }
 
@@ -106,16 +94,7 @@ impl SqliteStore {
     pub async fn close(self) -> Result<(), Error> {
         self.readers.close().await;
         let Self { path, writer, .. } = self;
-        let mut writer = writer.into_inner();
-        let settled = writer.settle().await;
-        settled.and(writer.connection.close().await).map_err(|error| blame_use(&path, error))
-    }
-
-    /// The writer, with no database transaction open.
-    async fn writer(&self) -> Result<MutexGuard<'_, Writer>, Error> {
-        let mut writer = self.writer.lock().await;
-        writer.settle().await.map_err(|error| self.blame(error))?;
-        Ok(writer)
+        writer.into_inner().connection.close().await.map_err(|error| blame_use(&path, error))
     }
 
     fn blame(&self, error: sqlx::Error) -> Error {
@@ -147,7 +126,7 @@ impl Store for SqliteStore {
     }
 
     async fn claim_orphans(&self, owner: Owner, limit: u32) -> Result<Vec<Record>, Error> {
-        let mut writer = self.writer().await?;
+        let mut writer = self.writer.lock().await;
         let rows = sqlx::query(AssertSqlSafe(format!("{CLAIM_ORPHANS} RETURNING {RECORD}")))
             .bind(i64::from(owner.node))
             .bind(owner.epoch.cast_signed())
@@ -164,7 +143,7 @@ impl Store for SqliteStore {
 
     async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Compensation>, Error> {
         let services = serde_json::Value::from(claim.services).to_string();
-        let mut writer = self.writer().await?;
+        let mut writer = self.writer.lock().await;
         let rows = sqlx::query(AssertSqlSafe(format!("{CLAIM_COMPENSATIONS} RETURNING {COMPENSATION}")))
             .bind(claim.lease_until.0.cast_signed())
             .bind(i64::from(claim.owner.node))
@@ -203,13 +182,14 @@ impl Store for SqliteStore {
             INSERT INTO node (id, epoch, beat_at, lease_until) VALUES ($1, 1, $2, $3)
             ON CONFLICT (id) DO UPDATE
             SET epoch = epoch + 1, beat_at = excluded.beat_at, lease_until = excluded.lease_until
-            RETURNING epoch, (SELECT count(*) FROM compensation_log WHERE status = 0),
-                (SELECT count(*) FROM compensation_log WHERE status = 2)";
+            RETURNING epoch";
         const BEAT: &str = "-- beat
-            UPDATE node SET beat_at = $2, lease_until = $3 WHERE id = $1 AND epoch = $4
-            RETURNING epoch, (SELECT count(*) FROM compensation_log WHERE status = 0),
+            UPDATE node SET beat_at = $2, lease_until = $3 WHERE id = $1 AND epoch = $4 RETURNING epoch";
+        // A million of them take a while to count: not while the writer waits.
+        const COUNT: &str = "-- count_compensations
+            SELECT (SELECT count(*) FROM compensation_log WHERE status = 0),
                 (SELECT count(*) FROM compensation_log WHERE status = 2)";
-        let mut writer = self.writer().await?;
+        let mut writer = self.writer.lock().await;
         let now = self.clock.now();
         let row = sqlx::query(if epoch.is_none() { START } else { BEAT })
             .bind(i64::from(node))
@@ -219,31 +199,19 @@ impl Store for SqliteStore {
             .fetch_all(&mut writer.connection)
             .await
             .map_err(|error| self.blame(error))?;
+        drop(writer);
         let Some(row) = row.first() else {
             return Err(Error::Superseded { node, epoch: epoch.unwrap_or_default() });
         };
-        let column = |at| row.try_get::<i64, usize>(at).map(i64::cast_unsigned).map_err(|error| self.blame(error));
-        Ok(Beat { now, epoch: column(0)?, pending: column(1)?, failed: column(2)? })
+        let counts = sqlx::query(COUNT).fetch_one(&self.readers).await.map_err(|error| self.blame(error))?;
+        let number = |row: &SqliteRow, at| decode_number(row, at).map_err(|error| self.blame(error));
+        Ok(Beat { now, epoch: number(row, 0)?, pending: number(&counts, 0)?, failed: number(&counts, 1)? })
     }
 
     async fn purge(&self, purge: Purge) -> Result<u64, Error> {
-        let mut writer = self.writer().await?;
-        let limit = u64::from(purge.limit);
-        let ended = match writer.ended {
-            Some(ended) => ended,
-            None => count_ended(&mut writer.connection).await.map_err(|error| self.blame(error))?,
-        };
-        // Both rules take from the same end of the same order.
-        let too_many = ended.saturating_sub(purge.keep_max).min(limit);
-        writer.ended = None;
-        writer.unsettled = true;
-        let mut gone = 0;
-        for (before, most) in [(Timestamp::MAX, too_many), (purge.older_than, limit - too_many)] {
-            gone += delete_ended(&mut writer.connection, before, most).await.map_err(|error| self.blame(error))?;
-        }
-        writer.unsettled = false;
-        writer.ended = Some(ended.saturating_sub(gone));
-        Ok(gone)
+        let mut writer = self.writer.lock().await;
+        let gone = writer.purge(purge).await;
+        gone.map_err(|error| self.blame(error))
     }
 }
 
@@ -320,26 +288,6 @@ fn list_sql(query: ListQuery) -> QueryBuilder<Sqlite> {
     }
     sql.push(" ORDER BY ").push(order).push(" DESC LIMIT ").push_bind(i64::from(query.limit));
     sql
-}
-
-async fn count_ended(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
-    const SQL: &str = "-- count_ended
-        SELECT count(*) FROM tx WHERE ended_at IS NOT NULL";
-    Ok(sqlx::query(SQL).fetch_one(connection).await?.try_get::<i64, _>(0)?.cast_unsigned())
-}
-
-/// Deletes up to `limit` transactions that ended before a time, and what belongs to them.
-async fn delete_ended(connection: &mut SqliteConnection, before: Timestamp, limit: u64) -> Result<u64, sqlx::Error> {
-    const FIRST: &str = "-- first_ended
-        SELECT count(*) FROM (
-            SELECT 1 FROM tx WHERE ended_at < $1 LIMIT $2)";
-    let (before, limit) = (before.0.cast_signed(), limit.cast_signed());
-    let counted = sqlx::query(FIRST).bind(before).bind(limit).fetch_one(&mut *connection).await?;
-    let count = counted.try_get::<i64, _>(0)?.cast_unsigned();
-    if count > 0 {
-        sqlx::query(PURGE).bind(before).bind(limit).execute(connection).await?;
-    }
-    Ok(count)
 }
 
 /// A key's kind, as the tables have it, and its text.

@@ -1,30 +1,26 @@
-//! The write path: a whole batch as one string of statements, in one hop to SQLite's thread.
+//! The one connection that writes: batches, and purging.
 //!
-//! All bytes of a batch travel in one blob, and each kind of write is one statement that walks a JSON array of small
-//! numbers (offsets into the blob, lengths, versions). After each such statement a guard compares the number of rows
-//! that changed with the number that should: when some write did not fit, the guard's error leaves the database
-//! transaction open, it is rolled back, and only then is it found out which write that was. So nothing is paid for
-//! that question while all is well.
+//! sqlx pays for every statement with messages between two threads, so a batch is one statement: it is inserted as one
+//! row into a view that holds nothing, and the view's triggers do the work. All bytes of a batch travel in one blob;
+//! each kind of write is one statement that walks a JSON array of small numbers (positions in the blob, lengths,
+//! versions). When fewer rows changed than should, the trigger gives up the whole batch, and only then is it found out
+//! which write did not fit: that question costs nothing while all is well.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use tercet_core::{Timestamp, Xid};
 
 use super::{RECORD, decode_record};
-use crate::store::{Advance, Create, Key, Owner, Record, Write, Written};
+use crate::store::{Advance, Create, Key, Owner, Purge, Record, Write, Written};
 
 /// The one connection that writes.
 pub(super) struct Writer {
     pub(super) connection: SqliteConnection,
-    /// A database transaction may be open: the call that opened it failed, or was dropped.
-    pub(super) unsettled: bool,
     /// Transactions that have ended and are not purged yet; `None`: to be counted.
     pub(super) ended: Option<u64>,
-    statements: [Arc<str>; 1 << PARTS],
 }
 
 /// What became of one attempt to write some of a batch.
@@ -43,71 +39,82 @@ struct Part {
     sifted: bool,
 }
 
-const PARTS: usize = 5;
+/// Of this connection only, and made anew by each, so that they change with this file.
+pub(super) const BATCH: &str = "
+    CREATE TEMP VIEW batch AS SELECT NULL AS bytes, NULL AS creates, NULL AS created, NULL AS steps, NULL AS stepped,
+        NULL AS node, NULL AS epoch, NULL AS advances, NULL AS advanced, NULL AS keys, NULL AS compensations,
+        NULL AS now;
 
-const CREATE: &str = "-- create
-    INSERT INTO tx (xid, version, mode, status, ended_at, node, epoch, wake_at, digest, plan, state, idempotency_key)
-    SELECT substr($1, value->>0, 16), 1, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
-        substr($1, (value->>0) + 16, value->>8), substr($1, (value->>0) + 16 + (value->>8), value->>9),
-        CAST(substr($1, (value->>0) + 16 + (value->>8) + (value->>9), value->>10) AS TEXT)
-    FROM json_each($2) WHERE true
-    ON CONFLICT DO NOTHING;";
+    CREATE TEMP TRIGGER batch_create INSTEAD OF INSERT ON batch WHEN NEW.created > 0 BEGIN
+        INSERT INTO tx (xid, version, mode, status, ended_at, node, epoch, wake_at, digest, plan, state,
+            idempotency_key)
+        SELECT substr(NEW.bytes, value->>'$[0]', 16), 1, value->>'$[1]', value->>'$[2]', value->>'$[3]',
+            value->>'$[4]', value->>'$[5]', value->>'$[6]', value->>'$[7]',
+            substr(NEW.bytes, value->>'$[8]', value->>'$[9]'), substr(NEW.bytes, value->>'$[10]', value->>'$[11]'),
+            CAST(substr(NEW.bytes, value->>'$[12]', value->>'$[13]') AS TEXT)
+        FROM jsonb_each(NEW.creates) WHERE true
+        ON CONFLICT DO NOTHING;
+        SELECT RAISE(ABORT, 'unfit') WHERE changes() <> NEW.created;
+    END;
 
-/// A transaction that goes on under the same owner: what no index holds.
-pub(super) const STEP: &str = "-- step
-    UPDATE tx SET version = version + 1, status = value->>2, wake_at = value->>3,
-        state = substr($1, (value->>0) + 16, value->>4)
-    FROM json_each($4)
-    WHERE xid = substr($1, value->>0, 16) AND version = value->>1
-        AND +ended_at IS NULL AND +node = $6 AND +epoch = $7;";
+    -- A transaction that goes on under the same owner: only what no index holds.
+    CREATE TEMP TRIGGER batch_step INSTEAD OF INSERT ON batch WHEN NEW.stepped > 0 BEGIN
+        UPDATE tx SET version = version + 1, status = value->>'$[2]', wake_at = value->>'$[3]',
+            state = substr(NEW.bytes, (value->>'$[0]') + 16, value->>'$[4]')
+        FROM jsonb_each(NEW.steps)
+        WHERE xid = substr(NEW.bytes, value->>'$[0]', 16) AND version = value->>'$[1]'
+            AND +ended_at IS NULL AND +tx.node = NEW.node AND +tx.epoch = NEW.epoch;
+        SELECT RAISE(ABORT, 'unfit') WHERE changes() <> NEW.stepped;
+    END;
 
-pub(super) const ADVANCE: &str = "-- advance
-    UPDATE tx SET version = version + 1, status = value->>2, wake_at = value->>3,
-        state = substr($1, (value->>0) + 16, value->>4), ended_at = value->>5, node = value->>6, epoch = value->>7
-    FROM json_each($8)
-    WHERE xid = substr($1, value->>0, 16) AND version = value->>1;";
+    CREATE TEMP TRIGGER batch_advance INSTEAD OF INSERT ON batch WHEN NEW.advanced > 0 BEGIN
+        UPDATE tx SET version = version + 1, status = value->>'$[2]', wake_at = value->>'$[3]',
+            state = substr(NEW.bytes, (value->>'$[0]') + 16, value->>'$[4]'), ended_at = value->>'$[5]',
+            node = value->>'$[6]', epoch = value->>'$[7]'
+        FROM jsonb_each(NEW.advances)
+        WHERE xid = substr(NEW.bytes, value->>'$[0]', 16) AND version = value->>'$[1]';
+        SELECT RAISE(ABORT, 'unfit') WHERE changes() <> NEW.advanced;
+    END;
 
-const KEYS: &str = "-- add_keys
-    INSERT INTO tx_key (xid, kind, text)
-    SELECT substr($1, value->>0, 16), value->>1, value->>2 FROM json_each($10) WHERE true
-    ON CONFLICT DO NOTHING;";
+    CREATE TEMP TRIGGER batch_keys INSTEAD OF INSERT ON batch WHEN NEW.keys IS NOT NULL BEGIN
+        INSERT INTO tx_key (xid, kind, text)
+        SELECT substr(NEW.bytes, value->>'$[0]', 16), value->>'$[1]', value->>'$[2]'
+        FROM jsonb_each(NEW.keys) WHERE true
+        ON CONFLICT DO NOTHING;
+    END;
 
-const COMPENSATIONS: &str = "-- write_compensations
-    INSERT INTO compensation_log (xid, branch, operation, service, coupon_id, status, retry_count, next_retry_time,
-        last_error, create_time, update_time)
-    SELECT substr($1, value->>0, 16), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
-        value->>8, $12, $12
-    FROM json_each($11) WHERE true
-    ON CONFLICT (xid, branch, operation) DO UPDATE SET service = excluded.service, coupon_id = excluded.coupon_id,
-        status = excluded.status, retry_count = excluded.retry_count, next_retry_time = excluded.next_retry_time,
-        last_error = excluded.last_error, update_time = excluded.update_time, lease_until = 0, owner_node = NULL,
-        owner_epoch = NULL;";
+    CREATE TEMP TRIGGER batch_compensations INSTEAD OF INSERT ON batch WHEN NEW.compensations IS NOT NULL BEGIN
+        INSERT INTO compensation_log (xid, branch, operation, service, coupon_id, status, retry_count,
+            next_retry_time, last_error, create_time, update_time)
+        SELECT substr(NEW.bytes, value->>'$[0]', 16), value->>'$[1]', value->>'$[2]', value->>'$[3]', value->>'$[4]',
+            value->>'$[5]', value->>'$[6]', value->>'$[7]', value->>'$[8]', NEW.now, NEW.now
+        FROM jsonb_each(NEW.compensations) WHERE true
+        ON CONFLICT (xid, branch, operation) DO UPDATE SET service = excluded.service,
+            coupon_id = excluded.coupon_id, status = excluded.status, retry_count = excluded.retry_count,
+            next_retry_time = excluded.next_retry_time, last_error = excluded.last_error,
+            update_time = excluded.update_time, lease_until = 0, owner_node = NULL, owner_epoch = NULL;
+    END;";
 
-/// Fails with SQLite's "integer overflow" unless the statement before changed as many rows as it should.
-fn guard(expected: &str) -> String {
-    format!("SELECT 1 WHERE abs(CASE changes() WHEN {expected} THEN 0 ELSE -9223372036854775808 END) > 0;")
-}
+const WRITE: &str = "-- write
+    INSERT INTO batch VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
-/// Every combination of the parts as one string, so that each is prepared once.
-fn statements() -> [Arc<str>; 1 << PARTS] {
-    let parts = [
-        format!("{CREATE}\n{}", guard("$3")),
-        format!("{STEP}\n{}", guard("$5")),
-        format!("{ADVANCE}\n{}", guard("$9")),
-        KEYS.to_owned(),
-        COMPENSATIONS.to_owned(),
-    ];
-    std::array::from_fn(|wanted| {
-        let wanted = parts.iter().enumerate().filter(|(bit, _)| wanted & 1 << bit != 0);
-        let body: Vec<&str> = wanted.map(|(_, part)| part.as_str()).collect();
-        Arc::from(format!("BEGIN IMMEDIATE;\n{}\nCOMMIT;", body.join("\n")))
-    })
-}
+/// What belongs to a transaction goes with it.
+const BELONGINGS: &str = "
+    CREATE TEMP TRIGGER purge_belongings AFTER DELETE ON tx BEGIN
+        DELETE FROM tx_key WHERE xid = OLD.xid;
+        DELETE FROM compensation_log WHERE xid = OLD.xid;
+    END;";
+
+pub(super) const PURGE: &str = "-- purge
+    DELETE FROM tx WHERE rowid IN (SELECT rowid FROM tx WHERE ended_at < $1 ORDER BY ended_at, rowid LIMIT $2)";
+
+const COUNT_ENDED: &str = "-- count_ended
+    SELECT count(*) FROM tx WHERE ended_at IS NOT NULL";
 
 /// A batch in the shape in which it travels.
 #[derive(Default)]
 struct Packed {
-    blob: Vec<u8>,
+    bytes: Vec<u8>,
     creates: Rows,
     steps: Rows,
     advances: Rows,
@@ -134,11 +141,10 @@ impl Rows {
         self.count += 1;
     }
 
-    fn finish(mut self) -> (String, i64) {
-        if self.count > 0 {
-            self.json.push(']');
-        }
-        (self.json, self.count)
+    /// The array (`None` when it is empty) and its length.
+    fn finish(mut self) -> (Option<String>, i64) {
+        self.json.push(']');
+        ((self.count > 0).then_some(self.json), self.count)
     }
 }
 
@@ -167,9 +173,9 @@ impl Packed {
     fn new<'a>(writes: impl Iterator<Item = &'a Write>, plain: bool) -> Self {
         let mut packed = Self::default();
         for write in writes {
-            // SQL counts from 1.
-            let at = packed.blob.len() + 1;
-            packed.blob.extend_from_slice(&write.xid().0);
+            // SQL counts from 1. What belongs to a row follows its xid.
+            let at = packed.bytes.len() + 1;
+            packed.bytes.extend_from_slice(&write.xid().0);
             match write {
                 Write::Create(create) => packed.create(at, create),
                 Write::Advance(advance) => packed.advance(at, advance, plain),
@@ -180,11 +186,14 @@ impl Packed {
 
     fn create(&mut self, at: usize, create: &Create) {
         let key = create.idempotency_key.as_deref();
-        self.blob.extend_from_slice(&create.plan);
-        self.blob.extend_from_slice(&create.state);
-        self.blob.extend_from_slice(key.unwrap_or_default().as_bytes());
+        let plan_at = at + 16;
+        let state_at = plan_at + create.plan.len();
+        let key_at = state_at + create.state.len();
+        self.bytes.extend_from_slice(&create.plan);
+        self.bytes.extend_from_slice(&create.state);
+        self.bytes.extend_from_slice(key.unwrap_or_default().as_bytes());
         self.creates.push(format_args!(
-            "{at},{},{},{},{},{},{},{},{},{},{}",
+            "{at},{},{},{},{},{},{},{},{plan_at},{},{state_at},{},{key_at},{}",
             create.mode,
             create.status,
             ms(create.ended_at),
@@ -201,7 +210,7 @@ impl Packed {
     }
 
     fn advance(&mut self, at: usize, advance: &Advance, plain: bool) {
-        self.blob.extend_from_slice(&advance.state);
+        self.bytes.extend_from_slice(&advance.state);
         let (version, status, wake_at) = (advance.version, advance.status, ms(advance.wake_at));
         let length = advance.state.len();
         // Work that comes out of the compensation log or goes into it mostly changes the owner.
@@ -244,8 +253,10 @@ impl Packed {
 }
 
 impl Writer {
-    pub(super) fn new(connection: SqliteConnection) -> Self {
-        Self { connection, unsettled: false, ended: None, statements: statements() }
+    pub(super) async fn new(mut connection: SqliteConnection) -> Result<Self, sqlx::Error> {
+        sqlx::raw_sql(BATCH).execute(&mut connection).await?;
+        sqlx::raw_sql(BELONGINGS).execute(&mut connection).await?;
+        Ok(Self { connection, ended: None })
     }
 
     /// Writes a batch. After an error anything may have happened to any of it.
@@ -278,33 +289,36 @@ impl Writer {
         Ok(answers.into_iter().map(|answer| answer.expect("every write was in a part")).collect())
     }
 
-    /// Rolls back what a failed or dropped call left open.
-    pub(super) async fn settle(&mut self) -> Result<(), sqlx::Error> {
-        if self.unsettled {
-            match sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await {
-                Ok(_) => {}
-                // There was none.
-                Err(sqlx::Error::Database(error)) if error.message().contains("no transaction is active") => {}
-                Err(error) => return Err(error),
+    /// Deletes what has ended too long ago or is too much.
+    pub(super) async fn purge(&mut self, purge: Purge) -> Result<u64, sqlx::Error> {
+        let limit = u64::from(purge.limit);
+        // Whatever goes wrong, the next call counts again.
+        let ended = match self.ended.take() {
+            Some(ended) => ended,
+            None => {
+                sqlx::query(COUNT_ENDED).fetch_one(&mut self.connection).await?.try_get::<i64, _>(0)?.cast_unsigned()
             }
-            self.unsettled = false;
+        };
+        // Both rules take from the same end of the same order.
+        let too_many = ended.saturating_sub(purge.keep_max).min(limit);
+        let mut gone = 0;
+        for (before, most) in [(Timestamp::MAX, too_many), (purge.older_than, limit - too_many)] {
+            let query = sqlx::query(PURGE).bind(before.0.cast_signed()).bind(most.cast_signed());
+            gone += query.execute(&mut self.connection).await?.rows_affected();
         }
-        Ok(())
+        self.ended = Some(ended.saturating_sub(gone));
+        Ok(gone)
     }
 
     async fn attempt(&mut self, batch: &[Write], part: &Part, now: Timestamp) -> Result<Attempt, sqlx::Error> {
-        self.settle().await?;
         let packed = Packed::new(part.indexes.iter().map(|index| &batch[*index]), part.sifted);
         let owner = packed.owner.unwrap_or(Owner { node: 0, epoch: 0 });
-        let kinds = [&packed.creates, &packed.steps, &packed.advances, &packed.keys, &packed.compensations];
-        let wanted = kinds.iter().enumerate().map(|(bit, rows)| usize::from(rows.count > 0) << bit).sum::<usize>();
-        let statement = AssertSqlSafe(Arc::clone(&self.statements[wanted]));
         let ended = packed.ended;
         let (creates, created) = packed.creates.finish();
         let (steps, stepped) = packed.steps.finish();
         let (advances, advanced) = packed.advances.finish();
-        let query = sqlx::query(statement)
-            .bind(packed.blob)
+        let query = sqlx::query(WRITE)
+            .bind(packed.bytes)
             .bind(creates)
             .bind(created)
             .bind(steps)
@@ -316,14 +330,12 @@ impl Writer {
             .bind(packed.keys.finish().0)
             .bind(packed.compensations.finish().0)
             .bind(now.0.cast_signed());
-        self.unsettled = true;
         match query.execute(&mut self.connection).await {
             Ok(_) => {
-                self.unsettled = false;
                 self.ended = self.ended.map(|before| before + ended);
                 Ok(Attempt::Done)
             }
-            Err(sqlx::Error::Database(error)) if error.message() == "integer overflow" => Ok(Attempt::Unfit),
+            Err(sqlx::Error::Database(error)) if error.message() == "unfit" => Ok(Attempt::Unfit),
             Err(sqlx::Error::Database(error)) if is_of_content(error.code().as_deref()) => {
                 Ok(Attempt::Refused(error.message().to_owned()))
             }
@@ -342,7 +354,6 @@ impl Writer {
         indexes: Vec<usize>,
         answers: &mut [Option<Written>],
     ) -> Result<[Part; 2], sqlx::Error> {
-        self.settle().await?;
         let writes = || indexes.iter().map(|index| &batch[*index]);
         let versions = self.versions(writes().map(Write::xid)).await?;
         let taken = self.taken(writes().filter_map(idempotency_key)).await?;

@@ -4,8 +4,8 @@
 //! [`Client::prepare`] is for a message that goes out if, and only if, the sender's own local transaction commits;
 //! [`Client::batching`] is for many transactions at a time.
 //!
-//! Every call repeats by itself what is safe to repeat, within its time-out. What remains is an [`Error`] whose variant says
-//! what to do. That a transaction was cancelled is no error: it is in the [`View`].
+//! Every call repeats by itself what is safe to repeat, within its time-out. What remains is an [`Error`] whose variant
+//! says what to do. That a transaction was cancelled is no error: it is in the [`View`].
 
 mod batching;
 mod driven;
@@ -28,7 +28,7 @@ pub use self::error::Error;
 use self::link::Link;
 pub use self::view::{Outcome, Status, Undone, View};
 use crate::action::{Message, Sender};
-use crate::context::Context;
+use crate::context::{Context, Traceparent};
 use crate::plan::{Branch, Builder, InvalidField, Plan, Tried, millis};
 use crate::xid::Xid;
 
@@ -79,9 +79,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects at the first call, again after every loss: first after about 20 ms, then at most 500 ms apart. With several
-    /// addresses (`host:port` or `http://host:port`) it stays with one until that is lost, and starts at a random one. To be called
-    /// within a tokio runtime.
+    /// Connects at the first call, again after every loss: first after about 20 ms, then at most 500 ms apart. With
+    /// several addresses (`host:port` or `http://host:port`) it stays with one until that is lost, and starts at a
+    /// random one. To be called within a tokio runtime.
     ///
     /// # Errors
     /// When there is no address or one that can not be read.
@@ -94,28 +94,30 @@ impl Client {
         Ok(Self { link: Arc::new(link), keys: Arc::new(keys), options })
     }
 
-    /// Runs a declared transaction. Repeated by itself where no answer came: a plan without an idempotency key gets a random
-    /// one for this. To be safe beyond the end of this process, give the plan a key of your own.
+    /// Runs a declared transaction. Repeated by itself where no answer came: a plan without an idempotency key gets a
+    /// random one for this. To be safe beyond the end of this process, give the plan a key of your own.
     ///
     /// # Errors
     /// [`Error::Unknown`] when the outcome is not known within [`Options::timeout`]; [`Client::find`] asks again.
     pub async fn submit<M>(&self, plan: Plan<M>, wait: Wait) -> Result<View, Error> {
-        let transaction = self.with_key(plan.into_wire());
+        let (transaction, traceparent) = self.with_key(plan.into_wire());
         let key = transaction.idempotency_key.clone();
         let request = pb::SubmitRequest { transaction: Some(transaction), wait: wait.to_wire() };
         let send = |mut to: link::Coordinator, request| async move { to.submit(request).await };
-        let answer = self.link.call(request, self.options.timeout, send).await;
+        let answer = self.link.call(request, traceparent.as_ref(), self.options.timeout, send).await;
         let answer: pb::SubmitResponse = answer.map_err(|status| Error::from_status(status, key))?;
         View::from_answer(answer.transaction)
     }
 
-    /// A handle that sends whatever is waiting as one batch, on one stream. More throughput than [`Client::submit`] when many tasks
-    /// submit at a time. To be called within a tokio runtime, once: clones of the handle share its stream.
+    /// A handle that sends whatever is waiting as one batch, on one stream. More throughput than [`Client::submit`]
+    /// when many tasks submit at a time. To be called within a tokio runtime, once: clones of the handle share its
+    /// stream.
     pub fn batching(&self) -> Batching {
         Batching::new(self.link.clone(), self.options)
     }
 
-    /// Begins a transaction whose tries the initiator calls by itself. Takes a plan without branches: they are added one by one.
+    /// Begins a transaction whose tries the initiator calls by itself. Takes a plan without branches: they are added
+    /// one by one.
     ///
     /// # Errors
     /// [`Error::Refused`] when the plan has branches; else as [`Client::submit`].
@@ -124,7 +126,7 @@ impl Client {
         if plan.branch_count() > 0 {
             return Err(InvalidField::new("branches", "none: they are added after the transaction has begun").into());
         }
-        let transaction = self.with_key(plan.into_wire());
+        let (transaction, traceparent) = self.with_key(plan.into_wire());
         let key = transaction.idempotency_key.clone();
         let request = pb::BeginRequest {
             mode: transaction.mode,
@@ -133,13 +135,14 @@ impl Client {
             idempotency_key: transaction.idempotency_key,
         };
         let send = |mut to: link::Coordinator, request| async move { to.begin(request).await };
-        let answer = self.link.call(request, self.options.timeout, send).await;
+        let answer = self.link.call(request, traceparent.as_ref(), self.options.timeout, send).await;
         let answer: pb::BeginResponse = answer.map_err(|status| Error::from_status(status, key))?;
         Ok(Driven::new(self.clone(), xid_of(&answer.xid)?, answer.deadline_at_ms))
     }
 
-    /// Makes a message durable before the sender's own local transaction commits. The sender then writes its fence row in that
-    /// transaction and calls [`Prepared::commit`]; after `query_after` (1 ms to 24 h) of silence it is asked instead.
+    /// Makes a message durable before the sender's own local transaction commits. The sender then writes its fence row
+    /// in that transaction and calls [`Prepared::commit`]; after `query_after` (1 ms to 24 h) of silence it is asked
+    /// instead.
     ///
     /// # Errors
     /// As [`Client::submit`].
@@ -149,7 +152,7 @@ impl Client {
         receivers: Plan<Message>,
         query_after: Duration,
     ) -> Result<Prepared, Error> {
-        let transaction = self.with_key(receivers.into_wire());
+        let (transaction, traceparent) = self.with_key(receivers.into_wire());
         let key = transaction.idempotency_key.clone();
         let request = pb::PrepareRequest {
             sender: Some(sender.into_wire()?),
@@ -159,33 +162,34 @@ impl Client {
             idempotency_key: transaction.idempotency_key,
         };
         let send = |mut to: link::Coordinator, request| async move { to.prepare(request).await };
-        let answer = self.link.call(request, self.options.timeout, send).await;
+        let answer = self.link.call(request, traceparent.as_ref(), self.options.timeout, send).await;
         let answer: pb::PrepareResponse = answer.map_err(|status| Error::from_status(status, key))?;
         let context = Context { xid: xid_of(&answer.xid)?, branch: answer.branch, not_after_ms: answer.not_after_ms };
         Ok(Prepared::new(self.clone(), context))
     }
 
-    /// Confirms what [`Client::begin`] or [`Client::prepare`] started. Safe to repeat. The answer is the outcome that won: a commit that
-    /// lost against the deadline tells of a cancelled transaction.
+    /// Confirms what [`Client::begin`] or [`Client::prepare`] started. Safe to repeat. The answer is the outcome that
+    /// won: a commit that lost against the deadline tells of a cancelled transaction.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Unknown`] when no answer came within [`Options::timeout`].
     pub async fn commit(&self, xid: Xid, wait: Wait) -> Result<View, Error> {
         let request = pb::CommitRequest { xid: bytes_of(xid), wait: wait.to_wire() };
         let send = |mut to: link::Coordinator, request| async move { to.commit(request).await };
-        let answer = self.link.call(request, self.options.timeout, send).await;
+        let answer = self.link.call(request, None, self.options.timeout, send).await;
         let answer: pb::CommitResponse = answer.map_err(|status| Error::from_status(status, String::new()))?;
         View::from_answer(answer.transaction)
     }
 
-    /// Cancels what [`Client::begin`] or [`Client::prepare`] started, for this reason. Safe to repeat. The answer is the outcome that won.
+    /// Cancels what [`Client::begin`] or [`Client::prepare`] started, for this reason. Safe to repeat. The answer is
+    /// the outcome that won.
     ///
     /// # Errors
     /// As [`Client::commit`].
     pub async fn rollback(&self, xid: Xid, reason: &str, wait: Wait) -> Result<View, Error> {
         let request = pb::RollbackRequest { xid: bytes_of(xid), wait: wait.to_wire(), reason: reason.into() };
         let send = |mut to: link::Coordinator, request| async move { to.rollback(request).await };
-        let answer = self.link.call(request, self.options.timeout, send).await;
+        let answer = self.link.call(request, None, self.options.timeout, send).await;
         let answer: pb::RollbackResponse = answer.map_err(|status| Error::from_status(status, String::new()))?;
         View::from_answer(answer.transaction)
     }
@@ -201,8 +205,8 @@ impl Client {
     /// How the transaction with this idempotency key stands.
     ///
     /// # Errors
-    /// As [`Client::get`]. After [`Error::Unknown`], not found means only that it was not accepted *yet*: the request may still be on
-    /// its way, so submit the same plan with the same key again instead of starting another.
+    /// As [`Client::get`]. After [`Error::Unknown`], not found means only that it was not accepted *yet*: the request
+    /// may still be on its way, so submit the same plan with the same key again instead of starting another.
     pub async fn find(&self, idempotency_key: &str) -> Result<View, Error> {
         self.get_by(pb::get_request::Key::IdempotencyKey(idempotency_key.into())).await
     }
@@ -210,22 +214,25 @@ impl Client {
     async fn get_by(&self, key: pb::get_request::Key) -> Result<View, Error> {
         let request = pb::GetRequest { key: Some(key) };
         let send = |mut to: link::Coordinator, request| async move { to.get(request).await };
-        let answer = self.link.call(request, self.options.timeout, send).await;
+        let answer = self.link.call(request, None, self.options.timeout, send).await;
         let answer: pb::GetResponse = answer.map_err(|status| Error::from_status(status, String::new()))?;
         View::from_answer(answer.transaction)
     }
 
-    /// The transaction as it stands, then again after durable changes, each newer than the one before; the stream ends when the
-    /// transaction has ended, or after an error. Connects again by itself.
+    /// The transaction as it stands, then again after durable changes, each newer than the one before; the stream ends
+    /// when the transaction has ended, or after an error. Connects again by itself.
     pub fn watch(&self, xid: Xid) -> BoxStream<'static, Result<View, Error>> {
         watch::watch(self.link.clone(), xid, self.options.timeout)
     }
 
-    fn with_key(&self, mut transaction: pb::Transaction) -> pb::Transaction {
+    fn with_key(
+        &self,
+        (mut transaction, traceparent): (pb::Transaction, Option<Traceparent>),
+    ) -> (pb::Transaction, Option<Traceparent>) {
         if transaction.idempotency_key.is_empty() {
             transaction.idempotency_key = self.keys.key();
         }
-        transaction
+        (transaction, traceparent)
     }
 }
 

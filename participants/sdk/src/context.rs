@@ -1,5 +1,8 @@
 //! Where a call belongs: its global transaction, its branch, and how long it may still act.
 
+mod metadata;
+
+pub use self::metadata::{Carry, InvalidMetadata, ParseTraceparentError, Traceparent};
 use crate::xid::Xid;
 
 /// The place of one call in its global transaction.

@@ -1,7 +1,7 @@
 //! Declares a transaction: its branches, their order and its limits, checked before anything is sent.
 //!
-//! The plan's mode is part of its type, so that a saga takes only actions that can be compensated. A branch is ordered by
-//! handles of earlier branches, so that a cycle, or a branch that does not exist, can not be written:
+//! The plan's mode is part of its type, so that a saga takes only actions that can be compensated. A branch is ordered
+//! by handles of earlier branches, so that a cycle, or a branch that does not exist, can not be written:
 //!
 //! ```
 //! use tercet::action::{Action, Json, Saga};
@@ -47,6 +47,7 @@ use bytes::Bytes;
 use tercet_proto::coordinator::v1 as pb;
 
 use crate::action::{Action, FormatError, Message, Request, Saga, Tcc};
+use crate::context::Traceparent;
 
 /// Branches in one transaction.
 pub const BRANCHES_MAX: usize = 256;
@@ -170,7 +171,8 @@ impl<M> Branch<M> {
     }
 
     /// A branch whose service and action are known only at run time, such as `Branch::<Tcc>::dynamic(…)`. That the
-    /// service registered this action in this mode is found out by the coordinator; [`Action::with`] needs no such luck.
+    /// service registered this action in this mode is found out by the coordinator; [`Action::with`] needs no such
+    /// luck.
     ///
     /// # Errors
     /// When a name is not 1 to 64 of `[a-z0-9_.-]`, or the request is longer than 1 MiB.
@@ -245,11 +247,13 @@ impl Branch<Saga> {
 pub struct Builder<M> {
     id: u64,
     wire: pb::Transaction,
+    traceparent: Option<Traceparent>,
     invalid: Option<InvalidField>,
     mode: PhantomData<fn() -> M>,
 }
 
-/// A transaction of tries that are all confirmed or all cancelled. They run at once where [`Branch::after`] does not order them.
+/// A transaction of tries that are all confirmed or all cancelled. They run at once where [`Branch::after`] does not
+/// order them.
 pub fn tcc() -> Builder<Tcc> {
     Builder::new()
 }
@@ -269,7 +273,7 @@ impl<M: Mode> Builder<M> {
         // Tells the handles of two plans apart, so that one used in the wrong plan is found out.
         static IDS: AtomicU64 = AtomicU64::new(0);
         let wire = pb::Transaction { mode: M::WIRE.into(), ..pb::Transaction::default() };
-        Self { id: IDS.fetch_add(1, Ordering::Relaxed), wire, invalid: None, mode: PhantomData }
+        Self { id: IDS.fetch_add(1, Ordering::Relaxed), wire, traceparent: None, invalid: None, mode: PhantomData }
     }
 
     /// Adds a branch. What is wrong with it is told by [`Builder::build`].
@@ -299,14 +303,21 @@ impl<M: Mode> Builder<M> {
         self
     }
 
-    /// What makes a repeat by the caller, even by a restarted one, the same transaction: 1 to 128 bytes, unique among all
-    /// transactions that the coordinator still keeps. Without one the client's own repeats alone are safe.
+    /// What makes a repeat by the caller, even by a restarted one, the same transaction: 1 to 128 bytes, unique among
+    /// all transactions that the coordinator still keeps. Without one the client's own repeats alone are safe.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.wire.idempotency_key = key.into();
         if self.wire.idempotency_key.is_empty() {
             self.refuse(InvalidField::new("idempotency_key", "1 to 128 bytes"));
         }
+        self
+    }
+
+    /// The caller's span, which every call of a participant is told.
+    #[must_use]
+    pub fn traceparent(mut self, traceparent: Traceparent) -> Self {
+        self.traceparent = Some(traceparent);
         self
     }
 
@@ -339,7 +350,7 @@ impl<M: Mode> Builder<M> {
             }
             at_most(&format!("labels[{name}]"), value)?;
         }
-        Ok(Plan { wire: self.wire, mode: PhantomData })
+        Ok(Plan { wire: self.wire, traceparent: self.traceparent, mode: PhantomData })
     }
 
     fn refuse(&mut self, invalid: InvalidField) {
@@ -348,7 +359,8 @@ impl<M: Mode> Builder<M> {
 }
 
 impl<M: Tried> Builder<M> {
-    /// From acceptance to the decision, 1 ms to 24 h; past it the transaction is cancelled. The coordinator has a default.
+    /// From acceptance to the decision, 1 ms to 24 h; past it the transaction is cancelled. The coordinator has a
+    /// default.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.wire.deadline_ms = keep(&mut self.invalid, millis("deadline", deadline));
@@ -360,6 +372,7 @@ impl<M: Tried> Builder<M> {
 #[derive(Clone, Debug)]
 pub struct Plan<M> {
     wire: pb::Transaction,
+    traceparent: Option<Traceparent>,
     mode: PhantomData<fn() -> M>,
 }
 
@@ -369,8 +382,8 @@ impl<M> Plan<M> {
         self.wire.branches.len()
     }
 
-    pub(crate) fn into_wire(self) -> pb::Transaction {
-        self.wire
+    pub(crate) fn into_wire(self) -> (pb::Transaction, Option<Traceparent>) {
+        (self.wire, self.traceparent)
     }
 }
 

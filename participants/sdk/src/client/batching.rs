@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tercet_proto::coordinator::v1 as pb;
+use tercet_proto::coordinator::v1::submit_stream_request::Entry;
+use tercet_proto::coordinator::v1::submit_stream_response::entry::Result as Told;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,18 +30,19 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 type Answer = Result<pb::TransactionView, Refused>;
 
-/// A request that was not accepted, back for another try.
+/// An entry that was not accepted, back for another try.
 struct Refused {
     status: Status,
-    request: Box<pb::SubmitRequest>,
+    entry: Box<Entry>,
 }
 
 struct Job {
-    request: pb::SubmitRequest,
+    entry: Entry,
     answer: oneshot::Sender<Answer>,
 }
 
-/// Submits many transactions on one stream. Cheap to clone; clones share the stream, which closes with the last of them.
+/// Submits many transactions on one stream. Cheap to clone; clones share the stream, which closes with the last of
+/// them.
 #[derive(Clone, Debug)]
 pub struct Batching {
     queue: mpsc::Sender<Job>,
@@ -53,20 +56,26 @@ impl Batching {
         Self { queue, timeout: options.timeout }
     }
 
-    /// As [`Client::submit`](super::Client::submit), but a plan without an idempotency key gets none: after a lost connection
-    /// only plans with one are sent again, the others are answered with [`Error::Unknown`].
+    /// As [`Client::submit`](super::Client::submit), but a plan without an idempotency key gets none: after a lost
+    /// connection only plans with one are sent again, the others are answered with [`Error::Unknown`].
     ///
     /// # Errors
     /// As [`Client::submit`](super::Client::submit).
     pub async fn submit<M>(&self, plan: Plan<M>, wait: Wait) -> Result<View, Error> {
         let deadline = Instant::now() + self.timeout;
-        let mut request = pb::SubmitRequest { transaction: Some(plan.into_wire()), wait: wait.to_wire() };
-        let key = key_of(&request).to_owned();
+        let (transaction, traceparent) = plan.into_wire();
+        let key = transaction.idempotency_key.clone();
+        let mut entry = Entry {
+            // Given by the stream's task.
+            id: 0,
+            request: Some(pb::SubmitRequest { transaction: Some(transaction), wait: wait.to_wire() }),
+            traceparent: traceparent.map_or_else(String::new, |traceparent| traceparent.as_str().to_owned()),
+        };
         let late = || Status::deadline_exceeded("no answer within the time-out");
         loop {
             let (answer, answered) = oneshot::channel();
             let answered = async {
-                self.queue.send(Job { request, answer }).await.ok()?;
+                self.queue.send(Job { entry, answer }).await.ok()?;
                 answered.await.ok()
             };
             let refused = match tokio::time::timeout_at(deadline, answered).await {
@@ -80,13 +89,14 @@ impl Batching {
                 return Err(Error::from_status(refused.status, key));
             };
             tokio::time::sleep_until(again_at).await;
-            request = *refused.request;
+            entry = *refused.entry;
         }
     }
 }
 
-fn key_of(request: &pb::SubmitRequest) -> &str {
-    request.transaction.as_ref().map_or("", |transaction| &transaction.idempotency_key)
+fn has_key(entry: &Entry) -> bool {
+    let transaction = entry.request.as_ref().and_then(|request| request.transaction.as_ref());
+    transaction.is_some_and(|transaction| !transaction.idempotency_key.is_empty())
 }
 
 /// What was taken from the queue and has no answer yet.
@@ -99,8 +109,9 @@ struct Outstanding {
 }
 
 impl Outstanding {
-    fn add(&mut self, job: Job) {
+    fn add(&mut self, mut job: Job) {
         self.last_id += 1;
+        job.entry.id = self.last_id;
         self.jobs.insert(self.last_id, job);
         self.unsent.push_back(self.last_id);
     }
@@ -116,32 +127,30 @@ impl Outstanding {
                 self.jobs.remove(&id);
                 continue;
             }
-            bytes += job.request.encoded_len();
-            entries.push(pb::submit_stream_request::Entry { id, request: Some(job.request.clone()) });
+            bytes += job.entry.encoded_len();
+            entries.push(job.entry.clone());
         }
         pb::SubmitStreamRequest { entries }
     }
 
     fn answer(&mut self, entry: pb::submit_stream_response::Entry) {
-        use pb::submit_stream_response::entry::Result as Entry;
         let Some(job) = self.jobs.remove(&entry.id) else { return };
         let answer = match entry.result {
-            Some(Entry::Transaction(transaction)) => Ok(transaction),
-            Some(Entry::Error(error)) => {
-                Err(Status::with_details(Code::from(error.code), error.message, error.details))
-            }
+            Some(Told::Transaction(transaction)) => Ok(transaction),
+            Some(Told::Error(error)) => Err(Status::with_details(Code::from(error.code), error.message, error.details)),
             None => Err(Status::internal("an entry without a result")),
         };
         job.finish(answer);
     }
 
-    /// After a lost stream: what was sent and may be repeated is sent again, in its old order; what may not is answered.
+    /// After a lost stream: what was sent and may be repeated is sent again, in its old order; what may not is
+    /// answered.
     fn resend(&mut self, status: &Status) {
         let unsent: HashSet<u64> = self.unsent.drain(..).collect();
         let (again, unknown): (HashMap<_, _>, HashMap<_, _>) = std::mem::take(&mut self.jobs)
             .into_iter()
             .filter(|(_, job)| !job.answer.is_closed())
-            .partition(|(id, job)| unsent.contains(id) || !key_of(&job.request).is_empty());
+            .partition(|(id, job)| unsent.contains(id) || has_key(&job.entry));
         self.jobs = again;
         let mut ids: Vec<u64> = self.jobs.keys().copied().collect();
         ids.sort_unstable();
@@ -161,9 +170,9 @@ impl Outstanding {
 
 impl Job {
     fn finish(self, answer: Result<pb::TransactionView, Status>) {
-        let request = self.request;
+        let entry = Box::new(self.entry);
         // A caller that gave up has dropped its end.
-        let _ = self.answer.send(answer.map_err(|status| Refused { status, request: Box::new(request) }));
+        let _ = self.answer.send(answer.map_err(|status| Refused { status, entry }));
     }
 }
 

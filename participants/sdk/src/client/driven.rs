@@ -9,7 +9,8 @@ use crate::context::Context;
 use crate::plan::{Branch, InvalidField};
 use crate::xid::Xid;
 
-/// A transaction driven by its initiator: add a branch, call the service with the branch's [`Context`], and so on, then commit.
+/// A transaction driven by its initiator: add a branch, call the service with the branch's [`Context`], and so on, then
+/// commit.
 ///
 /// Dropping it does nothing: a transaction that nobody commits is cancelled at its deadline.
 #[derive(Debug)]
@@ -38,11 +39,12 @@ impl<M> Driven<M> {
         self.deadline_at_ms
     }
 
-    /// Adds a branch; it is durable when this returns. Only then call the service's try, with the returned context in its metadata.
+    /// Adds a branch; it is durable when this returns. Only then call the service's try, with the returned context in
+    /// its metadata.
     ///
     /// # Errors
-    /// [`Error::AlreadyDecided`] when the deadline or somebody else was faster. After [`Error::Unknown`] the branch may or may not be
-    /// there: add the same one again, or roll back.
+    /// [`Error::AlreadyDecided`] when the deadline or somebody else was faster. After [`Error::Unknown`] the branch may
+    /// or may not be there: add the same one again, or roll back.
     pub async fn add(&mut self, branch: Branch<M>) -> Result<Context, Error> {
         let index = self.branch_count;
         let request =
@@ -50,7 +52,7 @@ impl<M> Driven<M> {
         // Set before the wait, which the caller may give up.
         self.unsure = true;
         let send = |mut to: link::Coordinator, request| async move { to.add_branch(request).await };
-        let answer = self.client.link.call(request, self.client.options.timeout, send).await;
+        let answer = self.client.link.call(request, None, self.client.options.timeout, send).await;
         let answer: pb::AddBranchResponse = match answer {
             Ok(answer) => answer,
             Err(status) => {

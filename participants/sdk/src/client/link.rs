@@ -11,6 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::error::retry_after;
+use crate::context::Traceparent;
 use crate::plan::InvalidField;
 use crate::retry::reconnect_delays;
 
@@ -64,10 +65,12 @@ impl Link {
         let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Calls, and calls again while the coordinator was not reached or is overloaded. Only for requests that may be repeated.
+    /// Calls, and calls again while the coordinator was not reached or is overloaded. Only for requests that may be
+    /// repeated.
     pub(super) async fn call<Q, A, F>(
         &self,
         request: Q,
+        traceparent: Option<&Traceparent>,
         timeout: Duration,
         send: impl Fn(Coordinator, tonic::Request<Q>) -> F,
     ) -> Result<A, Status>
@@ -80,6 +83,9 @@ impl Link {
         loop {
             let (at, coordinator) = self.pick();
             let mut attempt = tonic::Request::new(request.clone());
+            if let Some(traceparent) = traceparent {
+                traceparent.to_metadata(attempt.metadata_mut());
+            }
             attempt.set_timeout(deadline.saturating_duration_since(Instant::now()));
             let answer = tokio::time::timeout_at(deadline, send(coordinator, attempt)).await;
             let status = match answer {

@@ -211,6 +211,34 @@ async fn a_transaction_is_found_by_xid_and_by_key() {
     assert_eq!(keys, [Key::Xid(bytes_of(Xid::new([7; 16]))), Key::IdempotencyKey("order/42".into())]);
 }
 
+#[tokio::test]
+async fn the_callers_span_travels_with_its_transaction() {
+    let mut fake = Fake::start_anywhere().await;
+    let client = client(&fake);
+    let span: Traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
+    let traced = || {
+        let mut plan = tcc().traceparent(span.clone());
+        plan.branch(RESERVE.with(&Json(1)).unwrap());
+        plan.build().unwrap()
+    };
+    let script = async {
+        let Call::Submit(_, seen, reply) = fake.call().await else { panic!("a submit comes first") };
+        assert_eq!(seen.as_ref(), Some(&span));
+        reply.send(submitted(pb::Status::Confirmed)).unwrap();
+        let (mut up, down) = fake.stream().await;
+        let entry = up.message().await.unwrap().unwrap().entries.remove(0);
+        assert_eq!(entry.traceparent, span.as_str());
+        let entries = vec![entry_of(entry.id, pb::Status::Confirmed)];
+        down.send(Ok(pb::SubmitStreamResponse { entries })).await.unwrap();
+        (up, down)
+    };
+    let calls = async {
+        client.submit(traced(), Wait::Decided).await.unwrap();
+        client.batching().submit(traced(), Wait::Decided).await.unwrap();
+    };
+    tokio::join!(script, calls);
+}
+
 #[test]
 fn addresses_that_can_not_be_read_are_refused() {
     let refused = |addresses: &[&str]| Client::connect(addresses, Options::default()).unwrap_err().field;

@@ -69,7 +69,7 @@ fn a_plan_becomes_the_transaction_that_was_declared() {
         labels: [("shop".to_owned(), "7".to_owned())].into(),
         idempotency_key: "order/42".into(),
     };
-    assert_eq!(plan.build().unwrap().into_wire(), want);
+    assert_eq!(plan.build().unwrap().into_wire(), (want, None));
 }
 
 #[test]

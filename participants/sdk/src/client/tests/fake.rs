@@ -9,13 +9,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::context::Traceparent;
+
 pub(crate) type Reply<A> = oneshot::Sender<Result<A, Status>>;
 pub(crate) type Down<A> = mpsc::Sender<Result<A, Status>>;
 
 /// A call that came in, and what answers it.
 #[derive(Debug)]
 pub(crate) enum Call {
-    Submit(pb::SubmitRequest, Reply<pb::SubmitResponse>),
+    Submit(pb::SubmitRequest, Option<Traceparent>, Reply<pb::SubmitResponse>),
     Stream(Streaming<pb::SubmitStreamRequest>, Down<pb::SubmitStreamResponse>),
     Begin(pb::BeginRequest, Reply<pb::BeginResponse>),
     AddBranch(pb::AddBranchRequest, Reply<pb::AddBranchResponse>),
@@ -53,7 +55,7 @@ impl Fake {
     }
 
     pub(crate) async fn submit(&mut self) -> (pb::SubmitRequest, Reply<pb::SubmitResponse>) {
-        let Call::Submit(request, reply) = self.call().await else { panic!("a submit comes next") };
+        let Call::Submit(request, _, reply) = self.call().await else { panic!("a submit comes next") };
         (request, reply)
     }
 
@@ -108,7 +110,8 @@ impl Coordinator for Door {
     type WatchStream = ReceiverStream<Result<pb::WatchResponse, Status>>;
 
     async fn submit(&self, request: Request<pb::SubmitRequest>) -> Result<Response<pb::SubmitResponse>, Status> {
-        self.ask(|reply| Call::Submit(request.into_inner(), reply)).await
+        let traceparent = Traceparent::from_metadata(request.metadata());
+        self.ask(|reply| Call::Submit(request.into_inner(), traceparent, reply)).await
     }
 
     async fn submit_stream(

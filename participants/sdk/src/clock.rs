@@ -20,7 +20,7 @@ impl StoreClock {
         }
     }
 
-    /// When it will show this; `None` before the first reading, or for what is too far off to matter.
+    /// When it will show this; `None` before the first reading.
     pub(crate) fn instant_of(&self, at_ms: u64) -> Option<Instant> {
         let (then_ms, then) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
         match at_ms.checked_sub(then_ms) {
@@ -32,4 +32,25 @@ impl StoreClock {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_reading_that_took_least_counts() {
+        let clock = StoreClock::default();
+        assert_eq!(clock.instant_of(5), None);
+        let start = Instant::now();
+        clock.read(1_000);
+        tokio::time::advance(Duration::from_millis(50)).await;
+        let at_1_100 = |ms| Some(start + Duration::from_millis(ms));
+        // One that was held up says less than is known.
+        clock.read(1_020);
+        assert_eq!(clock.instant_of(1_100), at_1_100(100));
+        clock.read(1_080);
+        assert_eq!(clock.instant_of(1_100), at_1_100(70));
+        assert_eq!(clock.instant_of(1_000), at_1_100(50), "what is past is past");
+    }
 }

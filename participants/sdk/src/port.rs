@@ -1,6 +1,5 @@
 //! The service's own port: its routes, gRPC health and reflection.
 
-use std::future::ready;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,24 +11,23 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
-use tracing::info;
 
 use crate::service::{Error, is_set};
 
 /// For the calls under way when the service stops.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
-/// Opens the port, so that one in use is an error at once, and returns what serves it until `stopped`.
+/// Serves the port until the service stops.
+type Serving = BoxFuture<'static, Result<(), Error>>;
+
+/// Opens the port, so that one in use is an error at once. Returns where it is, and what serves it until `stopped`.
 pub(crate) async fn open(
-    address: Option<SocketAddr>,
+    address: SocketAddr,
     mut routes: Routes,
     descriptors: &[&'static [u8]],
     mut welcome: watch::Receiver<bool>,
     mut stopped: watch::Receiver<bool>,
-) -> Result<BoxFuture<'static, Result<(), Error>>, Error> {
-    let Some(address) = address else {
-        return Ok(ready(Ok(())).boxed());
-    };
+) -> Result<(SocketAddr, Serving), Error> {
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Port { address, source })?;
     let address = listener.local_addr().map_err(|source| Error::Port { address, source })?;
     let mut reflection = tonic_reflection::server::Builder::configure()
@@ -54,7 +52,6 @@ pub(crate) async fn open(
         }
         Ok(())
     };
-    info!(%address, "own port open");
     let serve = async move {
         let (mut signal, mut last) = (signal.clone(), signal);
         let until = async move { is_set(&mut signal).await };
@@ -70,5 +67,38 @@ pub(crate) async fn open(
             () = over => Ok(()),
         }
     };
-    Ok(async move { tokio::try_join!(report, serve).map(|_| ()) }.boxed())
+    Ok((address, async move { tokio::try_join!(report, serve).map(|_| ()) }.boxed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus as Status;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn health_follows_the_first_session_and_the_stop() {
+        let (registered, welcome) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (address, serving) = open(any, Routes::default(), &[], welcome, stopped.clone()).await.unwrap();
+        let in_use = open(address, Routes::default(), &[], registered.subscribe(), stopped).await;
+        assert!(matches!(in_use, Err(Error::Port { .. })));
+        let serving = tokio::spawn(serving);
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let mut health = HealthClient::new(endpoint.connect().await.unwrap());
+        let mut changes = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+        let mut seen = Vec::new();
+        for flag in [None, Some(&registered), Some(&stop)] {
+            if let Some(flag) = flag {
+                flag.send_replace(true);
+            }
+            seen.push(changes.message().await.unwrap().unwrap().status());
+        }
+        assert_eq!(seen, [Status::NotServing, Status::Serving, Status::NotServing]);
+        drop((changes, health));
+        serving.await.unwrap().unwrap();
+    }
 }

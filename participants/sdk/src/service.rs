@@ -1,5 +1,6 @@
 //! A service: its databases, its actions and the coordinators that it serves.
 
+use std::future::ready;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tercet_proto::participant::v1::Register;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Endpoint;
+use tracing::info;
 
 use crate::action::{Action, Message, Saga, Sender, Tcc};
 use crate::batch::Executor;
@@ -284,7 +286,15 @@ impl<Db: Dialect> Service<Db> {
         let (registered, welcome) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
         let routes = std::mem::take(&mut self.routes);
-        let port = port::open(self.address, routes, &self.descriptors, welcome, stopped.clone()).await?;
+        let port = match self.address {
+            Some(address) => {
+                let (address, serving) =
+                    port::open(address, routes, &self.descriptors, welcome, stopped.clone()).await?;
+                info!(service = self.name, %address, "own port open");
+                serving
+            }
+            None => ready(Ok(())).boxed(),
+        };
         let (instance, version) = (self.instance.clone(), self.version.clone());
         let window = self.window.unwrap_or(if Db::WRITERS == 1 { 1 } else { 4 });
         let executor = self.executor().await?;
@@ -318,6 +328,9 @@ impl<Db: Dialect> Service<Db> {
         if self.databases.is_empty() {
             return mistake(format!("service {} has no database", self.name));
         }
+        if !(1..=16).contains(&self.window.unwrap_or(1)) {
+            return mistake("the window is not 1 to 16 batches".to_owned());
+        }
         for table in &self.tables {
             if table.is_empty() || !table.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.')) {
                 return mistake(format!("{table:?} is not the name of a table"));
@@ -330,4 +343,50 @@ impl<Db: Dialect> Service<Db> {
 /// Waits until the flag is set, or can not be any more.
 pub(crate) async fn is_set(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+    use crate::action::Json;
+    use crate::fixture::{Gate, Shop, TAKE, shop, shop_database};
+
+    async fn mistake(service: Service<sqlx::Sqlite>) -> String {
+        service.executor().await.err().expect("it is refused").to_string()
+    }
+
+    #[tokio::test]
+    async fn an_author_s_mistakes_are_told_at_the_start() {
+        let (_folder, pool) = shop_database().await;
+        let handler = || Shop(Gate::new(0));
+        let foreign: Action<Tcc, Json<i64>> = Action::tcc("bakery", "take");
+        for (service, text) in [
+            (shop(&pool).tcc(TAKE, handler()), "action take is registered twice"),
+            (shop(&pool).tcc(foreign, handler()), "action take belongs to service bakery, not to shop"),
+            (shop(&pool).window(17), "the window is not 1 to 16 batches"),
+            (shop(&pool).tables(&["shop; DROP"]), "\"shop; DROP\" is not the name of a table"),
+            (Service::new("Shop", [pool.clone()]), "the name \"Shop\" is not 1 to 64 of [a-z0-9_.-]"),
+            (Service::new("shop", [pool.clone()]), "service shop has no action"),
+            (Service::new("shop", []).tcc(TAKE, handler()), "service shop has no database"),
+        ] {
+            assert_eq!(mistake(service).await, text);
+        }
+        let elsewhere =
+            "table shelf is not visible to the fence in database 0, so the two could not share a transaction";
+        assert_eq!(mistake(shop(&pool).tables(&["shelf"])).await, elsewhere);
+    }
+
+    #[tokio::test]
+    async fn instances_of_one_database_have_its_fence_id_and_others_have_others() {
+        let ((_one, one), (_two, two)) = (shop_database().await, shop_database().await);
+        let fence_id = async |pools: &[&Pool<sqlx::Sqlite>]| {
+            let service = Service::new("shop", pools.iter().copied().cloned()).tcc(TAKE, Shop(Gate::new(0)));
+            service.executor().await.unwrap().register().fence_id
+        };
+        assert_eq!(fence_id(&[&one]).await, fence_id(&[&one]).await);
+        assert_ne!(fence_id(&[&one]).await, fence_id(&[&two]).await);
+        assert_eq!(fence_id(&[&one, &two]).await, fence_id(&[&one, &two]).await);
+        assert_ne!(fence_id(&[&one, &two]).await, fence_id(&[&two, &one]).await);
+        assert_eq!(shop(&one).without_fence().executor().await.unwrap().register().fence_id, vec![0; 16]);
+    }
 }

@@ -1,9 +1,15 @@
 //! Batches on SQLite.
 
-use pb::Operation::{Cancel, Confirm, Try};
+use std::sync::Arc;
+
+use sqlx::Sqlite;
 
 use super::*;
-use crate::fixture::{answers, call, done, refused, shelf, shop, shop_database};
+use crate::action::{Action, Json};
+use crate::fixture::{Gate, Shop, TAKE, answers, call, done, refused, shelf, shop, shop_database};
+use crate::participant::{Op, Receiver, SliceReceiver};
+use crate::service::Service;
+use pb::Operation::{Cancel, Confirm, Try};
 
 #[tokio::test]
 async fn a_batch_answers_in_order() {
@@ -21,4 +27,152 @@ async fn a_batch_answers_in_order() {
     let expected = [refused("sold out"), done("held"), done(""), done("held"), done(""), not_now];
     assert_eq!(answers(executor.run(calls).await), expected);
     assert_eq!(shelf(&pool).await, (3, 0));
+}
+
+fn unknown(text: &str) -> reply::Answer {
+    reply::Answer::Unknown(text.to_owned())
+}
+
+#[tokio::test]
+async fn what_can_not_be_run_is_unknown() {
+    let (_folder, pool) = shop_database().await;
+    let executor = shop(&pool).executor().await.unwrap();
+    let calls = vec![
+        Call { action: "give".into(), ..call(1, Try, 1) },
+        Call { xid: vec![1; 15].into(), ..call(1, Try, 1) },
+        Call { operation: 77, ..call(1, Try, 1) },
+        call(1, pb::Operation::Ask, 1),
+        call(1, Try, 1),
+    ];
+    let expected = [
+        unknown("this instance does not know the action"),
+        unknown("the xid is not 16 bytes"),
+        unknown("the operation is none that this version knows"),
+        unknown("the action has no such operation"),
+        done("held"),
+    ];
+    assert_eq!(answers(executor.run(calls).await), expected);
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_fit_is_refused_and_its_cancel_is_empty() {
+    let (_folder, pool) = shop_database().await;
+    let executor = shop(&pool).executor().await.unwrap();
+    let wrong = |number, operation| Call { request: "[]".into(), ..call(number, operation, 0) };
+    let replies = answers(executor.run(vec![wrong(1, Try), wrong(1, Cancel), wrong(2, Cancel)]).await);
+    let [reply::Answer::Refused(reason), rest @ ..] = &replies[..] else { panic!("{replies:?}") };
+    assert!(reason.starts_with("the request does not fit its type"), "{reason}");
+    assert_eq!(rest, [done(""), done("")]);
+}
+
+#[tokio::test]
+async fn a_handler_ends_with_the_time_of_its_call_and_leaves_nothing() {
+    let (_folder, pool) = shop_database().await;
+    let gate = Gate::new(0);
+    let service = Service::new("shop", [pool.clone()]).tcc(TAKE, Shop(Arc::clone(&gate)));
+    let executor = service.executor().await.unwrap();
+    executor.clock.read(900);
+    assert_eq!(answers(executor.run(vec![call(1, Try, 7)]).await), [unknown("the calls' time was over")]);
+    assert_eq!(gate.came.available_permits(), 1);
+    gate.pass.add_permits(1);
+    let again = Call { not_after_ms: 60_000, ..call(1, Try, 7) };
+    assert_eq!(answers(executor.run(vec![again]).await), [done("held")]);
+    assert_eq!(shelf(&pool).await, (3, 7));
+}
+
+#[tokio::test]
+async fn without_a_fence_every_call_runs() {
+    let (_folder, pool) = shop_database().await;
+    let executor = shop(&pool).without_fence().executor().await.unwrap();
+    let calls = vec![call(1, Try, 2), call(1, Try, 2), call(2, Cancel, 1)];
+    assert_eq!(answers(executor.run(calls).await), [done("held"), done("held"), done("")]);
+    assert_eq!(shelf(&pool).await, (7, 3));
+}
+
+/// Answers as its request says: so many answers too few, or a result of that size.
+struct Careless;
+
+impl SliceReceiver for Careless {
+    type Db = Sqlite;
+    type Request = Json<(usize, usize)>;
+
+    async fn deliver(&self, db_tx: &mut DbTx<Sqlite>, all: &[Op<Self::Request>]) -> Result<Vec<Answer>, sqlx::Error> {
+        sqlx::query("UPDATE shop SET held = held + $1").bind(all.len() as i64).execute(&mut *db_tx).await?;
+        let fewer: usize = all.iter().map(|op| op.request.0.0).sum();
+        Ok(all.iter().skip(fewer).map(|op| Answer::done_with(vec![7; op.request.0.1])).collect())
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_breaks_its_contract_harms_its_own_operations_alone() {
+    let (_folder, pool) = shop_database().await;
+    let deliver = Action::message("shop", "deliver");
+    let executor = Service::new("shop", [pool.clone()]).receiver_slice(deliver, Careless).executor().await.unwrap();
+    let call = |number: u8, fewer: usize, size: usize| Call {
+        action: "deliver".into(),
+        tried: false,
+        request: format!("[{fewer},{size}]").into(),
+        ..call(number, Confirm, 0)
+    };
+    let calls = vec![call(1, 0, 0), call(2, 1, 0), call(3, 0, 4_097), call(4, 0, 4_096), call(5, 0, 0)];
+    let expected = [
+        done(""),
+        unknown("the handler gave 0 answers to 1 operations"),
+        unknown("the handler's result has 4097 bytes, over the limit of 4096"),
+        reply::Answer::Done(vec![7; 4_096].into()),
+        done(""),
+    ];
+    for _ in 0..2 {
+        assert_eq!(answers(executor.run(calls.clone()).await), expected);
+        assert_eq!(shelf(&pool).await, (10, 3));
+    }
+}
+
+/// Lives in two databases, by the request's last bit.
+struct Spread;
+
+impl Receiver for Spread {
+    type Db = Sqlite;
+    type Request = Json<usize>;
+
+    fn place(&self, request: &Json<usize>) -> usize {
+        request.0
+    }
+
+    async fn deliver(&self, db_tx: &mut DbTx<Sqlite>, request: Json<usize>) -> Result<Answer, sqlx::Error> {
+        sqlx::query("UPDATE shop SET held = held + 1").execute(&mut *db_tx).await?;
+        Ok(Answer::done_with(request.0.to_string()))
+    }
+}
+
+#[tokio::test]
+async fn each_call_runs_in_the_database_of_its_request() {
+    let ((_one, one), (_two, two)) = (shop_database().await, shop_database().await);
+    let deliver = Action::message("shop", "deliver");
+    let service = Service::new("shop", [one.clone(), two.clone()]).tables(&["shop"]).receiver(deliver, Spread);
+    let executor = service.executor().await.unwrap();
+    let call = |number: u8, request: &'static str| Call {
+        action: "deliver".into(),
+        tried: false,
+        request: request.into(),
+        ..call(number, Confirm, 0)
+    };
+    let calls = vec![call(1, "1"), call(2, "0"), call(3, "1"), call(4, "2"), call(5, "x"), call(1, "1")];
+    let replies = answers(executor.run(calls).await);
+    assert_eq!(replies[..3], [done("1"), done("0"), done("1")]);
+    assert_eq!(replies[3], unknown("place() names a database that is not there"));
+    assert!(matches!(replies[4], reply::Answer::Unknown(_)), "where a request that does not fit belongs is not known");
+    assert_eq!(replies[5], done("1"));
+    assert_eq!((shelf(&one).await, shelf(&two).await), ((10, 1), (10, 2)));
+}
+
+#[test]
+fn a_bounded_number_of_suspects_is_remembered() {
+    let mut suspects = Suspects::default();
+    let key = |number: usize| (Xid::new((number as u128).to_be_bytes()), 0);
+    (0..SUSPECTS_MAX + 2).for_each(|number| suspects.add(key(number)));
+    assert_eq!(suspects.0.len(), SUSPECTS_MAX);
+    assert!(!suspects.take(key(1)));
+    assert!(suspects.take(key(2)));
+    assert!(!suspects.take(key(2)));
 }

@@ -1,5 +1,6 @@
 //! The tests that need more than one crate, a real server, or the whole repository.
 
+mod conservation;
 mod servers;
 mod services;
 mod tidy;

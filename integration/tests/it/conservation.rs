@@ -1,0 +1,238 @@
+//! Stock, coupon and order behind their fences, without a coordinator: any order of calls, repeats, decisions that
+//! overtake tries and tries that come late. Whatever happens, nothing is sold twice, lost or left hanging.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use sqlx::{Pool, Sqlite};
+use tercet::batch::Executor;
+use tercet::fence::Dialect;
+use tercet_coupon::store::{Template, Totals as CouponTotals};
+use tercet_proto::coupon::v1::{Claim, Redeem};
+use tercet_proto::order::v1::Place;
+use tercet_proto::participant::v1::{Call, Operation, Reply, reply::Answer};
+use tercet_proto::stock::v1::Reserve;
+
+const SEEDS: u64 = 20;
+const TRANSACTIONS: u64 = 120;
+const PRICE_CENTS: i64 = 2_000;
+const DISCOUNT_CENTS: i64 = 500;
+/// Few of everything, so that transactions get into each other's way.
+const ITEMS: [(i64, i64); 4] = [(1, 9), (2, 30), (3, 4), (4, 1_000)];
+const COUPONS: u64 = 24;
+const USERS: u64 = 9;
+
+/// The same numbers for the same seed (splitmix64, Steele et al. 2014).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) % end
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Service {
+    Stock,
+    Coupon,
+    Order,
+}
+
+struct Branch {
+    service: Service,
+    action: &'static str,
+    request: Vec<u8>,
+    tried: bool,
+    ended: bool,
+}
+
+/// What a coordinator would know of one transaction.
+struct Transaction {
+    units: i64,
+    order: bool,
+    branches: Vec<Branch>,
+    /// Confirm or cancel, once that is decided.
+    decision: Option<Operation>,
+}
+
+impl Transaction {
+    fn draw(id: u64, chance: &mut Chance) -> Self {
+        use prost::Message as _;
+        let branch = |service, action, request| Branch { service, action, request, tried: false, ended: false };
+        let coupon_id = 1 + chance.below(COUPONS) as i64;
+        let user_id = 1 + coupon_id % USERS as i64;
+        let item = 1 + chance.below(ITEMS.len() as u64) as i64;
+        if chance.below(2) == 0 {
+            let reserve = Reserve { item, count: 1 }.encode_to_vec();
+            let claim = Claim { coupon_id, template_id: 1, user_id }.encode_to_vec();
+            let branches = vec![branch(Service::Stock, "reserve", reserve), branch(Service::Coupon, "claim", claim)];
+            return Self { units: 1, order: false, branches, decision: None };
+        }
+        let (order_id, count, amount_cents) = (1 + id as i64, 1 + chance.below(3) as u32, PRICE_CENTS);
+        let redeem = Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents: Some(DISCOUNT_CENTS) };
+        let place = Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents: DISCOUNT_CENTS };
+        let branches = vec![
+            branch(Service::Coupon, "redeem", redeem.encode_to_vec()),
+            branch(Service::Stock, "reserve", Reserve { item, count }.encode_to_vec()),
+            branch(Service::Order, "place", place.encode_to_vec()),
+        ];
+        Self { units: count.into(), order: true, branches, decision: None }
+    }
+
+    fn call(&self, id: u64, at: usize, operation: Operation) -> Call {
+        let branch = &self.branches[at];
+        let mut xid = vec![0; 16];
+        xid[..8].copy_from_slice(&(1 + id).to_be_bytes());
+        Call {
+            xid: xid.into(),
+            branch: at as u32,
+            operation: operation.into(),
+            tried: true,
+            action: branch.action.into(),
+            request: branch.request.clone().into(),
+            attempt: 1,
+            not_after_ms: i64::MAX as u64,
+            traceparent: String::new(),
+        }
+    }
+}
+
+/// The services over one database each.
+struct World<Db: Dialect> {
+    pools: [Pool<Db>; 3],
+    executors: [Executor<Db>; 3],
+}
+
+async fn world(folder: &std::path::Path) -> World<Sqlite> {
+    let url = |name: &str| format!("sqlite://{}/{name}.db", folder.display());
+    let open = async |name: &str| Sqlite::open(&url(name)).await.expect("the folder is there");
+    let pools = [open("stock").await, open("coupon").await, open("order").await];
+    let [stock, coupon, order] = pools.clone();
+    let stock = tercet_stock::service(stock).await.expect("the schema is sound");
+    let coupon = tercet_coupon::service(coupon).await.expect("the schema is sound");
+    let order = tercet_order::service(order).await.expect("the schema is sound");
+    tercet_stock::seed(&pools[0], &ITEMS).await.expect("the items are sound");
+    let template = Template {
+        template_id: 1,
+        per_user_limit: 2,
+        valid_ms: 3_600_000,
+        minimum_spend_cents: PRICE_CENTS,
+        discount_cents: DISCOUNT_CENTS,
+    };
+    tercet_coupon::seed_templates(&pools[1], &[template]).await.expect("the template is sound");
+    let executors = [
+        stock.executor().await.expect("the fence is sound"),
+        coupon.executor().await.expect("the fence is sound"),
+        order.executor().await.expect("the fence is sound"),
+    ];
+    World { pools, executors }
+}
+
+impl<Db: Dialect> World<Db> {
+    /// Drives them all to their ends in an order that the seed alone decides.
+    async fn drive(&self, transactions: &mut [Transaction], chance: &mut Chance) {
+        let mut open: VecDeque<(usize, usize, Operation)> = VecDeque::new();
+        for (id, tx) in transactions.iter().enumerate() {
+            open.extend((0..tx.branches.len()).map(|at| (id, at, Operation::Try)));
+        }
+        while !open.is_empty() {
+            // A batch for one service, taken from anywhere in the queue; a branch is in it once.
+            let wanted = [Service::Stock, Service::Coupon, Service::Order][chance.below(3) as usize];
+            let (mut batch, mut keys) = (Vec::new(), BTreeSet::new());
+            let size = 1 + chance.below(24) as usize;
+            for _ in 0..open.len() {
+                let Some(at) = open.len().checked_sub(1).map(|last| chance.below(last as u64 + 1) as usize) else {
+                    break;
+                };
+                let key @ (id, branch, _) = open[at];
+                if transactions[id].branches[branch].service != wanted || !keys.insert((id, branch)) {
+                    continue;
+                }
+                batch.push(key);
+                // Now and then it is delivered, and stays on its way all the same.
+                if chance.below(5) > 0 {
+                    open.remove(at);
+                }
+                if batch.len() == size {
+                    break;
+                }
+            }
+            let calls = batch.iter().map(|&(id, at, operation)| transactions[id].call(id as u64, at, operation));
+            let replies = self.executors[wanted as usize].run(calls.collect()).await;
+            for ((id, at, operation), reply) in batch.into_iter().zip(replies) {
+                let next = learn(&mut transactions[id], at, operation, reply, chance);
+                open.extend(next.into_iter().map(|(at, operation)| (id, at, operation)));
+            }
+        }
+    }
+}
+
+/// Takes in a reply, and returns what is to be sent because of it.
+fn learn(
+    tx: &mut Transaction,
+    at: usize,
+    operation: Operation,
+    reply: Reply,
+    chance: &mut Chance,
+) -> Vec<(usize, Operation)> {
+    let answer = reply.answer.expect("every call is answered");
+    if operation != Operation::Try {
+        assert!(matches!(answer, Answer::Done(_)), "{} {operation:?}: {answer:?}", tx.branches[at].action);
+        tx.branches[at].ended = true;
+        return Vec::new();
+    }
+    let refused = match answer {
+        Answer::Done(_) => false,
+        Answer::Refused(_) => true,
+        Answer::NotNowMs(_) | Answer::Unknown(_) => panic!("{}: {answer:?}", tx.branches[at].action),
+    };
+    tx.branches[at].tried |= !refused;
+    if tx.decision.is_some() {
+        return Vec::new();
+    }
+    // Some run out of time with tries still on their way.
+    let decision = if refused || chance.below(12) == 0 {
+        Operation::Cancel
+    } else if tx.branches.iter().all(|branch| branch.tried) {
+        Operation::Confirm
+    } else {
+        return Vec::new();
+    };
+    tx.decision = Some(decision);
+    (0..tx.branches.len()).map(|at| (at, decision)).collect()
+}
+
+#[tokio::test]
+async fn nothing_is_sold_twice_lost_or_left_hanging() {
+    let (mut confirmed_in_all, mut cancelled_in_all) = (0, 0);
+    for seed in 0..SEEDS {
+        let folder = tempfile::tempdir().expect("a folder");
+        let world = world(folder.path()).await;
+        let mut chance = Chance(seed);
+        let mut transactions: Vec<_> = (0..TRANSACTIONS).map(|id| Transaction::draw(id, &mut chance)).collect();
+        world.drive(&mut transactions, &mut chance).await;
+        assert!(transactions.iter().flat_map(|tx| &tx.branches).all(|branch| branch.ended), "seed {seed}");
+
+        let confirmed = || transactions.iter().filter(|tx| tx.decision == Some(Operation::Confirm));
+        let orders = confirmed().filter(|tx| tx.order).count() as i64;
+        let claims = confirmed().count() as i64 - orders;
+        let [stock, coupon, order] = &world.pools;
+        let units = tercet_stock::audit(stock).await.expect("the table is there");
+        let issued = confirmed().map(|tx| tx.units).sum::<i64>();
+        assert_eq!((units.reserved, units.issued, units.broken), (0, issued, 0), "seed {seed}");
+        assert_eq!(units.free + units.issued, ITEMS.iter().map(|(_, units)| units).sum::<i64>(), "seed {seed}");
+        let coupons = tercet_coupon::audit(coupon).await.expect("the tables are there");
+        let expected = CouponTotals { issued: claims - orders, used: orders, ..CouponTotals::default() };
+        assert_eq!(coupons, expected, "seed {seed}");
+        let placed = tercet_order::audit(order).await.expect("the table is there");
+        assert_eq!((placed.frozen, placed.placed, placed.coupons_twice), (0, orders, 0), "seed {seed}");
+        let by_coupon = tercet_coupon::used(coupon).await.expect("the table is there");
+        assert_eq!(by_coupon, tercet_order::coupons(order).await.expect("the table is there"), "seed {seed}");
+        confirmed_in_all += orders;
+        cancelled_in_all += TRANSACTIONS as i64 - confirmed().count() as i64;
+    }
+    // Or the runs would say little.
+    assert!(confirmed_in_all > 40 && cancelled_in_all > 400, "{confirmed_in_all} orders, {cancelled_in_all} cancelled");
+}

@@ -12,6 +12,11 @@ async fn main() -> ExitCode {
             let service = tercet_stock::service(config.open::<sqlx::Sqlite>().await?).await?;
             config.serve(service).await
         }
+        #[cfg(feature = "mysql")]
+        "mysql" | "mariadb" => {
+            let service = tercet_stock::service(config.open::<sqlx::MySql>().await?).await?;
+            config.serve(service).await
+        }
         other => anyhow::bail!("no database of kind {other:?} is built into this program"),
     })
     .await

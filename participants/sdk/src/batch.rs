@@ -2,39 +2,36 @@
 //! most one settle statement, and one COMMIT.
 //!
 //! A batch whose SQL fails is halved until the bad operation is alone; the others succeed. What lost against another
-//! transaction is run again in place. A panic or an overrun of the time limit costs the batch its connection and nothing
-//! more.
+//! transaction is run again in place. A panic or an overrun of the time limit costs the batch its connection and
+//! nothing more.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use sqlx::{Connection as _, Pool, SqlStr};
+use sqlx::Pool;
 use tercet_proto::participant::v1::{self as pb, Call, Reply, reply};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::clock::StoreClock;
 use crate::context::Context;
-use crate::fence::{self, Dialect, Entry, Operation, Settled, State, Verdict};
-use crate::handler::{Job, Outcome, Trouble, shortened};
+use crate::fence::{Dialect, Operation};
+use crate::handler::{Job, Outcome, shortened};
 use crate::metrics;
-use crate::participant::{Answer, DbTx};
+use crate::participant::Answer;
 use crate::service::Registered;
 use crate::xid::Xid;
 
-/// How often a local transaction that lost against another is run again before the answer is unknown.
-const CONFLICTS_MAX: u32 = 20;
+mod forget;
+mod local;
+mod place;
+
+use forget::Round;
+use local::Failure;
+use place::Place;
+
 /// How many keys are remembered for having failed.
 const SUSPECTS_MAX: usize = 1_024;
-/// How many transactions may wait for the next round of forgetting.
-const FORGOTTEN_MAX: usize = 200_000;
-/// How many transactions' rows one statement deletes.
-const FORGET_ROWS: usize = 500;
-
 type Key = (Xid, u32);
 
 /// A call that has been read.
@@ -55,18 +52,6 @@ impl Item {
     }
 }
 
-/// Why a local transaction came to nothing.
-enum Failure {
-    /// It lost against another and was rolled back.
-    Conflict(String),
-    /// It failed and was rolled back; fewer operations at once may succeed.
-    Failed(String),
-    /// As above, and its connection is in doubt.
-    Panicked,
-    /// Anything may have happened.
-    Lost(String),
-}
-
 /// The keys that failed not long ago.
 #[derive(Default)]
 struct Suspects(VecDeque<Key>);
@@ -84,21 +69,6 @@ impl Suspects {
         let at = self.0.iter().position(|other| *other == key);
         at.is_some_and(|at| self.0.remove(at).is_some())
     }
-}
-
-/// The transactions whose rows the next round of forgetting deletes.
-#[derive(Default)]
-struct Round {
-    xids: Vec<Xid>,
-    /// Whether the floor is above their calls everywhere.
-    raised: bool,
-}
-
-/// One database, and the connections that batches hold.
-struct Place<Db: Dialect> {
-    pool: Pool<Db>,
-    idle: Mutex<Vec<Db::Connection>>,
-    writers: Semaphore,
 }
 
 /// What a session does with a batch: everything between the calls and their replies.
@@ -122,10 +92,7 @@ impl<Db: Dialect> Executor<Db> {
         fence_id: Option<[u8; 16]>,
     ) -> Self {
         let by_name = actions.iter().enumerate().map(|(at, action)| (action.name, at)).collect();
-        let places = pools
-            .into_iter()
-            .map(|pool| Place { pool, idle: Mutex::default(), writers: Semaphore::new(Db::WRITERS) })
-            .collect();
+        let places = pools.into_iter().map(Place::new).collect();
         Self {
             service,
             actions,
@@ -152,14 +119,15 @@ impl<Db: Dialect> Executor<Db> {
         }
     }
 
-    /// Runs the calls and answers each, in their order. Never fails: where anything may have happened, the reply says so.
+    /// Runs the calls and answers each, in their order. Never fails: where anything may have happened, the reply
+    /// says so.
     pub async fn run(&self, calls: Vec<Call>) -> Vec<Reply> {
         metrics::batch_ran(self.service, calls.len());
         let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(calls.len());
         let mut by_place: BTreeMap<usize, Vec<Item>> = BTreeMap::new();
-        let mut counted = Vec::with_capacity(calls.len());
+        let mut kinds = Vec::with_capacity(calls.len());
         for (at, call) in calls.into_iter().enumerate() {
-            counted.push(self.by_name.get(call.action.as_str()).copied().zip(Operation::of(call.operation())));
+            kinds.push(self.by_name.get(call.action.as_str()).copied().zip(Operation::of(call.operation())));
             match self.read(at, call) {
                 Ok(item) => {
                     outcomes.push(None);
@@ -173,17 +141,18 @@ impl<Db: Dialect> Executor<Db> {
             outcomes[at] = Some(outcome);
         }
         let unanswered = || Err("the call was not run".to_owned());
-        outcomes
-            .into_iter()
-            .zip(counted)
-            .map(|(outcome, counted)| {
-                let reply = reply(outcome.unwrap_or_else(unanswered));
-                if let Some((action, operation)) = counted {
-                    metrics::operation_ran(self.service, self.actions[action].name, operation, &reply);
-                }
-                reply
-            })
-            .collect()
+        let replies: Vec<Reply> =
+            outcomes.into_iter().map(|outcome| reply(outcome.unwrap_or_else(unanswered))).collect();
+        let mut counts: BTreeMap<_, u64> = BTreeMap::new();
+        for ((action, operation), reply) in
+            kinds.into_iter().zip(&replies).filter_map(|(kind, reply)| kind.zip(Some(reply)))
+        {
+            *counts.entry((self.actions[action].name, operation, metrics::name(reply))).or_default() += 1;
+        }
+        for ((action, operation, reply), count) in counts {
+            metrics::operations_ran(self.service, action, operation, reply, count);
+        }
+        replies
     }
 
     fn read(&self, at: usize, call: Call) -> Result<Item, Outcome> {
@@ -198,20 +167,28 @@ impl<Db: Dialect> Executor<Db> {
         if !handler.operations().contains(&operation) {
             return Err(unknown("the action has no such operation"));
         }
-        let place = match (self.places.len(), handler.place(&call.request)) {
-            (1, _) => 0,
-            (places, Ok(place)) if place < places => place,
-            (places, Ok(place)) => {
-                let action = self.actions[action].name;
-                error!(service = self.service, action, place, places, "place() names a database that is not there");
-                return Err(unknown("place() names a database that is not there"));
-            }
-            // Where its rows are, if it has any, is not to be known.
-            (_, Err(error)) => return Err(Err(error.to_string())),
-        };
+        let place = if self.places.len() > 1 { self.place(action, &call)? } else { 0 };
+        // It would cost the others of its batch their time; and nobody waits for it.
+        if self.clock.has_passed(call.not_after_ms) {
+            return Err(Ok(Answer::not_now(Duration::ZERO)));
+        }
         let context = Context { xid, branch: call.branch, not_after_ms: call.not_after_ms };
         let job = Job { context, request: call.request };
         Ok(Item { at, operation, tried: call.tried, action, place, job })
+    }
+
+    fn place(&self, action: usize, call: &Call) -> Result<usize, Outcome> {
+        let (action, places) = (&self.actions[action], self.places.len());
+        match action.handler.place(&call.request) {
+            Ok(place) if place < places => Ok(place),
+            Ok(place) => {
+                let action = action.name;
+                error!(service = self.service, action, place, places, "place() names a database that is not there");
+                Err(Err("place() names a database that is not there".to_owned()))
+            }
+            // Where its rows are, if it has any, is not to be known.
+            Err(error) => Err(Err(error.to_string())),
+        }
     }
 
     /// Runs the calls of one database in rounds: a round is sorted by key and has no key twice.
@@ -279,264 +256,8 @@ impl<Db: Dialect> Executor<Db> {
         outcomes.extend(lot.iter().map(|item| (item.at, Err(text.clone()))));
     }
 
-    /// One local transaction, run again while it loses against others.
-    async fn run_in_place(&self, place: &Place<Db>, lot: &[Item]) -> Result<Vec<Outcome>, Failure> {
-        let not_after = lot.iter().map(|item| item.job.context.not_after_ms).min().unwrap_or(u64::MAX);
-        let deadline = self.clock.instant_of(not_after);
-        let run = async {
-            let closed = |_| Failure::Lost("the service is closing".to_owned());
-            let _permit = place.writers.acquire().await.map_err(closed)?;
-            let mut conflicts = 0;
-            loop {
-                let mut connection = self.connection(place).await.map_err(|error| Failure::Lost(error.to_string()))?;
-                let failure = match self.transact(&mut connection, lot, deadline).await {
-                    Ok(outcomes) => {
-                        idle(place).push(connection);
-                        return Ok(outcomes);
-                    }
-                    Err(failure) => failure,
-                };
-                if matches!(failure, Failure::Conflict(_) | Failure::Failed(_)) {
-                    idle(place).push(connection);
-                }
-                conflicts += 1;
-                if !matches!(failure, Failure::Conflict(_)) || conflicts > CONFLICTS_MAX {
-                    return Err(failure);
-                }
-                metrics::fence_retried(self.service);
-                // Two that lost to each other must not meet again in step: their batches differ in size or first key.
-                let spread = lot[0].job.context.xid.as_bytes()[15] % 8;
-                tokio::time::sleep(Duration::from_millis(u64::from(conflicts) + u64::from(spread))).await;
-            }
-        };
-        match deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline, run)
-                .await
-                .unwrap_or_else(|_| Err(Failure::Lost("the calls' time was over".to_owned()))),
-            None => run.await,
-        }
-    }
-
-    async fn connection(&self, place: &Place<Db>) -> Result<Db::Connection, sqlx::Error> {
-        let idle = idle(place).pop();
-        match idle {
-            Some(connection) => Ok(connection),
-            None => Db::connect(&place.pool).await,
-        }
-    }
-
-    /// One local transaction, once. It is rolled back unless the outcomes are returned or the failure says that its
-    /// connection is in doubt.
-    async fn transact(
-        &self,
-        connection: &mut Db::Connection,
-        lot: &[Item],
-        deadline: Option<Instant>,
-    ) -> Result<Vec<Outcome>, Failure> {
-        let begun = match Db::BEGIN {
-            Some(sql) => connection.begin_with(SqlStr::from_static(sql)).await,
-            None => connection.begin().await,
-        };
-        let mut db_tx = begun.map_err(failure::<Db>)?;
-        let ran = match self.fill(&mut db_tx, lot).await {
-            // A commit that late could come after the fence has forgotten the calls.
-            Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                Err(Failure::Lost("the calls' time was over".to_owned()))
-            }
-            ran => ran,
-        };
-        match ran {
-            Ok(outcomes) => {
-                let start = Instant::now();
-                match db_tx.commit().await {
-                    Ok(()) => metrics::committed(self.service, start.elapsed()),
-                    Err(error) if Db::is_conflict(&error) => return Err(failure::<Db>(error)),
-                    Err(error) => return Err(Failure::Lost(format!("COMMIT of unknown result: {error}"))),
-                }
-                Ok(outcomes)
-            }
-            Err(failure @ (Failure::Conflict(_) | Failure::Failed(_))) => match db_tx.rollback().await {
-                Ok(()) => Err(failure),
-                Err(error) => Err(Failure::Lost(format!("ROLLBACK of unknown result: {error}"))),
-            },
-            Err(failure @ (Failure::Panicked | Failure::Lost(_))) => Err(failure),
-        }
-    }
-
-    /// All of a local transaction between its BEGIN and its COMMIT.
-    async fn fill(&self, db_tx: &mut DbTx<Db>, lot: &[Item]) -> Result<Vec<Outcome>, Failure> {
-        let (mut steps, prevs) = self.enter(db_tx, lot).await?;
-        self.handle(db_tx, lot, &mut steps).await?;
-        let mut settled = Vec::new();
-        let outcomes = steps
-            .into_iter()
-            .zip(lot)
-            .zip(prevs)
-            .map(|((step, item), prev)| step.finish(item, prev, &mut settled))
-            .collect();
-        if self.fence_id.is_some() && !settled.is_empty() {
-            Db::settle(db_tx, &settled).await.map_err(failure::<Db>)?;
-        }
-        Ok(outcomes)
-    }
-
-    /// Raises the floor, and then deletes the rows of the transactions that the call before this one named: every call of
-    /// theirs that was under way then has met the raised floor since.
-    pub(crate) async fn forget(&self, floor_ms: u64, mut xids: Vec<Xid>) {
-        if self.fence_id.is_none() {
-            return;
-        }
-        let mut round = self.forgotten.lock().await;
-        let old = if round.raised { std::mem::take(&mut round.xids) } else { Vec::new() };
-        round.raised = true;
-        for place in &self.places {
-            if let Err(error) = self.forget_in(place, floor_ms, &old).await {
-                warn!(service = self.service, %error, "fence rows stay for another round");
-                round.raised = false;
-            }
-        }
-        if !round.raised {
-            // Deleting what is gone already does no harm.
-            xids.extend(old);
-        }
-        round.xids.append(&mut xids);
-        if round.xids.len() > FORGOTTEN_MAX {
-            let rows = round.xids.len() - FORGOTTEN_MAX;
-            warn!(service = self.service, transactions = rows, "fence rows of forgotten transactions stay for good");
-            round.xids.truncate(FORGOTTEN_MAX);
-        }
-    }
-
-    async fn forget_in(&self, place: &Place<Db>, floor_ms: u64, xids: &[Xid]) -> Result<(), sqlx::Error> {
-        let _permit = place.writers.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
-        let mut connection = self.connection(place).await?;
-        Db::raise_floor(&mut connection, floor_ms).await?;
-        for chunk in xids.chunks(FORGET_ROWS) {
-            Db::forget(&mut connection, chunk).await?;
-        }
-        idle(place).push(connection);
-        Ok(())
-    }
-
-    /// The fence's word on each.
-    async fn enter(&self, db_tx: &mut DbTx<Db>, lot: &[Item]) -> Result<(Vec<Step>, Vec<State>), Failure> {
-        if self.fence_id.is_none() {
-            let steps = lot.iter().map(|item| match item.operation {
-                Operation::Ask => Step::Said(Err("without a fence nothing is known".to_owned())),
-                Operation::Try | Operation::Confirm | Operation::Cancel => Step::Run,
-            });
-            return Ok((steps.collect(), vec![State::None; lot.len()]));
-        }
-        let entries: Vec<Entry> = lot.iter().map(|item| Entry::new(&item.job.context, item.operation)).collect();
-        let rows = fence::enter::<Db>(db_tx, &entries).await.map_err(failure::<Db>)?;
-        let steps = lot.iter().zip(rows).map(|(item, row)| {
-            let Some(row) = row else {
-                return (Step::Said(Ok(Answer::not_now(Duration::ZERO))), State::None);
-            };
-            let step = match fence::verdict(item.operation, item.tried, &row) {
-                Verdict::Run => Step::Run,
-                Verdict::Say(answer) => Step::Said(Ok(answer)),
-                Verdict::Fault(reason) => Step::Fault(reason),
-            };
-            (step, row.prev)
-        });
-        Ok(steps.unzip())
-    }
-
-    /// Runs the handlers, once for each action and operation.
-    async fn handle(&self, db_tx: &mut DbTx<Db>, lot: &[Item], steps: &mut [Step]) -> Result<(), Failure> {
-        let mut groups: BTreeMap<(usize, Operation), (Vec<usize>, Vec<Job>)> = BTreeMap::new();
-        for (at, item) in lot.iter().enumerate() {
-            if matches!(steps[at], Step::Run) {
-                let (places, jobs) = groups.entry((item.action, item.operation)).or_default();
-                places.push(at);
-                jobs.push(item.job.clone());
-            }
-        }
-        for ((action, operation), (places, jobs)) in groups {
-            let action = &self.actions[action];
-            let run = AssertUnwindSafe(action.handler.run(operation, db_tx, &jobs)).catch_unwind();
-            let outcomes = match run.await {
-                Ok(Ok(outcomes)) => outcomes,
-                Ok(Err(Trouble::Sql(error))) => return Err(failure::<Db>(error)),
-                Ok(Err(Trouble::Author(text))) => {
-                    let (action, operation) = (action.name, operation.name());
-                    error!(service = self.service, action, operation, error = text, "the handler breaks its contract");
-                    return Err(Failure::Failed(text));
-                }
-                Err(_) => return Err(Failure::Panicked),
-            };
-            for (at, outcome) in places.into_iter().zip(outcomes) {
-                steps[at] = Step::Ran(outcome);
-            }
-        }
-        Ok(())
-    }
-
     fn suspects(&self) -> MutexGuard<'_, Suspects> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How far an operation has come.
-enum Step {
-    /// The handler is to run.
-    Run,
-    /// The handler has run.
-    Ran(Outcome),
-    /// The fence answered, and its row stays.
-    Said(Outcome),
-    /// The fence found what can not be, and its row is put back.
-    Fault(&'static str),
-}
-
-impl Step {
-    /// The outcome, and what must be written for it.
-    fn finish(self, item: &Item, prev: State, settled: &mut Vec<Settled>) -> Outcome {
-        let key = item.key();
-        let outcome = match self {
-            Self::Said(outcome) => return outcome,
-            Self::Ran(outcome) => outcome,
-            Self::Run => Err("the handler was not run".to_owned()),
-            Self::Fault(reason) => match item.operation {
-                Operation::Ask => Err(reason.to_owned()),
-                Operation::Try | Operation::Confirm | Operation::Cancel => Ok(Answer::refused(reason)),
-            },
-        };
-        match outcome {
-            Ok(Answer::Done(result)) => {
-                if !result.is_empty() {
-                    settled.push(Settled::keep(key, item.operation.wanted(), &result));
-                }
-                Ok(Answer::Done(result))
-            }
-            Ok(Answer::Refused(reason)) => {
-                let reason = shortened(reason);
-                settled.push(match item.operation {
-                    Operation::Try => Settled::keep(key, State::Refused, reason.as_bytes()),
-                    Operation::Confirm | Operation::Cancel | Operation::Ask => Settled::put_back(key, prev),
-                });
-                Ok(Answer::Refused(reason))
-            }
-            other @ (Ok(Answer::NotNow(_)) | Err(_)) => {
-                settled.push(Settled::put_back(key, prev));
-                other
-            }
-        }
-    }
-}
-
-fn idle<Db: Dialect>(place: &Place<Db>) -> MutexGuard<'_, Vec<Db::Connection>> {
-    place.idle.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn failure<Db: Dialect>(error: sqlx::Error) -> Failure {
-    if Db::is_conflict(&error) {
-        Failure::Conflict(error.to_string())
-    } else if matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed) {
-        Failure::Lost(error.to_string())
-    } else {
-        Failure::Failed(error.to_string())
     }
 }
 

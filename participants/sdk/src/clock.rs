@@ -20,6 +20,12 @@ impl StoreClock {
         }
     }
 
+    /// Whether it is past this for certain.
+    pub(crate) fn has_passed(&self, at_ms: u64) -> bool {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.is_some_and(|(then_ms, then)| then_ms + millis(then.elapsed()) > at_ms)
+    }
+
     /// When it will show this; `None` before the first reading.
     pub(crate) fn instant_of(&self, at_ms: u64) -> Option<Instant> {
         let (then_ms, then) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
@@ -52,5 +58,6 @@ mod tests {
         clock.read(1_080);
         assert_eq!(clock.instant_of(1_100), at_1_100(70));
         assert_eq!(clock.instant_of(1_000), at_1_100(50), "what is past is past");
+        assert!(clock.has_passed(1_079) && !clock.has_passed(1_080));
     }
 }

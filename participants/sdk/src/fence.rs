@@ -42,8 +42,8 @@ pub(crate) use sql::{Sql, check_table, migrate};
 
 /// A database that can hold a fence: `sqlx::Sqlite`, `sqlx::Postgres` or `sqlx::MySql` (MariaDB too), by feature.
 pub trait Dialect: Sql {
-    /// A pool for this URL, with the settings that the fence needs. On SQLite: the file is made when missing, WAL, every
-    /// commit synced. A service passes it to [`Service::new`](crate::service::Service::new) and may use it itself.
+    /// A pool for this URL, with the settings that the fence needs. On SQLite: the file is made when missing, WAL,
+    /// every commit synced. A service passes it to [`Service::new`](crate::service::Service::new) and may use it itself.
     ///
     /// # Errors
     /// When the URL is not one, or the database can not be reached.
@@ -188,8 +188,8 @@ impl Settled {
     }
 }
 
-/// Writes the wanted states and tells what was there before, in the order of `entries`, which are sorted by key and have
-/// no key twice. `None` for those at or below the floor, which touch nothing.
+/// Writes the wanted states and tells what was there before, in the order of `entries`, which are sorted by key and
+/// have no key twice. `None` for those at or below the floor, which touch nothing.
 pub(crate) async fn enter<Db: Dialect>(
     db_tx: &mut DbTx<Db>,
     entries: &[Entry],

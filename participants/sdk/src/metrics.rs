@@ -7,19 +7,29 @@ use tercet_proto::participant::v1::{Reply, reply::Answer};
 
 use crate::fence::Operation;
 
-/// Operations run, by action, operation and reply: at most 16 series an action.
-pub(crate) fn operation_ran(service: &'static str, action: &'static str, operation: Operation, reply: &Reply) {
-    let reply = match reply.answer {
+/// The reply as a label.
+pub(crate) const fn name(reply: &Reply) -> &'static str {
+    match reply.answer {
         Some(Answer::Done(_)) => "done",
         Some(Answer::Refused(_)) => "refused",
         Some(Answer::NotNowMs(_)) => "not_now",
         Some(Answer::Unknown(_)) | None => "unknown",
-    };
+    }
+}
+
+/// Operations run, by action, operation and [`name`] of the reply: at most 12 series an action, 4 for a sender.
+pub(crate) fn operations_ran(
+    service: &'static str,
+    action: &'static str,
+    operation: Operation,
+    reply: &'static str,
+    count: u64,
+) {
     counter!(
         "tercet_participant_operations_total",
         "service" => service, "action" => action, "operation" => operation.name(), "reply" => reply
     )
-    .increment(1);
+    .increment(count);
 }
 
 /// The calls of a batch.

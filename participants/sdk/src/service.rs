@@ -167,8 +167,8 @@ impl<Db: Dialect> Service<Db> {
         self
     }
 
-    /// The business tables. The start fails when one of them is not visible where the fence is, since then the two could
-    /// not be written in one local transaction.
+    /// The business tables. The start fails when one of them is not visible where the fence is, since then the two
+    /// could not be written in one local transaction.
     #[must_use]
     pub fn tables(mut self, tables: &[&'static str]) -> Self {
         self.tables.extend_from_slice(tables);
@@ -268,8 +268,8 @@ impl<Db: Dialect> Service<Db> {
         Ok(Executor::new(self.name, self.actions, self.databases, self.fenced.then(|| id.to_be_bytes())))
     }
 
-    /// Runs the service until `shutdown` ends: a session with each coordinator, opened again whenever it breaks, and the
-    /// own port. Health is NOT_SERVING until the first session is registered and from `shutdown` on. Then it takes no
+    /// Runs the service until `shutdown` ends: a session with each coordinator, opened again whenever it breaks, and
+    /// the own port. Health is NOT_SERVING until the first session is registered and from `shutdown` on. Then it takes no
     /// further batch, answers what it holds and returns.
     ///
     /// # Errors

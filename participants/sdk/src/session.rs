@@ -66,7 +66,8 @@ impl From<Status> for Ended {
     }
 }
 
-/// Holds a session with the coordinator at this endpoint until `stop` says so. `registered` is set at the first welcome.
+/// Holds a session with the coordinator at this endpoint until `stop` says so. `registered` is set at the first
+/// welcome.
 pub(crate) async fn hold<Db: Dialect>(
     executor: &Executor<Db>,
     endpoint: Endpoint,

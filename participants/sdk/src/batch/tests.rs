@@ -7,7 +7,7 @@ use sqlx::Sqlite;
 use super::*;
 use crate::action::{Action, Json};
 use crate::fixture::{Gate, Shop, TAKE, answers, call, done, refused, shelf, shop, shop_database};
-use crate::participant::{Op, Receiver, SliceReceiver};
+use crate::participant::{DbTx, Op, Receiver, SliceReceiver};
 use crate::service::Service;
 use pb::Operation::{Cancel, Confirm, Try};
 
@@ -175,4 +175,14 @@ fn a_bounded_number_of_suspects_is_remembered() {
     assert!(!suspects.take(key(1)));
     assert!(suspects.take(key(2)));
     assert!(!suspects.take(key(2)));
+}
+
+#[tokio::test]
+async fn a_call_that_is_late_already_touches_nothing_and_costs_the_others_nothing() {
+    let (_folder, pool) = shop_database().await;
+    let executor = shop(&pool).executor().await.unwrap();
+    executor.clock.read(1_001);
+    let in_time = Call { not_after_ms: 60_000, ..call(2, Try, 7) };
+    let replies = answers(executor.run(vec![call(1, Try, 7), in_time]).await);
+    assert_eq!(replies, [reply::Answer::NotNowMs(0), done("held")]);
 }

@@ -15,8 +15,8 @@ const UNDO: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT tercet_guard");
 /// Runs a try that came to the service's own door, behind the fence, in the caller's local transaction. A repeat, or a
 /// try after its cancel, is answered without the handler.
 ///
-/// The caller commits whatever the answer is: unless it is done, the handler's own writes have been undone, and a refusal
-/// is kept for repeats. On SQLite, begin with `BEGIN IMMEDIATE`.
+/// The caller commits whatever the answer is: unless it is done, the handler's own writes have been undone, and a
+/// refusal is kept for repeats. On SQLite, begin with `BEGIN IMMEDIATE`.
 ///
 /// # Errors
 /// The database's. The caller rolls back and tells the initiator that the outcome is unknown, or runs the whole local

@@ -1,0 +1,240 @@
+//! One local transaction: fence, handlers, settle, COMMIT.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use sqlx::{Connection as _, SqlStr};
+use tokio::time::Instant;
+use tracing::error;
+
+use super::place::Place;
+use super::{Executor, Item};
+use crate::fence::{self, Dialect, Entry, Operation, Settled, State, Verdict};
+use crate::handler::{Job, Outcome, Trouble, shortened};
+use crate::metrics;
+use crate::participant::{Answer, DbTx};
+
+/// How often a local transaction that lost against another is run again before the answer is unknown.
+const CONFLICTS_MAX: u32 = 20;
+
+/// Why a local transaction came to nothing.
+pub(super) enum Failure {
+    /// It lost against another and was rolled back.
+    Conflict(String),
+    /// It failed and was rolled back; fewer operations at once may succeed.
+    Failed(String),
+    /// As above, and its connection is in doubt.
+    Panicked,
+    /// Anything may have happened.
+    Lost(String),
+}
+
+fn failure<Db: Dialect>(error: sqlx::Error) -> Failure {
+    if Db::is_conflict(&error) {
+        Failure::Conflict(error.to_string())
+    } else if matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed) {
+        Failure::Lost(error.to_string())
+    } else {
+        Failure::Failed(error.to_string())
+    }
+}
+
+impl<Db: Dialect> Executor<Db> {
+    /// One local transaction, run again while it loses against others.
+    pub(super) async fn run_in_place(&self, place: &Place<Db>, lot: &[Item]) -> Result<Vec<Outcome>, Failure> {
+        let not_after = lot.iter().map(|item| item.job.context.not_after_ms).min().unwrap_or(u64::MAX);
+        let deadline = self.clock.instant_of(not_after);
+        let run = async {
+            let closed = |_| Failure::Lost("the service is closing".to_owned());
+            let _permit = place.writers.acquire().await.map_err(closed)?;
+            let mut conflicts = 0;
+            loop {
+                let mut connection = place.connection().await.map_err(|error| Failure::Lost(error.to_string()))?;
+                let failure = match self.transact(&mut connection, lot, deadline).await {
+                    Ok(outcomes) => {
+                        place.put(connection);
+                        return Ok(outcomes);
+                    }
+                    Err(failure) => failure,
+                };
+                if matches!(failure, Failure::Conflict(_) | Failure::Failed(_)) {
+                    place.put(connection);
+                }
+                conflicts += 1;
+                if !matches!(failure, Failure::Conflict(_)) || conflicts > CONFLICTS_MAX {
+                    return Err(failure);
+                }
+                metrics::fence_retried(self.service);
+                // Two that lost to each other must not meet again in step: their batches differ in size or first key.
+                let spread = lot[0].job.context.xid.as_bytes()[15] % 8;
+                tokio::time::sleep(Duration::from_millis(u64::from(conflicts) + u64::from(spread))).await;
+            }
+        };
+        match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline, run)
+                .await
+                .unwrap_or_else(|_| Err(Failure::Lost("the calls' time was over".to_owned()))),
+            None => run.await,
+        }
+    }
+
+    /// One local transaction, once. It is rolled back unless the outcomes are returned or the failure says that its
+    /// connection is in doubt.
+    async fn transact(
+        &self,
+        connection: &mut Db::Connection,
+        lot: &[Item],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let begun = match Db::BEGIN {
+            Some(sql) => connection.begin_with(SqlStr::from_static(sql)).await,
+            None => connection.begin().await,
+        };
+        let mut db_tx = begun.map_err(failure::<Db>)?;
+        let ran = match self.fill(&mut db_tx, lot).await {
+            // A commit that late could come after the fence has forgotten the calls.
+            Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                Err(Failure::Lost("the calls' time was over".to_owned()))
+            }
+            ran => ran,
+        };
+        match ran {
+            Ok(outcomes) => {
+                let start = Instant::now();
+                match db_tx.commit().await {
+                    Ok(()) => metrics::committed(self.service, start.elapsed()),
+                    Err(error) if Db::is_conflict(&error) => return Err(failure::<Db>(error)),
+                    Err(error) => return Err(Failure::Lost(format!("COMMIT of unknown result: {error}"))),
+                }
+                Ok(outcomes)
+            }
+            Err(failure @ (Failure::Conflict(_) | Failure::Failed(_))) => match db_tx.rollback().await {
+                Ok(()) => Err(failure),
+                Err(error) => Err(Failure::Lost(format!("ROLLBACK of unknown result: {error}"))),
+            },
+            Err(failure @ (Failure::Panicked | Failure::Lost(_))) => Err(failure),
+        }
+    }
+
+    /// All of a local transaction between its BEGIN and its COMMIT.
+    async fn fill(&self, db_tx: &mut DbTx<Db>, lot: &[Item]) -> Result<Vec<Outcome>, Failure> {
+        let (mut steps, prevs) = self.enter(db_tx, lot).await?;
+        self.handle(db_tx, lot, &mut steps).await?;
+        let mut settled = Vec::new();
+        let outcomes = steps
+            .into_iter()
+            .zip(lot)
+            .zip(prevs)
+            .map(|((step, item), prev)| step.finish(item, prev, &mut settled))
+            .collect();
+        if self.fence_id.is_some() && !settled.is_empty() {
+            Db::settle(db_tx, &settled).await.map_err(failure::<Db>)?;
+        }
+        Ok(outcomes)
+    }
+
+    /// The fence's word on each.
+    async fn enter(&self, db_tx: &mut DbTx<Db>, lot: &[Item]) -> Result<(Vec<Step>, Vec<State>), Failure> {
+        if self.fence_id.is_none() {
+            let steps = lot.iter().map(|item| match item.operation {
+                Operation::Ask => Step::Said(Err("without a fence nothing is known".to_owned())),
+                Operation::Try | Operation::Confirm | Operation::Cancel => Step::Run,
+            });
+            return Ok((steps.collect(), vec![State::None; lot.len()]));
+        }
+        let entries: Vec<Entry> = lot.iter().map(|item| Entry::new(&item.job.context, item.operation)).collect();
+        let rows = fence::enter::<Db>(db_tx, &entries).await.map_err(failure::<Db>)?;
+        let steps = lot.iter().zip(rows).map(|(item, row)| {
+            let Some(row) = row else {
+                return (Step::Said(Ok(Answer::not_now(Duration::ZERO))), State::None);
+            };
+            let step = match fence::verdict(item.operation, item.tried, &row) {
+                Verdict::Run => Step::Run,
+                Verdict::Say(answer) => Step::Said(Ok(answer)),
+                Verdict::Fault(reason) => Step::Fault(reason),
+            };
+            (step, row.prev)
+        });
+        Ok(steps.unzip())
+    }
+
+    /// Runs the handlers, once for each action and operation.
+    async fn handle(&self, db_tx: &mut DbTx<Db>, lot: &[Item], steps: &mut [Step]) -> Result<(), Failure> {
+        let mut groups: BTreeMap<(usize, Operation), (Vec<usize>, Vec<Job>)> = BTreeMap::new();
+        for (at, item) in lot.iter().enumerate() {
+            if matches!(steps[at], Step::Run) {
+                let (places, jobs) = groups.entry((item.action, item.operation)).or_default();
+                places.push(at);
+                jobs.push(item.job.clone());
+            }
+        }
+        for ((action, operation), (places, jobs)) in groups {
+            let action = &self.actions[action];
+            let run = AssertUnwindSafe(action.handler.run(operation, db_tx, &jobs)).catch_unwind();
+            let outcomes = match run.await {
+                Ok(Ok(outcomes)) => outcomes,
+                Ok(Err(Trouble::Sql(error))) => return Err(failure::<Db>(error)),
+                Ok(Err(Trouble::Author(text))) => {
+                    let (action, operation) = (action.name, operation.name());
+                    error!(service = self.service, action, operation, error = text, "the handler breaks its contract");
+                    return Err(Failure::Failed(text));
+                }
+                Err(_) => return Err(Failure::Panicked),
+            };
+            for (at, outcome) in places.into_iter().zip(outcomes) {
+                steps[at] = Step::Ran(outcome);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How far an operation has come.
+enum Step {
+    /// The handler is to run.
+    Run,
+    /// The handler has run.
+    Ran(Outcome),
+    /// The fence answered, and its row stays.
+    Said(Outcome),
+    /// The fence found what can not be, and its row is put back.
+    Fault(&'static str),
+}
+
+impl Step {
+    /// The outcome, and what must be written for it.
+    fn finish(self, item: &Item, prev: State, settled: &mut Vec<Settled>) -> Outcome {
+        let key = item.key();
+        let outcome = match self {
+            Self::Said(outcome) => return outcome,
+            Self::Ran(outcome) => outcome,
+            Self::Run => Err("the handler was not run".to_owned()),
+            Self::Fault(reason) => match item.operation {
+                Operation::Ask => Err(reason.to_owned()),
+                Operation::Try | Operation::Confirm | Operation::Cancel => Ok(Answer::refused(reason)),
+            },
+        };
+        match outcome {
+            Ok(Answer::Done(result)) => {
+                if !result.is_empty() {
+                    settled.push(Settled::keep(key, item.operation.wanted(), &result));
+                }
+                Ok(Answer::Done(result))
+            }
+            Ok(Answer::Refused(reason)) => {
+                let reason = shortened(reason);
+                settled.push(match item.operation {
+                    Operation::Try => Settled::keep(key, State::Refused, reason.as_bytes()),
+                    Operation::Confirm | Operation::Cancel | Operation::Ask => Settled::put_back(key, prev),
+                });
+                Ok(Answer::Refused(reason))
+            }
+            other @ (Ok(Answer::NotNow(_)) | Err(_)) => {
+                settled.push(Settled::put_back(key, prev));
+                other
+            }
+        }
+    }
+}

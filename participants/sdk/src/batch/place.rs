@@ -1,0 +1,36 @@
+//! One database of a service, and the connections that batches hold.
+
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::Pool;
+use tokio::sync::Semaphore;
+
+use crate::fence::Dialect;
+
+/// One database.
+pub(super) struct Place<Db: Dialect> {
+    pool: Pool<Db>,
+    /// Outside the pool, whose every hand-over costs a statement.
+    idle: Mutex<Vec<Db::Connection>>,
+    pub(super) writers: Semaphore,
+}
+
+impl<Db: Dialect> Place<Db> {
+    pub(super) fn new(pool: Pool<Db>) -> Self {
+        Self { pool, idle: Mutex::default(), writers: Semaphore::new(Db::WRITERS) }
+    }
+
+    /// A connection without a transaction.
+    pub(super) async fn connection(&self) -> Result<Db::Connection, sqlx::Error> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match idle {
+            Some(connection) => Ok(connection),
+            None => Db::connect(&self.pool).await,
+        }
+    }
+
+    /// Keeps a sound connection, whose transaction has ended, for the next batch.
+    pub(super) fn put(&self, connection: Db::Connection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+}

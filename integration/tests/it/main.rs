@@ -3,4 +3,5 @@
 mod conservation;
 mod servers;
 mod services;
+mod simulation;
 mod tidy;

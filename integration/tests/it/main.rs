@@ -1,6 +1,7 @@
 //! The tests that need more than one crate, a real server, or the whole repository.
 
 mod conservation;
+mod fence;
 mod servers;
 mod services;
 mod simulation;

@@ -8,6 +8,8 @@ extern crate alloc;
 
 mod id;
 mod retry;
+#[cfg(test)]
+mod rules;
 mod step;
 mod tx;
 #[cfg(test)]

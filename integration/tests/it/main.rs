@@ -2,6 +2,7 @@
 
 mod conservation;
 mod fence;
+mod flows;
 mod servers;
 mod services;
 mod simulation;

@@ -7,10 +7,16 @@
 //! | [`refund`] | saga | order, then stock, then coupon |
 //! | [`paid`] | message | from order, to coupon |
 //!
-//! Each has an idempotency key made of the ids in it: the same claim, order, refund or payment again is the same
-//! transaction again, with the same answer.
+//! A claim and a checkout create what their ids name, so these are their idempotency keys: the same again is the same
+//! transaction again, with the same answer. A refund or a payment may be refused today and granted tomorrow, so each is a
+//! transaction of its own, and the order's status lets one of them through.
 
+use std::time::Duration;
+
+use sqlx::{Sqlite, SqlitePool};
 use tercet::action::{Message, Saga, Sender, Tcc};
+use tercet::client::{Client, View, Wait};
+use tercet::fence;
 use tercet::plan::{self, Branch, Plan};
 use tercet_proto::coupon::v1::{Claim, GiveBack, Redeem};
 use tercet_proto::order::v1::{Paid, Place, Refund};
@@ -18,6 +24,9 @@ use tercet_proto::stock::v1::{Reserve, Restock};
 
 /// Stock counts a template's coupons as an item too; goods have ids below this.
 const TEMPLATE_ITEMS: i64 = 1 << 48;
+
+/// A payment that was prepared and then heard of no more is asked about after this.
+const QUERY_AFTER: Duration = Duration::from_secs(5);
 
 /// The item under which stock counts the coupons of a template.
 pub const fn template_item(template_id: i64) -> i64 {
@@ -61,7 +70,7 @@ pub fn checkout(order: &Place) -> anyhow::Result<Plan<Tcc>> {
 pub fn refund(order: &Place) -> anyhow::Result<Plan<Saga>> {
     let &Place { order_id, item, count, coupon_id, .. } = order;
     let order_key = format!("order/{order_id}");
-    let mut plan = plan::saga().idempotency_key(format!("refund/{order_id}"));
+    let mut plan = plan::saga();
     plan.branch(tercet_order::REFUND.with(&Refund { order_id })?.business_key(&order_key));
     plan.branch(tercet_stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
     if coupon_id != 0 {
@@ -77,9 +86,32 @@ pub fn refund(order: &Place) -> anyhow::Result<Plan<Saga>> {
 /// None for plain numbers: the plan is within every limit.
 pub fn paid(paid: &Paid) -> anyhow::Result<(Branch<Sender>, Plan<Message>)> {
     let order_key = format!("order/{}", paid.order_id);
-    let mut receivers = plan::message().idempotency_key(format!("paid/{}", paid.order_id));
+    let mut receivers = plan::message();
     receivers.branch(tercet_coupon::PAID.with(paid)?.business_key(&order_key));
     Ok((tercet_order::PAID.with(paid)?.business_key(&order_key), receivers.build()?))
+}
+
+/// Marks an order as paid in its own database, and tells those who have to know: both, or neither.
+///
+/// # Errors
+/// When the order can not be paid, or it is not known whether it was. The same call again is safe.
+pub async fn pay(client: &Client, orders: &SqlitePool, payment: &Paid) -> anyhow::Result<View> {
+    let (sender, receivers) = paid(payment)?;
+    let prepared = client.prepare(sender, receivers, QUERY_AFTER).await?;
+    let mut db_tx = orders.begin_with("BEGIN IMMEDIATE").await?;
+    let marked = async {
+        tercet_order::pay::<Sqlite>(&mut db_tx, payment).await?;
+        fence::commit_sender(&mut *db_tx, &prepared.context()).await?;
+        anyhow::Ok(())
+    };
+    if let Err(error) = marked.await {
+        db_tx.rollback().await?;
+        prepared.rollback(&error.to_string(), Wait::Decided).await?;
+        return Err(error);
+    }
+    // Where it is not known how this ended, the coordinator asks the fence.
+    db_tx.commit().await?;
+    Ok(prepared.commit(Wait::Ended).await?)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use sqlx::Pool;
 use tracing::{error, info};
@@ -28,6 +28,15 @@ use crate::service::Service;
 const SECONDS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
 /// Rows of one batch.
 const ROWS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, an object a line.
+    Json,
+}
 
 /// The settings of a service's process: flags, or environment variables.
 #[derive(Clone, Debug, Parser)]
@@ -44,12 +53,12 @@ pub struct Config {
     /// Address for Prometheus to read metrics from; none when left out
     #[arg(long, env = "TERCET_METRICS")]
     pub metrics: Option<SocketAddr>,
-    /// What is logged: error, warn, info, debug or trace, also by module as in info,sqlx=warn
-    #[arg(long, env = "TERCET_LOG", default_value = "info")]
-    pub log: String,
-    /// Log lines as JSON
-    #[arg(long, env = "TERCET_LOG_JSON")]
-    pub log_json: bool,
+    /// Text for people, JSON for machines
+    #[arg(long, env = "TERCET_LOG", value_enum, default_value_t = LogFormat::Text)]
+    pub log: LogFormat,
+    /// What is logged: a level, or directives such as info,sqlx=warn
+    #[arg(long, env = "TERCET_LOG_FILTER", default_value = "info")]
+    pub log_filter: String,
     /// The program's version, for [`Config::serve`].
     #[arg(skip)]
     pub version: String,
@@ -114,13 +123,16 @@ pub async fn run(
 }
 
 fn begin_logs(config: &Config) -> anyhow::Result<()> {
-    let (filter, wrong) = match EnvFilter::try_new(&config.log) {
+    let (filter, wrong) = match EnvFilter::try_new(&config.log_filter) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(anyhow::anyhow!("log={:?}: {error}", config.log))),
+        Err(error) => (EnvFilter::new("info"), Some(anyhow::anyhow!("log-filter {:?}: {error}", config.log_filter))),
     };
     let colours = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    let begun = if config.log_json { logs.json().try_init() } else { logs.try_init() };
+    let begun = match config.log {
+        LogFormat::Text => logs.try_init(),
+        LogFormat::Json => logs.json().try_init(),
+    };
     begun.map_err(|error| anyhow::anyhow!("logs: {error}"))?;
     wrong.map_or(Ok(()), Err)
 }

@@ -43,7 +43,8 @@ pub(crate) use sql::{Sql, check_table, migrate};
 /// A database that can hold a fence: `sqlx::Sqlite`, `sqlx::Postgres` or `sqlx::MySql` (MariaDB too), by feature.
 pub trait Dialect: Sql {
     /// A pool for this URL, with the settings that the fence needs. On SQLite: the file is made when missing, WAL,
-    /// every commit synced. A service passes it to [`Service::new`](crate::service::Service::new) and may use it itself.
+    /// every commit synced. A service passes it to [`Service::new`](crate::service::Service::new) and may use it
+    /// itself.
     ///
     /// # Errors
     /// When the URL is not one, or the database can not be reached.

@@ -269,8 +269,8 @@ impl<Db: Dialect> Service<Db> {
     }
 
     /// Runs the service until `shutdown` ends: a session with each coordinator, opened again whenever it breaks, and
-    /// the own port. Health is NOT_SERVING until the first session is registered and from `shutdown` on. Then it takes no
-    /// further batch, answers what it holds and returns.
+    /// the own port. Health is NOT_SERVING until the first session is registered and from `shutdown` on. Then it takes
+    /// no further batch, answers what it holds and returns.
     ///
     /// # Errors
     /// Those of [`Error`]. A coordinator that can not be reached, or refuses the service, is no error: it is logged and

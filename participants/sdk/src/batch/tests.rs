@@ -72,7 +72,8 @@ async fn a_handler_ends_with_the_time_of_its_call_and_leaves_nothing() {
     let service = Service::new("shop", [pool.clone()]).tcc(TAKE, Shop(Arc::clone(&gate)));
     let executor = service.executor().await.unwrap();
     executor.clock.read(900);
-    assert_eq!(answers(executor.run(vec![call(1, Try, 7)]).await), [unknown("the calls' time was over")]);
+    let run = tokio::time::timeout(Duration::from_secs(3), executor.run(vec![call(1, Try, 7)]));
+    assert_eq!(answers(run.await.expect("its time is 100 ms")), [unknown("the calls' time was over")]);
     assert_eq!(gate.came.available_permits(), 1);
     gate.pass.add_permits(1);
     let again = Call { not_after_ms: 60_000, ..call(1, Try, 7) };
@@ -126,6 +127,24 @@ async fn a_handler_that_breaks_its_contract_harms_its_own_operations_alone() {
         assert_eq!(answers(executor.run(calls.clone()).await), expected);
         assert_eq!(shelf(&pool).await, (10, 3));
     }
+}
+
+#[tokio::test]
+async fn an_operation_that_failed_once_is_sent_alone() {
+    let (_folder, pool) = shop_database().await;
+    let gate = Gate::new(100);
+    let service = Service::new("shop", [pool.clone()]).tcc(TAKE, Shop(Arc::clone(&gate)));
+    let executor = service.executor().await.unwrap();
+    let mut ran = Vec::new();
+    for batch in 0..2 {
+        let good = [1, 2, 3, 4].map(|number| call(10 * batch + number, Try, 1));
+        let replies = executor.run([vec![call(0, Try, -2)], good.to_vec()].concat()).await;
+        assert_eq!(answers(replies)[1..], [done("held"), done("held"), done("held"), done("held")]);
+        ran.push(gate.came.available_permits());
+        gate.came.forget_permits(usize::MAX);
+    }
+    assert!(ran[0] > 5, "the first batch is halved, and some run again: {ran:?}");
+    assert_eq!(ran[1], 5, "in the second each runs once");
 }
 
 /// Lives in two databases, by the request's last bit.

@@ -142,9 +142,10 @@ async fn a_call_without_an_answer_ends_at_its_time_out() {
 async fn another_address_is_called_when_the_first_is_silent() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut fake = Fake::start_anywhere().await;
-    let client = Client::connect([nobody.to_string(), format!("http://{}", fake.address)], Options::default()).unwrap();
-    // The first address is picked at random.
-    client.link.leave(1);
+    let addresses = [nobody.to_string(), format!("http://{}", fake.address)];
+    // It begins with the first, where nobody is.
+    let link = Link::new(addresses, 0).unwrap();
+    let client = Client { link: Arc::new(link), ..client(&fake) };
     let script = async {
         let (_, reply) = fake.submit().await;
         reply.send(submitted(pb::Status::Confirmed)).unwrap();

@@ -1,6 +1,7 @@
 //! A coordinator over a real socket whose every answer the test gives by hand.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tercet_proto::coordinator::v1 as pb;
 use tercet_proto::coordinator::v1::coordinator_server::{Coordinator, CoordinatorServer};
@@ -49,9 +50,10 @@ impl Fake {
         Self { address, calls, server }
     }
 
-    /// The next call, whatever it is.
+    /// The next call, whatever it is. One that does not come fails the test instead of stopping it.
     pub(crate) async fn call(&mut self) -> Call {
-        self.calls.recv().await.expect("the server runs as long as the fake")
+        let call = tokio::time::timeout(Duration::from_secs(10), self.calls.recv()).await;
+        call.expect("another call comes").expect("the server runs as long as the fake")
     }
 
     pub(crate) async fn submit(&mut self) -> (pb::SubmitRequest, Reply<pb::SubmitResponse>) {

@@ -1,29 +1,171 @@
 //! The command line `tercet`.
-#![allow(clippy::print_stdout, reason = "it is the command line")]
+//!
+//! Every command but `serve` asks a running coordinator over gRPC, writes what it was told to standard output, as text for
+//! people or as one JSON document, and says what went wrong in one line on standard error.
 
+mod client;
+mod compensation;
+mod doctor;
+mod offline;
+mod participants;
 pub mod serve;
+mod show;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod tx;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use self::client::Client;
+use self::show::Screen;
+use crate::clock::SystemClock;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or a check of doctor failed
+  2  bad arguments
+  3  the coordinator can not be reached
+  4  there is no such transaction";
 
 /// Makes several services' local transactions end the same way, whatever crashes.
 #[derive(Debug, Parser)]
-#[command(name = "tercet", version)]
+#[command(name = "tercet", version, after_help = EXIT_CODES)]
 struct Cli {
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run a coordinator.
-    Serve(crate::config::Config),
+/// What every command that asks a coordinator can be told.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Every command")]
+struct Common {
+    /// The coordinator to ask, or several with commas: the first
+    #[arg(
+        hide_env_values = true,
+        long,
+        global = true,
+        value_name = "ADDR",
+        env = "TERCET_COORDINATOR",
+        default_value = "http://127.0.0.1:7400"
+    )]
+    coordinator: String,
+
+    /// Write one JSON document, for programs
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Write no colours; there are none unless it is a terminal
+    #[arg(long, global = true, env = "NO_COLOR", hide_env_values = true, value_parser = is_set, default_value = "")]
+    #[arg(num_args = 0, default_missing_value = "1")]
+    no_color: bool,
 }
 
-/// Parses the arguments and does what they say. Exit codes: 0 done, 1 failed, 2 bad arguments.
-pub fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(config) => serve::main(config),
+/// `NO_COLOR` counts whatever it says, unless it is empty.
+fn is_set(text: &str) -> Result<bool, std::convert::Infallible> {
+    Ok(!text.is_empty())
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a coordinator
+    Serve(crate::config::Config),
+    /// Look at transactions
+    #[command(subcommand)]
+    Tx(tx::Command),
+    /// Look at what the scanner retries, and what is parked
+    #[command(subcommand)]
+    Compensation(compensation::Command),
+    /// List the connected instances of services
+    Participants,
+    /// Check that a coordinator can work, and say what to do where it can not
+    Doctor(doctor::Options),
+}
+
+/// Why a command did not do what it was asked, each with its exit code and with what to do.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// It can not be an address at all.
+    #[error("--coordinator {address:?} {why}; give one such as http://127.0.0.1:7400")]
+    Address { address: String, why: &'static str },
+    /// The coordinator does not take what was asked.
+    #[error("the coordinator refused: {0}")]
+    Refused(String),
+    /// Nobody answers.
+    #[error(
+        "no coordinator answers at {address} ({cause}): start one with `tercet serve`, or name it with --coordinator"
+    )]
+    Unreachable { address: String, cause: String },
+    /// It does not know the transaction.
+    #[error("there is no transaction {0}: it may have been deleted, as ended ones are in time; see `tercet tx list`")]
+    NotFound(String),
+    /// Something answers, and not as it should.
+    #[error("{address} answered {cause}; `tercet doctor` tells more")]
+    Failed { address: String, cause: String },
+    /// What was found out could not be written.
+    #[error("can not write to standard output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl Error {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            // Whoever reads, such as `head`, has seen enough.
+            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Self::Output(_) | Self::Failed { .. } => ExitCode::FAILURE,
+            Self::Address { .. } | Self::Refused(_) => ExitCode::from(2),
+            Self::Unreachable { .. } => ExitCode::from(3),
+            Self::NotFound(_) => ExitCode::from(4),
+        }
     }
+}
+
+/// Parses the arguments and does what they say. The exit codes are those that `--help` tells.
+pub fn main() -> ExitCode {
+    let Cli { common, command } = Cli::parse();
+    if let Command::Serve(config) = command {
+        if common.json {
+            let hint = "--json is for commands that ask a coordinator; its logs are JSON with --log json";
+            Cli::command().error(ErrorKind::ArgumentConflict, hint).exit();
+        }
+        return serve::main(config, std::io::stderr().is_terminal() && !common.no_color);
+    }
+    let mut stdout = std::io::stdout().lock();
+    let color = stdout.is_terminal() && !common.no_color;
+    let mut screen = Screen::new(&mut stdout, common.json, color, SystemClock::start());
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("tercet: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(command, &common.coordinator, &mut screen)) {
+        Ok(code) => code,
+        Err(error) => {
+            let code = error.exit_code();
+            if code != ExitCode::SUCCESS {
+                eprintln!("tercet: {error}");
+            }
+            code
+        }
+    }
+}
+
+async fn run(command: Command, address: &str, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
+    match command {
+        Command::Serve(_) => unreachable!("it has its own runtime"),
+        Command::Doctor(options) => return doctor::run(&options, address, screen).await,
+        Command::Tx(command) => tx::run(command, Client::connect(address).await?, screen).await?,
+        Command::Compensation(command) => compensation::run(command, Client::connect(address).await?, screen).await?,
+        Command::Participants => participants::run(Client::connect(address).await?, screen).await?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,11 @@
 //! `tercet.admin.v1.Admin`: what operators call.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tercet_core::Xid;
+use tercet_core::{Operation, Progress, Xid};
 use tercet_proto::admin::v1 as pb;
 use tercet_proto::admin::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
@@ -18,6 +19,9 @@ use crate::request::Error;
 use crate::session::Sessions;
 use crate::store::{CompensationQuery, CompensationStatus, ListQuery, Store};
 use crate::{limits, names};
+
+/// Most unfinished transactions that one call looks at.
+const UNFINISHED_MAX: u64 = 10_000;
 
 /// The service.
 #[derive(Clone)]
@@ -124,8 +128,61 @@ impl<S: Store> Service<S> {
             store_commits: self.gauges.commits.load(Ordering::Relaxed),
             store_rows: self.gauges.rows.load(Ordering::Relaxed),
             ended: self.gauges.ended.load(Ordering::Relaxed),
+            ..pb::GetStatisticsResponse::default()
         }
     }
+
+    /// Adds what only the store knows.
+    async fn unfinished(&self, statistics: &mut pb::GetStatisticsResponse) -> Result<(), Error> {
+        let parked = CompensationQuery {
+            status: Some(CompensationStatus::Failed),
+            limit: limits::PAGE_MAX,
+            ..CompensationQuery::default()
+        };
+        let parked = self.store.list_compensations(parked).await.map_err(|error| unavailable(&error))?;
+        statistics.parked = parked.len() as u64;
+
+        let connected = self.sessions.connected();
+        let mut waiting = BTreeMap::<String, pb::Waiting>::new();
+        let mut before = None;
+        while statistics.looked_at < UNFINISHED_MAX {
+            let query = ListQuery { unfinished: true, before, limit: limits::PAGE_MAX, ..ListQuery::default() };
+            let records = self.store.list(query).await.map_err(|error| unavailable(&error))?;
+            statistics.looked_at += records.len() as u64;
+            for record in &records {
+                let live = Live::decode(record).map_err(|error| Error::Unstored { reason: error.to_string() })?;
+                for service in waited_for(&live) {
+                    // Newest first: the last one seen is the oldest.
+                    let entry = waiting.entry(service.to_owned()).or_default();
+                    entry.transactions += 1;
+                    entry.oldest_ms = record.xid.created_at().0;
+                }
+            }
+            before = records.last().map(|last| last.xid);
+            if records.len() < limits::PAGE_MAX as usize {
+                break;
+            }
+        }
+        let named = waiting.into_iter();
+        let named =
+            named.map(|(service, entry)| pb::Waiting { connected: connected.contains(&service), service, ..entry });
+        statistics.waiting = named.collect();
+        Ok(())
+    }
+}
+
+/// The services that have to act before a transaction can go on, each once. Parked branches wait for a person instead, and
+/// the tries of a begun transaction are its initiator's.
+fn waited_for(live: &Live) -> BTreeSet<&str> {
+    let tx = &live.tx;
+    let waits = |branch: &tercet_core::Branch| !branch.finished() && !matches!(branch.progress, Progress::Parked(_));
+    let branches = tx.branches.iter().zip(&live.plan.branches).enumerate();
+    let waiting = branches.filter(|(index, (branch, _))| match tx.operation(*index as u8) {
+        None => false,
+        Some(Operation::Try) => !tx.manual && waits(branch),
+        Some(Operation::Ask | Operation::Confirm | Operation::Cancel) => waits(branch),
+    });
+    waiting.map(|(_, (_, plan))| plan.service.as_str()).collect()
 }
 
 #[tonic::async_trait]
@@ -146,8 +203,12 @@ impl<S: Store> Admin for Service<S> {
 
     async fn get_statistics(
         &self,
-        _request: Request<pb::GetStatisticsRequest>,
+        request: Request<pb::GetStatisticsRequest>,
     ) -> Result<Response<pb::GetStatisticsResponse>, Status> {
-        Ok(Response::new(self.statistics()))
+        let mut statistics = self.statistics();
+        if request.into_inner().unfinished {
+            self.unfinished(&mut statistics).await.map_err(|error| errors::status(&error))?;
+        }
+        Ok(Response::new(statistics))
     }
 }

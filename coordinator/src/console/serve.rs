@@ -8,14 +8,15 @@ use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
-use crate::metrics;
+use crate::{metrics, store};
 
 const SECONDS: [f64; 14] = [0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
 const ROWS: [f64; 9] = [1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
 /// Runs a coordinator until it is told to stop. One runtime on one thread: two cost more of both cores than they bring.
-pub fn main(config: Config) -> ExitCode {
-    if let Err(error) = logs(&config) {
+/// `color`: whether logs for people may have colours.
+pub fn main(config: Config, color: bool) -> ExitCode {
+    if let Err(error) = logs(&config, color) {
         eprintln!("tercet: {error}");
         return ExitCode::from(2);
     }
@@ -30,16 +31,42 @@ pub fn main(config: Config) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tercet: {error:#}");
+            let advice = error.downcast_ref().map_or_else(String::new, |error| format!("; {}", advice(error)));
+            eprintln!("tercet: {}{advice}", causes(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn logs(config: &Config) -> anyhow::Result<()> {
+/// An error and what caused it on one line. What has been said is not said again.
+fn causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| match cause.to_string() {
+        cause if said.contains(&cause) => said,
+        cause if said.is_empty() => cause,
+        cause => format!("{said}: {cause}"),
+    })
+}
+
+/// What a person can do about it.
+fn advice(error: &crate::Error) -> &'static str {
+    match error {
+        crate::Error::Listen { .. } => "stop what has the port, or name another address with --listen",
+        crate::Error::Schedule(_) => "give one such as \"*/5 * * * * *\", every five seconds, with --scanner-cron",
+        crate::Error::Serve(_) => "look at the log above",
+        crate::Error::Store(store::Error::Unavailable(_)) => "see `tercet doctor --data DIR`",
+        crate::Error::Store(store::Error::Superseded { .. }) => "give each coordinator of a store a --node of its own",
+        crate::Error::Store(store::Error::Damaged { .. }) => "restore it, or move it away and start empty",
+        crate::Error::Store(store::Error::Unwritable { .. }) => {
+            "mend its permissions or space, or name another with --data"
+        }
+        crate::Error::Store(store::Error::TooNew { .. }) => "start that version, or name another folder with --data",
+    }
+}
+
+fn logs(config: &Config, color: bool) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log_filter)
         .map_err(|error| anyhow::anyhow!("log_filter: {:?}: {error}", config.log_filter))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
     match config.log {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
@@ -68,5 +95,21 @@ async fn shutdown() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_start_is_said_once_and_with_what_to_do() {
+        let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        let taken = crate::Error::Listen { address: ([127, 0, 0, 1], 7400).into(), source: taken };
+        assert!(advice(&taken).contains("--listen"));
+        assert_eq!(causes(&taken.into()), "can not listen on 127.0.0.1:7400: address in use");
+        let locked = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let locked = crate::Error::Store(store::Error::Unwritable { path: "/data".into(), source: locked });
+        assert_eq!(causes(&locked.into()), "can not write /data: permission denied");
     }
 }

@@ -1,0 +1,142 @@
+//! A coordinator, as the command line speaks to it.
+
+use std::time::Duration;
+
+use tercet_proto::admin::v1::admin_client::AdminClient;
+use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::Error;
+
+/// How long a connection may take.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long an answer may take, that of a watch excepted.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A page of transactions with all their results is large.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// A connected coordinator.
+pub(super) struct Client {
+    /// For transactions.
+    pub coordinator: CoordinatorClient<Channel>,
+    /// For everything else.
+    pub admin: AdminClient<Channel>,
+    /// As it was given.
+    address: String,
+}
+
+impl Client {
+    /// Connects.
+    pub(super) async fn connect(address: &str) -> Result<Self, Error> {
+        let endpoint = endpoint(address)?.connect_timeout(CONNECT_TIMEOUT);
+        let address = shown(&endpoint);
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|error| Error::Unreachable { address: address.clone(), cause: root(&error) })?;
+        Ok(Self::new(channel, address))
+    }
+
+    /// Over a channel that is connected already.
+    pub(super) fn new(channel: Channel, address: String) -> Self {
+        Self {
+            coordinator: CoordinatorClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            admin: AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            address,
+        }
+    }
+
+    /// What a status of this coordinator means for whoever asked about `what`.
+    pub(super) fn blame(&self, what: &str, status: &Status) -> Error {
+        let address = self.address.clone();
+        let cause = status_text(status);
+        // A coordinator's own answer has details; without them the connection speaks.
+        let own = !status.details().is_empty();
+        match status.code() {
+            Code::NotFound => Error::NotFound(what.to_owned()),
+            Code::InvalidArgument => Error::Refused(cause),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled if !own => {
+                Error::Unreachable { address, cause }
+            }
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::Unauthenticated => Error::Failed { address, cause },
+        }
+    }
+}
+
+/// A request that does not wait for ever.
+pub(super) fn request<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// Reads an address: `http://HOST:PORT`, or without the scheme. Of several, the first.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, Error> {
+    let refused = |why| Error::Address { address: text.to_owned(), why };
+    let first = text.split(',').next().unwrap_or_default().trim();
+    let address = if first.contains("://") { first.to_owned() } else { format!("http://{first}") };
+    let endpoint = Endpoint::from_shared(address).map_err(|_| refused("is not an address"))?;
+    let uri = endpoint.uri();
+    if uri.scheme_str() != Some("http") {
+        return Err(refused("has another scheme than http"));
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(refused("has no host"));
+    }
+    if uri.port_u16().is_none() {
+        return Err(refused("has no port"));
+    }
+    Ok(endpoint)
+}
+
+/// An address as people write it.
+pub(super) fn shown(endpoint: &Endpoint) -> String {
+    endpoint.uri().to_string().trim_end_matches('/').to_owned()
+}
+
+/// What lies under an error, in one line.
+pub(super) fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let last = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error);
+    last.to_string()
+}
+
+/// A status in one line.
+pub(super) fn status_text(status: &Status) -> String {
+    let cause = std::error::Error::source(status).map_or_else(|| status.message().to_owned(), root);
+    if cause.is_empty() { status.code().description().to_owned() } else { cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_with_and_without_scheme_and_of_several_the_first() {
+        let read = |text| endpoint(text).map(|endpoint| endpoint.uri().to_string()).map_err(|error| error.to_string());
+        let hint = "; give one such as http://127.0.0.1:7400";
+        assert_eq!(read("http://127.0.0.1:7400"), Ok("http://127.0.0.1:7400/".into()));
+        assert_eq!(read("node-1:7400, node-2:7400"), Ok("http://node-1:7400/".into()));
+        assert_eq!(read("[::1]:7400"), Ok("http://[::1]:7400/".into()));
+        assert_eq!(read("localhost"), Err(format!("--coordinator \"localhost\" has no port{hint}")));
+        assert_eq!(
+            read("https://a:1"),
+            Err(format!("--coordinator \"https://a:1\" has another scheme than http{hint}"))
+        );
+        assert_eq!(read("a b"), Err(format!("--coordinator \"a b\" is not an address{hint}")));
+    }
+}

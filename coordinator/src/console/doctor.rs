@@ -1,0 +1,318 @@
+//! `tercet doctor`: named checks, and what to do where one fails.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+use tercet_core::Timestamp;
+use tercet_proto::admin::v1 as pb;
+use tercet_proto::coordinator::v1::coordinator_server::SERVICE_NAME;
+use tokio::net::TcpStream;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::client::{CONNECT_TIMEOUT, Client, endpoint, request, root, shown, status_text};
+use super::show::{Screen, count, paint, span, wrap};
+use super::{Error, offline};
+
+/// The checks that ask the coordinator, each of which needs the one before but for what it found out.
+const ONLINE: [&str; 8] = ["address", "connection", "health", "version", "clock", "room", "participants", "parked"];
+
+/// How far the clocks may be apart.
+const CLOCK_DIFFERENCE_MS_MAX: u64 = 1_000;
+
+/// What to check.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Options {
+    /// Check the folder of an embedded store on this machine too
+    #[arg(long, value_name = "DIR", env = "TERCET_DATA", hide_env_values = true)]
+    data: Option<PathBuf>,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Outcome {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// One check: what was found, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Check {
+    pub name: &'static str,
+    pub outcome: Outcome,
+    pub detail: String,
+    pub remedy: Option<String>,
+}
+
+/// A check that found nothing wrong.
+pub(super) fn passed(name: &'static str, detail: impl Into<String>) -> Check {
+    Check { name, outcome: Outcome::Passed, detail: detail.into(), remedy: None }
+}
+
+/// A check that found something wrong, and what to do.
+pub(super) fn failed(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Check {
+    Check { name, outcome: Outcome::Failed, detail: detail.into(), remedy: Some(remedy.into()) }
+}
+
+/// A check that could not be made, and why.
+pub(super) fn skipped(name: &'static str, detail: impl Into<String>) -> Check {
+    Check { name, outcome: Outcome::Skipped, detail: detail.into(), remedy: None }
+}
+
+/// All checks, for programs.
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    checks: Vec<Check>,
+}
+
+/// Makes every check it can. The exit code is a failure when one failed.
+pub(super) async fn run(options: &Options, address: &str, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
+    let mut checks = Vec::new();
+    online(address, screen, &mut checks).await;
+    // What could not be reached can not be asked.
+    if let Some(last) = checks.last().map(|check| check.name) {
+        let rest = ONLINE.iter().skip(checks.len());
+        checks.extend(rest.map(|name| skipped(name, format!("needs {last}"))));
+    }
+    if let Some(folder) = &options.data {
+        let connected = checks.iter().any(|check| check.name == "connection" && check.outcome == Outcome::Passed);
+        checks.extend(offline::checks(folder, address, connected).await);
+    }
+    let ok = checks.iter().all(|check| check.outcome != Outcome::Failed);
+    if screen.json {
+        screen.document(&Report { ok, checks })?;
+    } else {
+        screen.text(&report(&checks, screen.color))?;
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// For people.
+fn report(checks: &[Check], color: bool) -> String {
+    let mut lines = Vec::new();
+    for Check { name, outcome, detail, remedy } in checks {
+        let (outcome, gap) = (paint(outcome.name(), color), if *outcome == Outcome::Skipped { "" } else { " " });
+        lines.push(format!("{outcome}{gap}  {name:<12}  {}", wrap(detail, 23)));
+        lines.extend(remedy.iter().map(|remedy| format!("{:9}-> {}", "", wrap(remedy, 12))));
+    }
+    let of = |wanted| checks.iter().filter(|check| check.outcome == wanted).count();
+    let (passed, failed, skipped) = (of(Outcome::Passed), of(Outcome::Failed), of(Outcome::Skipped));
+    lines.push(format!("\n{passed} passed, {failed} failed, {skipped} skipped"));
+    lines.join("\n")
+}
+
+/// Adds checks in the order of [`ONLINE`], up to the first after which the next can not be made.
+async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
+    let (endpoint, host, port) = match resolve(address).await {
+        Ok((endpoint, addresses, host, port)) => {
+            checks.push(passed("address", format!("{host}:{port} is {addresses}")));
+            (endpoint, host, port)
+        }
+        Err(check) => return checks.push(check),
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port))).await {
+        Ok(Ok(_)) => checks.push(passed("connection", "open")),
+        refused => {
+            let cause = refused.map_or_else(
+                |_| "no answer".to_owned(),
+                |error| error.map_or_else(|error| error.to_string(), |_| String::new()),
+            );
+            let remedy = "start a coordinator with `tercet serve`, or name its address with --coordinator";
+            return checks.push(failed("connection", format!("{host}:{port}: {cause}"), remedy));
+        }
+    }
+    let shown = shown(&endpoint);
+    let channel = match endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await {
+        Ok(channel) => channel,
+        Err(error) => return checks.push(failed("health", root(&error), NOT_A_COORDINATOR)),
+    };
+    let asked = request(HealthCheckRequest { service: SERVICE_NAME.into() });
+    let health = match HealthClient::new(channel.clone()).check(asked).await {
+        Ok(response) => response.into_inner().status(),
+        Err(status) => return checks.push(failed("health", status_text(&status), NOT_A_COORDINATOR)),
+    };
+    if health != ServingStatus::Serving {
+        let detail = format!("the coordinator says {}", health.as_str_name());
+        return checks.push(failed("health", detail, "it is starting or stopping: look at its log"));
+    }
+    checks.push(passed("health", "speaks gRPC and is serving"));
+
+    let mut client = Client::new(channel, shown.clone());
+    let before = screen.now();
+    let statistics = client.admin.get_statistics(request(pb::GetStatisticsRequest::default())).await;
+    let after = screen.now();
+    let statistics = match statistics {
+        Ok(response) => response.into_inner(),
+        Err(status) => {
+            let remedy = "use the `tercet` of the coordinator's version";
+            return checks.push(failed("version", status_text(&status), remedy));
+        }
+    };
+    checks.push(version(env!("CARGO_PKG_VERSION"), &statistics.version));
+    checks.push(clock(before, after, statistics.now_ms));
+    checks.push(room(&statistics));
+    let unfinished = client.admin.get_statistics(request(pb::GetStatisticsRequest { unfinished: true })).await;
+    match unfinished {
+        Ok(response) => {
+            let unfinished = response.into_inner();
+            checks.push(participants(&unfinished, after, &shown));
+            checks.push(parked(unfinished.parked));
+        }
+        Err(status) => {
+            let remedy = "look at the coordinator's log: its store may be unavailable";
+            checks.push(failed("participants", status_text(&status), remedy));
+        }
+    }
+}
+
+const NOT_A_COORDINATOR: &str = "is this port a coordinator's? `tercet serve` listens on 7400 unless told otherwise";
+
+async fn resolve(address: &str) -> Result<(tonic::transport::Endpoint, String, String, u16), Check> {
+    let remedy = "name a coordinator such as http://127.0.0.1:7400 with --coordinator or TERCET_COORDINATOR";
+    let endpoint = endpoint(address).map_err(|error| failed("address", error.to_string(), remedy))?;
+    let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = endpoint.uri().port_u16().unwrap_or_default();
+    let found = tokio::net::lookup_host((host.as_str(), port)).await;
+    let addresses = found.map_err(|error| {
+        failed("address", format!("{host}: {error}"), "is the name right, and does this machine's DNS know it?")
+    })?;
+    let addresses: Vec<_> = addresses.map(|address| address.ip().to_string()).collect();
+    Ok((endpoint, addresses.join(", "), host, port))
+}
+
+fn version(own: &str, coordinators: &str) -> Check {
+    if own == coordinators {
+        return passed("version", format!("both are {own}"));
+    }
+    let remedy = "use the `tercet` that belongs to the coordinator: with another, parts may not be understood";
+    failed("version", format!("the coordinator is {coordinators}, this program {own}"), remedy)
+}
+
+/// The coordinator told its time somewhere between `before` and `after`.
+fn clock(before: Timestamp, after: Timestamp, remote_ms: u64) -> Check {
+    let behind = before.0.saturating_sub(remote_ms);
+    let ahead = remote_ms.saturating_sub(after.0);
+    let difference = behind.max(ahead);
+    if difference < CLOCK_DIFFERENCE_MS_MAX {
+        return passed("clock", format!("{difference}ms apart"));
+    }
+    let direction = if ahead > 0 { "ahead of" } else { "behind" };
+    let detail = format!("the coordinator is {} {direction} this machine", span(difference));
+    failed("clock", detail, "let both machines take their time from NTP")
+}
+
+fn room(statistics: &pb::GetStatisticsResponse) -> Check {
+    let detail = format!("{} of {} transactions in memory", statistics.live, statistics.live_max);
+    if statistics.live < statistics.live_max {
+        return passed("room", detail);
+    }
+    let remedy =
+        "it refuses new ones until some end: see `tercet tx list --unfinished`, or raise --live-max of `serve`";
+    failed("room", detail, remedy)
+}
+
+fn participants(statistics: &pb::GetStatisticsResponse, now: Timestamp, address: &str) -> Check {
+    let missing: Vec<_> = statistics.waiting.iter().filter(|waiting| !waiting.connected).collect();
+    if missing.is_empty() {
+        if statistics.looked_at == 0 {
+            return passed("participants", "nothing is unfinished");
+        }
+        let looked_at = count(statistics.looked_at, "unfinished transaction waits", "unfinished transactions wait");
+        return passed("participants", format!("all that {looked_at} for are connected"));
+    }
+    let named = missing.iter().map(|waiting| {
+        let waits = count(waiting.transactions, "transaction waits", "transactions wait");
+        let oldest = span(now.0.saturating_sub(waiting.oldest_ms));
+        format!("{} is not connected ({waits}, the oldest {oldest})", waiting.service)
+    });
+    let detail = named.collect::<Vec<_>>().join("; ");
+    failed("participants", detail, format!("start an instance of it with --coordinator {address}, or look at its log"))
+}
+
+fn parked(number: u64) -> Check {
+    if number == 0 {
+        return passed("parked", "nothing waits for a person");
+    }
+    let more = if number >= u64::from(crate::limits::PAGE_MAX) { " or more" } else { "" };
+    let detail = format!("{number}{more} waiting for a person");
+    failed("parked", detail, "see them with `tercet compensation list --status failed`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_says_what_to_do_under_what_failed() {
+        let checks = [
+            passed("address", "a:1 is 1.2.3.4"),
+            failed("connection", "refused\nby x", "start it"),
+            skipped("health", "needs connection"),
+        ];
+        let expected = "\
+passed   address       a:1 is 1.2.3.4
+failed   connection    refused by x
+         -> start it
+skipped  health        needs connection
+
+1 passed, 1 failed, 1 skipped";
+        assert_eq!(report(&checks, false), expected);
+        assert!(report(&checks, true).starts_with("\x1b[32mpassed\x1b[0m   address"));
+    }
+
+    #[test]
+    fn a_difference_of_the_clocks_counts_beyond_the_time_of_the_call() {
+        let check = |remote_ms| clock(Timestamp(10_000), Timestamp(10_400), remote_ms).detail;
+        assert_eq!(check(10_200), "0ms apart");
+        assert_eq!(check(11_399), "999ms apart");
+        assert_eq!(check(11_400), "the coordinator is 1s ahead of this machine");
+        assert_eq!(check(2_000), "the coordinator is 8s behind this machine");
+    }
+
+    #[test]
+    fn versions_room_and_parked_work_fail_at_their_limits() {
+        let full = pb::GetStatisticsResponse { live: 5, live_max: 5, ..pb::GetStatisticsResponse::default() };
+        assert_eq!(room(&full).outcome, Outcome::Failed);
+        assert_eq!(room(&pb::GetStatisticsResponse { live: 4, ..full }).outcome, Outcome::Passed);
+        assert_eq!(version("1.0.0", "1.0.0").outcome, Outcome::Passed);
+        assert_eq!(version("1.0.0", "1.0.1").detail, "the coordinator is 1.0.1, this program 1.0.0");
+        assert_eq!(parked(0).outcome, Outcome::Passed);
+        assert_eq!(parked(3).detail, "3 waiting for a person");
+        assert_eq!(parked(1_000).detail, "1000 or more waiting for a person");
+    }
+
+    #[test]
+    fn services_that_are_waited_for_are_named() {
+        let waiting = |service: &str, connected| pb::Waiting {
+            service: service.into(),
+            transactions: 2,
+            oldest_ms: 5_000,
+            connected,
+        };
+        let mut statistics = pb::GetStatisticsResponse {
+            looked_at: 2,
+            waiting: vec![waiting("coupon", false), waiting("stock", true)],
+            ..pb::GetStatisticsResponse::default()
+        };
+        let check = participants(&statistics, Timestamp(9_000), "http://a:1/");
+        assert_eq!(check.detail, "coupon is not connected (2 transactions wait, the oldest 4s)");
+        statistics.waiting.remove(0);
+        assert_eq!(participants(&statistics, Timestamp(9_000), "http://a:1/").outcome, Outcome::Passed);
+    }
+}

@@ -1,0 +1,230 @@
+//! How things look: times, tables, colours. Pure but for [`Screen`].
+
+use std::io::Write;
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde::Serialize;
+use tercet_core::{Timestamp, Xid};
+
+use super::Error;
+use crate::clock::{Clock as _, SystemClock};
+
+/// Where a command writes what it found out.
+pub(super) struct Screen<'a> {
+    out: &'a mut dyn Write,
+    /// Whether programs read it.
+    pub json: bool,
+    /// Whether it may have colours.
+    pub color: bool,
+    clock: SystemClock,
+}
+
+impl<'a> Screen<'a> {
+    /// Writes to `out`; ages are those on `clock`.
+    pub(super) fn new(out: &'a mut dyn Write, json: bool, color: bool, clock: SystemClock) -> Self {
+        Self { out, json, color: color && !json, clock }
+    }
+
+    /// Now.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Writes text and ends its line.
+    pub(super) fn text(&mut self, text: &str) -> Result<(), Error> {
+        writeln!(self.out, "{}", text.trim_end_matches('\n'))?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Writes a document over several lines.
+    pub(super) fn document(&mut self, document: &impl Serialize) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(document).expect("what is written has text for keys");
+        self.text(&text)
+    }
+
+    /// Writes a document on one line: one of several that follow each other.
+    pub(super) fn line(&mut self, document: &impl Serialize) -> Result<(), Error> {
+        let text = serde_json::to_string(document).expect("what is written has text for keys");
+        self.text(&text)
+    }
+}
+
+/// A point in time as ISO 8601 has it, in UTC, to the millisecond.
+pub(super) fn iso(at_ms: u64) -> String {
+    let (days, ms) = (at_ms / 86_400_000, at_ms % 86_400_000);
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02}T{}", time_of_day(ms))
+}
+
+/// The same without the day.
+pub(super) fn time_of_day(at_ms: u64) -> String {
+    let ms = at_ms % 86_400_000;
+    let (hours, minutes, seconds) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
+    format!("{hours:02}:{minutes:02}:{seconds:02}.{:03}Z", ms % 1_000)
+}
+
+/// The same, where 0 stands for never.
+pub(super) fn iso_or_none(at_ms: u64) -> Option<String> {
+    (at_ms > 0).then(|| iso(at_ms))
+}
+
+/// Year, month and day of a number of days since 1970-01-01: Howard Hinnant's `civil_from_days`, for days from 1970 on.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let from_march = days + 719_468;
+    let (era, day_of_era) = (from_march / 146_097, from_march % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// A length of time in the largest unit that fits.
+pub(super) fn span(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms}ms"),
+        1_000..120_000 => format!("{}s", ms / 1_000),
+        120_000..7_200_000 => format!("{}m", ms / 60_000),
+        7_200_000..172_800_000 => format!("{}h", ms / 3_600_000),
+        _ => format!("{}d", ms / 86_400_000),
+    }
+}
+
+/// How far a point in time is away.
+pub(super) fn relative(at_ms: u64, now: Timestamp) -> String {
+    if at_ms > now.0 { format!("in {}", span(at_ms - now.0)) } else { format!("{} ago", span(now.0 - at_ms)) }
+}
+
+/// A point in time, in both ways.
+pub(super) fn both(at_ms: u64, now: Timestamp) -> String {
+    format!("{} ({})", iso(at_ms), relative(at_ms, now))
+}
+
+/// An xid in the form with hyphens. What is none is shown as it is.
+pub(super) fn xid(bytes: &[u8]) -> String {
+    Xid::from_slice(bytes).map_or_else(|| hex(bytes), |xid| xid.to_string())
+}
+
+/// Bytes as text.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Others' words on one line: nothing in them can move the cursor or break a table.
+pub(super) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The same, at most `width` characters.
+pub(super) fn short(text: &str, width: usize) -> String {
+    let text = one_line(text);
+    if text.chars().count() <= width {
+        return text;
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Others' words on lines of at most 80 columns, if their words allow it; all but the first begin with `indent` spaces, which
+/// is where the first one begins too.
+pub(super) fn wrap(text: &str, indent: usize) -> String {
+    let mut wrapped = String::new();
+    let mut width = indent;
+    for word in one_line(text).split_whitespace() {
+        let length = word.chars().count();
+        if width > indent && width + 1 + length > 80 {
+            wrapped.push_str(&format!("\n{:indent$}", ""));
+            width = indent;
+        } else if width > indent {
+            wrapped.push(' ');
+            width += 1;
+        }
+        wrapped.push_str(word);
+        width += length;
+    }
+    wrapped
+}
+
+/// A number with its noun.
+pub(super) fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// A word in the colour of what it means: good, still going on, or bad.
+pub(super) fn paint(word: &str, color: bool) -> String {
+    let code = match word {
+        "done" | "confirmed" | "passed" => "32",
+        "pending" | "trying" | "confirming" | "cancelling" | "logged" => "33",
+        "failed" | "parked" => "31",
+        "skipped" => "2",
+        _ => return word.to_owned(),
+    };
+    if color { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() }
+}
+
+/// Aligned columns under a header, one line a row, two spaces apart. `painted` is the column of the status, if there is one;
+/// no column before it may have characters that are wider than one.
+pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, painted: Option<usize>, color: bool) -> String {
+    let words: Vec<String> =
+        painted.map_or_else(Vec::new, |column| rows.iter().map(|row| row[column].clone()).collect());
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header.to_vec()).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let widths = table.column_max_content_widths();
+    let at: usize = widths.iter().take(painted.unwrap_or_default()).map(|width| usize::from(*width) + 2).sum();
+    let mut lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    for (line, word) in lines.iter_mut().skip(1).zip(&words) {
+        let before: String = line.chars().take(at).collect();
+        if let Some(after) = line.get(before.len()..).and_then(|rest| rest.strip_prefix(word.as_str())) {
+            *line = format!("{before}{}{after}", paint(word, color));
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_iso_8601_in_utc() {
+        assert_eq!(iso(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(iso(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(iso(1_709_251_199_999), "2024-02-29T23:59:59.999Z");
+        assert_eq!(iso(1_709_251_200_000), "2024-03-01T00:00:00.000Z");
+        assert_eq!(iso(4_102_444_799_001), "2099-12-31T23:59:59.001Z");
+        assert_eq!((iso_or_none(0), iso_or_none(1)), (None, Some("1970-01-01T00:00:00.001Z".into())));
+    }
+
+    #[test]
+    fn ages_are_short_and_tell_before_from_after() {
+        let spans = [0, 999, 1_000, 119_999, 120_000, 7_199_999, 7_200_000, 172_799_999, 172_800_000].map(span);
+        assert_eq!(spans.join(" "), "0ms 999ms 1s 119s 2m 119m 2h 47h 2d");
+        assert_eq!(relative(1_000, Timestamp(6_500)), "5s ago");
+        assert_eq!(relative(9_000, Timestamp(6_500)), "in 2s");
+    }
+
+    #[test]
+    fn others_words_stay_on_their_line_and_in_their_width() {
+        assert_eq!(one_line("sold\nout\x1b[2J"), "sold out [2J");
+        assert_eq!(short("abcdef", 6), "abcdef");
+        assert_eq!(short("äbcdefg", 6), "äbcde…");
+        assert_eq!(wrap("a b\nc", 75), "a b c");
+        assert_eq!(wrap("a b cd", 75), format!("a b\n{}cd", " ".repeat(75)));
+        assert_eq!(wrap("abcdefg h", 78), format!("abcdefg\n{}h", " ".repeat(78)));
+    }
+
+    #[test]
+    fn tables_are_aligned_and_only_the_status_is_painted() {
+        let rows = || {
+            vec![vec!["stock".into(), "done".into(), "done".into()], vec!["a".into(), "parked".into(), String::new()]]
+        };
+        let plain = "SERVICE  STATUS  WHY\nstock    done    done\na        parked";
+        assert_eq!(table(&["SERVICE", "STATUS", "WHY"], rows(), Some(1), false), plain);
+        let painted = "SERVICE  STATUS  WHY\nstock    \x1b[32mdone\x1b[0m    done\na        \x1b[31mparked\x1b[0m";
+        assert_eq!(table(&["SERVICE", "STATUS", "WHY"], rows(), Some(1), true), painted);
+    }
+}

@@ -1,0 +1,240 @@
+//! Every command against a coordinator in this process, on a store in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser as _;
+use serde_json::Value;
+use tercet_proto::coordinator::v1 as pb;
+use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use tercet_proto::participant::v1 as session;
+use tercet_proto::participant::v1::sessions_client::SessionsClient;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::*;
+use crate::config::Config;
+use crate::store::MemoryStore;
+
+/// Starts a coordinator that lasts as long as the test, and tells its address.
+async fn coordinator() -> String {
+    let serve = ["tercet", "serve", "--listen", "127.0.0.1:0"];
+    let Command::Serve(config) = Cli::try_parse_from(serve).expect("good arguments").command else { unreachable!() };
+    let clock = SystemClock::start();
+    let listener = crate::listen(config.listen).await.expect("a port");
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let (ready, address) = oneshot::channel();
+    let config = Config { stop_grace_ms: 0, ..config };
+    tokio::spawn(crate::serve(store, clock, listener, config, ready, std::future::pending()));
+    format!("http://{}", address.await.expect("it starts"))
+}
+
+/// Connects the service `stock`. Its tries of "no" are refused, its confirms of "stuck" too; all else is done.
+async fn stock(address: &str) {
+    let (up, messages) = mpsc::channel(4);
+    let send = |message| session::OpenRequest { message: Some(message) };
+    let register = session::Register {
+        service: "stock".into(),
+        instance: "stock-1".into(),
+        version: "7".into(),
+        fence_id: vec![1; 16].into(),
+        actions: vec![session::Action { name: "any".into(), operations: vec![1, 2, 3] }],
+        window: 1,
+    };
+    up.send(send(session::open_request::Message::Register(register))).await.expect("it is open");
+    let mut client = SessionsClient::connect(address.to_owned()).await.expect("it listens");
+    let mut calls = client.open(ReceiverStream::new(messages)).await.expect("it takes a session").into_inner();
+    let (registered, ready) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut registered = Some(registered);
+        while let Some(Ok(response)) = calls.next().await {
+            if let Some(session::open_response::Message::Registered(_)) = response.message {
+                registered.take().map(|registered| registered.send(()));
+                continue;
+            }
+            let Some(session::open_response::Message::Calls(calls)) = response.message else { continue };
+            let replies = calls.calls.iter().map(|call| {
+                let refused = matches!((&*call.action, call.operation), ("no", 1) | ("stuck", 2));
+                let done = session::reply::Answer::Done(b"ok".to_vec().into());
+                let answer = if refused { session::reply::Answer::Refused("sold out".into()) } else { done };
+                session::Reply { answer: Some(answer) }
+            });
+            let replies = session::Replies { batch: calls.batch, replies: replies.collect() };
+            if up.send(send(session::open_request::Message::Replies(replies))).await.is_err() {
+                return;
+            }
+        }
+    });
+    ready.await.expect("it registers");
+}
+
+/// Submits a transaction of one branch under the key `service/action`, and tells its xid.
+async fn submit(address: &str, service: &str, action: &str, wait: pb::Wait, deadline_ms: u32) -> String {
+    let branch = pb::Branch {
+        service: service.into(),
+        action: action.into(),
+        business_key: format!("item/{action}"),
+        ..pb::Branch::default()
+    };
+    let transaction = pb::Transaction {
+        mode: pb::Mode::Tcc as i32,
+        branches: vec![branch],
+        deadline_ms,
+        labels: [("for".to_owned(), action.to_owned())].into(),
+        idempotency_key: format!("{service}/{action}"),
+    };
+    let request = pb::SubmitRequest { transaction: Some(transaction), wait: wait as i32 };
+    let mut client = CoordinatorClient::connect(address.to_owned()).await.expect("it listens");
+    let response = client.submit(request).await.expect("it is accepted").into_inner();
+    show::xid(&response.transaction.expect("it answers").xid)
+}
+
+/// Runs a command line; what it wrote, and its exit code as the system sees it.
+async fn tercet(address: &str, arguments: &str) -> (String, u8) {
+    let all = ["tercet", "--coordinator", address].into_iter().chain(arguments.split_whitespace());
+    let cli = Cli::try_parse_from(all).expect("good arguments");
+    let mut out = Vec::new();
+    let mut screen = Screen::new(&mut out, cli.common.json, false, SystemClock::start());
+    let result = run(cli.command, &cli.common.coordinator, &mut screen).await;
+    let (code, error) = match result {
+        Ok(code) => (code, String::new()),
+        Err(error) => (error.exit_code(), error.to_string()),
+    };
+    let text = String::from_utf8(out).expect("it is text") + &error;
+    (text, (0..5).find(|number| code == ExitCode::from(*number)).expect("a documented code"))
+}
+
+async fn json(address: &str, arguments: &str) -> Value {
+    let (text, _) = tercet(address, &format!("{arguments} --json")).await;
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The outcome of a check by its name.
+fn outcome(report: &Value, name: &str) -> String {
+    let checks = report["checks"].as_array().expect("it has checks");
+    let check = checks.iter().find(|check| check["name"] == name).expect("it is checked");
+    check["outcome"].as_str().expect("it is text").to_owned()
+}
+
+#[tokio::test]
+async fn transactions_are_shown_listed_and_followed() {
+    let address = coordinator().await;
+    stock(&address).await;
+    let confirmed = submit(&address, "stock", "yes", pb::Wait::Ended, 0).await;
+    let refused = submit(&address, "stock", "no", pb::Wait::Ended, 0).await;
+    let waiting = submit(&address, "absent", "wait", pb::Wait::Accepted, 0).await;
+
+    let (text, code) = tercet(&address, &format!("tx get {refused}")).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("\n  status    cancelled\n  why       stock refused: sold out\n"), "{text}");
+    let found = json(&address, "tx get --key stock/yes").await;
+    assert_eq!((&found["xid"], &found["status"]), (&confirmed.clone().into(), &"confirmed".into()));
+    assert_eq!(found["branches"][0]["result_hex"], "6f6b");
+
+    let listed = async |filter: &str| {
+        let page = json(&address, &format!("tx list {filter}")).await;
+        let xids = page["transactions"].as_array().expect("a list").iter();
+        xids.map(|transaction| transaction["xid"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("").await, [&*waiting, &*refused, &*confirmed]);
+    assert_eq!(listed("--status cancelled").await, [&*refused]);
+    assert_eq!(listed("--unfinished").await, [&*waiting]);
+    assert_eq!(listed("--label for=yes").await, [&*confirmed]);
+    assert_eq!(listed("--business-key item/no").await, [&*refused]);
+    assert_eq!(listed(&format!("--before {refused}")).await, [&*confirmed]);
+    assert_eq!(json(&address, "tx list --limit 1").await["next"], *waiting);
+    let (text, _) = tercet(&address, "tx list --limit 2").await;
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("XID                                   MODE  STATUS     AGE "), "{text}");
+    assert!(lines[2].starts_with(&format!("{refused}  tcc   cancelled  ")), "{text}");
+    assert_eq!(lines.last(), Some(&&*format!("Older ones: --before {refused}")));
+
+    let (text, code) = tercet(&address, &format!("tx watch {confirmed}")).await;
+    assert!(text.ends_with("  confirmed   1/1\n") && text.lines().count() == 1 && code == 0, "{text}");
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_the_transaction() {
+    let address = coordinator().await;
+    let waiting = submit(&address, "absent", "wait", pb::Wait::Accepted, 200).await;
+    let watch = format!("tx watch {waiting} --json");
+    let watched = tokio::time::timeout(Duration::from_secs(20), tercet(&address, &watch)).await;
+    let (text, code) = watched.expect("it ends");
+    let changes: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    assert_eq!((&changes[0]["status"], code), (&"trying".into(), 0), "{text}");
+    let last = changes.last().expect("there is one");
+    assert_eq!(last["status"], "cancelled", "{text}");
+    assert!(last["ended_at"].is_string(), "{text}");
+}
+
+#[tokio::test]
+async fn doctor_names_who_is_missing_and_counts_what_is_parked() {
+    let address = coordinator().await;
+    assert_eq!(tercet(&address, "doctor").await.1, 0, "{}", tercet(&address, "doctor").await.0);
+    stock(&address).await;
+    let parked = submit(&address, "stock", "stuck", pb::Wait::Decided, 0).await;
+    submit(&address, "absent", "wait", pb::Wait::Accepted, 0).await;
+    // Bounded: parking is durable a moment after the decision.
+    for _ in 0..200 {
+        if json(&address, "compensation list --status failed").await["compensations"] != Value::Array(vec![]) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let found = json(&address, "compensation list --status failed --service stock").await;
+    let row = &found["compensations"][0];
+    assert_eq!((&row["xid"], &row["operation"], &row["status"]), (&parked.into(), &"confirm".into(), &"failed".into()));
+    assert_eq!(json(&address, "compensation list --service other").await["compensations"], Value::Array(vec![]));
+
+    let report = json(&address, "doctor").await;
+    assert_eq!(report["ok"], false);
+    let outcomes = ONLINE_OUTCOMES.map(|(name, _)| (name, outcome(&report, name)));
+    assert_eq!(outcomes, ONLINE_OUTCOMES.map(|(name, outcome)| (name, outcome.to_owned())), "{report}");
+    let (text, code) = tercet(&address, "doctor").await;
+    assert!(text.contains("failed   participants  absent is not connected (1 transaction waits"), "{text}");
+    assert!(text.contains("1 waiting for a person"), "{text}");
+    assert_eq!(code, 1);
+}
+
+const ONLINE_OUTCOMES: [(&str, &str); 8] = [
+    ("address", "passed"),
+    ("connection", "passed"),
+    ("health", "passed"),
+    ("version", "passed"),
+    ("clock", "passed"),
+    ("room", "passed"),
+    ("participants", "failed"),
+    ("parked", "failed"),
+];
+
+#[tokio::test]
+async fn participants_are_listed() {
+    let address = coordinator().await;
+    assert!(tercet(&address, "participants").await.0.starts_with("No service is connected"));
+    stock(&address).await;
+    let (text, _) = tercet(&address, "participants").await;
+    assert!(
+        text.starts_with("SERVICE  INSTANCE  VERSION  QUEUED  IN FLIGHT\nstock    stock-1   7        0       0\n"),
+        "{text}"
+    );
+    assert_eq!(json(&address, "participants").await["participants"][0]["instance"], "stock-1");
+}
+
+#[tokio::test]
+async fn exit_codes_tell_what_kind_of_failure_it_was() {
+    let address = coordinator().await;
+    let (text, code) = tercet(&address, "tx get 00010203-0405-0607-0809-0a0b0c0d0e0f").await;
+    assert!(text.starts_with("there is no transaction 00010203-") && code == 4, "{text}");
+    assert_eq!(tercet(&address, "tx get --key nobody's").await.1, 4);
+    assert_eq!(tercet(&address, "tx watch 00010203-0405-0607-0809-0a0b0c0d0e0f").await.1, 4);
+    assert_eq!(tercet("https://127.0.0.1:1", "participants").await.1, 2);
+    // A port that was free a moment ago.
+    let free = crate::listen(([127, 0, 0, 1], 0).into()).await.expect("a port").local_addr().expect("it is bound");
+    let (text, code) = tercet(&format!("http://{free}"), "tx list").await;
+    assert!(text.contains("start one with `tercet serve`") && code == 3, "{text}");
+    let (text, code) = tercet(&format!("http://{free}"), "doctor").await;
+    assert!(text.contains("skipped  parked        needs connection") && code == 1, "{text}");
+    assert!(Cli::try_parse_from(["tercet", "tx", "get"]).is_err());
+    assert!(Cli::try_parse_from(["tercet", "tx", "list", "--limit", "0"]).is_err());
+}

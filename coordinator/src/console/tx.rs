@@ -1,0 +1,158 @@
+//! `tercet tx`.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use tercet_core::Xid;
+use tercet_proto::admin::v1 as admin;
+use tercet_proto::coordinator::v1 as pb;
+use tercet_proto::coordinator::v1::get_request::Key;
+
+use super::Error;
+use super::client::{Client, request};
+use super::show::{Screen, table, xid};
+use super::transaction::{Transaction, change, details, row};
+use crate::limits;
+
+/// What to do with transactions.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show one: its branches, what became of it and why
+    Get(Name),
+    /// List them, newest first
+    List(Filter),
+    /// Follow one until it has ended, a line for each durable change; with --json a document on each line
+    Watch {
+        /// Its xid
+        xid: Xid,
+    },
+}
+
+/// Which transaction.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub(super) struct Name {
+    /// Its xid
+    xid: Option<Xid>,
+    /// Its idempotency key instead
+    #[arg(long)]
+    key: Option<String>,
+}
+
+/// Where a transaction stands.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Status {
+    Trying,
+    Confirming,
+    Cancelling,
+    Confirmed,
+    Cancelled,
+}
+
+/// Which transactions.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Filter {
+    /// Those in this status
+    #[arg(long, value_enum)]
+    status: Option<Status>,
+    /// Those that have not ended
+    #[arg(long)]
+    unfinished: bool,
+    /// Those with this label
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Option<String>,
+    /// Those with a branch that has this business key
+    #[arg(long, value_name = "KEY")]
+    business_key: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = limits::PAGE_DEFAULT)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::PAGE_MAX)))]
+    limit: u32,
+    /// Those older than this one: the last of the page before
+    #[arg(long, value_name = "XID")]
+    before: Option<Xid>,
+}
+
+fn label(text: &str) -> Result<String, &'static str> {
+    if text.contains('=') { Ok(text.to_owned()) } else { Err("a label is NAME=VALUE") }
+}
+
+/// Does it.
+pub(super) async fn run(command: Command, client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    match command {
+        Command::Get(name) => get(name, client, screen).await,
+        Command::List(filter) => list(filter, client, screen).await,
+        Command::Watch { xid } => watch(xid, client, screen).await,
+    }
+}
+
+async fn get(name: Name, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let (what, key) = match (name.xid, name.key) {
+        (Some(xid), _) => (xid.to_string(), Key::Xid(xid.0.to_vec().into())),
+        (None, key) => {
+            let key = key.unwrap_or_default();
+            (format!("with the key {key:?}"), Key::IdempotencyKey(key))
+        }
+    };
+    let response = client.coordinator.get(request(pb::GetRequest { key: Some(key) })).await;
+    let response = response.map_err(|status| client.blame(&what, &status))?.into_inner();
+    let view = response.transaction.ok_or(Error::NotFound(what))?;
+    if screen.json {
+        return screen.document(&Transaction::from(&view));
+    }
+    screen.text(&details(&view, screen.now(), screen.color))
+}
+
+/// A page, for programs.
+#[derive(Serialize)]
+struct Page {
+    transactions: Vec<Transaction>,
+    /// For `--before`, to get the next page.
+    next: Option<String>,
+}
+
+async fn list(filter: Filter, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let status = filter.status.map_or(pb::Status::Unspecified, |status| match status {
+        Status::Trying => pb::Status::Trying,
+        Status::Confirming => pb::Status::Confirming,
+        Status::Cancelling => pb::Status::Cancelling,
+        Status::Confirmed => pb::Status::Confirmed,
+        Status::Cancelled => pb::Status::Cancelled,
+    });
+    let asked = admin::ListTransactionsRequest {
+        status: status as i32,
+        unfinished: filter.unfinished,
+        label: filter.label.unwrap_or_default(),
+        business_key: filter.business_key.unwrap_or_default(),
+        limit: filter.limit,
+        before: filter.before.map_or_else(Vec::new, |xid| xid.0.to_vec()).into(),
+    };
+    let page = client.admin.list_transactions(request(asked)).await;
+    let page = page.map_err(|status| client.blame("like that", &status))?.into_inner();
+    let next = (!page.next.is_empty()).then(|| xid(&page.next));
+    if screen.json {
+        let transactions = page.transactions.iter().map(Transaction::from).collect();
+        return screen.document(&Page { transactions, next });
+    }
+    if page.transactions.is_empty() {
+        return screen.text("No such transactions");
+    }
+    let now = screen.now();
+    let rows = page.transactions.iter().map(|view| row(view, now)).collect();
+    screen.text(&table(&["XID", "MODE", "STATUS", "AGE", "BRANCHES"], rows, Some(2), screen.color))?;
+    next.map_or(Ok(()), |next| screen.text(&format!("Older ones: --before {next}")))
+}
+
+async fn watch(xid: Xid, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let what = xid.to_string();
+    let changes = client.coordinator.watch(pb::WatchRequest { xid: xid.0.to_vec().into() }).await;
+    let mut changes = changes.map_err(|status| client.blame(&what, &status))?.into_inner();
+    while let Some(response) = changes.message().await.map_err(|status| client.blame(&what, &status))? {
+        let Some(view) = response.transaction else { continue };
+        if screen.json {
+            screen.line(&Transaction::from(&view))?;
+        } else {
+            screen.text(&change(&view, screen.now(), screen.color))?;
+        }
+    }
+    Ok(())
+}

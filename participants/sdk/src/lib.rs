@@ -60,8 +60,8 @@
 //! ```
 //!
 //! # What it guarantees
-//! - Every branch of a transaction is confirmed, or every one is cancelled. What can not be brought to its end is parked
-//!   for a person, never dropped.
+//! - Every branch of a transaction is confirmed, or every one is cancelled. What can not be brought to its end is
+//!   parked for a person, never dropped.
 //! - What a handler writes is committed once for each operation of a branch, whatever is repeated, lost or late on the
 //!   way: a repeat, a cancel without its try and a try after its cancel are answered by the [`fence`], in the handler's
 //!   own local transaction.

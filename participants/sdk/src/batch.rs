@@ -248,7 +248,7 @@ impl<Db: Dialect> Executor<Db> {
                 self.suspects().add(lot[0].key());
                 "the handler panicked".to_owned()
             }
-            Err(Failure::Conflict(text) | Failure::Lost(text)) => text,
+            Err(Failure::Conflict(text) | Failure::NotBegun(text) | Failure::Lost(text)) => text,
         };
         let (item, operations) = (&lot[0], lot.len());
         let (xid, branch, action) = (item.job.context.xid, item.job.context.branch, self.actions[item.action].name);

@@ -16,8 +16,8 @@ use crate::handler::{Job, Outcome, Trouble, shortened};
 use crate::metrics;
 use crate::participant::{Answer, DbTx};
 
-/// How often a local transaction that lost against another is run again before the answer is unknown.
-const CONFLICTS_MAX: u32 = 20;
+/// How often a local transaction is run that loses against others, or can not begin, before the answer is unknown.
+const ATTEMPTS_MAX: u32 = 20;
 
 /// Why a local transaction came to nothing.
 pub(super) enum Failure {
@@ -27,6 +27,8 @@ pub(super) enum Failure {
     Failed(String),
     /// As above, and its connection is in doubt.
     Panicked,
+    /// It could not begin on this connection: nothing has happened.
+    NotBegun(String),
     /// Anything may have happened.
     Lost(String),
 }
@@ -49,27 +51,30 @@ impl<Db: Dialect> Executor<Db> {
         let run = async {
             let closed = |_| Failure::Lost("the service is closing".to_owned());
             let _permit = place.writers.acquire().await.map_err(closed)?;
-            let mut conflicts = 0;
+            let mut attempts = 0;
             loop {
+                attempts += 1;
                 let mut connection = place.connection().await.map_err(|error| Failure::Lost(error.to_string()))?;
-                let failure = match self.transact(&mut connection, lot, deadline).await {
+                match self.transact(&mut connection, lot, deadline).await {
                     Ok(outcomes) => {
                         place.put(connection);
                         return Ok(outcomes);
                     }
-                    Err(failure) => failure,
-                };
-                if matches!(failure, Failure::Conflict(_) | Failure::Failed(_)) {
-                    place.put(connection);
+                    Err(Failure::NotBegun(_)) if attempts < ATTEMPTS_MAX => {}
+                    Err(Failure::Conflict(_)) if attempts < ATTEMPTS_MAX => {
+                        place.put(connection);
+                        metrics::fence_retried(self.service);
+                        // Two that lost to each other must not meet again in step: their first keys differ.
+                        let spread = lot[0].job.context.xid.as_bytes()[15] % 8;
+                        tokio::time::sleep(Duration::from_millis(u64::from(attempts) + u64::from(spread))).await;
+                    }
+                    Err(failure) => {
+                        if matches!(failure, Failure::Conflict(_) | Failure::Failed(_)) {
+                            place.put(connection);
+                        }
+                        return Err(failure);
+                    }
                 }
-                conflicts += 1;
-                if !matches!(failure, Failure::Conflict(_)) || conflicts > CONFLICTS_MAX {
-                    return Err(failure);
-                }
-                metrics::fence_retried(self.service);
-                // Two that lost to each other must not meet again in step: their batches differ in size or first key.
-                let spread = lot[0].job.context.xid.as_bytes()[15] % 8;
-                tokio::time::sleep(Duration::from_millis(u64::from(conflicts) + u64::from(spread))).await;
             }
         };
         match deadline {
@@ -92,7 +97,12 @@ impl<Db: Dialect> Executor<Db> {
             Some(sql) => connection.begin_with(SqlStr::from_static(sql)).await,
             None => connection.begin().await,
         };
-        let mut db_tx = begun.map_err(failure::<Db>)?;
+        let mut db_tx = match begun {
+            Ok(db_tx) => db_tx,
+            Err(error) if Db::is_conflict(&error) => return Err(failure::<Db>(error)),
+            // A connection that lay idle may have been closed by the server.
+            Err(error) => return Err(Failure::NotBegun(error.to_string())),
+        };
         let ran = match self.fill(&mut db_tx, lot).await {
             // A commit that late could come after the fence has forgotten the calls.
             Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
@@ -114,7 +124,7 @@ impl<Db: Dialect> Executor<Db> {
                 Ok(()) => Err(failure),
                 Err(error) => Err(Failure::Lost(format!("ROLLBACK of unknown result: {error}"))),
             },
-            Err(failure @ (Failure::Panicked | Failure::Lost(_))) => Err(failure),
+            Err(failure @ (Failure::Panicked | Failure::NotBegun(_) | Failure::Lost(_))) => Err(failure),
         }
     }
 

@@ -77,6 +77,13 @@ fn is_set(text: &str) -> Result<bool, std::convert::Infallible> {
 enum Command {
     /// Run a coordinator
     Serve(crate::config::Config),
+    #[command(flatten)]
+    Ask(Ask),
+}
+
+/// What asks a coordinator.
+#[derive(Debug, Subcommand)]
+enum Ask {
     /// Look at transactions
     #[command(subcommand)]
     Tx(tx::Command),
@@ -130,16 +137,19 @@ impl Error {
 /// Parses the arguments and does what they say. The exit codes are those that `--help` tells.
 pub fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
-    if let Command::Serve(config) = command {
-        if common.json {
-            let hint = "--json is for commands that ask a coordinator; its logs are JSON with --log json";
-            Cli::command().error(ErrorKind::ArgumentConflict, hint).exit();
+    match command {
+        Command::Serve(config) => {
+            if common.json {
+                let hint = "--json is for commands that ask a coordinator; logs are JSON with --log json";
+                Cli::command().error(ErrorKind::ArgumentConflict, hint).exit();
+            }
+            serve::main(config, std::io::stderr().is_terminal() && !common.no_color)
         }
-        return serve::main(config, std::io::stderr().is_terminal() && !common.no_color);
+        Command::Ask(ask) => ask_and_show(ask, &common),
     }
-    let mut stdout = std::io::stdout().lock();
-    let color = stdout.is_terminal() && !common.no_color;
-    let mut screen = Screen::new(&mut stdout, common.json, color, SystemClock::start());
+}
+
+fn ask_and_show(ask: Ask, common: &Common) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -147,25 +157,24 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(command, &common.coordinator, &mut screen)) {
-        Ok(code) => code,
-        Err(error) => {
-            let code = error.exit_code();
-            if code != ExitCode::SUCCESS {
-                eprintln!("tercet: {error}");
-            }
-            code
+    let mut stdout = std::io::stdout().lock();
+    let color = stdout.is_terminal() && !common.no_color;
+    let mut screen = Screen::new(&mut stdout, common.json, color, SystemClock::start());
+    runtime.block_on(run(ask, &common.coordinator, &mut screen)).unwrap_or_else(|error| {
+        let code = error.exit_code();
+        if code != ExitCode::SUCCESS {
+            eprintln!("tercet: {error}");
         }
-    }
+        code
+    })
 }
 
-async fn run(command: Command, address: &str, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
-    match command {
-        Command::Serve(_) => unreachable!("it has its own runtime"),
-        Command::Doctor(options) => return doctor::run(&options, address, screen).await,
-        Command::Tx(command) => tx::run(command, Client::connect(address).await?, screen).await?,
-        Command::Compensation(command) => compensation::run(command, Client::connect(address).await?, screen).await?,
-        Command::Participants => participants::run(Client::connect(address).await?, screen).await?,
+async fn run(ask: Ask, address: &str, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
+    match ask {
+        Ask::Doctor(options) => return doctor::run(&options, address, screen).await,
+        Ask::Tx(command) => tx::run(command, Client::connect(address).await?, screen).await?,
+        Ask::Compensation(command) => compensation::run(command, Client::connect(address).await?, screen).await?,
+        Ask::Participants => participants::run(Client::connect(address).await?, screen).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

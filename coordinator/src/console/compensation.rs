@@ -130,7 +130,7 @@ pub(super) async fn run(command: Command, mut client: Client, screen: &mut Scree
 fn listing(rows: &[pb::Compensation], now: Timestamp, color: bool) -> String {
     let cells = rows.iter().map(|row| {
         let next = match CompensationStatus::from_number(row.status) {
-            Some(CompensationStatus::Pending) if row.next_retry_time_ms <= now.0 => "now".to_owned(),
+            Some(CompensationStatus::Pending) if row.next_retry_time_ms <= now.0 => "due".to_owned(),
             Some(CompensationStatus::Pending) => relative(row.next_retry_time_ms, now),
             Some(CompensationStatus::Done | CompensationStatus::Failed) | None => "-".to_owned(),
         };

@@ -20,7 +20,9 @@ use crate::store::MemoryStore;
 /// Starts a coordinator that lasts as long as the test, and tells its address.
 async fn coordinator() -> String {
     let serve = ["tercet", "serve", "--listen", "127.0.0.1:0"];
-    let Command::Serve(config) = Cli::try_parse_from(serve).expect("good arguments").command else { unreachable!() };
+    let Command::Serve(config) = Cli::try_parse_from(serve).expect("good arguments").command else {
+        panic!("it serves")
+    };
     let clock = SystemClock::start();
     let listener = crate::listen(config.listen).await.expect("a port");
     let store = Arc::new(MemoryStore::new(clock.clone()));
@@ -90,13 +92,24 @@ async fn submit(address: &str, service: &str, action: &str, wait: pb::Wait, dead
     show::xid(&response.transaction.expect("it answers").xid)
 }
 
+/// Begins a transaction with one branch, whose try is the caller's own work.
+async fn begin(address: &str, service: &str) {
+    let mut client = CoordinatorClient::connect(address.to_owned()).await.expect("it listens");
+    let request = pb::BeginRequest { mode: pb::Mode::Tcc as i32, deadline_ms: 60_000, ..pb::BeginRequest::default() };
+    let begun = client.begin(request).await.expect("it is accepted").into_inner();
+    let branch = pb::Branch { service: service.into(), action: "act".into(), ..pb::Branch::default() };
+    let request = pb::AddBranchRequest { xid: begun.xid, branch: Some(branch), ..pb::AddBranchRequest::default() };
+    client.add_branch(request).await.expect("it is added");
+}
+
 /// Runs a command line; what it wrote, and its exit code as the system sees it.
 async fn tercet(address: &str, arguments: &str) -> (String, u8) {
     let all = ["tercet", "--coordinator", address].into_iter().chain(arguments.split_whitespace());
     let cli = Cli::try_parse_from(all).expect("good arguments");
     let mut out = Vec::new();
     let mut screen = Screen::new(&mut out, cli.common.json, false, SystemClock::start());
-    let result = run(cli.command, &cli.common.coordinator, &mut screen).await;
+    let Command::Ask(ask) = cli.command else { panic!("{arguments} asks nobody") };
+    let result = run(ask, &cli.common.coordinator, &mut screen).await;
     let (code, error) = match result {
         Ok(code) => (code, String::new()),
         Err(error) => (error.exit_code(), error.to_string()),
@@ -175,6 +188,7 @@ async fn doctor_names_who_is_missing_and_counts_what_is_parked() {
     stock(&address).await;
     let parked = submit(&address, "stock", "stuck", pb::Wait::Decided, 0).await;
     submit(&address, "absent", "wait", pb::Wait::Accepted, 0).await;
+    begin(&address, "elsewhere").await;
     // Bounded: parking is durable a moment after the decision.
     for _ in 0..200 {
         if json(&address, "compensation list --status failed").await["compensations"] != Value::Array(vec![]) {
@@ -193,6 +207,7 @@ async fn doctor_names_who_is_missing_and_counts_what_is_parked() {
     assert_eq!(outcomes, ONLINE_OUTCOMES.map(|(name, outcome)| (name, outcome.to_owned())), "{report}");
     let (text, code) = tercet(&address, "doctor").await;
     assert!(text.contains("failed   participants  absent is not connected (1 transaction waits"), "{text}");
+    assert!(!text.contains("elsewhere"), "its initiator calls the tries of a begun transaction: {text}");
     assert!(text.contains("1 waiting for a person"), "{text}");
     assert_eq!(code, 1);
 }

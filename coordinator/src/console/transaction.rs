@@ -183,10 +183,10 @@ fn timeline(view: &pb::TransactionView) -> String {
 fn advice(view: &pb::TransactionView) -> String {
     let mut text = String::new();
     if with_status(view, pb::BranchStatus::Logged) > 0 {
-        text.push_str("\nA logged branch is retried by the scanner: tercet compensation list --status pending\n");
+        text.push_str("\nLogged: the scanner retries it, see tercet compensation list --status pending\n");
     }
     if with_status(view, pb::BranchStatus::Parked) > 0 {
-        text.push_str("\nA parked branch waits for a person: tercet compensation list --status failed\n");
+        text.push_str("\nParked: it waits for a person, see tercet compensation list --status failed\n");
     }
     text
 }
@@ -280,7 +280,7 @@ What participants said
 Timeline
   00:00:01.500Z     +1s  decided: cancel
 
-A parked branch waits for a person: tercet compensation list --status failed
+Parked: it waits for a person, see tercet compensation list --status failed
 ";
 
     #[test]

@@ -33,14 +33,25 @@ pub const fn template_item(template_id: i64) -> i64 {
     TEMPLATE_ITEMS + template_id
 }
 
+/// How long a claim may take until it is decided.
+pub const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
+
 /// A user gets a coupon, if there is one left and the user's limit allows it.
 ///
 /// # Errors
 /// None for plain numbers: the plan is within every limit.
 pub fn claim(claim: &Claim) -> anyhow::Result<Plan<Tcc>> {
+    claim_within(claim, CLAIM_DEADLINE)
+}
+
+/// The same for a user who waits no longer than `deadline`.
+///
+/// # Errors
+/// When `deadline` is outside its limits.
+pub fn claim_within(claim: &Claim, deadline: Duration) -> anyhow::Result<Plan<Tcc>> {
     let coupon = format!("coupon/{}", claim.coupon_id);
     let units = Reserve { item: template_item(claim.template_id), count: 1 };
-    let mut plan = plan::tcc().idempotency_key(format!("claim/{}", claim.coupon_id));
+    let mut plan = plan::tcc().idempotency_key(format!("claim/{}", claim.coupon_id)).deadline(deadline);
     plan.branch(tercet_stock::RESERVE.with(&units)?.business_key(&coupon));
     plan.branch(tercet_coupon::CLAIM.with(claim)?.business_key(&coupon));
     Ok(plan.build()?)

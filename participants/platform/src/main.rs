@@ -1,3 +1,131 @@
-//! Entry.
+//! `cargo run --release`: the whole platform in one process, a short burst of real work, and then it stays up.
+#![allow(clippy::print_stdout, reason = "it is a command line")]
 
-fn main() {}
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use tercet_platform::process::{Addresses, Running, SERVICES, start};
+use tercet_platform::{burst, summary};
+use tercet_proto::admin::v1::GetStatisticsRequest;
+use tercet_proto::admin::v1::admin_client::AdminClient;
+use tracing_subscriber::EnvFilter;
+
+/// Tercet's coordinator and the coupon platform in one process, each service with its own SQLite file and port.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Folder of all databases.
+    #[arg(long, env = "TERCET_DATA", default_value = "data")]
+    data: PathBuf,
+    /// The coordinator's address.
+    #[arg(long, default_value = "127.0.0.1:7070")]
+    coordinator: SocketAddr,
+    /// The stock service's own address.
+    #[arg(long, default_value = "127.0.0.1:7071")]
+    stock: SocketAddr,
+    /// The coupon service's own address.
+    #[arg(long, default_value = "127.0.0.1:7072")]
+    coupon: SocketAddr,
+    /// The order service's own address.
+    #[arg(long, default_value = "127.0.0.1:7073")]
+    order: SocketAddr,
+    /// Where Prometheus reads /metrics.
+    #[arg(long, default_value = "127.0.0.1:7079")]
+    metrics: SocketAddr,
+    /// How long the burst lasts; 0 for none.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Leave after the summary.
+    #[arg(long)]
+    exit: bool,
+    /// What is logged.
+    #[arg(long, env = "TERCET_LOG_FILTER", default_value = "warn")]
+    log_filter: String,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let Ok(filter) = EnvFilter::try_new(&cli.log_filter) else {
+        eprintln!("tercet-platform: log_filter: {:?} is no filter, such as warn or info,sqlx=warn", cli.log_filter);
+        return ExitCode::from(2);
+    };
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    match run(cli).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("tercet-platform: something does not add up");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("tercet-platform: {}", summary::explain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything added up.
+async fn run(cli: Cli) -> anyhow::Result<bool> {
+    let started = Instant::now();
+    let addresses = Addresses {
+        data: cli.data,
+        coordinator: cli.coordinator,
+        services: [cli.stock, cli.coupon, cli.order],
+        metrics: cli.metrics,
+    };
+    let mut running = start(addresses).await?;
+    println!("Tercet {}, ready in {:.2} s", env!("CARGO_PKG_VERSION"), started.elapsed().as_secs_f64());
+    let sound = if cli.seconds == 0 { true } else { show_burst(&running, cli.seconds).await? };
+    show_addresses(&running.addresses);
+    if !cli.exit && sound {
+        println!("Ctrl-C ends it.");
+        let failure = tokio::select! {
+            failure = running.failure() => Some(failure),
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        if let Some(failure) = failure {
+            running.stop();
+            return Err(failure);
+        }
+    }
+    running.stop();
+    Ok(sound)
+}
+
+async fn show_burst(running: &Running, seconds: u64) -> anyhow::Result<bool> {
+    let mut admin = AdminClient::connect(running.addresses.url()).await?;
+    let now_ms = admin.get_statistics(GetStatisticsRequest::default()).await?.into_inner().now_ms;
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} claims and checkouts: {pos} ({per_sec}), {elapsed}")?);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let before = commits(running);
+    // Every burst has ids of its own, in the order of time.
+    let burst = burst::run(running, seconds, now_ms.cast_signed() << 20, bar).await?;
+    let audit = summary::Audit::read(running).await?;
+    println!("\n{}", summary::table(&burst, commits(running) - before));
+    println!("{audit}\n");
+    Ok(audit.sound())
+}
+
+/// Durable commits of all four databases.
+fn commits(running: &Running) -> f64 {
+    let rendered = running.metrics.render();
+    let names = ["tercet_store_commit_seconds_count", "tercet_participant_commit_seconds_count"];
+    names.iter().map(|name| summary::sum(&rendered, name)).sum()
+}
+
+fn show_addresses(addresses: &Addresses) {
+    println!("  coordinator  {}", addresses.url());
+    for (service, address) in SERVICES.iter().zip(addresses.services) {
+        println!("  {service:<11}  http://{address}   {}", addresses.database(service).display());
+    }
+    println!("  metrics      http://{}/metrics\n", addresses.metrics);
+    println!("Look at the last transactions:");
+    println!("  cargo run --release -p tercet-coordinator -- tx list --coordinator {}\n", addresses.url());
+}

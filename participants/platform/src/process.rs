@@ -1,0 +1,217 @@
+//! The coordinator and the services in one process: each has a thread, a database file and a port of its own, and they
+//! speak over their sockets as they would apart.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use sqlx::{Sqlite, SqlitePool};
+use tercet::fence::Dialect as _;
+use tercet::service::Service;
+use tercet_coordinator::config::{Config, LogFormat};
+use tercet_proto::admin::v1::GetStatisticsRequest;
+use tercet_proto::admin::v1::admin_client::AdminClient;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Everything has to be connected within this time.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+/// The services of the platform.
+pub const SERVICES: [&str; 3] = [tercet_stock::SERVICE, tercet_coupon::SERVICE, tercet_order::SERVICE];
+
+/// Where everything listens and lives.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Folder of all databases, made if it is not there.
+    pub data: PathBuf,
+    /// The coordinator's port.
+    pub coordinator: SocketAddr,
+    /// The services' own ports, in the order of [`SERVICES`].
+    pub services: [SocketAddr; 3],
+    /// Where Prometheus reads.
+    pub metrics: SocketAddr,
+}
+
+impl Addresses {
+    /// The coordinator as a URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.coordinator)
+    }
+
+    /// The database file of a service.
+    pub fn database(&self, service: &str) -> PathBuf {
+        self.data.join(format!("{service}.db"))
+    }
+}
+
+/// All that runs. It stops when it is told to, or when a part of it fails.
+pub struct Running {
+    /// Where.
+    pub addresses: Addresses,
+    /// Its metrics.
+    pub metrics: PrometheusHandle,
+    threads: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+    failures: mpsc::UnboundedReceiver<anyhow::Error>,
+}
+
+/// Starts everything and waits until each service has a session with the coordinator.
+///
+/// # Errors
+/// When a port or a database can not be had, or the services do not connect in time.
+pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
+    let metrics = exporter(addresses.metrics)?;
+    let (stop, stopping) = watch::channel(false);
+    let (failed, failures) = mpsc::unbounded_channel();
+    let mut running = Running { addresses: addresses.clone(), metrics, threads: Vec::new(), stop, failures };
+    let (ready, is_ready) = oneshot::channel();
+    let config = coordinator_config(&addresses);
+    let stopped = stopping.clone();
+    running.thread("coordinator", failed.clone(), async move {
+        Ok(tercet_coordinator::run(config, ready, told(stopped)).await?)
+    })?;
+    if is_ready.await.is_err() {
+        return Err(running.failure().await);
+    }
+    for (service, listen) in SERVICES.into_iter().zip(addresses.services) {
+        let (file, url, stopped) = (addresses.database(service), addresses.url(), stopping.clone());
+        running.thread(service, failed.clone(), async move {
+            let service =
+                make(service, &file).await?.coordinator(url).listen(listen).version(env!("CARGO_PKG_VERSION"));
+            Ok(service.run(told(stopped)).await?)
+        })?;
+    }
+    let connected = tokio::time::timeout(READY_MAX, connected(&addresses));
+    let failure = tokio::select! {
+        connected = connected => match connected {
+            Ok(connected) => connected.err(),
+            Err(_) => Some(anyhow::anyhow!("the services did not connect to the coordinator within {READY_MAX:?}")),
+        },
+        failure = running.failures.recv() => failure,
+    };
+    match failure {
+        None => Ok(running),
+        Some(error) => {
+            running.stop();
+            Err(error)
+        }
+    }
+}
+
+impl Running {
+    fn thread(
+        &mut self,
+        name: &'static str,
+        failed: mpsc::UnboundedSender<anyhow::Error>,
+        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let run = move || {
+            // One thread each: a runtime of two costs more of both cores than it brings.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work));
+            if let Err(error) = result {
+                // Nobody listens any more only when everything stops anyway.
+                drop(failed.send(error.context(name)));
+            }
+        };
+        self.threads.push(std::thread::Builder::new().name(name.into()).spawn(run)?);
+        Ok(())
+    }
+
+    /// The first failure of a part; never without one.
+    pub async fn failure(&mut self) -> anyhow::Error {
+        match self.failures.recv().await {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops everything: what is under way ends first.
+    pub fn stop(self) {
+        self.stop.send(true).ok();
+        for thread in self.threads {
+            // A thread that panicked has said so on standard error.
+            drop(thread.join());
+        }
+    }
+}
+
+async fn told(mut stop: watch::Receiver<bool>) {
+    // The sender is gone only when the process ends.
+    drop(stop.changed().await);
+}
+
+fn coordinator_config(addresses: &Addresses) -> Config {
+    Config {
+        listen: addresses.coordinator,
+        metrics: None,
+        data: addresses.data.join("coordinator"),
+        node: 0,
+        live_max: 200_000,
+        scanner_cron: "* * * * * *".into(),
+        retention_seconds: 3_600,
+        retention_max: 1_000_000,
+        stop_grace_ms: 2_000,
+        log: LogFormat::Text,
+        log_filter: String::new(),
+    }
+}
+
+/// Opens a service's database.
+///
+/// # Errors
+/// When it can not be opened.
+pub async fn open(file: &Path) -> anyhow::Result<SqlitePool> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("can not write {}", folder.display()))?;
+    }
+    Sqlite::open(&format!("sqlite://{}", file.display())).await.with_context(|| file.display().to_string())
+}
+
+async fn make(service: &str, file: &Path) -> anyhow::Result<Service<Sqlite>> {
+    let pool = open(file).await?;
+    let made = match service {
+        tercet_stock::SERVICE => tercet_stock::service(pool).await,
+        tercet_coupon::SERVICE => tercet_coupon::service(pool).await,
+        tercet_order::SERVICE => tercet_order::service(pool).await,
+        other => bail!("there is no service {other}"),
+    };
+    made.with_context(|| file.display().to_string())
+}
+
+fn exporter(address: SocketAddr) -> anyhow::Result<PrometheusHandle> {
+    const SECONDS: [f64; 12] = [0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 5.0, 60.0];
+    const ROWS: [f64; 8] = [1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+    let (recorder, served) = PrometheusBuilder::new()
+        .with_http_listener(address)
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS)?
+        .set_buckets_for_metric(Matcher::Suffix("_calls".into()), &ROWS)?
+        .build()
+        .with_context(|| format!("can not listen on {address} for metrics"))?;
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).ok().context("another metrics recorder is installed")?;
+    tercet_coordinator::metrics::describe();
+    tokio::spawn(async move {
+        if served.await.is_err() {
+            tracing::error!("the metrics port has failed");
+        }
+    });
+    Ok(handle)
+}
+
+/// Ends when every service has a session.
+async fn connected(addresses: &Addresses) -> anyhow::Result<()> {
+    let mut admin = AdminClient::connect(addresses.url()).await?;
+    loop {
+        let statistics = admin.get_statistics(GetStatisticsRequest::default()).await?.into_inner();
+        let has = |service: &&str| statistics.participants.iter().any(|participant| participant.service == **service);
+        if SERVICES.iter().all(has) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -5,13 +5,13 @@
 //! answer, timer and recovery all end in [`Driver::feed`].
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
-use tercet_core::{Effects, Event, Note, Reply, Status, Timestamp, Xid, XidSource, step};
+use tercet_core::{Effects, Event, Reply, Status, Timestamp, Xid, XidSource, step};
 use tercet_proto::coordinator::v1 as pb;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, warn};
@@ -19,10 +19,14 @@ use tracing::{debug, error, warn};
 use crate::caller::{Caller, Incoming, Outgoing};
 use crate::clock::{Clock, sleep_until};
 use crate::live::Live;
-use crate::plan::Plan;
-use crate::request::{Added, Answer, Error, Input, Waiter, Waits};
+use crate::plan::{Invalid, Plan};
+use crate::request::{Added, Answer, End, Error, Input, Waiter, Waits};
 use crate::store::{Owner, Record, Store, Write, Written};
 use crate::{metrics, writer};
+
+mod slot;
+
+use slot::{Slot, observe};
 
 /// What the driver shows of itself.
 #[derive(Debug, Default)]
@@ -44,21 +48,6 @@ pub struct Settings {
     pub owner: Owner,
     /// Most transactions in memory; past it new ones are refused.
     pub live_max: usize,
-}
-
-struct Slot {
-    live: Live,
-    digest: u64,
-    /// A write is under way or queued; what comes in meanwhile waits in `backlog`.
-    writing: bool,
-    backlog: VecDeque<Input>,
-    /// To be made once the write has succeeded.
-    calls: Vec<tercet_core::Call>,
-    waiters: Vec<Waiter>,
-    /// The earliest timer that is set for it.
-    timer: Timestamp,
-    /// No call of it is valid after this.
-    not_after: Timestamp,
 }
 
 type Commit = Pin<Box<dyn Future<Output = Vec<(Xid, Written)>> + Send>>;
@@ -164,8 +153,8 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         }
         match input {
             Input::Start { plan, wait, answer } => self.start(*plan, wait, answer, now),
-            Input::AddBranch { xid, branch, answer } => self.add_branch(xid, *branch, answer, now),
-            Input::Finish { xid, commit, wait, answer } => self.finish(xid, commit, (wait, answer), now),
+            Input::AddBranch { xid, index, branch, answer } => self.add_branch(xid, (index, *branch), answer, now),
+            Input::Finish { xid, end, wait, answer } => self.finish(xid, end, (wait, answer), now),
             Input::Adopt { live, event } => self.adopt(*live, event, now),
             Input::Wake { xid, event } => self.feed(xid, event, now),
             Input::Replies(replies) => replies.into_iter().for_each(|reply| self.reply(reply, now)),
@@ -205,7 +194,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     fn add_branch(
         &mut self,
         xid: Xid,
-        branch: pb::Branch,
+        (index, branch): (Option<u32>, pb::Branch),
         answer: tokio::sync::oneshot::Sender<Result<Added, Error>>,
         now: Timestamp,
     ) {
@@ -217,25 +206,45 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         if !live.tx.manual {
             return Added::send(answer, Err(Error::Declared));
         }
+        let not_after = live.tx.deadline.min(self.lease_end);
         let count = live.tx.branches.len();
-        let branch = match Plan::added(live.plan.mode, count, branch) {
+        let at = index.map_or(count, |index| index as usize);
+        let branch = match Plan::added(live.plan.mode, at.min(count), branch) {
+            Ok(branch) if at < count => {
+                // A repeat of what is durable already.
+                let same = live.plan.branches[at] == branch;
+                let added = Added { branch: at as u32, not_after };
+                return Added::send(
+                    answer,
+                    if same { Ok(added) } else { Err(Error::BranchDiffers { index: at as u32 }) },
+                );
+            }
+            Ok(_) if at > count => {
+                let limit = format!("at most {count}, the next one");
+                return Added::send(answer, Err(Error::Invalid(Invalid { field: "index".into(), limit })));
+            }
             Ok(branch) => live.plan_branch(branch),
             Err(invalid) => return Added::send(answer, Err(Error::Invalid(invalid))),
         };
-        let not_after = live.tx.deadline.min(self.lease_end);
         slot.not_after = slot.not_after.max(not_after);
         slot.waiters.push(Waiter::Added { added: Added { branch: count as u32, not_after }, answer });
         self.feed(xid, Event::BranchAdded(branch), now);
     }
 
-    fn finish(&mut self, xid: Xid, commit: bool, (wait, answer): (Waits, Answer), now: Timestamp) {
+    fn finish(&mut self, xid: Xid, end: End, (wait, answer): (Waits, Answer), now: Timestamp) {
         let Some(slot) = self.slots.get_mut(&xid) else { return answer.send(Err(Error::NotHere)) };
-        let tx = &slot.live.tx;
-        if commit && !tx.manual && !slot.live.plan.branches.first().is_some_and(asks) {
-            return answer.send(Err(Error::Declared));
-        }
+        let event = match end {
+            End::Commit if !slot.live.tx.manual && !slot.live.tx.asks() => {
+                return answer.send(Err(Error::Declared));
+            }
+            End::Commit => Event::CommitAsked,
+            End::Rollback { reason } => {
+                slot.live.roll_back(reason);
+                Event::RollbackAsked
+            }
+        };
         slot.waiters.push(Waiter::View { wait, answer, repeated: false });
-        self.feed(xid, if commit { Event::CommitAsked } else { Event::RollbackAsked }, now);
+        self.feed(xid, event, now);
     }
 
     /// Takes up a transaction that was read from the store, unless it is here already.
@@ -420,28 +429,6 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     }
 }
 
-fn asks(branch: &tercet_proto::store::v1::Branch) -> bool {
-    crate::plan::has(branch, tercet_core::Operation::Ask)
-}
-
-fn observe(live: &Live, note: Note) {
-    let service = |branch: u8| live.plan.branches.get(usize::from(branch)).map_or("?", |branch| &branch.service);
-    match note {
-        Note::Parked(operation, branch) => {
-            metrics::parked(service(branch), operation);
-            error!(xid = %live.tx.xid, branch, service = service(branch), operation = ?operation, "branch parked");
-        }
-        Note::Logged(operation, branch) => {
-            metrics::logged(service(branch), operation);
-            warn!(xid = %live.tx.xid, branch, service = service(branch), operation = ?operation, "branch logged");
-        }
-        Note::NotNow(operation, branch) | Note::Unknown(operation, branch) => {
-            metrics::retried(service(branch), operation);
-        }
-        Note::Refused(..) | Note::Unreachable(..) | Note::Confirming | Note::Cancelling => {}
-    }
-}
-
 /// Ends when the commit that is under way has ended; never when there is none.
 async fn finished(commit: &mut Option<Commit>) -> Vec<(Xid, Written)> {
     std::future::poll_fn(|context| match commit {
@@ -449,57 +436,6 @@ async fn finished(commit: &mut Option<Commit>) -> Vec<(Xid, Written)> {
         None => Poll::Pending,
     })
     .await
-}
-
-impl Slot {
-    fn new(live: Live, digest: u64) -> Self {
-        Self {
-            live,
-            digest,
-            writing: false,
-            backlog: VecDeque::new(),
-            calls: Vec::new(),
-            waiters: Vec::new(),
-            timer: Timestamp::MAX,
-            not_after: Timestamp(0),
-        }
-    }
-
-    /// Answers those whose moment has come. Only called when the state in memory is the durable one.
-    fn tell(&mut self) {
-        let status = self.live.tx.status;
-        let live = &self.live;
-        for waiter in self.waiters.extract_if(.., |waiter| waiter.satisfied(status)) {
-            match waiter {
-                Waiter::View { answer, repeated, .. } => {
-                    answer.send(Ok(pb::TransactionView { repeated, ..live.view() }));
-                }
-                Waiter::Added { added, answer } => {
-                    let taken = (added.branch as usize) < live.tx.branches.len();
-                    let refused = Error::AlreadyDecided { status };
-                    Added::send(answer, if taken { Ok(added) } else { Err(refused) });
-                }
-            }
-        }
-    }
-
-    /// Answers everyone: it leaves memory, and nobody can say when it goes on.
-    fn tell_rest(&mut self) {
-        for waiter in std::mem::take(&mut self.waiters) {
-            if let Waiter::View { answer, repeated, .. } = waiter {
-                answer.send(Ok(pb::TransactionView { repeated, ..self.live.view() }));
-            }
-        }
-    }
-
-    fn fail(&mut self, error: impl Fn() -> Error) {
-        for waiter in std::mem::take(&mut self.waiters) {
-            match waiter {
-                Waiter::View { answer, .. } => answer.send(Err(error())),
-                Waiter::Added { answer, .. } => Added::send(answer, Err(error())),
-            }
-        }
-    }
 }
 
 /// Whether a transaction in this status satisfies someone who waits so long.

@@ -35,6 +35,8 @@ pub struct Live {
     /// Branches that the stored plan has; the rest is in the state.
     planned: usize,
     words: Vec<Words>,
+    /// Why the initiator rolled it back.
+    reason: String,
     timeline: Vec<record::Note>,
     ended_at: Timestamp,
 }
@@ -72,6 +74,7 @@ impl Live {
             idempotency_key: (!plan.idempotency_key.is_empty()).then_some(plan.idempotency_key),
             planned: count,
             words: vec![Words::default(); count],
+            reason: String::new(),
             timeline: Vec::new(),
             plan: Arc::new(plan.record),
             ended_at: Timestamp(0),
@@ -117,6 +120,7 @@ impl Live {
             idempotency_key: stored.idempotency_key.clone(),
             planned,
             words,
+            reason: state.reason,
             timeline: state.timeline,
             ended_at: stored.ended_at.unwrap_or_default(),
         })
@@ -134,6 +138,14 @@ impl Live {
     pub fn unplan_branch(&mut self) {
         Arc::make_mut(&mut self.plan).branches.pop();
         self.words.pop();
+    }
+
+    /// Keeps why the initiator wants it rolled back, until it is decided.
+    pub fn roll_back(&mut self, mut reason: String) {
+        if !self.tx.status.decided() {
+            truncate(&mut reason, limits::REASON_BYTES_MAX);
+            self.reason = reason;
+        }
     }
 
     /// Keeps what a participant said, if it is about the operation that the branch is at.
@@ -264,6 +276,7 @@ impl Live {
             branches: branches.collect(),
             timeline: self.timeline.clone(),
             added: self.plan.branches[self.planned..].to_vec(),
+            reason: self.reason.clone(),
         };
         state.encode_to_vec().into()
     }
@@ -301,7 +314,8 @@ impl Live {
         match self.tx.cause {
             None => String::new(),
             Some(Cause::Deadline) => "the deadline passed before it was decided".into(),
-            Some(Cause::RolledBack) => "the initiator rolled it back".into(),
+            Some(Cause::RolledBack) if self.reason.is_empty() => "the initiator rolled it back".into(),
+            Some(Cause::RolledBack) => format!("the initiator rolled it back: {}", self.reason),
             Some(Cause::Refused { branch }) => {
                 let index = usize::from(branch);
                 let service = self.plan.branches.get(index).map_or("?", |branch| &branch.service);

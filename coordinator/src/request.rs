@@ -25,6 +25,8 @@ pub enum Input {
     AddBranch {
         /// Which.
         xid: Xid,
+        /// The index that it is to have; without one it gets the next.
+        index: Option<u32>,
         /// The branch, unchecked.
         branch: Box<pb::Branch>,
         /// Whom to answer, once it is durable.
@@ -35,7 +37,7 @@ pub enum Input {
         /// Which.
         xid: Xid,
         /// Which of the two.
-        commit: bool,
+        end: End,
         /// When to answer.
         wait: Waits,
         /// Whom to answer.
@@ -81,6 +83,18 @@ impl Input {
             | Self::Lease { .. } => None,
         }
     }
+}
+
+/// How an initiator wants its transaction to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Confirmed.
+    Commit,
+    /// Cancelled.
+    Rollback {
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// What a caller waits for.
@@ -192,6 +206,12 @@ pub enum Error {
     KeyReused {
         /// That transaction.
         xid: Xid,
+    },
+    /// Another branch has the index: it is not this one that is repeated.
+    #[error("branch {index} exists, and its content differs")]
+    BranchDiffers {
+        /// The index.
+        index: u32,
     },
     /// The transaction is not driven here at the moment: look into the store.
     #[error("the transaction is not in this coordinator's memory")]

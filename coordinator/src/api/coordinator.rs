@@ -19,7 +19,7 @@ use crate::driver::satisfied;
 use crate::limits;
 use crate::live::Live;
 use crate::plan::{Invalid, Plan};
-use crate::request::{Answer, Entry, Error, Input, Waits};
+use crate::request::{Answer, End, Entry, Error, Input, Waits};
 use crate::store::{Lookup, Record, Store};
 
 /// How often a watched transaction is looked at.
@@ -85,10 +85,10 @@ impl<S: Store> Service<S> {
     }
 
     /// Commit or roll back, wherever the transaction is.
-    async fn finish(&self, xid: Xid, commit: bool, wait: Waits) -> Result<pb::TransactionView, Error> {
+    async fn finish(&self, xid: Xid, end: End, wait: Waits) -> Result<pb::TransactionView, Error> {
         for _ in 0..ADOPTIONS_MAX {
             let (sender, receiver) = oneshot::channel();
-            self.put(Input::Finish { xid, commit, wait, answer: Answer::One(sender) })?;
+            self.put(Input::Finish { xid, end: end.clone(), wait, answer: Answer::One(sender) })?;
             match receiver.await.unwrap_or(Err(Error::Stopping)) {
                 Err(Error::NotHere) => {}
                 told => return told,
@@ -104,10 +104,15 @@ impl<S: Store> Service<S> {
         Err(Error::Unavailable { reason: "the transaction keeps moving between coordinators".into() })
     }
 
-    async fn add_branch(&self, xid: Xid, branch: pb::Branch) -> Result<pb::AddBranchResponse, Error> {
+    async fn add_branch(
+        &self,
+        xid: Xid,
+        index: Option<u32>,
+        branch: pb::Branch,
+    ) -> Result<pb::AddBranchResponse, Error> {
         for _ in 0..ADOPTIONS_MAX {
             let (answer, receiver) = oneshot::channel();
-            self.put(Input::AddBranch { xid, branch: Box::new(branch.clone()), answer })?;
+            self.put(Input::AddBranch { xid, index, branch: Box::new(branch.clone()), answer })?;
             match receiver.await.unwrap_or(Err(Error::Stopping)) {
                 Err(Error::NotHere) => {}
                 told => {
@@ -127,7 +132,7 @@ impl<S: Store> Service<S> {
     /// One entry of a stream into the driver; its answer goes to `answers`.
     fn submit_entry(&self, entry: pb::submit_stream_request::Entry, answers: &mpsc::UnboundedSender<Entry>) {
         let id = entry.id;
-        let started = declared(entry.request.unwrap_or_default(), None).and_then(|(plan, wait)| {
+        let started = declared(entry.request.unwrap_or_default(), Some(&entry.traceparent)).and_then(|(plan, wait)| {
             let answer = Answer::Entry(id, answers.clone());
             self.put(Input::Start { plan: Box::new(plan), wait, answer })
         });
@@ -243,7 +248,9 @@ impl<S: Store> Coordinator for Service<S> {
         request: Request<pb::AddBranchRequest>,
     ) -> Result<Response<pb::AddBranchResponse>, Status> {
         let request = request.into_inner();
-        let added = async { self.add_branch(parse_xid(&request.xid)?, request.branch.unwrap_or_default()).await };
+        let added = async {
+            self.add_branch(parse_xid(&request.xid)?, request.index, request.branch.unwrap_or_default()).await
+        };
         added.await.map(Response::new).map_err(|error| errors::status(&error))
     }
 
@@ -262,7 +269,7 @@ impl<S: Store> Coordinator for Service<S> {
     async fn commit(&self, request: Request<pb::CommitRequest>) -> Result<Response<pb::CommitResponse>, Status> {
         let request = request.into_inner();
         let wait = request.wait().into();
-        let committed = async { self.finish(parse_xid(&request.xid)?, true, wait).await };
+        let committed = async { self.finish(parse_xid(&request.xid)?, End::Commit, wait).await };
         let view = committed.await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(pb::CommitResponse { transaction: Some(view) }))
     }
@@ -270,7 +277,8 @@ impl<S: Store> Coordinator for Service<S> {
     async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Result<Response<pb::RollbackResponse>, Status> {
         let request = request.into_inner();
         let wait = request.wait().into();
-        let rolled_back = async { self.finish(parse_xid(&request.xid)?, false, wait).await };
+        let rolled_back =
+            async { self.finish(parse_xid(&request.xid)?, End::Rollback { reason: request.reason }, wait).await };
         let view = rolled_back.await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(pb::RollbackResponse { transaction: Some(view) }))
     }

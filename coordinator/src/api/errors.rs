@@ -36,6 +36,10 @@ pub fn status(error: &Error) -> Status {
             info("KEY_REUSED", &[("field", "idempotency_key".into()), ("xid", xid.to_string())]);
             Code::AlreadyExists
         }
+        Error::BranchDiffers { .. } => {
+            info("BRANCH_DIFFERS", &[("field", "index".into())]);
+            Code::AlreadyExists
+        }
         Error::NotHere | Error::NotFound => {
             info("NOT_FOUND", &[]);
             Code::NotFound

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tercet_coordinator::plan::Plan;
-use tercet_coordinator::request::{Added, Answer, Error, Input, Waits};
+use tercet_coordinator::request::{Added, Answer, End, Error, Input, Waits};
 use tercet_coordinator::store::memory::MemoryStore;
 use tercet_coordinator::store::{Lookup, Store as _};
 use tercet_core::{Operation, Reply, Timestamp, Xid};
@@ -91,7 +91,7 @@ async fn begun(world: &World, memory: &MemoryStore) {
         let branch = pb::Branch { after: Vec::new(), ..branch(world, count) };
         let service = branch.service.clone();
         let (answer, receiver) = oneshot::channel();
-        let input = Input::AddBranch { xid, branch: Box::new(branch), answer };
+        let input = Input::AddBranch { xid, index: None, branch: Box::new(branch), answer };
         let Some(Ok(Added { branch, not_after })) = ask(world, input, receiver).await else {
             held = false;
             break;
@@ -100,7 +100,8 @@ async fn begun(world: &World, memory: &MemoryStore) {
         held &= run(world, &service, &call) == Reply::Done;
     }
     if !world.percent(15) {
-        finish(world, memory, xid, held).await;
+        let rollback = End::Rollback { reason: String::new() };
+        finish(world, memory, xid, if held { End::Commit } else { rollback }).await;
     }
 }
 
@@ -116,7 +117,7 @@ async fn prepared(world: &World, memory: &MemoryStore) {
     };
     sleep(Duration::from_millis(world.below(4_000))).await;
     if world.percent(80) && commit_sender(world, "a", xid, not_after) && world.percent(70) {
-        finish(world, memory, xid, true).await;
+        finish(world, memory, xid, End::Commit).await;
     }
 }
 
@@ -129,10 +130,10 @@ async fn open(world: &World, plan: Plan) -> Option<(Xid, Timestamp)> {
 }
 
 /// Asks for the end that the initiator wants until it is told which one it is.
-async fn finish(world: &World, memory: &MemoryStore, xid: Xid, commit: bool) {
+async fn finish(world: &World, memory: &MemoryStore, xid: Xid, end: End) {
     loop {
         let (sender, receiver) = oneshot::channel();
-        let input = Input::Finish { xid, commit, wait: Waits::Decided, answer: Answer::One(sender) };
+        let input = Input::Finish { xid, end: end.clone(), wait: Waits::Decided, answer: Answer::One(sender) };
         match ask(world, input, receiver).await {
             Some(Ok(view)) => return tell(world, &view),
             Some(Err(Error::NotHere)) => {

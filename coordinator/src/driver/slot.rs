@@ -1,0 +1,97 @@
+//! One transaction in the driver's memory, and whom it has to tell.
+
+use std::collections::VecDeque;
+
+use tercet_core::{Note, Timestamp};
+use tercet_proto::coordinator::v1 as pb;
+use tracing::{error, warn};
+
+use crate::live::Live;
+use crate::metrics;
+use crate::request::{Added, Error, Input, Waiter};
+
+/// A transaction, and what waits for its write.
+pub(super) struct Slot {
+    pub(super) live: Live,
+    pub(super) digest: u64,
+    /// A write is under way or queued; what comes in meanwhile waits in `backlog`.
+    pub(super) writing: bool,
+    pub(super) backlog: VecDeque<Input>,
+    /// To be made once the write has succeeded.
+    pub(super) calls: Vec<tercet_core::Call>,
+    pub(super) waiters: Vec<Waiter>,
+    /// The earliest timer that is set for it.
+    pub(super) timer: Timestamp,
+    /// No call of it is valid after this.
+    pub(super) not_after: Timestamp,
+}
+
+impl Slot {
+    pub(super) fn new(live: Live, digest: u64) -> Self {
+        Self {
+            live,
+            digest,
+            writing: false,
+            backlog: VecDeque::new(),
+            calls: Vec::new(),
+            waiters: Vec::new(),
+            timer: Timestamp::MAX,
+            not_after: Timestamp(0),
+        }
+    }
+
+    /// Answers those whose moment has come. Only called when the state in memory is the durable one.
+    pub(super) fn tell(&mut self) {
+        let status = self.live.tx.status;
+        let live = &self.live;
+        for waiter in self.waiters.extract_if(.., |waiter| waiter.satisfied(status)) {
+            match waiter {
+                Waiter::View { answer, repeated, .. } => {
+                    answer.send(Ok(pb::TransactionView { repeated, ..live.view() }));
+                }
+                Waiter::Added { added, answer } => {
+                    let taken = (added.branch as usize) < live.tx.branches.len();
+                    let refused = Error::AlreadyDecided { status };
+                    Added::send(answer, if taken { Ok(added) } else { Err(refused) });
+                }
+            }
+        }
+    }
+
+    /// Answers everyone: it leaves memory, and nobody can say when it goes on.
+    pub(super) fn tell_rest(&mut self) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            if let Waiter::View { answer, repeated, .. } = waiter {
+                answer.send(Ok(pb::TransactionView { repeated, ..self.live.view() }));
+            }
+        }
+    }
+
+    pub(super) fn fail(&mut self, error: impl Fn() -> Error) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            match waiter {
+                Waiter::View { answer, .. } => answer.send(Err(error())),
+                Waiter::Added { answer, .. } => Added::send(answer, Err(error())),
+            }
+        }
+    }
+}
+
+/// Counts and logs what was out of the ordinary.
+pub(super) fn observe(live: &Live, note: Note) {
+    let service = |branch: u8| live.plan.branches.get(usize::from(branch)).map_or("?", |branch| &branch.service);
+    match note {
+        Note::Parked(operation, branch) => {
+            metrics::parked(service(branch), operation);
+            error!(xid = %live.tx.xid, branch, service = service(branch), operation = ?operation, "branch parked");
+        }
+        Note::Logged(operation, branch) => {
+            metrics::logged(service(branch), operation);
+            warn!(xid = %live.tx.xid, branch, service = service(branch), operation = ?operation, "branch logged");
+        }
+        Note::NotNow(operation, branch) | Note::Unknown(operation, branch) => {
+            metrics::retried(service(branch), operation);
+        }
+        Note::Refused(..) | Note::Unreachable(..) | Note::Confirming | Note::Cancelling => {}
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tercet_core::{Operation, Progress, Xid};
+use tercet_core::{Progress, Xid};
 use tercet_proto::admin::v1 as pb;
 use tercet_proto::admin::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
@@ -171,18 +171,11 @@ impl<S: Store> Service<S> {
     }
 }
 
-/// The services that have to act before a transaction can go on, each once. Parked branches wait for a person instead, and
-/// the tries of a begun transaction are its initiator's.
+/// The services that have to act before a transaction can go on, each once. A parked branch waits for a person instead.
 fn waited_for(live: &Live) -> BTreeSet<&str> {
-    let tx = &live.tx;
-    let waits = |branch: &tercet_core::Branch| !branch.finished() && !matches!(branch.progress, Progress::Parked(_));
-    let branches = tx.branches.iter().zip(&live.plan.branches).enumerate();
-    let waiting = branches.filter(|(index, (branch, _))| match tx.operation(*index as u8) {
-        None => false,
-        Some(Operation::Try) => !tx.manual && waits(branch),
-        Some(Operation::Ask | Operation::Confirm | Operation::Cancel) => waits(branch),
-    });
-    waiting.map(|(_, (_, plan))| plan.service.as_str()).collect()
+    let branches = live.tx.branches.iter().zip(&live.plan.branches);
+    let waiting = branches.filter(|(branch, _)| !branch.finished() && !matches!(branch.progress, Progress::Parked(_)));
+    waiting.map(|(_, plan)| plan.service.as_str()).collect()
 }
 
 #[tonic::async_trait]

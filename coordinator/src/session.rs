@@ -54,6 +54,7 @@ struct Service {
     /// In the order of ending, with the time after which no call can begin.
     forget: VecDeque<(Timestamp, Xid)>,
     dirty: bool,
+    sent: Sent,
     metrics: ServiceMetrics,
 }
 
@@ -69,6 +70,15 @@ struct Inner {
 pub struct Sessions {
     inner: Arc<Mutex<Inner>>,
     clock: SystemClock,
+}
+
+/// What went down to participants since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Batches.
+    pub batches: u64,
+    /// The calls in them.
+    pub calls: u64,
 }
 
 /// One instance of a service, for listings.
@@ -135,6 +145,7 @@ impl Sessions {
             sessions: Vec::new(),
             forget: VecDeque::new(),
             dirty: false,
+            sent: Sent::default(),
             metrics: ServiceMetrics::new(&register.service),
         });
         if service.sessions.is_empty() {
@@ -233,6 +244,15 @@ impl Sessions {
             .collect()
     }
 
+    /// What went down to all services.
+    pub fn sent(&self) -> Sent {
+        let inner = self.lock();
+        inner.services.values().fold(Sent::default(), |sum, service| Sent {
+            batches: sum.batches + service.sent.batches,
+            calls: sum.calls + service.sent.calls,
+        })
+    }
+
     /// Every instance, by service.
     pub fn instances(&self) -> Vec<Instance> {
         let inner = self.lock();
@@ -269,6 +289,8 @@ impl Service {
             }
             session.last += 1;
             let number = session.last;
+            self.sent.batches += 1;
+            self.sent.calls += calls.len() as u64;
             self.metrics.sent(calls.len(), self.queue.len());
             let message = pb::Calls { batch: number, calls: calls.iter().map(encode).collect() };
             permit.send(Ok(pb::OpenResponse { message: Some(pb::open_response::Message::Calls(message)) }));

@@ -1,4 +1,10 @@
 //! What the tests and programs of this crate share.
 
+pub mod checker;
+pub mod host;
+pub mod load;
+pub mod noop;
+pub mod processes;
 pub mod servers;
+pub mod shop;
 pub mod sim;

@@ -118,6 +118,7 @@ impl<S: Store> Service<S> {
             queued: instance.queued as u32,
             in_flight: instance.in_flight as u32,
         });
+        let sent = self.sessions.sent();
         pb::GetStatisticsResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             now_ms: self.clock.now().0,
@@ -128,6 +129,8 @@ impl<S: Store> Service<S> {
             store_commits: self.gauges.commits.load(Ordering::Relaxed),
             store_rows: self.gauges.rows.load(Ordering::Relaxed),
             ended: self.gauges.ended.load(Ordering::Relaxed),
+            batches: sent.batches,
+            calls: sent.calls,
             ..pb::GetStatisticsResponse::default()
         }
     }

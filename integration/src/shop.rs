@@ -1,0 +1,133 @@
+//! The real services, filled with goods and coupons, and the orders and claims that go to them.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use anyhow::Context as _;
+use sqlx::{Sqlite, SqlitePool};
+use tercet::fence::Dialect as _;
+use tercet_coupon::store::{Claim as CouponRow, Template};
+use tercet_platform::flows::template_item;
+use tercet_proto::coupon::v1::Claim;
+use tercet_proto::order::v1::Place;
+
+use crate::processes::{Process, Spec};
+
+/// Their names, which are those of their database files too.
+pub const SERVICES: [&str; 3] = [tercet_stock::SERVICE, tercet_coupon::SERVICE, tercet_order::SERVICE];
+
+/// What an order costs, in cents.
+pub const AMOUNT_CENTS: i64 = 5_000;
+/// What a coupon takes off, in cents.
+pub const DISCOUNT_CENTS: i64 = 500;
+
+/// How long a coupon is good for: longer than any run.
+const VALID_MS: i64 = 365 * 24 * 3_600 * 1_000;
+/// Rows of one statement while filling.
+const FILL_ROWS: i64 = 20_000;
+
+/// What the services hold at the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Filling {
+    /// Goods have the items 1 to this.
+    pub items: i64,
+    /// Units of each.
+    pub units: i64,
+    /// The template 1 has so many coupons to claim.
+    pub first_coupons: i64,
+    /// And the template 2.
+    pub second_coupons: i64,
+    /// Coupons 1 to this are issued already, of template 3, each to the user of the same number.
+    pub issued: i64,
+    /// Coupons of a template that one user may have.
+    pub per_user_limit: i64,
+}
+
+/// Makes the databases in `folder` and fills them.
+///
+/// # Errors
+/// The databases'.
+pub async fn fill(folder: &Path, filling: Filling) -> anyhow::Result<()> {
+    let (stock, coupon) = (open(folder, SERVICES[0]).await?, open(folder, SERVICES[1]).await?);
+    // Making a service makes its tables.
+    drop(tercet_stock::service(stock.clone()).await?);
+    drop(tercet_coupon::service(coupon.clone()).await?);
+    let goods = (1..=filling.items).map(|item| (item, filling.units));
+    let coupons = [(template_item(1), filling.first_coupons), (template_item(2), filling.second_coupons)];
+    let rows: Vec<_> = goods.chain(coupons).collect();
+    tercet_stock::seed(&stock, &rows).await?;
+    let template = |template_id| Template {
+        template_id,
+        per_user_limit: filling.per_user_limit,
+        valid_ms: VALID_MS,
+        minimum_spend_cents: 2 * DISCOUNT_CENTS,
+        discount_cents: DISCOUNT_CENTS,
+    };
+    tercet_coupon::seed_templates(&coupon, &[template(1), template(2), template(3)]).await?;
+    let issued = |id| CouponRow { coupon_id: id, template_id: 3, user_id: id };
+    let mut first = 1;
+    while first <= filling.issued {
+        let last = filling.issued.min(first + FILL_ROWS - 1);
+        let rows: Vec<_> = (first..=last).map(issued).collect();
+        tercet_coupon::seed_coupons(&coupon, &rows).await?;
+        first = last + 1;
+    }
+    stock.close().await;
+    coupon.close().await;
+    Ok(())
+}
+
+/// Starts the three services on their databases in `folder`.
+///
+/// # Errors
+/// When they are not built or the system does not start them.
+pub fn start(folder: &Path, coordinator: &str) -> anyhow::Result<Vec<Process>> {
+    let start = |service: &&str| {
+        let program = format!("tercet-{service}");
+        Spec::new(service, &program, &program, folder)?
+            .with("--coordinator", coordinator)
+            .with("--database", url(folder, service))
+            .with("--log", "warn")
+            .start()
+    };
+    SERVICES.iter().map(start).collect()
+}
+
+fn url(folder: &Path, service: &str) -> String {
+    format!("sqlite://{}", folder.join(format!("{service}.db")).display())
+}
+
+/// A service's database.
+///
+/// # Errors
+/// When it can not be opened.
+pub async fn open(folder: &Path, service: &str) -> anyhow::Result<SqlitePool> {
+    Sqlite::open(&url(folder, service)).await.with_context(|| format!("{service}'s database"))
+}
+
+/// Hands out orders and claims, each once.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicI64);
+
+impl Counter {
+    /// The next number, from 1.
+    pub fn next(&self) -> i64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The last number that was handed out.
+    pub fn last(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// An order of one unit by this user, with this coupon unless it is 0.
+pub fn order(order_id: i64, user_id: i64, item: i64, coupon_id: i64) -> Place {
+    let discount_cents = if coupon_id == 0 { 0 } else { DISCOUNT_CENTS };
+    Place { order_id, user_id, item, count: 1, coupon_id, amount_cents: AMOUNT_CENTS, discount_cents }
+}
+
+/// The claim of a coupon, by a user of the same number.
+pub fn claim(coupon_id: i64, template_id: i64) -> Claim {
+    Claim { coupon_id, template_id, user_id: coupon_id }
+}

@@ -33,12 +33,14 @@ dir=$(mktemp -d)
 chmod 755 "$dir"
 maria=
 stop() {
-  trap - EXIT INT TERM
+  trap - EXIT
+  # A second signal must not leave the servers behind.
+  trap '' INT TERM
   if [ -f "$dir/postgres/data/postmaster.pid" ]; then
     (cd / && as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -m immediate -w stop >/dev/null 2>&1) || true
   fi
-  # Waiting reaps it: as the child of a shell it would else stay a zombie.
-  if [ -n "$maria" ]; then kill "$maria" 2>/dev/null && wait "$maria" || true; fi
+  # Nothing of its data is kept. Waiting reaps it: as the child of a shell it would else stay a zombie.
+  if [ -n "$maria" ]; then kill -9 "$maria" 2>/dev/null && wait "$maria" 2>/dev/null || true; fi
   rm -rf "$dir"
 }
 trap stop EXIT

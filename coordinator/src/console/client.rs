@@ -51,7 +51,11 @@ impl Client {
     pub(super) fn blame(&self, what: &str, status: &Status) -> Error {
         let address = self.address.clone();
         let cause = status_text(status);
-        // A coordinator's own answer has details; without them the connection speaks.
+        // What the connection says has a cause on this side.
+        if std::error::Error::source(status).is_some() {
+            return Error::Unreachable { address, cause };
+        }
+        // A coordinator's own answer has details.
         let own = !status.details().is_empty();
         match status.code() {
             Code::NotFound => Error::NotFound(what.to_owned()),
@@ -124,6 +128,18 @@ pub(super) fn status_text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_lost_connection_is_told_from_an_answer() {
+        let client = Client::new(Endpoint::from_static("http://a:1").connect_lazy(), "http://a:1".into());
+        let blame = |status| client.blame("x", &status);
+        let lost = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        assert!(matches!(blame(lost), Error::Unreachable { cause, .. } if cause == "broken pipe"));
+        assert!(matches!(blame(Status::deadline_exceeded("late")), Error::Unreachable { .. }));
+        let own = crate::api::errors::status(&crate::request::Error::Stopping);
+        assert!(matches!(blame(own), Error::Failed { .. }));
+        assert!(matches!(blame(Status::internal("broken")), Error::Failed { cause, .. } if cause == "broken"));
+    }
 
     #[test]
     fn addresses_are_read_with_and_without_scheme_and_of_several_the_first() {

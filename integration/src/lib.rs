@@ -1,6 +1,8 @@
 //! What the tests and programs of this crate share.
 
+pub mod chaos;
 pub mod checker;
+pub mod cli;
 pub mod host;
 pub mod load;
 pub mod noop;

@@ -87,7 +87,7 @@ pub fn start(folder: &Path, coordinator: &str) -> anyhow::Result<Vec<Process>> {
         Spec::new(service, &program, &program, folder)?
             .with("--coordinator", coordinator)
             .with("--database", url(folder, service))
-            .with("--log", "warn")
+            .with("--log-filter", "warn")
             .start()
     };
     SERVICES.iter().map(start).collect()

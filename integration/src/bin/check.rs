@@ -1,11 +1,10 @@
 //! `check`: is everything as the clients were told, and does it add up?
-#![allow(clippy::print_stdout, reason = "it is a command line")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tercet_integration::checker;
+use tercet_integration::{checker, cli};
 
 /// Reads the databases that a run has left in a folder, and what its clients were told, and nothing else.
 ///
@@ -13,7 +12,7 @@ use tercet_integration::checker;
 /// is lost, split, unfinished or does not add up.
 #[derive(Debug, Parser)]
 #[command(name = "check")]
-struct Cli {
+struct Args {
     /// The folder
     folder: PathBuf,
     /// One JSON object on standard output
@@ -21,20 +20,11 @@ struct Cli {
     json: bool,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let verdict = match checker::check(&cli.folder).await {
-        Ok(verdict) => verdict,
-        Err(error) => {
-            eprintln!("check: {error:#}");
-            return ExitCode::from(2);
-        }
-    };
-    if cli.json {
-        println!("{}", serde_json::json!(verdict));
-    } else {
-        print!("{verdict}");
-    }
-    if verdict.sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn main() -> ExitCode {
+    let Args { folder, json } = Args::parse();
+    cli::run("check", async move {
+        let verdict = checker::check(&folder).await?;
+        cli::print(&verdict, json);
+        Ok(verdict.sound())
+    })
 }

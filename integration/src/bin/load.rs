@@ -1,16 +1,12 @@
 //! `load`: how much a coordinator does, and what each transaction costs.
-#![allow(clippy::print_stdout, reason = "it is a command line")]
 
-use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tercet_integration::load::size::{LiveConfig, StartConfig};
 use tercet_integration::load::work::Kind;
 use tercet_integration::load::{self, Config};
-use tercet_integration::noop;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::LocalSet;
+use tercet_integration::{cli, noop};
 
 /// Starts a coordinator and three participants, each a process of its own, and drives transactions through them.
 ///
@@ -46,30 +42,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    let result = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| LocalSet::new().block_on(&runtime, async { until_stopped(run(command)).await }));
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("load: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Dropping what runs kills the servers that it started.
-async fn until_stopped(run: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Result<bool> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = run => result,
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped"),
-        _ = terminate.recv() => anyhow::bail!("stopped"),
-    }
+    cli::run("load", run(Cli::parse().command))
 }
 
 async fn run(command: Command) -> anyhow::Result<bool> {
@@ -82,11 +55,11 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Hot(config) => (Kind::Hot, config),
         Command::Live(config) => {
             let held = load::size::live(&config).await?;
-            print(&held, config.json)?;
+            cli::print(&held, config.json);
             return Ok(held.broken.is_empty());
         }
         Command::Start(config) => {
-            print(&load::size::start().await?, config.json)?;
+            cli::print(&load::size::start().await?, config.json);
             return Ok(true);
         }
         Command::Participant(config) => {
@@ -96,15 +69,6 @@ async fn run(command: Command) -> anyhow::Result<bool> {
     };
     let json = config.json;
     let report = load::run(kind, config).await?;
-    print(&report, json)?;
+    cli::print(&report, json);
     Ok(report.broken.is_empty())
-}
-
-fn print(report: &(impl Display + serde::Serialize), json: bool) -> anyhow::Result<()> {
-    if json {
-        println!("{}", serde_json::to_string(report)?);
-    } else {
-        print!("{report}");
-    }
-    Ok(())
 }

@@ -1,0 +1,153 @@
+//! The clients of the chaos run: they claim and buy, and write every answer down before they go on.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tercet::action::Tcc;
+use tercet::client::{Batching, Client, Error, Outcome, View, Wait};
+use tercet::plan::{self, Plan};
+use tercet_platform::flows::{self, template_item};
+use tercet_proto::coupon::v1::Claim;
+use tercet_proto::order::v1::Place;
+use tercet_proto::stock::v1::Reserve;
+
+use super::Dice;
+use crate::checker::{Acknowledged, Flow, Told, Writer};
+use crate::shop::{self, Counter};
+
+/// Goods are the items 1 to this.
+pub(super) const ITEMS: i64 = 100;
+
+/// Too little time while a server is away, and often without.
+const HASTE: Duration = Duration::from_millis(20);
+
+/// What all clients share.
+pub(super) struct World {
+    pub(super) unary: Client,
+    pub(super) stream: Batching,
+    pub(super) writer: Writer,
+    pub(super) coupons: Counter,
+    pub(super) orders: Counter,
+    pub(super) confirmed: Cell<u64>,
+    pub(super) cancelled: Cell<u64>,
+    /// Answers of unknown outcome, asked again.
+    pub(super) unknown: Cell<u64>,
+    /// What no client should ever be told.
+    pub(super) faults: RefCell<Vec<String>>,
+    pub(super) stop: Cell<bool>,
+}
+
+impl World {
+    /// Answers that are written down.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.confirmed.get() + self.cancelled.get()
+    }
+}
+
+/// What a client wants next.
+enum Wish {
+    Claim(Claim),
+    /// With so little time that it is often cancelled.
+    HastyClaim(Claim),
+    Checkout(Place),
+}
+
+impl Wish {
+    fn plan(&self) -> anyhow::Result<Plan<Tcc>> {
+        match self {
+            Self::Claim(claim) => flows::claim(claim),
+            Self::HastyClaim(claim) => {
+                let mut plan = plan::tcc().idempotency_key(self.key()).deadline(HASTE);
+                let units = Reserve { item: template_item(claim.template_id), count: 1 };
+                plan.branch(tercet_stock::RESERVE.with(&units)?);
+                plan.branch(tercet_coupon::CLAIM.with(claim)?);
+                Ok(plan.build()?)
+            }
+            Self::Checkout(order) => flows::checkout(order),
+        }
+    }
+
+    fn key(&self) -> String {
+        match self {
+            Self::Claim(claim) | Self::HastyClaim(claim) => format!("claim/{}", claim.coupon_id),
+            Self::Checkout(order) => format!("order/{}", order.order_id),
+        }
+    }
+
+    fn flow(&self) -> Flow {
+        match *self {
+            Self::Claim(Claim { coupon_id, template_id, user_id })
+            | Self::HastyClaim(Claim { coupon_id, template_id, user_id }) => {
+                Flow::Claim { coupon_id, template_id, user_id }
+            }
+            Self::Checkout(Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents }) => {
+                Flow::Checkout { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents }
+            }
+        }
+    }
+}
+
+/// One client, until it is told to stop. Its last transaction is answered too.
+pub(super) async fn client(world: Rc<World>, mut dice: Dice) {
+    let on_stream = dice.percent(50);
+    // Claimed and not used yet; used once already.
+    let (mut coupon, mut used) = (None, None);
+    while !world.stop.get() {
+        let wish = next_wish(&world, &mut dice, coupon, used);
+        let wait = if dice.percent(50) { Wait::Ended } else { Wait::Decided };
+        let confirmed = match answer(&world, &wish, on_stream, wait).await {
+            Ok(confirmed) => confirmed,
+            Err(error) => {
+                world.faults.borrow_mut().push(format!("{}: {error:#}", wish.key()));
+                return;
+            }
+        };
+        match wish {
+            Wish::Claim(claim) | Wish::HastyClaim(claim) if confirmed => coupon = Some(claim.coupon_id),
+            Wish::Checkout(order) if confirmed && coupon == Some(order.coupon_id) => used = coupon.take(),
+            Wish::Claim(_) | Wish::HastyClaim(_) | Wish::Checkout(_) => {}
+        }
+    }
+}
+
+fn next_wish(world: &World, dice: &mut Dice, coupon: Option<i64>, used: Option<i64>) -> Wish {
+    let item = 1 + (dice.roll() % ITEMS.unsigned_abs()) as i64;
+    let order = |coupon_id| Wish::Checkout(shop::order(world.orders.next(), coupon_id, item, coupon_id));
+    match (coupon, used) {
+        // One coupon for two orders: refused.
+        (_, Some(used)) if dice.percent(5) => order(used),
+        (Some(coupon), _) => order(coupon),
+        (None, _) if dice.percent(10) => Wish::HastyClaim(shop::claim(world.coupons.next(), 1)),
+        // Of the second template there are few: sold out, refused.
+        (None, _) if dice.percent(10) => Wish::Claim(shop::claim(world.coupons.next(), 2)),
+        (None, _) => Wish::Claim(shop::claim(world.coupons.next(), 1)),
+    }
+}
+
+/// Asks until the outcome is known, and writes it down.
+async fn answer(world: &World, wish: &Wish, on_stream: bool, wait: Wait) -> anyhow::Result<bool> {
+    let plan = wish.plan()?;
+    let view = loop {
+        let told: Result<View, Error> = if on_stream {
+            world.stream.submit(plan.clone(), wait).await
+        } else {
+            world.unary.submit(plan.clone(), wait).await
+        };
+        match told {
+            Ok(view) => break view,
+            Err(Error::Unknown { .. }) => world.unknown.set(world.unknown.get() + 1),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let told = match view.outcome() {
+        Some(Outcome::Confirmed) => Told::Confirmed,
+        Some(Outcome::Cancelled) => Told::Cancelled,
+        None => anyhow::bail!("answered while it is {}", view.status()),
+    };
+    let xid = view.xid().to_string();
+    world.writer.acknowledge(&Acknowledged { xid, key: wish.key(), told, flow: wish.flow() }).await?;
+    let count = if told == Told::Confirmed { &world.confirmed } else { &world.cancelled };
+    count.set(count.get() + 1);
+    Ok(told == Told::Confirmed)
+}

@@ -30,7 +30,8 @@ use tercet_proto::coordinator::v1::coordinator_server::CoordinatorServer;
 use tercet_proto::participant::v1::sessions_server::SessionsServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_cron_scheduler::JobScheduler;
 use tonic::transport::server::{Router, Server, TcpIncoming};
 use tracing::{info, warn};
 
@@ -75,8 +76,13 @@ pub async fn run(
 ) -> Result<(), Error> {
     let clock = SystemClock::start();
     let listener = listen(config.listen).await?;
-    let store = SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?;
-    serve(Arc::new(store), clock, listener, config, ready, shutdown).await
+    let store = Arc::new(SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?);
+    let result = serve(Arc::clone(&store), clock, listener, config, ready, shutdown).await;
+    // What was under way when the grace period ended may still hold the store; then the next start finds a longer log.
+    if let Some(store) = Arc::into_inner(store) {
+        store.close().await?;
+    }
+    result
 }
 
 /// Takes a port.
@@ -101,7 +107,8 @@ pub async fn serve<S: Store>(
 ) -> Result<(), Error> {
     let beat = store.beat(config.node, None, LEASE_MS).await?;
     clock.raise(beat.now);
-    let settings = Settings { owner: Owner { node: config.node, epoch: beat.epoch }, live_max: config.live_max };
+    let owner = Owner { node: config.node, epoch: beat.epoch };
+    let settings = Settings { owner, live_max: config.live_max, lease_end: writer::lease_end(beat.now, LEASE_MS) };
     let (inbox, inputs) = mpsc::channel(limits::INBOX_MAX);
     let sessions = Sessions::new(clock.clone());
     let driver = Driver::new(Arc::clone(&store), sessions.clone(), clock.clone(), settings, inputs);
@@ -109,8 +116,9 @@ pub async fn serve<S: Store>(
     let (stop, stopping) = watch::channel(false);
 
     let tick = Arc::new(Notify::new());
-    let schedule = scanner::schedule(&config.scanner_cron, Arc::clone(&tick)).await;
-    let mut schedule = schedule.map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
+    let schedule = scanner::schedule(&config.scanner_cron, Arc::clone(&tick))
+        .await
+        .map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
     let mut work = JoinSet::new();
     let scanner = Scanner {
         store: Arc::clone(&store),
@@ -167,10 +175,19 @@ pub async fn serve<S: Store>(
             finished = tokio::time::timeout(grace, &mut driven) => stopped(finished.is_ok()),
         }
     }
-    driven.abort();
+    end(driven, work, schedule).await;
+    result
+}
+
+/// Ends every task, so that nothing holds the store any more.
+async fn end(driven: JoinHandle<()>, mut work: JoinSet<()>, mut schedule: JobScheduler) {
+    if !driven.is_finished() {
+        driven.abort();
+        drop(driven.await);
+    }
+    work.shutdown().await;
     // It only ticks; there is nothing to save.
     drop(schedule.shutdown().await);
-    result
 }
 
 fn stopped(all: bool) {

@@ -5,7 +5,7 @@
 //! answer, timer and recovery all end in [`Driver::feed`].
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,6 @@ use tracing::{debug, error, warn};
 
 use crate::caller::{Caller, Incoming, Outgoing};
 use crate::clock::{Clock, sleep_until};
-use crate::config::LEASE_MS;
 use crate::live::Live;
 use crate::plan::{Invalid, Plan};
 use crate::request::{Added, Answer, End, Error, Input, Waiter, Waits};
@@ -49,8 +48,6 @@ pub struct Settings {
     pub owner: Owner,
     /// Most transactions in memory; past it new ones are refused.
     pub live_max: usize,
-    /// When the lease of the start is no longer to be relied on; [`Input::Lease`] moves it on.
-    pub lease_end: Timestamp,
 }
 
 type Commit = Pin<Box<dyn Future<Output = Vec<(Xid, Written)>> + Send>>;
@@ -65,7 +62,7 @@ pub struct Driver<S, C, K> {
     xids: XidSource,
     slots: HashMap<Xid, Box<Slot>>,
     /// Branches that wait for a service to connect.
-    unreachable: HashMap<String, Vec<(Xid, u8)>>,
+    unreachable: HashMap<String, HashSet<(Xid, u8)>>,
     timers: BinaryHeap<Reverse<(Timestamp, Xid)>>,
     queued: Vec<Write>,
     commit: Option<Commit>,
@@ -90,7 +87,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             timers: BinaryHeap::new(),
             queued: Vec::new(),
             commit: None,
-            lease_end: settings.lease_end,
+            lease_end: Timestamp::MAX,
             effects: Effects::default(),
             gauges: Arc::default(),
             stopping: false,
@@ -160,7 +157,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             Input::Finish { xid, end, wait, answer } => self.finish(xid, end, (wait, answer), now),
             Input::Adopt { live, event } => self.adopt(*live, event, now),
             Input::Wake { xid, event } => self.feed(xid, event, now),
-            Input::Replies(replies) => replies.into_iter().for_each(|reply| self.reply(reply, now)),
+            Input::Replies(replies) => replies.into_iter().for_each(|reply| self.replied(reply, now)),
             Input::Connected { service } => {
                 for (xid, branch) in self.unreachable.remove(&service).unwrap_or_default() {
                     self.take(Input::Wake { xid, event: Event::Reachable { branch } }, now);
@@ -212,7 +209,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let not_after = live.tx.deadline.min(self.lease_end);
         let count = live.tx.branches.len();
         let at = index.map_or(count, |index| index as usize);
-        let branch = match Plan::added(live.plan.mode, at.min(count), branch) {
+        let branch = match Plan::added(&live.plan, at.min(count), branch) {
             Ok(branch) if at < count => {
                 // A repeat of what is durable already.
                 let same = live.plan.branches[at] == branch;
@@ -255,12 +252,19 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let xid = live.tx.xid;
         self.slots.entry(xid).or_insert_with(|| {
             live.tx.recover();
-            let mut slot = Slot::new(live, 0);
-            // Whoever drove it before may not know yet that it is over, and calls until its own lease ends.
-            slot.not_after = now.after_ms(LEASE_MS);
-            Box::new(slot)
+            Box::new(Slot::new(live, 0))
         });
         self.take(Input::Wake { xid, event }, now);
+    }
+
+    /// What sessions say. A call that none of them could take waits for the next one, which may have come meanwhile.
+    fn replied(&mut self, reply: Incoming, now: Timestamp) {
+        let Incoming { xid, branch, .. } = reply;
+        let unsent = reply.reply == Reply::Unreachable;
+        self.reply(reply, now);
+        if unsent {
+            self.take(Input::Wake { xid, event: Event::Reachable { branch } }, now);
+        }
     }
 
     fn reply(&mut self, reply: Incoming, now: Timestamp) {
@@ -317,8 +321,8 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             if !self.caller.call(outgoing) {
                 let service = &slot.live.plan.branches[usize::from(call.branch)].service;
                 match self.unreachable.get_mut(service) {
-                    Some(waiting) => waiting.push((xid, call.branch)),
-                    None => drop(self.unreachable.insert(service.clone(), vec![(xid, call.branch)])),
+                    Some(waiting) => drop(waiting.insert((xid, call.branch))),
+                    None => drop(self.unreachable.insert(service.clone(), HashSet::from([(xid, call.branch)]))),
                 }
                 self.reply(unreachable, now);
             }
@@ -353,9 +357,24 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
 
     fn remove(&mut self, xid: Xid) {
         let Some(slot) = self.slots.remove(&xid) else { return };
+        if !self.unreachable.is_empty() {
+            self.await_no_more(xid, &slot.live.plan);
+        }
         let now = self.clock.now();
         for input in slot.backlog {
             self.take(input, now);
+        }
+    }
+
+    /// A service that never comes must not cost memory for each transaction that once waited for it.
+    fn await_no_more(&mut self, xid: Xid, plan: &tercet_proto::store::v1::Plan) {
+        for (index, branch) in plan.branches.iter().enumerate() {
+            if let Some(waiting) = self.unreachable.get_mut(&branch.service) {
+                waiting.remove(&(xid, index as u8));
+                if waiting.is_empty() {
+                    self.unreachable.remove(&branch.service);
+                }
+            }
         }
     }
 

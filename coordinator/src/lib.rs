@@ -25,13 +25,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tercet_proto::admin::v1::admin_server::AdminServer;
 use tercet_proto::coordinator::v1::coordinator_server::CoordinatorServer;
 use tercet_proto::participant::v1::sessions_server::SessionsServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_cron_scheduler::JobScheduler;
 use tonic::transport::server::{Router, Server, TcpIncoming};
 use tracing::{info, warn};
 
@@ -42,6 +42,9 @@ use crate::scanner::Scanner;
 use crate::session::Sessions;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Owner, Store};
+
+/// How long connections may take to close once there is no driver any more.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// Why a coordinator did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +79,8 @@ pub async fn run(
 ) -> Result<(), Error> {
     let clock = SystemClock::start();
     let listener = listen(config.listen).await?;
-    let store = Arc::new(SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?);
-    let result = serve(Arc::clone(&store), clock, listener, config, ready, shutdown).await;
-    // What was under way when the grace period ended may still hold the store; then the next start finds a longer log.
-    if let Some(store) = Arc::into_inner(store) {
-        store.close().await?;
-    }
-    result
+    let store = SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?;
+    serve(Arc::new(store), clock, listener, config, ready, shutdown).await
 }
 
 /// Takes a port.
@@ -107,8 +105,7 @@ pub async fn serve<S: Store>(
 ) -> Result<(), Error> {
     let beat = store.beat(config.node, None, LEASE_MS).await?;
     clock.raise(beat.now);
-    let owner = Owner { node: config.node, epoch: beat.epoch };
-    let settings = Settings { owner, live_max: config.live_max, lease_end: writer::lease_end(beat.now, LEASE_MS) };
+    let settings = Settings { owner: Owner { node: config.node, epoch: beat.epoch }, live_max: config.live_max };
     let (inbox, inputs) = mpsc::channel(limits::INBOX_MAX);
     let sessions = Sessions::new(clock.clone());
     let driver = Driver::new(Arc::clone(&store), sessions.clone(), clock.clone(), settings, inputs);
@@ -116,9 +113,8 @@ pub async fn serve<S: Store>(
     let (stop, stopping) = watch::channel(false);
 
     let tick = Arc::new(Notify::new());
-    let schedule = scanner::schedule(&config.scanner_cron, Arc::clone(&tick))
-        .await
-        .map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
+    let schedule = scanner::schedule(&config.scanner_cron, Arc::clone(&tick)).await;
+    let mut schedule = schedule.map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
     let mut work = JoinSet::new();
     let scanner = Scanner {
         store: Arc::clone(&store),
@@ -156,7 +152,9 @@ pub async fn serve<S: Store>(
     )
     .await;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let mut server = std::pin::pin!(router.serve_with_incoming(incoming));
+    let (close, closing) = oneshot::channel::<()>();
+    let closing = async { drop(closing.await) };
+    let mut server = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closing).fuse());
     // The server takes connections from the moment it is first polled; the port holds them until then.
     ready.send(address).ok();
     info!(%address, node = config.node, epoch = beat.epoch, "ready");
@@ -168,29 +166,23 @@ pub async fn serve<S: Store>(
     if result.is_ok() {
         info!("stopping: nothing new, what is under way ends");
         stop.send(true).ok();
-        let grace = Duration::from_millis(config.stop_grace_ms);
-        tokio::select! {
-            // Participants answer through the server, so it goes on meanwhile.
-            _ = &mut server => {}
-            finished = tokio::time::timeout(grace, &mut driven) => stopped(finished.is_ok()),
-        }
+        drain(&mut server, &mut driven, Duration::from_millis(config.stop_grace_ms)).await;
     }
-    end(driven, work, schedule).await;
+    driven.abort();
+    // Without a driver every session ends, and every call that waits. Then the connections do, which would outlive this.
+    drop(close);
+    drop(tokio::time::timeout(CLOSE_MAX, &mut server).await);
+    // It only ticks; there is nothing to save.
+    drop(schedule.shutdown().await);
     result
 }
 
-/// Ends every task, so that nothing holds the store any more.
-async fn end(driven: JoinHandle<()>, mut work: JoinSet<()>, mut schedule: JobScheduler) {
-    if !driven.is_finished() {
-        driven.abort();
-        drop(driven.await);
-    }
-    work.shutdown().await;
-    // It only ticks; there is nothing to save.
-    drop(schedule.shutdown().await);
-}
-
-fn stopped(all: bool) {
+/// Lets what is under way end, for so long at most. Participants answer through the server, so it goes on meanwhile.
+async fn drain(server: impl Future, driven: &mut JoinHandle<()>, grace: Duration) {
+    let all = tokio::select! {
+        _ = server => false,
+        finished = tokio::time::timeout(grace, driven) => finished.is_ok(),
+    };
     if all {
         info!("stopped: nothing is left under way");
     } else {

@@ -9,7 +9,7 @@ pub const BRANCHES_MAX: usize = tercet_core::BRANCHES_MAX;
 /// Most bytes of all requests of one transaction, and of one gRPC message.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
-/// Most bytes of an idempotency key, a business key, and a label's name or value.
+/// Most bytes of an idempotency key, a business key and a label's value; a label's name has one less.
 pub const KEY_BYTES_MAX: usize = 128;
 
 /// Most labels of one transaction.
@@ -24,7 +24,7 @@ pub const SERVICES_MAX: usize = 10_000;
 /// Most sessions of all services.
 pub const SESSIONS_MAX: usize = 10_000;
 
-/// Longest time from acceptance to decision.
+/// Longest time from acceptance to decision, and longest delay of a retry.
 pub const DEADLINE_MS_MAX: u32 = 24 * 3_600 * 1_000;
 
 /// From acceptance to decision, when the initiator does not say.

@@ -35,7 +35,7 @@ pub struct Live {
     /// Branches that the stored plan has; the rest is in the state.
     planned: usize,
     words: Vec<Words>,
-    /// Why the initiator rolled it back.
+    /// Why it is cancelled, in the words of the initiator or of the participant that refused.
     reason: String,
     timeline: Vec<record::Note>,
     ended_at: Timestamp,
@@ -155,12 +155,20 @@ impl Live {
         // What a confirm or a cancel answers is kept where no try has answered; a cancel's result is nobody's.
         let first = self.tx.operation(branch) == Some(operation) && !self.tx.branches[index].finished();
         match reply {
-            Reply::Done if first && operation != Operation::Cancel && !words.result.is_empty() => {
+            Reply::Done if first && operation != Operation::Cancel => {
                 words.result.truncate(limits::RESULT_BYTES_MAX);
-                kept.result = words.result;
+                if !words.result.is_empty() {
+                    kept.result = words.result;
+                }
+                // What went wrong on the way is over.
+                kept.reason.clear();
             }
             Reply::Refused | Reply::Unknown if first && !words.reason.is_empty() => {
                 truncate(&mut words.reason, limits::REASON_BYTES_MAX);
+                if reply == Reply::Refused && !self.tx.status.decided() {
+                    // Of its own: the branch's words go on to tell of its cancel.
+                    self.reason.clone_from(&words.reason);
+                }
                 kept.reason = words.reason;
             }
             Reply::Done | Reply::Refused | Reply::NotNow { .. } | Reply::Unknown | Reply::Unreachable => {}
@@ -319,8 +327,7 @@ impl Live {
             Some(Cause::Refused { branch }) => {
                 let index = usize::from(branch);
                 let service = self.plan.branches.get(index).map_or("?", |branch| &branch.service);
-                let reason = self.words.get(index).map_or("", |words| &words.reason);
-                format!("{service} refused: {reason}")
+                format!("{service} refused: {}", self.reason)
             }
         }
     }

@@ -42,8 +42,9 @@ impl Plan {
     /// # Errors
     /// The first field that is outside its limit.
     pub fn declared(transaction: pb::Transaction) -> Result<Self, Invalid> {
+        let within = |at: Invalid| Invalid { field: format!("transaction.{}", at.field), ..at };
         let mode = transaction.mode();
-        let operations = operations(mode)?;
+        let operations = operations(mode).map_err(within)?;
         let branches = transaction.branches.into_iter().enumerate();
         let branches = branches.map(|(at, branch)| {
             let saga = mode == pb::Mode::Saga;
@@ -53,7 +54,8 @@ impl Plan {
         if branches.is_empty() {
             return Err(invalid("transaction.branches", "at least 1"));
         }
-        let plan = Self::new(mode, false, branches, transaction.labels, transaction.idempotency_key)?;
+        let plan = Self::new(mode, false, branches, transaction.labels, transaction.idempotency_key);
+        let plan = plan.map_err(within)?;
         Ok(Self { deadline_ms: deadline("transaction.deadline_ms", transaction.deadline_ms)?, ..plan })
     }
 
@@ -123,18 +125,25 @@ impl Plan {
         Ok(Self { record, deadline_ms: limits::DEADLINE_MS_DEFAULT, idempotency_key })
     }
 
-    /// One branch for a transaction that was begun, which has `count` branches and this mode.
+    /// One branch for a transaction that was begun, as its branch `at`, which it may have already.
     ///
     /// # Errors
     /// The first field that is outside its limit.
-    pub fn added(mode: u32, count: usize, branch: pb::Branch) -> Result<record::Branch, Invalid> {
-        if count >= limits::BRANCHES_MAX {
+    pub fn added(plan: &record::Plan, at: usize, branch: pb::Branch) -> Result<record::Branch, Invalid> {
+        if at >= limits::BRANCHES_MAX {
             return Err(invalid("branch", format!("at most {} in one transaction", limits::BRANCHES_MAX)));
         }
-        let mode = pb::Mode::try_from(mode as i32).unwrap_or(pb::Mode::Unspecified);
-        let branch = checked(branch, count, "branch", operations(mode)?, mode == pb::Mode::Saga)?;
-        if branch.after.iter().any(|index| *index as usize >= count) {
+        let mode = pb::Mode::try_from(plan.mode as i32).unwrap_or(pb::Mode::Unspecified);
+        let branch = checked(branch, at, "branch", operations(mode)?, mode == pb::Mode::Saga)?;
+        if branch.after.iter().any(|index| *index as usize >= at) {
             return Err(invalid("branch.after", "indexes of branches that were added before"));
+        }
+        let others = plan.branches.iter().enumerate().filter(|(index, _)| *index != at);
+        if others.map(|(_, other)| other.request.len()).sum::<usize>() + branch.request.len()
+            > limits::MESSAGE_BYTES_MAX
+        {
+            let limit = format!("at most {} bytes in all branches", limits::MESSAGE_BYTES_MAX);
+            return Err(invalid("branch.request", limit));
         }
         Ok(branch)
     }
@@ -253,6 +262,8 @@ fn policy(field: &str, given: pb::RetryPolicy) -> Result<record::Retry, Invalid>
         attempts: or(given.attempts, default.attempts),
     };
     let bounded = [
+        ("first_delay_ms", retry.first_delay_ms, 1, limits::DEADLINE_MS_MAX),
+        ("delay_max_ms", retry.delay_max_ms, 1, limits::DEADLINE_MS_MAX),
         ("factor_percent", retry.factor_percent, 100, 10_000),
         ("jitter_percent", retry.jitter_percent, 0, 100),
         ("quick_attempts", retry.quick_attempts, 1, 100),
@@ -291,9 +302,11 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Invalid> {
         return Err(invalid("labels", format!("at most {}", limits::LABELS_MAX)));
     }
     for (name, value) in labels {
-        if name.is_empty() || name.len() + value.len() + 1 > limits::KEY_BYTES_MAX || name.contains('=') {
-            let limit = format!("a name without '=', with its value at most {} bytes", limits::KEY_BYTES_MAX - 1);
-            return Err(invalid("labels", limit));
+        if !(1..limits::KEY_BYTES_MAX).contains(&name.len()) || name.contains('=') {
+            return Err(invalid("labels", format!("names of 1 to {} bytes without '='", limits::KEY_BYTES_MAX - 1)));
+        }
+        if value.len() > limits::KEY_BYTES_MAX {
+            return Err(invalid("labels", format!("values of at most {} bytes", limits::KEY_BYTES_MAX)));
         }
     }
     Ok(())
@@ -321,20 +334,20 @@ mod tests {
 
     #[test]
     fn what_is_outside_a_limit_is_refused_by_name() {
-        refused(|t| t.mode = 0, "mode");
+        refused(|t| t.mode = 0, "transaction.mode");
         refused(|t| t.branches.clear(), "transaction.branches");
-        refused(|t| t.branches = vec![branch(&[]); 257], "branches");
-        refused(|t| t.branches[1].after = vec![2], "branches[1].after");
-        refused(|t| t.branches[1].after = vec![1], "branches.after");
-        refused(|t| (t.branches[0].after, t.branches[1].after) = (vec![1], vec![0]), "branches.after");
+        refused(|t| t.branches = vec![branch(&[]); 257], "transaction.branches");
+        refused(|t| t.branches[1].after = vec![2], "transaction.branches[1].after");
+        refused(|t| t.branches[1].after = vec![1], "transaction.branches.after");
+        refused(|t| (t.branches[0].after, t.branches[1].after) = (vec![1], vec![0]), "transaction.branches.after");
         refused(|t| t.branches[1].service = "Stock".into(), "transaction.branches[1].service");
         refused(|t| t.branches[1].action = "x".repeat(65), "transaction.branches[1].action");
         refused(|t| t.branches[0].request = vec![0; (1 << 20) + 1].into(), "transaction.branches[0].request");
         refused(|t| t.branches[0].business_key = "x".repeat(129), "transaction.branches[0].business_key");
         refused(|t| t.branches[0].call_timeout_ms = 600_001, "transaction.branches[0].call_timeout_ms");
         refused(|t| t.deadline_ms = 86_400_001, "transaction.deadline_ms");
-        refused(|t| t.idempotency_key = "x".repeat(129), "idempotency_key");
-        refused(|t| drop(t.labels.insert("a=b".into(), "c".into())), "labels");
+        refused(|t| t.idempotency_key = "x".repeat(129), "transaction.idempotency_key");
+        refused(|t| drop(t.labels.insert("a=b".into(), "c".into())), "transaction.labels");
         let retry = pb::RetryPolicy { jitter_percent: 101, ..Default::default() };
         refused(|t| t.branches[0].retry = Some(retry), "transaction.branches[0].retry.jitter_percent");
     }

@@ -69,8 +69,16 @@ impl<S: Store> Service<S> {
         let repeated = view.repeated;
         while repeated && !satisfied_by(&view, wait) {
             tokio::time::sleep(Duration::from_millis(WATCH_MS)).await;
+            if self.inbox.is_closed() {
+                return Err(Error::Stopping);
+            }
             let xid = Xid::from_slice(&view.xid).ok_or(Error::NotFound)?;
-            view = pb::TransactionView { repeated, ..self.read(Lookup::Xid(xid)).await?.view() };
+            let live = self.read(Lookup::Xid(xid)).await?;
+            view = pb::TransactionView { repeated, ..live.view() };
+            // As the first was told: nobody can say when it goes on.
+            if live.tx.rests() {
+                break;
+            }
         }
         Ok(view)
     }
@@ -94,6 +102,9 @@ impl<S: Store> Service<S> {
                 told => return told,
             }
             let live = self.read(Lookup::Xid(xid)).await?;
+            if end == End::Commit && !live.tx.manual && !live.tx.asks() {
+                return Err(Error::Declared);
+            }
             // Decided is decided: what remains has its own way to the end, and the caller is told the truth.
             if live.tx.status.decided() {
                 let view = pb::TransactionView { repeated: true, ..live.view() };
@@ -133,6 +144,12 @@ impl<S: Store> Service<S> {
     fn submit_entry(&self, entry: pb::submit_stream_request::Entry, answers: &mpsc::UnboundedSender<Entry>) {
         let id = entry.id;
         let started = declared(entry.request.unwrap_or_default(), Some(&entry.traceparent)).and_then(|(plan, wait)| {
+            if !plan.idempotency_key.is_empty() {
+                // It may be a repeat of something that is not in memory, and has to be followed.
+                let (service, answers) = (self.clone(), answers.clone());
+                tokio::spawn(async move { drop(answers.send((id, service.start(plan, wait).await))) });
+                return Ok(());
+            }
             let answer = Answer::Entry(id, answers.clone());
             self.put(Input::Start { plan: Box::new(plan), wait, answer })
         });
@@ -327,7 +344,7 @@ impl<S: Store> Service<S> {
             }
             view = loop {
                 tokio::time::sleep(Duration::from_millis(WATCH_MS)).await;
-                if sender.is_closed() {
+                if sender.is_closed() || self.inbox.is_closed() {
                     return;
                 }
                 match self.read(Lookup::Xid(xid)).await {

@@ -40,7 +40,12 @@ pub fn status(error: &Error) -> Status {
             info("BRANCH_DIFFERS", &[("field", "index".into())]);
             Code::AlreadyExists
         }
-        Error::NotHere | Error::NotFound => {
+        Error::NotHere => {
+            // Another coordinator has taken it over. Where it stands is in the store.
+            info("MOVED", &[]);
+            Code::Unavailable
+        }
+        Error::NotFound => {
             info("NOT_FOUND", &[]);
             Code::NotFound
         }

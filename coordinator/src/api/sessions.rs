@@ -20,7 +20,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::limits;
 use crate::plan::{Invalid, check_name};
 use crate::request::{Error, Input};
-use crate::session::{SessionId, Sessions};
+use crate::session::{Refusal, SessionId, Sessions};
 
 /// The first message has to come within this time.
 const REGISTER_MS_MAX: u64 = 5_000;
@@ -67,11 +67,18 @@ impl Contract for Service {
         // An empty channel has room.
         drop(down.try_send(Ok(pb::OpenResponse { message: Some(Down::Registered(registered)) })));
         let added = self.sessions.add(&register, down.clone());
-        let (id, first) = added.map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+        let (id, first) = added.map_err(|refusal| refused(&refusal))?;
         info!(service = register.service, instance = register.instance, version = register.version, "session opened");
         let served = Served { service: self.clone(), name: register.service, instance: register.instance, id, down };
         tokio::spawn(served.run(up, first));
         Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+    }
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::OtherFence { .. } => Status::failed_precondition(refusal.to_string()),
+        Refusal::TooMany(limit) => errors::status(&Error::Overloaded { what: "sessions", limit: *limit }),
     }
 }
 
@@ -134,6 +141,8 @@ impl Served {
                     match message {
                         Some(Ok(pb::OpenRequest { message: Some(message) })) => {
                             if let Err(why) = self.hear(message).await {
+                                // It is told so that a person can mend it; a full stream ends without a word.
+                                drop(self.down.try_send(Err(Status::invalid_argument(why))));
                                 return why;
                             }
                         }
@@ -146,9 +155,12 @@ impl Served {
                     if heard.elapsed() > silence_max {
                         return "it was silent for too long";
                     }
-                    self.beat();
+                    if !self.beat() {
+                        return "it does not read";
+                    }
                 }
                 () = self.down.closed() => return "it reads no more",
+                () = self.service.inbox.closed() => return "the coordinator stops",
             }
         }
     }
@@ -158,7 +170,9 @@ impl Served {
             Up::Replies(replies) => {
                 let answers = self.service.sessions.answer(&self.name, self.id, replies);
                 let answers = answers.ok_or("it answered a batch that it does not have")?;
-                self.service.inbox.send(Input::Replies(answers)).await.map_err(|_| "the coordinator stops")
+                // Without a driver the session is about to end.
+                drop(self.service.inbox.send(Input::Replies(answers)).await);
+                Ok(())
             }
             Up::Heartbeat(_) => Ok(()),
             Up::Leaving(_) => {
@@ -169,13 +183,12 @@ impl Served {
         }
     }
 
-    fn beat(&self) {
+    /// Whether there was room for it.
+    fn beat(&self) -> bool {
         let now_ms = self.service.clock.now().0;
         let heartbeat = Down::Heartbeat(pb::Heartbeat { now_ms });
         let forget = self.service.sessions.forgettable(&self.name).map(Down::Forget);
-        for message in [Some(heartbeat), forget].into_iter().flatten() {
-            // A stream that is full is heard of by its own silence.
-            drop(self.down.try_send(Ok(pb::OpenResponse { message: Some(message) })));
-        }
+        let mut messages = [Some(heartbeat), forget].into_iter().flatten();
+        messages.all(|message| self.down.try_send(Ok(pb::OpenResponse { message: Some(message) })).is_ok())
     }
 }

@@ -58,7 +58,7 @@ pub struct Config {
     pub log: LogFormat,
 
     /// What is logged: a level, or directives such as "info,tercet_coordinator=debug".
-    #[arg(long, env = "TERCET_LOG_FILTER", default_value = "info")]
+    #[arg(long, env = "TERCET_LOG_FILTER", default_value = "info,tokio_cron_scheduler=warn")]
     pub log_filter: String,
 }
 

@@ -54,7 +54,7 @@ struct Common {
         global = true,
         value_name = "ADDR",
         env = "TERCET_COORDINATOR",
-        default_value = "http://127.0.0.1:7400"
+        default_value = "http://127.0.0.1:7070"
     )]
     coordinator: String,
 
@@ -100,7 +100,7 @@ enum Ask {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// It can not be an address at all.
-    #[error("--coordinator {address:?} {why}; give one such as http://127.0.0.1:7400")]
+    #[error("--coordinator {address:?} {why}; give one such as http://127.0.0.1:7070")]
     Address { address: String, why: &'static str },
     /// The coordinator does not take what was asked.
     #[error("the coordinator refused: {0}")]

@@ -18,6 +18,7 @@ use tracing::{debug, error, warn};
 
 use crate::caller::{Caller, Incoming, Outgoing};
 use crate::clock::{Clock, sleep_until};
+use crate::config::LEASE_MS;
 use crate::live::Live;
 use crate::plan::{Invalid, Plan};
 use crate::request::{Added, Answer, End, Error, Input, Waiter, Waits};
@@ -48,6 +49,8 @@ pub struct Settings {
     pub owner: Owner,
     /// Most transactions in memory; past it new ones are refused.
     pub live_max: usize,
+    /// When the lease of the start is no longer to be relied on; [`Input::Lease`] moves it on.
+    pub lease_end: Timestamp,
 }
 
 type Commit = Pin<Box<dyn Future<Output = Vec<(Xid, Written)>> + Send>>;
@@ -87,7 +90,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             timers: BinaryHeap::new(),
             queued: Vec::new(),
             commit: None,
-            lease_end: Timestamp::MAX,
+            lease_end: settings.lease_end,
             effects: Effects::default(),
             gauges: Arc::default(),
             stopping: false,
@@ -252,7 +255,10 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let xid = live.tx.xid;
         self.slots.entry(xid).or_insert_with(|| {
             live.tx.recover();
-            Box::new(Slot::new(live, 0))
+            let mut slot = Slot::new(live, 0);
+            // Whoever drove it before may not know yet that it is over, and calls until its own lease ends.
+            slot.not_after = now.after_ms(LEASE_MS);
+            Box::new(slot)
         });
         self.take(Input::Wake { xid, event }, now);
     }

@@ -32,12 +32,14 @@ use tercet_proto::participant::v1::sessions_server::SessionsServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_cron_scheduler::JobScheduler;
 use tonic::transport::server::{Router, Server, TcpIncoming};
 use tracing::{info, warn};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, LEASE_MS};
-use crate::driver::{Driver, Settings};
+use crate::driver::{Driver, Gauges, Settings};
+use crate::request::Input;
 use crate::scanner::Scanner;
 use crate::session::Sessions;
 use crate::store::sqlite::SqliteStore;
@@ -79,8 +81,13 @@ pub async fn run(
 ) -> Result<(), Error> {
     let clock = SystemClock::start();
     let listener = listen(config.listen).await?;
-    let store = SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?;
-    serve(Arc::new(store), clock, listener, config, ready, shutdown).await
+    let store = Arc::new(SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?);
+    let result = serve(Arc::clone(&store), clock, listener, config, ready, shutdown).await;
+    // What was under way when the grace period ended may still hold the store; then the next start finds a longer log.
+    if let Some(store) = Arc::into_inner(store) {
+        store.close().await?;
+    }
+    result
 }
 
 /// Takes a port.
@@ -105,7 +112,8 @@ pub async fn serve<S: Store>(
 ) -> Result<(), Error> {
     let beat = store.beat(config.node, None, LEASE_MS).await?;
     clock.raise(beat.now);
-    let settings = Settings { owner: Owner { node: config.node, epoch: beat.epoch }, live_max: config.live_max };
+    let owner = Owner { node: config.node, epoch: beat.epoch };
+    let settings = Settings { owner, live_max: config.live_max, lease_end: writer::lease_end(beat.now, LEASE_MS) };
     let (inbox, inputs) = mpsc::channel(limits::INBOX_MAX);
     let sessions = Sessions::new(clock.clone());
     let driver = Driver::new(Arc::clone(&store), sessions.clone(), clock.clone(), settings, inputs);
@@ -113,28 +121,12 @@ pub async fn serve<S: Store>(
     let (stop, stopping) = watch::channel(false);
 
     let tick = Arc::new(Notify::new());
-    let schedule = scanner::schedule(&config.scanner_cron, Arc::clone(&tick)).await;
-    let mut schedule = schedule.map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
-    let mut work = JoinSet::new();
-    let scanner = Scanner {
-        store: Arc::clone(&store),
-        clock: clock.clone(),
-        services: connected(&sessions),
-        inbox: inbox.clone(),
-        gauges: Arc::clone(&gauges),
-        settings,
-    };
-    work.spawn(scanner.run(tick));
-    work.spawn(node::purge(Arc::clone(&store), clock.clone(), config.retention_seconds, config.retention_max));
+    let schedule = scanner::schedule(&config.scanner_cron, Arc::clone(&tick))
+        .await
+        .map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
     let (superseded, mut ended) = oneshot::channel();
-    let node = node::Node {
-        store: Arc::clone(&store),
-        clock: clock.clone(),
-        inbox: inbox.clone(),
-        gauges: gauges.clone(),
-        settings,
-    };
-    work.spawn(node.run(superseded));
+    let parts = (Arc::clone(&store), clock.clone(), inbox.clone(), Arc::clone(&gauges), settings);
+    let work = background(parts, connected(&sessions), tick, &config, superseded);
     let mut driven = tokio::spawn(driver.run(stopping));
 
     let address = listener.local_addr().unwrap_or(config.listen);
@@ -168,13 +160,45 @@ pub async fn serve<S: Store>(
         stop.send(true).ok();
         drain(&mut server, &mut driven, Duration::from_millis(config.stop_grace_ms)).await;
     }
-    driven.abort();
     // Without a driver every session ends, and every call that waits. Then the connections do, which would outlive this.
+    driven.abort();
     drop(close);
     drop(tokio::time::timeout(CLOSE_MAX, &mut server).await);
+    end(driven, work, schedule).await;
+    result
+}
+
+/// Starts what a coordinator does beside driving.
+fn background<S: Store>(
+    (store, clock, inbox, gauges, settings): (Arc<S>, SystemClock, mpsc::Sender<Input>, Arc<Gauges>, Settings),
+    services: scanner::Services,
+    tick: Arc<Notify>,
+    config: &Config,
+    superseded: oneshot::Sender<store::Error>,
+) -> JoinSet<()> {
+    let mut work = JoinSet::new();
+    work.spawn(node::purge(Arc::clone(&store), clock.clone(), config.retention_seconds, config.retention_max));
+    let scanner = Scanner {
+        store: Arc::clone(&store),
+        clock: clock.clone(),
+        services,
+        inbox: inbox.clone(),
+        gauges: Arc::clone(&gauges),
+        settings,
+    };
+    work.spawn(scanner.run(tick));
+    work.spawn(node::Node { store, clock, inbox, gauges, settings }.run(superseded));
+    work
+}
+
+/// Ends every task, so that nothing holds the store any more.
+async fn end(driven: JoinHandle<()>, mut work: JoinSet<()>, mut schedule: JobScheduler) {
+    if !driven.is_finished() {
+        drop(driven.await);
+    }
+    work.shutdown().await;
     // It only ticks; there is nothing to save.
     drop(schedule.shutdown().await);
-    result
 }
 
 /// Lets what is under way end, for so long at most. Participants answer through the server, so it goes on meanwhile.

@@ -144,10 +144,10 @@ mod tests {
     #[test]
     fn addresses_are_read_with_and_without_scheme_and_of_several_the_first() {
         let read = |text| endpoint(text).map(|endpoint| endpoint.uri().to_string()).map_err(|error| error.to_string());
-        let hint = "; give one such as http://127.0.0.1:7400";
-        assert_eq!(read("http://127.0.0.1:7400"), Ok("http://127.0.0.1:7400/".into()));
-        assert_eq!(read("node-1:7400, node-2:7400"), Ok("http://node-1:7400/".into()));
-        assert_eq!(read("[::1]:7400"), Ok("http://[::1]:7400/".into()));
+        let hint = "; give one such as http://127.0.0.1:7070";
+        assert_eq!(read("http://127.0.0.1:7070"), Ok("http://127.0.0.1:7070/".into()));
+        assert_eq!(read("node-1:7070, node-2:7070"), Ok("http://node-1:7070/".into()));
+        assert_eq!(read("[::1]:7070"), Ok("http://[::1]:7070/".into()));
         assert_eq!(read("localhost"), Err(format!("--coordinator \"localhost\" has no port{hint}")));
         assert_eq!(
             read("https://a:1"),

@@ -181,10 +181,10 @@ async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     }
 }
 
-const NOT_A_COORDINATOR: &str = "is this port a coordinator's? `tercet serve` listens on 7400 unless told otherwise";
+const NOT_A_COORDINATOR: &str = "is this port a coordinator's? `tercet serve` listens on 7070 unless told otherwise";
 
 async fn resolve(address: &str) -> Result<(tonic::transport::Endpoint, String, String, u16), Check> {
-    let remedy = "name a coordinator such as http://127.0.0.1:7400 with --coordinator or TERCET_COORDINATOR";
+    let remedy = "name a coordinator such as http://127.0.0.1:7070 with --coordinator or TERCET_COORDINATOR";
     let endpoint = endpoint(address).map_err(|error| failed("address", error.to_string(), remedy))?;
     let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = endpoint.uri().port_u16().unwrap_or_default();

@@ -105,9 +105,9 @@ mod tests {
     #[test]
     fn a_failed_start_is_said_once_and_with_what_to_do() {
         let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
-        let taken = crate::Error::Listen { address: ([127, 0, 0, 1], 7400).into(), source: taken };
+        let taken = crate::Error::Listen { address: ([127, 0, 0, 1], 7070).into(), source: taken };
         assert!(advice(&taken).contains("--listen"));
-        assert_eq!(causes(&taken.into()), "can not listen on 127.0.0.1:7400: address in use");
+        assert_eq!(causes(&taken.into()), "can not listen on 127.0.0.1:7070: address in use");
         let locked = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let locked = crate::Error::Store(store::Error::Unwritable { path: "/data".into(), source: locked });
         assert_eq!(causes(&locked.into()), "can not write /data: permission denied");

@@ -1,8 +1,11 @@
 //! The tests that need more than one crate, a real server, or the whole repository.
 
+mod api;
+mod checker;
 mod conservation;
 mod fence;
 mod flows;
+mod kill;
 mod servers;
 mod services;
 mod simulation;

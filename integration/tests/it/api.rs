@@ -1,0 +1,13 @@
+//! The coordinator through its API and the SDK: over real sockets, on SQLite, with participants that do what a test says.
+
+mod compensation;
+mod driven;
+mod garbage;
+mod lifecycle;
+mod limits;
+mod messages;
+mod party;
+mod sessions;
+mod stream;
+mod submit;
+mod world;

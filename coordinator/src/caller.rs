@@ -50,14 +50,14 @@ impl Outgoing {
 
 /// Makes calls. Answers come to the driver's inbox, in any order, late, repeatedly or never.
 pub trait Caller: Send + 'static {
-    /// Takes a call over. `false`: no instance of the service is connected and nothing will be sent; the driver is told when
-    /// one is.
+    /// Takes a call over. `false`: no instance of the service is connected and nothing will be sent; the driver is told
+    /// when one is.
     fn call(&mut self, call: Outgoing) -> bool;
 
     /// What was taken over since the last flush may go out: batches form between two of them.
     fn flush(&mut self);
 
-    /// A transaction has durably ended: its participants may forget it once `not_after` has passed, which no call of it may
-    /// outlive.
+    /// A transaction has durably ended: its participants may forget it once `not_after` has passed, which no call of it
+    /// may outlive.
     fn forget(&mut self, xid: Xid, plan: &Plan, not_after: Timestamp);
 }

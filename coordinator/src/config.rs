@@ -62,7 +62,8 @@ pub struct Config {
     pub log_filter: String,
 }
 
-/// The lease of a node in milliseconds. Another node may take its transactions over after this; a call of it is valid no longer.
+/// The lease of a node in milliseconds. Another node may take its transactions over after this; a call of it is valid
+/// no longer.
 pub const LEASE_MS: u64 = 15_000;
 
 /// How often the lease is renewed, in milliseconds.

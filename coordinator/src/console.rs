@@ -1,7 +1,7 @@
 //! The command line `tercet`.
 //!
-//! Every command but `serve` asks a running coordinator over gRPC, writes what it was told to standard output, as text for
-//! people or as one JSON document, and says what went wrong in one line on standard error.
+//! Every command but `serve` asks a running coordinator over gRPC, writes what it was told to standard output, as text
+//! for people or as one JSON document, and says what went wrong in one line on standard error.
 
 mod client;
 mod compensation;

@@ -1,8 +1,8 @@
 //! The event loop: takes what comes in, lets the machine decide, makes it durable, and only then acts.
 //!
-//! One task, and it spawns nothing. It sees the world through [`Store`], [`Caller`] and [`Clock`], so a simulation runs the
-//! same loop with faults in between. While one commit is under way the next batch fills; no timer delays anything. First run,
-//! answer, timer and recovery all end in [`Driver::feed`].
+//! One task, and it spawns nothing. It sees the world through [`Store`], [`Caller`] and [`Clock`], so a simulation runs
+//! the same loop with faults in between. While one commit is under way the next batch fills; no timer delays anything.
+//! First run, answer, timer and recovery all end in [`Driver::feed`].
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -102,8 +102,8 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         Arc::clone(&self.gauges)
     }
 
-    /// Runs until every sender of the inbox is gone, or `stop` has come and nothing is under way any more. What is left is
-    /// durable, and due for whoever starts next.
+    /// Runs until every sender of the inbox is gone, or `stop` has come and nothing is under way any more. What is left
+    /// is durable, and due for whoever starts next.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut inputs = Vec::with_capacity(256);
         loop {

@@ -1,7 +1,7 @@
 //! Tercet's coordinator: makes several services' local transactions end the same way, whatever crashes.
 //!
-//! [`run`] is the process on its embedded store; [`serve`] is the same on any [`store::Store`]. `ARCHITECTURE.md` beside
-//! this crate tells where what happens.
+//! [`run`] is the process on its embedded store; [`serve`] is the same on any [`store::Store`]. `ARCHITECTURE.md`
+//! beside this crate tells where what happens.
 
 pub mod api;
 pub mod caller;
@@ -160,7 +160,8 @@ pub async fn serve<S: Store>(
         stop.send(true).ok();
         drain(&mut server, &mut driven, Duration::from_millis(config.stop_grace_ms)).await;
     }
-    // Without a driver every session ends, and every call that waits. Then the connections do, which would outlive this.
+    // Without a driver every session ends, and every call that waits. Then the connections do, which would outlive
+    // this.
     driven.abort();
     drop(close);
     drop(tokio::time::timeout(CLOSE_MAX, &mut server).await);
@@ -227,6 +228,8 @@ async fn router<S: Store>(
 ) -> Router {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CoordinatorServer<api::coordinator::Service<S>>>().await;
+    health.set_serving::<SessionsServer<api::sessions::Service>>().await;
+    health.set_serving::<AdminServer<api::admin::Service<S>>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(tercet_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

@@ -1,4 +1,5 @@
-//! Every limit of the coordinator, in one place. Past one of them work is refused with its name; nothing grows without end.
+//! Every limit of the coordinator, in one place. Past one of them work is refused with its name; nothing grows without
+//! end.
 
 /// Most bytes of one branch's request.
 pub const BODY_BYTES_MAX: usize = 1 << 20;

@@ -1,4 +1,5 @@
-//! A transaction as it is driven, as it is stored, and as it is shown: three forms of one thing, and the ways between them.
+//! A transaction as it is driven, as it is stored, and as it is shown: three forms of one thing, and the ways between
+//! them.
 
 use std::sync::Arc;
 

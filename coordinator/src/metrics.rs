@@ -1,4 +1,5 @@
-//! Every metric of the coordinator. Labels are bounded: mode, outcome, operation, reply, and services that have registered.
+//! Every metric of the coordinator. Labels are bounded: mode, outcome, operation, reply, and services that have
+//! registered.
 
 use std::time::Duration;
 

@@ -34,7 +34,8 @@ impl<S: Store, K: Clock> Node<S, K> {
     /// Beats until the driver is gone, or until another start of this node takes over, which `superseded` hears.
     pub async fn run(self, superseded: oneshot::Sender<store::Error>) {
         let owner = self.settings.owner;
-        // Everything that an older start of this node owned is due at once; what other nodes lose, when their lease lapses.
+        // Everything that an older start of this node owned is due at once; what other nodes lose, when their lease
+        // lapses.
         self.take_up().await;
         loop {
             tokio::time::sleep(Duration::from_millis(BEAT_MS)).await;

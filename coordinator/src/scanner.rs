@@ -1,7 +1,7 @@
 //! The scanner over `compensation_log`: a cron schedule ticks it, and it only wakes transactions up.
 //!
-//! What a retry means is the machine's to say. A row is leased for as long as its attempt may take; when the process dies
-//! meanwhile, the lease lapses and the row is due again.
+//! What a retry means is the machine's to say. A row is leased for as long as its attempt may take; when the process
+//! dies meanwhile, the lease lapses and the row is due again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 //! Sessions of participants: they connect, register, and are called down the stream that they opened.
 //!
-//! Calls for a service wait in one queue; whichever of its sessions has room takes the next batch, so load is shared and a
-//! lost session's untaken calls are another's. Built as the [`Caller`] of the driver.
+//! Calls for a service wait in one queue; whichever of its sessions has room takes the next batch, so load is shared
+//! and a lost session's untaken calls are another's. Built as the [`Caller`] of the driver.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -299,7 +299,8 @@ impl Service {
     }
 }
 
-/// Takes calls off the queue, within the limits of a batch. What may no longer begin is dropped: the machine has given it up.
+/// Takes calls off the queue, within the limits of a batch. What may no longer begin is dropped: the machine has given
+/// it up.
 fn next_batch(queue: &mut VecDeque<Outgoing>, now: Timestamp) -> Vec<Outgoing> {
     let mut batch = Vec::with_capacity(queue.len().min(limits::BATCH_CALLS_MAX));
     let mut bytes = 0;

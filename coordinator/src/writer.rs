@@ -31,8 +31,8 @@ fn size(write: &Write) -> usize {
     }
 }
 
-/// Makes a batch durable and says what became of each write. Does not give up: while the store is away it waits, and a commit
-/// of unknown result is read back by version before anyone hears of it.
+/// Makes a batch durable and says what became of each write. Does not give up: while the store is away it waits, and a
+/// commit of unknown result is read back by version before anyone hears of it.
 pub async fn commit<S: Store, K: Clock>(store: &S, clock: &K, batch: Vec<Write>) -> Vec<(Xid, Written)> {
     let names: Vec<Xid> = batch.iter().map(Write::xid).collect();
     let started = clock.monotonic();

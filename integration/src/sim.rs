@@ -1,9 +1,10 @@
-//! The simulation: the real driver, scanner and recovery over a store, a network, participants and initiators that fail.
+//! The simulation: the real driver, scanner and recovery over a store, a network, participants and initiators that
+//! fail.
 //!
 //! One seed decides everything: who fails when, how long each message takes, which is lost, repeated or late, when the
-//! coordinator crashes. Time is tokio's paused clock, so hours pass in milliseconds and the same seed is the same run; a
-//! digest of all that happened proves it. First come the faults and safety is watched; then they end and everything has to
-//! end too.
+//! coordinator crashes. Time is tokio's paused clock, so hours pass in milliseconds and the same seed is the same run;
+//! a digest of all that happened proves it. First come the faults and safety is watched; then they end and everything
+//! has to end too.
 
 mod check;
 mod initiator;

@@ -1,7 +1,7 @@
 //! The global transaction as a pure state machine.
 //!
-//! Nothing in this crate reads a clock, draws a random number or does IO. A driver feeds [`step()`] with [`Event`]s, makes
-//! the new state durable when [`Effects::persist`] says so, and only then makes the calls.
+//! Nothing in this crate reads a clock, draws a random number or does IO. A driver feeds [`step()`] with [`Event`]s,
+//! makes the new state durable when [`Effects::persist`] says so, and only then makes the calls.
 #![no_std]
 
 extern crate alloc;

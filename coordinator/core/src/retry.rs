@@ -32,8 +32,8 @@ impl RetryPolicy {
 
     /// Milliseconds to wait after `attempt` attempts of a branch have failed (1 is the first failure).
     ///
-    /// Capped exponential backoff with proportional jitter. The same arguments give the same delay; different transactions do
-    /// not beat in step.
+    /// Capped exponential backoff with proportional jitter. The same arguments give the same delay; different
+    /// transactions do not beat in step.
     pub fn delay_ms(&self, xid: Xid, branch: u8, attempt: u32) -> u64 {
         let max = u64::from(self.delay_max_ms);
         let factor = u64::from(self.factor_percent.max(101));

@@ -141,8 +141,8 @@ impl Effects {
     }
 }
 
-/// Moves `tx` by one event and adds to `effects` what that wants done. Pure: the same arguments, the same result. An event that
-/// is late or comes again is legal and changes nothing.
+/// Moves `tx` by one event and adds to `effects` what that wants done. Pure: the same arguments, the same result. An
+/// event that is late or comes again is legal and changes nothing.
 pub fn step(tx: &mut Tx, event: Event, now: Timestamp, effects: &mut Effects) {
     if tx.status.ended() {
         return;

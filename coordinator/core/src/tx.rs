@@ -159,8 +159,8 @@ pub struct Branch {
     pub attempts: u32,
     /// Whether its operation has an open row in `compensation_log`.
     pub logged: bool,
-    /// Calls of its try that may have arrived. Only a branch that has none may be left without a cancel. Not durable: after a
-    /// restart every branch may have been called.
+    /// Calls of its try that may have arrived. Only a branch that has none may be left without a cancel. Not durable:
+    /// after a restart every branch may have been called.
     pub sent: u32,
     /// When the next thing happens by itself. Not durable: after a restart everything is due at once.
     pub wake_at: Timestamp,
@@ -227,8 +227,8 @@ impl Tx {
         tx
     }
 
-    /// Makes of what was read from the store what may be driven again: all that could have been sent counts as sent, and all
-    /// that is not in the log or parked is due, with all its quick attempts before it.
+    /// Makes of what was read from the store what may be driven again: all that could have been sent counts as sent,
+    /// and all that is not in the log or parked is due, with all its quick attempts before it.
     pub fn recover(&mut self) {
         for branch in &mut self.branches {
             branch.sent = 1;
@@ -262,8 +262,8 @@ impl Tx {
         self.branches.iter().any(|branch| branch.operations.has(Operation::Ask))
     }
 
-    /// When something happens by itself, `None` when nothing does: it has ended, or all its work waits for the scanner or for a
-    /// person.
+    /// When something happens by itself, `None` when nothing does: it has ended, or all its work waits for the scanner
+    /// or for a person.
     pub fn wake_at(&self) -> Option<Timestamp> {
         let deadline = (self.status == Status::Trying && !self.asks()).then_some(self.deadline);
         let branches = self.branches.iter().filter_map(|branch| match branch.progress {
@@ -274,8 +274,8 @@ impl Tx {
         if self.status.ended() { None } else { branches.chain(deadline).min() }
     }
 
-    /// Whether all the work that remains is in `compensation_log` or parked, or waits for such work: then the transaction needs
-    /// neither an owner nor memory, and only the log's rows lead back to it.
+    /// Whether all the work that remains is in `compensation_log` or parked, or waits for such work: then the
+    /// transaction needs neither an owner nor memory, and only the log's rows lead back to it.
     pub fn rests(&self) -> bool {
         let waits = |(index, branch): (usize, &Branch)| branch.finished() || branch.logged || !self.ready(index as u8);
         !self.status.ended() && (self.status.decided() || self.asks()) && self.branches.iter().enumerate().all(waits)

@@ -1,9 +1,10 @@
 //! Every reachable state is sound: an exhaustive walk of the machine together with what surrounds it.
 //!
-//! A node is the coordinator's memory, its last durable state, the rows of `compensation_log`, the participants behind their
-//! fences, every call ever made (each can arrive any number of times, for ever), and the clock. Answers get lost or come; the
-//! coordinator crashes anywhere, also around a write whose outcome is not known. An answer that comes late is the answer to a
-//! call that arrives again, except when its phase has passed: that kind is fed to every node and may change nothing.
+//! A node is the coordinator's memory, its last durable state, the rows of `compensation_log`, the participants behind
+//! their fences, every call ever made (each can arrive any number of times, for ever), and the clock. Answers get lost
+//! or come; the coordinator crashes anywhere, also around a write whose outcome is not known. An answer that comes late
+//! is the answer to a call that arrives again, except when its phase has passed: that kind is fed to every node and may
+//! change nothing.
 
 extern crate std;
 

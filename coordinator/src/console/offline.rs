@@ -57,8 +57,8 @@ async fn database(file: &Path) -> Check {
 }
 
 async fn quick_check(file: &Path) -> Result<String, sqlx::Error> {
-    // Without a log beside it nobody has it open. Reading it then as unchanging leaves no files behind that could belong to
-    // another user than the coordinator's.
+    // Without a log beside it nobody has it open. Reading it then as unchanging leaves no files behind that could
+    // belong to another user than the coordinator's.
     let mut log = file.as_os_str().to_owned();
     log.push("-wal");
     let options = SqliteConnectOptions::new().filename(file).read_only(true).immutable(!Path::new(&log).exists());

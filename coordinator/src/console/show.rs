@@ -126,8 +126,8 @@ pub(super) fn short(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Others' words on lines of at most 80 columns, if their words allow it; all but the first begin with `indent` spaces, which
-/// is where the first one begins too.
+/// Others' words on lines of at most 80 columns, if their words allow it; all but the first begin with `indent` spaces,
+/// which is where the first one begins too.
 pub(super) fn wrap(text: &str, indent: usize) -> String {
     let mut wrapped = String::new();
     let mut width = indent;
@@ -163,8 +163,8 @@ pub(super) fn paint(word: &str, color: bool) -> String {
     if color { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() }
 }
 
-/// Aligned columns under a header, one line a row, two spaces apart. `painted` is the column of the status, if there is one;
-/// no column before it may have characters that are wider than one.
+/// Aligned columns under a header, one line a row, two spaces apart. `painted` is the column of the status, if there is
+/// one; no column before it may have characters that are wider than one.
 pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, painted: Option<usize>, color: bool) -> String {
     let words: Vec<String> =
         painted.map_or_else(Vec::new, |column| rows.iter().map(|row| row[column].clone()).collect());

@@ -1,4 +1,5 @@
-//! The network between a coordinator and its participants: loses, repeats, reorders, and keeps messages for a long time.
+//! The network between a coordinator and its participants: loses, repeats, reorders, and keeps messages for a long
+//! time.
 
 use std::time::Duration;
 

@@ -126,8 +126,8 @@ impl Service {
     }
 }
 
-/// The sender of a message commits its own local transaction: its fence row says so, unless it was asked before, or so long
-/// ago that the question may be forgotten.
+/// The sender of a message commits its own local transaction: its fence row says so, unless it was asked before, or so
+/// long ago that the question may be forgotten.
 pub(super) fn commit_sender(world: &World, name: &str, xid: Xid, not_after: Timestamp) -> bool {
     let mut inner = world.lock();
     let Some(service) = inner.services.get_mut(name) else { return false };

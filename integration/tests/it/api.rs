@@ -1,4 +1,5 @@
-//! The coordinator through its API and the SDK: over real sockets, on SQLite, with participants that do what a test says.
+//! The coordinator through its API and the SDK: over real sockets, on SQLite, with participants that do what a test
+//! says.
 
 mod compensation;
 mod driven;

@@ -1,4 +1,5 @@
-//! The checker finds each of the corruptions that are planted in what a run has left, and nothing where nothing is wrong.
+//! The checker finds each of the corruptions that are planted in what a run has left, and nothing where nothing is
+//! wrong.
 
 use std::path::Path;
 

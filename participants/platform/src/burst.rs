@@ -1,5 +1,5 @@
-//! A short burst of real work through the sockets: users claim coupons and check out with them, some are refused, and some
-//! give too little time.
+//! A short burst of real work through the sockets: users claim coupons and check out with them, some are refused, and
+//! some give too little time.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

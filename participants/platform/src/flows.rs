@@ -8,8 +8,8 @@
 //! | [`paid`] | message | from order, to coupon |
 //!
 //! A claim and a checkout create what their ids name, so these are their idempotency keys: the same again is the same
-//! transaction again, with the same answer. A refund or a payment may be refused today and granted tomorrow, so each is a
-//! transaction of its own, and the order's status lets one of them through.
+//! transaction again, with the same answer. A refund or a payment may be refused today and granted tomorrow, so each is
+//! a transaction of its own, and the order's status lets one of them through.
 
 use std::time::Duration;
 

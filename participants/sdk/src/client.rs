@@ -90,7 +90,7 @@ impl Client {
         options: Options,
     ) -> Result<Self, InvalidField> {
         let keys = Keys::default();
-        let link = Link::new(addresses, keys.number())?;
+        let link = Link::new(addresses, keys.prefix)?;
         Ok(Self { link: Arc::new(link), keys: Arc::new(keys), options })
     }
 
@@ -244,21 +244,24 @@ fn bytes_of(xid: Xid) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(xid.as_bytes())
 }
 
-/// Random keys: the standard library seeds its hasher from the system, and a keyed hash of a counter does not repeat.
-#[derive(Debug, Default)]
+/// Keys that no other client makes: the standard library seeds its hasher from the system.
+#[derive(Debug)]
 struct Keys {
-    random: RandomState,
+    /// Random, of this client.
+    prefix: u64,
     counter: AtomicU64,
 }
 
-impl Keys {
-    /// 32 hexadecimal digits.
-    fn key(&self) -> String {
-        format!("{:016x}{:016x}", self.number(), self.number())
+impl Default for Keys {
+    fn default() -> Self {
+        Self { prefix: RandomState::new().hash_one(0), counter: AtomicU64::new(0) }
     }
+}
 
-    fn number(&self) -> u64 {
-        self.random.hash_one(self.counter.fetch_add(1, Ordering::Relaxed))
+impl Keys {
+    /// 32 hexadecimal digits. Those of one client follow each other, which spares the store's index.
+    fn key(&self) -> String {
+        format!("{:016x}{:016x}", self.prefix, self.counter.fetch_add(1, Ordering::Relaxed))
     }
 }
 

@@ -9,8 +9,8 @@ async fn twenty_kills_with_five_hundred_in_doubt_harm_nothing() {
     let report = LocalSet::new().run_until(chaos::kill(&config)).await.expect("the servers run");
     println!("{report}");
     assert!(report.broken.is_empty(), "{report}");
-    assert_eq!(report.kills.values().sum::<usize>(), 20);
-    assert!(report.kills.values().all(|kills| *kills == 5), "each of the four in turn: {report}");
+    assert_eq!(report.rounds, 20);
+    assert!(report.kills.len() == 4 && report.kills.values().all(|kills| *kills >= 5), "in turn: {report}");
     assert!(report.in_doubt_min >= 500, "{report}");
 }
 

@@ -156,6 +156,23 @@ mod tests {
     }
 
     #[test]
+    fn each_part_of_an_xid_has_its_place() {
+        let mut source = XidSource::new(0x2a5, 0xab_cdef);
+        source.counter = 0x12_3456_789a;
+        let xid = source.next(Timestamp(0x0123_4567_89ab));
+        // Time, version and counter; then variant, counter, node, epoch.
+        let counter = 0x12_3456_789b_u64;
+        let high = 0x0123_4567_89ab_7000_u64 + (counter >> 28);
+        let low = (2 << 62) + ((counter & 0xfff_ffff) << 34) + (0x2a5 << 24) + 0xab_cdef;
+        assert_eq!(xid.0[..8], high.to_be_bytes());
+        assert_eq!(xid.0[8..], u64::to_be_bytes(low));
+        assert_eq!(alloc::format!("{xid:?}"), xid.to_string());
+        assert_eq!(Xid::from_slice(&xid.0), Some(xid));
+        assert_eq!(Xid::from_slice(&xid.0[1..]), None);
+        assert!(ParseXidError.to_string().contains("32 hexadecimal digits"));
+    }
+
+    #[test]
     fn time_saturates() {
         assert_eq!(Timestamp::MAX.after_ms(1), Timestamp::MAX);
         assert_eq!(Timestamp(5).ms_since(Timestamp(7)), 0);

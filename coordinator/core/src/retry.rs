@@ -116,4 +116,11 @@ mod tests {
         assert_ne!(delay, policy.delay_ms(XID, 2, 2));
         assert_ne!(delay, policy.delay_ms(XID, 1, 3));
     }
+
+    #[test]
+    fn the_mixing_function_is_split_mix() {
+        // The first two numbers of SplitMix64 from seed 0, as its authors print them.
+        assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(mix(0x9e37_79b9_7f4a_7c15), 0x6e78_9e6a_a1b9_65f4);
+    }
 }

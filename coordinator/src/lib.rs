@@ -26,14 +26,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tercet_proto::admin::v1::admin_server::AdminServer;
-use tercet_proto::coordinator::v1::coordinator_server::CoordinatorServer;
-use tercet_proto::participant::v1::sessions_server::SessionsServer;
+use tercet_proto::admin::v1::admin_server::{self, AdminServer};
+use tercet_proto::coordinator::v1::coordinator_server::{self, CoordinatorServer};
+use tercet_proto::participant::v1::sessions_server::{self, SessionsServer};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_cron_scheduler::JobScheduler;
 use tonic::transport::server::{Router, Server, TcpIncoming};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
 use crate::clock::{Clock, SystemClock};
@@ -137,16 +139,17 @@ pub async fn serve<S: Store>(
         settings,
         clock: clock.clone(),
     };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    report(&health, ServingStatus::Serving).await;
     let router = router(
         api::coordinator::Service::new(store, inbox.clone()),
         api::sessions::Service::new(sessions, inbox, clock),
         admin,
     )
-    .await;
+    .add_service(health_service);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (close, closing) = oneshot::channel::<()>();
-    let closing = async { drop(closing.await) };
-    let mut server = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closing).fuse());
+    let mut server = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closing.map(drop)).fuse());
     // The server takes connections from the moment it is first polled; the port holds them until then.
     ready.send(address).ok();
     info!(%address, node = config.node, epoch = beat.epoch, "ready");
@@ -157,6 +160,7 @@ pub async fn serve<S: Store>(
     };
     if result.is_ok() {
         info!("stopping: nothing new, what is under way ends");
+        report(&health, ServingStatus::NotServing).await;
         stop.send(true).ok();
         drain(&mut server, &mut driven, Duration::from_millis(config.stop_grace_ms)).await;
     }
@@ -221,15 +225,18 @@ fn connected(sessions: &Sessions) -> scanner::Services {
     Box::new(move || sessions.connected())
 }
 
-async fn router<S: Store>(
+/// Tells the same of the process and of each of its services.
+async fn report(health: &HealthReporter, status: ServingStatus) {
+    for service in ["", coordinator_server::SERVICE_NAME, sessions_server::SERVICE_NAME, admin_server::SERVICE_NAME] {
+        health.set_service_status(service, status).await;
+    }
+}
+
+fn router<S: Store>(
     coordinator: api::coordinator::Service<S>,
     sessions: api::sessions::Service,
     admin: api::admin::Service<S>,
 ) -> Router {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<CoordinatorServer<api::coordinator::Service<S>>>().await;
-    health.set_serving::<SessionsServer<api::sessions::Service>>().await;
-    health.set_serving::<AdminServer<api::admin::Service<S>>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(tercet_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -242,6 +249,5 @@ async fn router<S: Store>(
         .add_service(CoordinatorServer::new(coordinator).max_decoding_message_size(message))
         .add_service(SessionsServer::new(sessions).max_decoding_message_size(message))
         .add_service(AdminServer::new(admin))
-        .add_service(health_service)
         .add_service(reflection)
 }

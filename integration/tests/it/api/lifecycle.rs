@@ -26,6 +26,8 @@ async fn a_stop_takes_nothing_new_and_ends_what_is_under_way() {
     let party = Party::join(&coordinator, "shop", |_| Say::Held).await;
     let mut client = coordinator.client();
     let mut waiting = client.clone();
+    let mut health = HealthClient::new(coordinator.raw());
+    health.check(health::HealthCheckRequest::default()).await.expect("it answers");
     let ends = tokio::spawn(async move { submit(&mut waiting, patient(1), pb::Wait::Ended).await });
     party.hears("try", 1, 1).await;
     let stopped = tokio::spawn(coordinator.stop());
@@ -33,6 +35,8 @@ async fn a_stop_takes_nothing_new_and_ends_what_is_under_way() {
     assert_eq!(reason(&error, Code::Unavailable), "STOPPING");
     assert!(tonic_types::StatusExt::get_details_retry_info(&error).is_some());
     assert!(!stopped.is_finished(), "something is under way");
+    let answer = health.check(health::HealthCheckRequest::default()).await.expect("it goes on answering");
+    assert_eq!(answer.into_inner().status(), health::health_check_response::ServingStatus::NotServing);
     party.let_through(1_000);
     let view = in_time("the end", ends).await.expect("it does not panic").expect("it is under way");
     assert_eq!(view.status(), pb::Status::Confirmed);
@@ -158,7 +162,7 @@ async fn nothing_that_was_acknowledged_is_lost_in_kills_under_load() {
                 })
             })
             .collect();
-        until("some work", async || (coordinator.statistics().await.ended > 50).then_some(())).await;
+        until("some work", async || (coordinator.statistics().await.ended > 150).then_some(())).await;
         coordinator.kill().await;
         for task in tasks {
             acknowledged.extend(in_time("a client's last error", task).await.expect("it does not panic"));

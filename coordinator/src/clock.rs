@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tercet_core::Timestamp;
+use tokio::time::Instant;
 
 /// Tells the time. Never goes back.
 pub trait Clock: Send + Sync + 'static {
@@ -49,7 +50,12 @@ impl SystemClock {
     pub fn start() -> Self {
         // A system whose time lies before 1970 has no time: counting starts at 0.
         let start_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        Self { shared: Arc::new(Shared { start: Instant::now(), start_ms: AtomicU64::new(start_ms) }) }
+        Self::at(Timestamp(start_ms))
+    }
+
+    /// A clock that shows `now` and goes on from there, for simulations of processes whose system tells a wrong time.
+    pub fn at(now: Timestamp) -> Self {
+        Self { shared: Arc::new(Shared { start: Instant::now(), start_ms: AtomicU64::new(now.0) }) }
     }
 
     fn passed_ms(&self) -> u64 {

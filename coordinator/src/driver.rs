@@ -5,7 +5,7 @@
 //! First run, answer, timer and recovery all end in [`Driver::feed`].
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,7 +65,7 @@ pub struct Driver<S, C, K> {
     xids: XidSource,
     slots: HashMap<Xid, Box<Slot>>,
     /// Branches that wait for a service to connect.
-    unreachable: HashMap<String, HashSet<(Xid, u8)>>,
+    unreachable: HashMap<String, BTreeSet<(Xid, u8)>>,
     timers: BinaryHeap<Reverse<(Timestamp, Xid)>>,
     queued: Vec<Write>,
     commit: Option<Commit>,
@@ -328,7 +328,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                 let service = &slot.live.plan.branches[usize::from(call.branch)].service;
                 match self.unreachable.get_mut(service) {
                     Some(waiting) => drop(waiting.insert((xid, call.branch))),
-                    None => drop(self.unreachable.insert(service.clone(), HashSet::from([(xid, call.branch)]))),
+                    None => drop(self.unreachable.insert(service.clone(), BTreeSet::from([(xid, call.branch)]))),
                 }
                 self.reply(unreachable, now);
             }

@@ -46,6 +46,11 @@ impl Service {
     }
 }
 
+/// What a participant sends, whatever carries it.
+pub trait Uplink: Stream<Item = Result<pb::OpenRequest, Status>> + Unpin + Send + 'static {}
+
+impl<U: Stream<Item = Result<pb::OpenRequest, Status>> + Unpin + Send + 'static> Uplink for U {}
+
 type Streamed = Pin<Box<dyn Stream<Item = Result<pb::OpenResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -53,7 +58,19 @@ impl Contract for Service {
     type OpenStream = Streamed;
 
     async fn open(&self, request: Request<Streaming<pb::OpenRequest>>) -> Result<Response<Self::OpenStream>, Status> {
-        let mut up = request.into_inner();
+        Ok(Response::new(Box::pin(self.session(request.into_inner()).await?)))
+    }
+}
+
+impl Service {
+    /// Opens a session: what comes back goes down to the participant.
+    ///
+    /// # Errors
+    /// When it does not register as it must. The status tells the participant why.
+    pub async fn session<U: Uplink>(
+        &self,
+        mut up: U,
+    ) -> Result<ReceiverStream<Result<pb::OpenResponse, Status>>, Status> {
         let first = tokio::time::timeout(Duration::from_millis(REGISTER_MS_MAX), up.next()).await;
         let Ok(Some(Ok(pb::OpenRequest { message: Some(Up::Register(register)) }))) = first else {
             let limit = format!("the first message, within {REGISTER_MS_MAX} ms");
@@ -71,7 +88,7 @@ impl Contract for Service {
         info!(service = register.service, instance = register.instance, version = register.version, "session opened");
         let served = Served { service: self.clone(), name: register.service, instance: register.instance, id, down };
         tokio::spawn(served.run(up, first));
-        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+        Ok(ReceiverStream::new(responses))
     }
 }
 
@@ -113,7 +130,7 @@ struct Served {
 }
 
 impl Served {
-    async fn run(self, mut up: Streaming<pb::OpenRequest>, first: bool) {
+    async fn run<U: Uplink>(self, mut up: U, first: bool) {
         if first && self.service.inbox.send(Input::Connected { service: self.name.clone() }).await.is_err() {
             return;
         }
@@ -130,12 +147,17 @@ impl Served {
     }
 
     /// Until the session ends; says why.
-    async fn listen(&self, up: &mut Streaming<pb::OpenRequest>) -> &'static str {
+    async fn listen<U: Uplink>(&self, up: &mut U) -> &'static str {
         let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS.into()));
         let silence_max = Duration::from_millis(SILENCE_MS_MAX.into());
         let mut heard = Instant::now();
         loop {
+            // In this order: a simulation can run it again, and what came while this process stood still is heard
+            // before anyone is called silent.
             tokio::select! {
+                biased;
+                () = self.service.inbox.closed() => return "the coordinator stops",
+                () = self.down.closed() => return "it reads no more",
                 message = up.next() => {
                     heard = Instant::now();
                     match message {
@@ -159,8 +181,6 @@ impl Served {
                         return "it does not read";
                     }
                 }
-                () = self.down.closed() => return "it reads no more",
-                () = self.service.inbox.closed() => return "the coordinator stops",
             }
         }
     }

@@ -33,6 +33,7 @@ struct Tables {
 
 struct Node {
     epoch: u64,
+    beat_at: Timestamp,
     lease_until: Timestamp,
 }
 
@@ -40,6 +41,13 @@ impl MemoryStore {
     /// An empty one.
     pub fn new(clock: impl Clock) -> Self {
         Self { clock: Arc::new(clock), tables: Arc::default() }
+    }
+
+    /// The same store under the clock of the next process that opens it, which is raised above every time stored.
+    #[must_use]
+    pub fn reopen(&self, clock: impl Clock) -> Self {
+        clock.raise(self.tables().latest());
+        Self { clock: Arc::new(clock), tables: Arc::clone(&self.tables) }
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -139,12 +147,13 @@ impl Store for MemoryStore {
     async fn beat(&self, node: u16, epoch: Option<u64>, lease_ms: u64) -> Result<Beat, Error> {
         let now = self.clock.now();
         let mut tables = self.tables();
-        let row = tables.nodes.entry(node).or_insert(Node { epoch: 0, lease_until: Timestamp(0) });
+        let row = tables.nodes.entry(node).or_insert(Node { epoch: 0, beat_at: now, lease_until: now });
         match epoch {
             None => row.epoch += 1,
             Some(epoch) if epoch != row.epoch => return Err(Error::Superseded { node, epoch }),
             Some(_) => {}
         }
+        row.beat_at = now;
         row.lease_until = now.after_ms(lease_ms);
         let epoch = row.epoch;
         let count = |status| tables.compensations.values().filter(|row| row.status == status).count() as u64;
@@ -170,6 +179,13 @@ impl Store for MemoryStore {
 }
 
 impl Tables {
+    fn latest(&self) -> Timestamp {
+        let made = self.records.keys().next_back().map(|xid| xid.created_at());
+        let ended = self.records.values().filter_map(|record| record.ended_at);
+        let beats = self.nodes.values().map(|node| node.beat_at);
+        made.into_iter().chain(ended).chain(beats).max().unwrap_or_default()
+    }
+
     fn write(&mut self, write: Write, now: Timestamp) -> Written {
         if let Some(why) = refusal(&write) {
             return Written::Refused(why.to_owned());

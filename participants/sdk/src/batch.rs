@@ -81,7 +81,7 @@ pub struct Executor<Db: Dialect> {
     fence_id: Option<[u8; 16]>,
     suspects: Mutex<Suspects>,
     forgotten: tokio::sync::Mutex<Round>,
-    pub(crate) clock: StoreClock,
+    clock: StoreClock,
 }
 
 impl<Db: Dialect> Executor<Db> {
@@ -105,8 +105,8 @@ impl<Db: Dialect> Executor<Db> {
         }
     }
 
-    /// What a session says first.
-    pub(crate) fn register(&self) -> pb::Register {
+    /// What a session says first, but for what belongs to the process: its instance, version and window.
+    pub fn register(&self) -> pb::Register {
         let actions = self.actions.iter().map(|action| pb::Action {
             name: action.name.to_owned(),
             operations: action.handler.operations().iter().map(|operation| operation.on_the_wire().into()).collect(),
@@ -117,6 +117,11 @@ impl<Db: Dialect> Executor<Db> {
             fence_id: self.fence_id.unwrap_or_default().to_vec().into(),
             ..pb::Register::default()
         }
+    }
+
+    /// Takes the coordinator's time, as its welcome and its heartbeats bring it.
+    pub fn hear(&self, now_ms: u64) {
+        self.clock.read(now_ms);
     }
 
     /// Runs the calls and answers each, in their order. Never fails: where anything may have happened, the reply

@@ -136,7 +136,7 @@ impl<'a, Db: Dialect> Session<'a, Db> {
         };
         let (mut down, welcome) = opened.unwrap_or(Err(Ended::Silent(OPEN_MAX)))?;
         *welcomed = true;
-        self.executor.clock.read(welcome.now_ms);
+        self.executor.hear(welcome.now_ms);
         registered.send_replace(true);
         info!(coordinator = self.coordinator, service = register.service, "session registered");
         let mut running = FuturesUnordered::new();
@@ -207,7 +207,7 @@ impl<'a, Db: Dialect> Session<'a, Db> {
                     match message?.ok_or(Ended::Closed)?.message {
                         Some(Down::Calls(calls)) => running.push(self.run_batch(calls)),
                         Some(Down::Forget(forget)) => running.push(self.forget(forget)),
-                        Some(Down::Heartbeat(heartbeat)) => self.executor.clock.read(heartbeat.now_ms),
+                        Some(Down::Heartbeat(heartbeat)) => self.executor.hear(heartbeat.now_ms),
                         Some(Down::Registered(_)) | None => {}
                     }
                 }

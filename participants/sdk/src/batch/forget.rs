@@ -23,7 +23,7 @@ pub(super) struct Round {
 impl<Db: Dialect> Executor<Db> {
     /// Raises the floor, and then deletes the rows of the transactions that the call before this one named: every call
     /// of theirs that was under way then has met the raised floor since.
-    pub(crate) async fn forget(&self, floor_ms: u64, mut xids: Vec<Xid>) {
+    pub async fn forget(&self, floor_ms: u64, mut xids: Vec<Xid>) {
         if self.fence_id.is_none() {
             return;
         }

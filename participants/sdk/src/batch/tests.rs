@@ -71,7 +71,7 @@ async fn a_handler_ends_with_the_time_of_its_call_and_leaves_nothing() {
     let gate = Gate::new(0);
     let service = Service::new("shop", [pool.clone()]).tcc(TAKE, Shop(Arc::clone(&gate)));
     let executor = service.executor().await.unwrap();
-    executor.clock.read(900);
+    executor.hear(900);
     let run = tokio::time::timeout(Duration::from_secs(3), executor.run(vec![call(1, Try, 7)]));
     assert_eq!(answers(run.await.expect("its time is 100 ms")), [unknown("the calls' time was over")]);
     assert_eq!(gate.came.available_permits(), 1);
@@ -200,7 +200,7 @@ fn a_bounded_number_of_suspects_is_remembered() {
 async fn a_call_that_is_late_already_touches_nothing_and_costs_the_others_nothing() {
     let (_folder, pool) = shop_database().await;
     let executor = shop(&pool).executor().await.unwrap();
-    executor.clock.read(1_001);
+    executor.hear(1_001);
     let in_time = Call { not_after_ms: 60_000, ..call(2, Try, 7) };
     let replies = answers(executor.run(vec![call(1, Try, 7), in_time]).await);
     assert_eq!(replies, [reply::Answer::NotNowMs(0), done("held")]);

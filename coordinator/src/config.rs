@@ -17,9 +17,13 @@ pub enum LogFormat {
 /// What `tercet serve` can be told. Limits that are not here are in [`crate::limits`].
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Where initiators, participants and operators connect.
+    /// Where initiators and participants connect.
     #[arg(long, env = "TERCET_LISTEN", default_value = "127.0.0.1:7070")]
     pub listen: SocketAddr,
+
+    /// Where operators connect.
+    #[arg(long, env = "TERCET_ADMIN_LISTEN", default_value = "127.0.0.1:7069")]
+    pub admin_listen: SocketAddr,
 
     /// Where Prometheus scrapes /metrics; leave it out for none.
     #[arg(long, env = "TERCET_METRICS")]

@@ -47,16 +47,16 @@ struct Cli {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Every command")]
 struct Common {
-    /// The coordinator to ask, or several with commas: the first
+    /// Where the coordinator listens for operators, or several with commas: the first
     #[arg(
         hide_env_values = true,
         long,
         global = true,
         value_name = "ADDR",
-        env = "TERCET_COORDINATOR",
-        default_value = "http://127.0.0.1:7070"
+        env = "TERCET_ADMIN",
+        default_value = "http://127.0.0.1:7069"
     )]
-    coordinator: String,
+    admin: String,
 
     /// Write one JSON document, for programs
     #[arg(long, global = true)]
@@ -100,15 +100,13 @@ enum Ask {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// It can not be an address at all.
-    #[error("--coordinator {address:?} {why}; give one such as http://127.0.0.1:7070")]
+    #[error("--admin {address:?} {why}; give one such as http://127.0.0.1:7069")]
     Address { address: String, why: &'static str },
     /// The coordinator does not take what was asked.
     #[error("the coordinator refused: {0}")]
     Refused(String),
     /// Nobody answers.
-    #[error(
-        "no coordinator answers at {address} ({cause}): start one with `tercet serve`, or name it with --coordinator"
-    )]
+    #[error("no coordinator answers at {address} ({cause}): start one with `tercet serve`, or name it with --admin")]
     Unreachable { address: String, cause: String },
     /// It does not know the transaction.
     #[error("there is no transaction {0}: it may have been deleted, as ended ones are in time; see `tercet tx list`")]
@@ -160,7 +158,7 @@ fn ask_and_show(ask: Ask, common: &Common) -> ExitCode {
     let mut stdout = std::io::stdout().lock();
     let color = stdout.is_terminal() && !common.no_color;
     let mut screen = Screen::new(&mut stdout, common.json, color, SystemClock::start());
-    runtime.block_on(run(ask, &common.coordinator, &mut screen)).unwrap_or_else(|error| {
+    runtime.block_on(run(ask, &common.admin, &mut screen)).unwrap_or_else(|error| {
         let code = error.exit_code();
         if code != ExitCode::SUCCESS {
             eprintln!("tercet: {error}");

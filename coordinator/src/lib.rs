@@ -17,6 +17,7 @@ pub mod node;
 pub mod plan;
 pub mod request;
 pub mod scanner;
+pub mod server;
 pub mod session;
 pub mod store;
 pub mod writer;
@@ -26,16 +27,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tercet_proto::admin::v1::admin_server::{self, AdminServer};
-use tercet_proto::coordinator::v1::coordinator_server::{self, CoordinatorServer};
-use tercet_proto::participant::v1::sessions_server::{self, SessionsServer};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_cron_scheduler::JobScheduler;
-use tonic::transport::server::{Router, Server, TcpIncoming};
 use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
 use crate::clock::{Clock, SystemClock};
@@ -43,6 +38,7 @@ use crate::config::{Config, LEASE_MS};
 use crate::driver::{Driver, Gauges, Settings};
 use crate::request::Input;
 use crate::scanner::Scanner;
+use crate::server::{Addresses, Ports, Services, report};
 use crate::session::Sessions;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Owner, Store};
@@ -53,9 +49,11 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// Why a coordinator did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its port can not be had: another process has it, or the address is not this machine's.
-    #[error("can not listen on {address}: {source}")]
+    /// A port can not be had: another process has it, or the address is not this machine's.
+    #[error("{setting}: can not listen on {address}: {source}")]
     Listen {
+        /// Which setting names it.
+        setting: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -72,32 +70,24 @@ pub enum Error {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Runs a coordinator on its embedded store until `shutdown` ends. `ready` hears the address once calls are served.
+/// Runs a coordinator on its embedded store until `shutdown` ends. `ready` hears the addresses once calls are served.
 ///
 /// # Errors
 /// When it can not start, or when another start of the same node has taken over.
 pub async fn run(
     config: Config,
-    ready: oneshot::Sender<SocketAddr>,
+    ready: oneshot::Sender<Addresses>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
     let clock = SystemClock::start();
-    let listener = listen(config.listen).await?;
+    let ports = Ports::open(&config).await?;
     let store = Arc::new(SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?);
-    let result = serve(Arc::clone(&store), clock, listener, config, ready, shutdown).await;
+    let result = serve(Arc::clone(&store), clock, ports, config, ready, shutdown).await;
     // What was under way when the grace period ended may still hold the store; then the next start finds a longer log.
     if let Some(store) = Arc::into_inner(store) {
         store.close().await?;
     }
     result
-}
-
-/// Takes a port.
-///
-/// # Errors
-/// When it can not be had.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
 }
 
 /// Runs a coordinator on a store until `shutdown` ends, and then at most the grace period of the configuration longer.
@@ -107,9 +97,9 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 pub async fn serve<S: Store>(
     store: Arc<S>,
     clock: SystemClock,
-    listener: TcpListener,
+    ports: Ports,
     config: Config,
-    ready: oneshot::Sender<SocketAddr>,
+    ready: oneshot::Sender<Addresses>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
     let beat = store.beat(config.node, None, LEASE_MS).await?;
@@ -131,28 +121,25 @@ pub async fn serve<S: Store>(
     let work = background(parts, connected(&sessions), tick, &config, superseded);
     let mut driven = tokio::spawn(driver.run(stopping));
 
-    let address = listener.local_addr().unwrap_or(config.listen);
+    let addresses = ports.addresses().unwrap_or(Addresses { listen: config.listen, admin: config.admin_listen });
+    let coordinator = api::coordinator::Service::new(Arc::clone(&store), inbox.clone());
     let admin = api::admin::Service {
-        store: Arc::clone(&store),
+        coordinator: coordinator.clone(),
+        store,
         sessions: sessions.clone(),
         gauges,
         settings,
         clock: clock.clone(),
     };
+    let services = Services { coordinator, sessions: api::sessions::Service::new(sessions, inbox, clock), admin };
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::Serving).await;
-    let router = router(
-        api::coordinator::Service::new(store, inbox.clone()),
-        api::sessions::Service::new(sessions, inbox, clock),
-        admin,
-    )
-    .add_service(health_service);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (close, closing) = oneshot::channel::<()>();
-    let mut server = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closing.map(drop)).fuse());
-    // The server takes connections from the moment it is first polled; the port holds them until then.
-    ready.send(address).ok();
-    info!(%address, node = config.node, epoch = beat.epoch, "ready");
+    let closing = closing.map(drop).shared();
+    let mut server = std::pin::pin!(services.serve(ports, health_service, closing).fuse());
+    // The server takes connections from the moment it is first polled; the ports hold them until then.
+    ready.send(addresses).ok();
+    info!(address = %addresses.listen, admin = %addresses.admin, node = config.node, epoch = beat.epoch, "ready");
     let result = tokio::select! {
         served = &mut server => served.map_err(Error::Serve),
         fatal = &mut ended => fatal.map_or(Ok(()), |error| Err(Error::Store(error))),
@@ -223,31 +210,4 @@ async fn drain(server: impl Future, driven: &mut JoinHandle<()>, grace: Duration
 fn connected(sessions: &Sessions) -> scanner::Services {
     let sessions = sessions.clone();
     Box::new(move || sessions.connected())
-}
-
-/// Tells the same of the process and of each of its services.
-async fn report(health: &HealthReporter, status: ServingStatus) {
-    for service in ["", coordinator_server::SERVICE_NAME, sessions_server::SERVICE_NAME, admin_server::SERVICE_NAME] {
-        health.set_service_status(service, status).await;
-    }
-}
-
-fn router<S: Store>(
-    coordinator: api::coordinator::Service<S>,
-    sessions: api::sessions::Service,
-    admin: api::admin::Service<S>,
-) -> Router {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(tercet_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors are made by the build");
-    let message = limits::MESSAGE_BYTES_MAX + limits::BODY_BYTES_MAX;
-    Server::builder()
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .add_service(CoordinatorServer::new(coordinator).max_decoding_message_size(message))
-        .add_service(SessionsServer::new(sessions).max_decoding_message_size(message))
-        .add_service(AdminServer::new(admin))
-        .add_service(reflection)
 }

@@ -77,6 +77,9 @@ pub struct Config {
     /// A coordinator that runs already, host:port; else one is started
     #[arg(long)]
     pub coordinator: Option<String>,
+    /// Where that one listens for operators
+    #[arg(long, requires = "coordinator", default_value = "127.0.0.1:7069")]
+    pub admin: String,
 }
 
 /// The servers of a run. They are killed, and their folder is removed, when it is dropped.
@@ -90,7 +93,7 @@ impl Stage {
     async fn start(kind: Kind, config: &Config) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let coordinator = match &config.coordinator {
-            Some(address) => Coordinator::connect(address)?,
+            Some(address) => Coordinator::connect(address, &config.admin)?,
             None => Coordinator::start(folder.path()).await?,
         };
         let mut participants = match kind.filling(config.seconds + config.warmup) {

@@ -183,21 +183,22 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// How to start one with its data in `folder`, and its address.
+    /// How to start one with its data in `folder`, and where it listens for participants and for operators.
     ///
     /// # Errors
     /// When the program was not built, or there is no port.
-    pub fn spec(folder: &Path) -> anyhow::Result<(Spec, String)> {
-        let address = format!("127.0.0.1:{}", free_port()?);
+    pub fn spec(folder: &Path) -> anyhow::Result<(Spec, String, String)> {
+        let (address, admin) = (format!("127.0.0.1:{}", free_port()?), format!("127.0.0.1:{}", free_port()?));
         let spec = Spec::new("coordinator", "tercet", "tercet-coordinator", folder)?
             .word("serve")
             .with("--listen", &address)
+            .with("--admin-listen", &admin)
             .with("--data", folder.join("coordinator"))
             // What has ended is looked at afterwards.
             .with("--retention-seconds", "86400")
             .with("--retention-max", "100000000")
             .with("--log-filter", "warn");
-        Ok((spec, format!("http://{address}")))
+        Ok((spec, format!("http://{address}"), format!("http://{admin}")))
     }
 
     /// Starts one with its data in `folder`, and waits until it is ready.
@@ -205,22 +206,22 @@ impl Coordinator {
     /// # Errors
     /// When it does not get ready.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
-        let (spec, url) = Self::spec(folder)?;
-        let mut coordinator = Self::connect(&url)?;
+        let (spec, url, admin) = Self::spec(folder)?;
+        let mut coordinator = Self::connect(&url, &admin)?;
         coordinator.process = Some(spec.start()?);
         coordinator.wait_ready().await?;
         Ok(coordinator)
     }
 
-    /// The one at this address, `host:port` or a URL.
+    /// The one at these addresses, each `host:port` or a URL.
     ///
     /// # Errors
-    /// When the address can not be read.
-    pub fn connect(address: &str) -> anyhow::Result<Self> {
-        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let endpoint = Endpoint::from_shared(url.clone()).with_context(|| format!("the address {address:?}"))?;
+    /// When an address can not be read.
+    pub fn connect(address: &str, admin: &str) -> anyhow::Result<Self> {
+        let url = |text: &str| if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let endpoint = Endpoint::from_shared(url(admin)).with_context(|| format!("the address {admin:?}"))?;
         let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(5));
-        Ok(Self { process: None, url, admin: AdminClient::new(endpoint.connect_lazy()) })
+        Ok(Self { process: None, url: url(address), admin: AdminClient::new(endpoint.connect_lazy()) })
     }
 
     /// Waits until it answers, and says how long that took.

@@ -1,13 +1,17 @@
 //! `tercet.admin.v1.Admin`: what operators call.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use tercet_core::{Progress, Xid};
 use tercet_proto::admin::v1 as pb;
 use tercet_proto::admin::v1::admin_server::Admin;
+use tercet_proto::coordinator::v1 as coordinator;
+use tercet_proto::coordinator::v1::coordinator_server::Coordinator;
 use tonic::{Request, Response, Status};
 
 use super::errors;
@@ -24,8 +28,9 @@ use crate::{limits, names};
 const UNFINISHED_MAX: u64 = 10_000;
 
 /// The service.
-#[derive(Clone)]
 pub struct Service<S> {
+    /// What initiators ask, for what operators ask too.
+    pub coordinator: super::coordinator::Service<S>,
     /// What it reads.
     pub store: Arc<S>,
     /// Who is connected.
@@ -183,6 +188,32 @@ fn waited_for(live: &Live) -> BTreeSet<&str> {
 
 #[tonic::async_trait]
 impl<S: Store> Admin for Service<S> {
+    async fn get_transaction(
+        &self,
+        request: Request<pb::GetTransactionRequest>,
+    ) -> Result<Response<pb::GetTransactionResponse>, Status> {
+        use pb::get_transaction_request::Key as Asked;
+        let key = request.into_inner().key.map(|key| match key {
+            Asked::Xid(xid) => coordinator::get_request::Key::Xid(xid),
+            Asked::IdempotencyKey(key) => coordinator::get_request::Key::IdempotencyKey(key),
+        });
+        let found = self.coordinator.get(Request::new(coordinator::GetRequest { key })).await?;
+        Ok(found.map(|found| pb::GetTransactionResponse { transaction: found.transaction }))
+    }
+
+    type WatchTransactionStream = Pin<Box<dyn Stream<Item = Result<pb::WatchTransactionResponse, Status>> + Send>>;
+
+    async fn watch_transaction(
+        &self,
+        request: Request<pb::WatchTransactionRequest>,
+    ) -> Result<Response<Self::WatchTransactionStream>, Status> {
+        let xid = request.into_inner().xid;
+        let changes = self.coordinator.watch(Request::new(coordinator::WatchRequest { xid })).await?.into_inner();
+        let changes =
+            changes.map(|change| change.map(|change| pb::WatchTransactionResponse { transaction: change.transaction }));
+        Ok(Response::new(Box::pin(changes)))
+    }
+
     async fn list_transactions(
         &self,
         request: Request<pb::ListTransactionsRequest>,

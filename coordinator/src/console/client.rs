@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tercet_proto::admin::v1::admin_client::AdminClient;
-use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -18,11 +17,9 @@ pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A page of transactions with all their results is large.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// A connected coordinator.
+/// A connected coordinator's port for operators.
 pub(super) struct Client {
-    /// For transactions.
-    pub coordinator: CoordinatorClient<Channel>,
-    /// For everything else.
+    /// What it answers.
     pub admin: AdminClient<Channel>,
     /// As it was given.
     address: String,
@@ -40,11 +37,7 @@ impl Client {
 
     /// Over a channel that is connected already.
     pub(super) fn new(channel: Channel, address: String) -> Self {
-        Self {
-            coordinator: CoordinatorClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
-            admin: AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
-            address,
-        }
+        Self { admin: AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX), address }
     }
 
     /// What a status of this coordinator means for whoever asked about `what`.
@@ -144,15 +137,12 @@ mod tests {
     #[test]
     fn addresses_are_read_with_and_without_scheme_and_of_several_the_first() {
         let read = |text| endpoint(text).map(|endpoint| endpoint.uri().to_string()).map_err(|error| error.to_string());
-        let hint = "; give one such as http://127.0.0.1:7070";
-        assert_eq!(read("http://127.0.0.1:7070"), Ok("http://127.0.0.1:7070/".into()));
-        assert_eq!(read("node-1:7070, node-2:7070"), Ok("http://node-1:7070/".into()));
-        assert_eq!(read("[::1]:7070"), Ok("http://[::1]:7070/".into()));
-        assert_eq!(read("localhost"), Err(format!("--coordinator \"localhost\" has no port{hint}")));
-        assert_eq!(
-            read("https://a:1"),
-            Err(format!("--coordinator \"https://a:1\" has another scheme than http{hint}"))
-        );
-        assert_eq!(read("a b"), Err(format!("--coordinator \"a b\" is not an address{hint}")));
+        let hint = "; give one such as http://127.0.0.1:7069";
+        assert_eq!(read("http://127.0.0.1:7069"), Ok("http://127.0.0.1:7069/".into()));
+        assert_eq!(read("node-1:7069, node-2:7069"), Ok("http://node-1:7069/".into()));
+        assert_eq!(read("[::1]:7069"), Ok("http://[::1]:7069/".into()));
+        assert_eq!(read("localhost"), Err(format!("--admin \"localhost\" has no port{hint}")));
+        assert_eq!(read("https://a:1"), Err(format!("--admin \"https://a:1\" has another scheme than http{hint}")));
+        assert_eq!(read("a b"), Err(format!("--admin \"a b\" is not an address{hint}")));
     }
 }

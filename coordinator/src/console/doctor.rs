@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use tercet_core::Timestamp;
 use tercet_proto::admin::v1 as pb;
-use tercet_proto::coordinator::v1::coordinator_server::SERVICE_NAME;
+use tercet_proto::admin::v1::admin_server::SERVICE_NAME;
 use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -133,12 +133,11 @@ async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
                 |_| "no answer".to_owned(),
                 |error| error.map_or_else(|error| error.to_string(), |_| String::new()),
             );
-            let remedy = "start a coordinator with `tercet serve`, or name its address with --coordinator";
+            let remedy = "start a coordinator with `tercet serve`, or name its admin address with --admin";
             return checks.push(failed("connection", format!("{host}:{port}: {cause}"), remedy));
         }
     }
-    let shown = shown(&endpoint);
-    let channel = match endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await {
+    let channel = match endpoint.clone().connect_timeout(CONNECT_TIMEOUT).connect().await {
         Ok(channel) => channel,
         Err(error) => return checks.push(failed("health", root(&error), NOT_A_COORDINATOR)),
     };
@@ -153,7 +152,7 @@ async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     }
     checks.push(passed("health", "speaks gRPC and is serving"));
 
-    let mut client = Client::new(channel, shown.clone());
+    let mut client = Client::new(channel, shown(&endpoint));
     let before = screen.now();
     let statistics = client.admin.get_statistics(request(pb::GetStatisticsRequest::default())).await;
     let after = screen.now();
@@ -171,7 +170,7 @@ async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     match unfinished {
         Ok(response) => {
             let unfinished = response.into_inner();
-            checks.push(participants(&unfinished, after, &shown));
+            checks.push(participants(&unfinished, after));
             checks.push(parked(unfinished.parked));
         }
         Err(status) => {
@@ -181,10 +180,11 @@ async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     }
 }
 
-const NOT_A_COORDINATOR: &str = "is this port a coordinator's? `tercet serve` listens on 7070 unless told otherwise";
+const NOT_A_COORDINATOR: &str =
+    "is this port a coordinator's? `tercet serve` listens for operators on 7069 unless told otherwise";
 
 async fn resolve(address: &str) -> Result<(tonic::transport::Endpoint, String, String, u16), Check> {
-    let remedy = "name a coordinator such as http://127.0.0.1:7070 with --coordinator or TERCET_COORDINATOR";
+    let remedy = "name a coordinator's admin port such as http://127.0.0.1:7069 with --admin or TERCET_ADMIN";
     let endpoint = endpoint(address).map_err(|error| failed("address", error.to_string(), remedy))?;
     let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = endpoint.uri().port_u16().unwrap_or_default();
@@ -227,7 +227,7 @@ fn room(statistics: &pb::GetStatisticsResponse) -> Check {
     failed("room", detail, remedy)
 }
 
-fn participants(statistics: &pb::GetStatisticsResponse, now: Timestamp, address: &str) -> Check {
+fn participants(statistics: &pb::GetStatisticsResponse, now: Timestamp) -> Check {
     let missing: Vec<_> = statistics.waiting.iter().filter(|waiting| !waiting.connected).collect();
     if missing.is_empty() {
         if statistics.looked_at == 0 {
@@ -242,7 +242,7 @@ fn participants(statistics: &pb::GetStatisticsResponse, now: Timestamp, address:
         format!("{} is not connected ({waits}, the oldest {oldest})", waiting.service)
     });
     let detail = named.collect::<Vec<_>>().join("; ");
-    failed("participants", detail, format!("start an instance of it with --coordinator {address}, or look at its log"))
+    failed("participants", detail, "start an instance of it, or look at its log")
 }
 
 fn parked(number: u64) -> Check {
@@ -310,9 +310,9 @@ skipped  health        needs connection
             waiting: vec![waiting("coupon", false), waiting("stock", true)],
             ..pb::GetStatisticsResponse::default()
         };
-        let check = participants(&statistics, Timestamp(9_000), "http://a:1/");
+        let check = participants(&statistics, Timestamp(9_000));
         assert_eq!(check.detail, "coupon is not connected (2 transactions wait, the oldest 4s)");
         statistics.waiting.remove(0);
-        assert_eq!(participants(&statistics, Timestamp(9_000), "http://a:1/").outcome, Outcome::Passed);
+        assert_eq!(participants(&statistics, Timestamp(9_000)).outcome, Outcome::Passed);
     }
 }

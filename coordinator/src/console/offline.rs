@@ -98,7 +98,7 @@ async fn port(address: &str, connected: bool) -> Check {
     match TcpListener::bind((host, port)).await {
         Ok(_) => passed("port", format!("{host}:{port} is free")),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let remedy = "stop the process that has it, or let `serve` use another with --listen";
+            let remedy = "stop the process that has it, or let `serve` use another with --admin-listen";
             failed("port", format!("{host}:{port} is taken by something that does not answer"), remedy)
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {

@@ -66,7 +66,7 @@ pub(super) async fn run(mut client: Client, screen: &mut Screen<'_>) -> Result<(
 fn listing(statistics: &pb::GetStatisticsResponse) -> String {
     let rows: Vec<_> = statistics.participants.iter().map(row).collect();
     let participants = if rows.is_empty() {
-        "No service is connected: start one with --coordinator and this address".to_owned()
+        "No service is connected: start one with the coordinator's address as its --coordinator".to_owned()
     } else {
         table(&["SERVICE", "INSTANCE", "VERSION", "QUEUED", "IN FLIGHT"], rows, None, false)
     };

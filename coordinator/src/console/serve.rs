@@ -50,7 +50,7 @@ fn causes(error: &anyhow::Error) -> String {
 /// What a person can do about it.
 fn advice(error: &crate::Error) -> &'static str {
     match error {
-        crate::Error::Listen { .. } => "stop what has the port, or name another address with --listen",
+        crate::Error::Listen { .. } => "stop what has the port, or name another address",
         crate::Error::Schedule(_) => "give one such as \"*/5 * * * * *\", every five seconds, with --scanner-cron",
         crate::Error::Serve(_) => "look at the log above",
         crate::Error::Store(store::Error::Unavailable(_)) => "see `tercet doctor --data DIR`",
@@ -105,9 +105,9 @@ mod tests {
     #[test]
     fn a_failed_start_is_said_once_and_with_what_to_do() {
         let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
-        let taken = crate::Error::Listen { address: ([127, 0, 0, 1], 7070).into(), source: taken };
-        assert!(advice(&taken).contains("--listen"));
-        assert_eq!(causes(&taken.into()), "can not listen on 127.0.0.1:7070: address in use");
+        let taken = crate::Error::Listen { setting: "listen", address: ([127, 0, 0, 1], 7070).into(), source: taken };
+        assert!(advice(&taken).contains("another address"));
+        assert_eq!(causes(&taken.into()), "listen: can not listen on 127.0.0.1:7070: address in use");
         let locked = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let locked = crate::Error::Store(store::Error::Unwritable { path: "/data".into(), source: locked });
         assert_eq!(causes(&locked.into()), "can not write /data: permission denied");

@@ -15,21 +15,30 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 use crate::config::Config;
+use crate::server::Ports;
 use crate::store::MemoryStore;
 
-/// Starts a coordinator that lasts as long as the test, and tells its address.
-async fn coordinator() -> String {
-    let serve = ["tercet", "serve", "--listen", "127.0.0.1:0"];
+/// Where a coordinator is.
+struct Place {
+    /// For initiators and participants.
+    url: String,
+    admin: String,
+}
+
+/// Starts a coordinator that lasts as long as the test, and tells where.
+async fn coordinator() -> Place {
+    let serve = ["tercet", "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     let Command::Serve(config) = Cli::try_parse_from(serve).expect("good arguments").command else {
         panic!("it serves")
     };
     let clock = SystemClock::start();
-    let listener = crate::listen(config.listen).await.expect("a port");
+    let ports = Ports::open(&config).await.expect("two ports");
     let store = Arc::new(MemoryStore::new(clock.clone()));
     let (ready, address) = oneshot::channel();
     let config = Config { stop_grace_ms: 0, ..config };
-    tokio::spawn(crate::serve(store, clock, listener, config, ready, std::future::pending()));
-    format!("http://{}", address.await.expect("it starts"))
+    tokio::spawn(crate::serve(store, clock, ports, config, ready, std::future::pending()));
+    let addresses = address.await.expect("it starts");
+    Place { url: format!("http://{}", addresses.listen), admin: format!("http://{}", addresses.admin) }
 }
 
 /// Connects the service `stock`. Its tries of "no" are refused, its confirms of "stuck" too; all else is done.
@@ -104,12 +113,12 @@ async fn begin(address: &str, service: &str) {
 
 /// Runs a command line; what it wrote, and its exit code as the system sees it.
 async fn tercet(address: &str, arguments: &str) -> (String, u8) {
-    let all = ["tercet", "--coordinator", address].into_iter().chain(arguments.split_whitespace());
+    let all = ["tercet", "--admin", address].into_iter().chain(arguments.split_whitespace());
     let cli = Cli::try_parse_from(all).expect("good arguments");
     let mut out = Vec::new();
     let mut screen = Screen::new(&mut out, cli.common.json, false, SystemClock::start());
     let Command::Ask(ask) = cli.command else { panic!("{arguments} asks nobody") };
-    let result = run(ask, &cli.common.coordinator, &mut screen).await;
+    let result = run(ask, &cli.common.admin, &mut screen).await;
     let (code, error) = match result {
         Ok(code) => (code, String::new()),
         Err(error) => (error.exit_code(), error.to_string()),
@@ -132,21 +141,21 @@ fn outcome(report: &Value, name: &str) -> String {
 
 #[tokio::test]
 async fn transactions_are_shown_listed_and_followed() {
-    let address = coordinator().await;
-    stock(&address).await;
-    let confirmed = submit(&address, "stock", "yes", pb::Wait::Ended, 0).await;
-    let refused = submit(&address, "stock", "no", pb::Wait::Ended, 0).await;
-    let waiting = submit(&address, "absent", "wait", pb::Wait::Accepted, 0).await;
+    let Place { url, admin } = coordinator().await;
+    stock(&url).await;
+    let confirmed = submit(&url, "stock", "yes", pb::Wait::Ended, 0).await;
+    let refused = submit(&url, "stock", "no", pb::Wait::Ended, 0).await;
+    let waiting = submit(&url, "absent", "wait", pb::Wait::Accepted, 0).await;
 
-    let (text, code) = tercet(&address, &format!("tx get {refused}")).await;
+    let (text, code) = tercet(&admin, &format!("tx get {refused}")).await;
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("\n  status    cancelled\n  why       stock refused: sold out\n"), "{text}");
-    let found = json(&address, "tx get --key stock/yes").await;
+    let found = json(&admin, "tx get --key stock/yes").await;
     assert_eq!((&found["xid"], &found["status"]), (&confirmed.clone().into(), &"confirmed".into()));
     assert_eq!(found["branches"][0]["result_hex"], "6f6b");
 
     let listed = async |filter: &str| {
-        let page = json(&address, &format!("tx list {filter}")).await;
+        let page = json(&admin, &format!("tx list {filter}")).await;
         let xids = page["transactions"].as_array().expect("a list").iter();
         xids.map(|transaction| transaction["xid"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
     };
@@ -156,23 +165,23 @@ async fn transactions_are_shown_listed_and_followed() {
     assert_eq!(listed("--label for=yes").await, [&*confirmed]);
     assert_eq!(listed("--business-key item/no").await, [&*refused]);
     assert_eq!(listed(&format!("--before {refused}")).await, [&*confirmed]);
-    assert_eq!(json(&address, "tx list --limit 1").await["next"], *waiting);
-    let (text, _) = tercet(&address, "tx list --limit 2").await;
+    assert_eq!(json(&admin, "tx list --limit 1").await["next"], *waiting);
+    let (text, _) = tercet(&admin, "tx list --limit 2").await;
     let lines: Vec<_> = text.lines().collect();
     assert!(lines[0].starts_with("XID                                   MODE  STATUS     AGE "), "{text}");
     assert!(lines[2].starts_with(&format!("{refused}  tcc   cancelled  ")), "{text}");
     assert_eq!(lines.last(), Some(&&*format!("Older ones: --before {refused}")));
 
-    let (text, code) = tercet(&address, &format!("tx watch {confirmed}")).await;
+    let (text, code) = tercet(&admin, &format!("tx watch {confirmed}")).await;
     assert!(text.ends_with("  confirmed   1/1\n") && text.lines().count() == 1 && code == 0, "{text}");
 }
 
 #[tokio::test]
 async fn a_watch_ends_with_the_transaction() {
-    let address = coordinator().await;
-    let waiting = submit(&address, "absent", "wait", pb::Wait::Accepted, 200).await;
+    let Place { url, admin } = coordinator().await;
+    let waiting = submit(&url, "absent", "wait", pb::Wait::Accepted, 200).await;
     let watch = format!("tx watch {waiting} --json");
-    let watched = tokio::time::timeout(Duration::from_secs(20), tercet(&address, &watch)).await;
+    let watched = tokio::time::timeout(Duration::from_secs(20), tercet(&admin, &watch)).await;
     let (text, code) = watched.expect("it ends");
     let changes: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
     assert_eq!((&changes[0]["status"], code), (&"trying".into(), 0), "{text}");
@@ -183,29 +192,29 @@ async fn a_watch_ends_with_the_transaction() {
 
 #[tokio::test]
 async fn doctor_names_who_is_missing_and_counts_what_is_parked() {
-    let address = coordinator().await;
-    assert_eq!(tercet(&address, "doctor").await.1, 0, "{}", tercet(&address, "doctor").await.0);
-    stock(&address).await;
-    let parked = submit(&address, "stock", "stuck", pb::Wait::Decided, 0).await;
-    submit(&address, "absent", "wait", pb::Wait::Accepted, 0).await;
-    begin(&address, "elsewhere").await;
+    let Place { url, admin } = coordinator().await;
+    assert_eq!(tercet(&admin, "doctor").await.1, 0, "{}", tercet(&admin, "doctor").await.0);
+    stock(&url).await;
+    let parked = submit(&url, "stock", "stuck", pb::Wait::Decided, 0).await;
+    submit(&url, "absent", "wait", pb::Wait::Accepted, 0).await;
+    begin(&url, "elsewhere").await;
     // Bounded: parking is durable a moment after the decision.
     for _ in 0..200 {
-        if json(&address, "compensation list --status failed").await["compensations"] != Value::Array(vec![]) {
+        if json(&admin, "compensation list --status failed").await["compensations"] != Value::Array(vec![]) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let found = json(&address, "compensation list --status failed --service stock").await;
+    let found = json(&admin, "compensation list --status failed --service stock").await;
     let row = &found["compensations"][0];
     assert_eq!((&row["xid"], &row["operation"], &row["status"]), (&parked.into(), &"confirm".into(), &"failed".into()));
-    assert_eq!(json(&address, "compensation list --service other").await["compensations"], Value::Array(vec![]));
+    assert_eq!(json(&admin, "compensation list --service other").await["compensations"], Value::Array(vec![]));
 
-    let report = json(&address, "doctor").await;
+    let report = json(&admin, "doctor").await;
     assert_eq!(report["ok"], false);
     let outcomes = ONLINE_OUTCOMES.map(|(name, _)| (name, outcome(&report, name)));
     assert_eq!(outcomes, ONLINE_OUTCOMES.map(|(name, outcome)| (name, outcome.to_owned())), "{report}");
-    let (text, code) = tercet(&address, "doctor").await;
+    let (text, code) = tercet(&admin, "doctor").await;
     assert!(text.contains("failed   participants  absent is not connected (1 transaction waits"), "{text}");
     assert!(!text.contains("elsewhere"), "its initiator calls the tries of a begun transaction: {text}");
     assert!(text.contains("1 waiting for a person"), "{text}");
@@ -225,27 +234,27 @@ const ONLINE_OUTCOMES: [(&str, &str); 8] = [
 
 #[tokio::test]
 async fn participants_are_listed() {
-    let address = coordinator().await;
-    assert!(tercet(&address, "participants").await.0.starts_with("No service is connected"));
-    stock(&address).await;
-    let (text, _) = tercet(&address, "participants").await;
+    let Place { url, admin } = coordinator().await;
+    assert!(tercet(&admin, "participants").await.0.starts_with("No service is connected"));
+    stock(&url).await;
+    let (text, _) = tercet(&admin, "participants").await;
     assert!(
         text.starts_with("SERVICE  INSTANCE  VERSION  QUEUED  IN FLIGHT\nstock    stock-1   7        0       0\n"),
         "{text}"
     );
-    assert_eq!(json(&address, "participants").await["participants"][0]["instance"], "stock-1");
+    assert_eq!(json(&admin, "participants").await["participants"][0]["instance"], "stock-1");
 }
 
 #[tokio::test]
 async fn exit_codes_tell_what_kind_of_failure_it_was() {
-    let address = coordinator().await;
-    let (text, code) = tercet(&address, "tx get 00010203-0405-0607-0809-0a0b0c0d0e0f").await;
+    let Place { admin, .. } = coordinator().await;
+    let (text, code) = tercet(&admin, "tx get 00010203-0405-0607-0809-0a0b0c0d0e0f").await;
     assert!(text.starts_with("there is no transaction 00010203-") && code == 4, "{text}");
-    assert_eq!(tercet(&address, "tx get --key nobody's").await.1, 4);
-    assert_eq!(tercet(&address, "tx watch 00010203-0405-0607-0809-0a0b0c0d0e0f").await.1, 4);
+    assert_eq!(tercet(&admin, "tx get --key nobody's").await.1, 4);
+    assert_eq!(tercet(&admin, "tx watch 00010203-0405-0607-0809-0a0b0c0d0e0f").await.1, 4);
     assert_eq!(tercet("https://127.0.0.1:1", "participants").await.1, 2);
     // A port that was free a moment ago.
-    let free = crate::listen(([127, 0, 0, 1], 0).into()).await.expect("a port").local_addr().expect("it is bound");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it is bound");
     let (text, code) = tercet(&format!("http://{free}"), "tx list").await;
     assert!(text.contains("start one with `tercet serve`") && code == 3, "{text}");
     let (text, code) = tercet(&format!("http://{free}"), "doctor").await;

@@ -4,8 +4,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tercet_core::Xid;
 use tercet_proto::admin::v1 as admin;
+use tercet_proto::admin::v1::get_transaction_request::Key;
 use tercet_proto::coordinator::v1 as pb;
-use tercet_proto::coordinator::v1::get_request::Key;
 
 use super::Error;
 use super::client::{Client, request};
@@ -93,7 +93,7 @@ async fn get(name: Name, mut client: Client, screen: &mut Screen<'_>) -> Result<
             (format!("with the key {key:?}"), Key::IdempotencyKey(key))
         }
     };
-    let response = client.coordinator.get(request(pb::GetRequest { key: Some(key) })).await;
+    let response = client.admin.get_transaction(request(admin::GetTransactionRequest { key: Some(key) })).await;
     let response = response.map_err(|status| client.blame(&what, &status))?.into_inner();
     let view = response.transaction.ok_or(Error::NotFound(what))?;
     if screen.json {
@@ -144,7 +144,7 @@ async fn list(filter: Filter, mut client: Client, screen: &mut Screen<'_>) -> Re
 
 async fn watch(xid: Xid, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
     let what = xid.to_string();
-    let changes = client.coordinator.watch(pb::WatchRequest { xid: xid.0.to_vec().into() }).await;
+    let changes = client.admin.watch_transaction(admin::WatchTransactionRequest { xid: xid.0.to_vec().into() }).await;
     let mut changes = changes.map_err(|status| client.blame(&what, &status))?.into_inner();
     while let Some(response) = changes.message().await.map_err(|status| client.blame(&what, &status))? {
         let Some(view) = response.transaction else { continue };

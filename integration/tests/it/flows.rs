@@ -53,7 +53,8 @@ impl Platform {
         let address = listener.local_addr().expect("it is bound").to_string();
         drop(listener);
         let data = folder.path().join("coordinator").display().to_string();
-        let coordinator = ["serve", "--listen", &address, "--data", &data].map(str::to_owned);
+        let coordinator = ["serve", "--listen", &address, "--admin-listen", "127.0.0.1:0", "--data", &data];
+        let coordinator = coordinator.map(str::to_owned);
         let mut processes = vec![start("tercet", &coordinator)];
         let mut pools = Vec::new();
         for service in ["stock", "coupon", "order"] {

@@ -25,6 +25,9 @@ struct Cli {
     /// The coordinator's address.
     #[arg(long, default_value = "127.0.0.1:7070")]
     coordinator: SocketAddr,
+    /// The coordinator's address for operators.
+    #[arg(long, default_value = "127.0.0.1:7069")]
+    admin: SocketAddr,
     /// The stock service's own address.
     #[arg(long, default_value = "127.0.0.1:7071")]
     stock: SocketAddr,
@@ -76,6 +79,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     let addresses = Addresses {
         data: cli.data,
         coordinator: cli.coordinator,
+        admin: cli.admin,
         services: [cli.stock, cli.coupon, cli.order],
         metrics: cli.metrics,
     };
@@ -99,7 +103,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
 }
 
 async fn show_burst(running: &Running, seconds: u64) -> anyhow::Result<bool> {
-    let mut admin = AdminClient::connect(running.addresses.url()).await?;
+    let mut admin = AdminClient::connect(running.addresses.admin_url()).await?;
     let now_ms = admin.get_statistics(GetStatisticsRequest::default()).await?.into_inner().now_ms;
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} claims and checkouts: {pos} ({per_sec}), {elapsed}")?);
@@ -122,10 +126,11 @@ fn commits(running: &Running) -> f64 {
 
 fn show_addresses(addresses: &Addresses) {
     println!("  coordinator  {}", addresses.url());
+    println!("  operators    {}", addresses.admin_url());
     for (service, address) in SERVICES.iter().zip(addresses.services) {
         println!("  {service:<11}  http://{address}   {}", addresses.database(service).display());
     }
     println!("  metrics      http://{}/metrics\n", addresses.metrics);
     println!("Look at the last transactions:");
-    println!("  cargo run --release -p tercet-coordinator -- tx list --coordinator {}\n", addresses.url());
+    println!("  cargo run --release -p tercet-coordinator -- tx list --admin {}\n", addresses.admin_url());
 }

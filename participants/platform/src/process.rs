@@ -29,6 +29,8 @@ pub struct Addresses {
     pub data: PathBuf,
     /// The coordinator's port.
     pub coordinator: SocketAddr,
+    /// The coordinator's port for operators.
+    pub admin: SocketAddr,
     /// The services' own ports, in the order of [`SERVICES`].
     pub services: [SocketAddr; 3],
     /// Where Prometheus reads.
@@ -39,6 +41,11 @@ impl Addresses {
     /// The coordinator as a URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.coordinator)
+    }
+
+    /// The coordinator's port for operators, as a URL.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
     }
 
     /// The database file of a service.
@@ -147,6 +154,7 @@ async fn told(mut stop: watch::Receiver<bool>) {
 fn coordinator_config(addresses: &Addresses) -> Config {
     Config {
         listen: addresses.coordinator,
+        admin_listen: addresses.admin,
         metrics: None,
         data: addresses.data.join("coordinator"),
         node: 0,
@@ -205,7 +213,7 @@ fn exporter(address: SocketAddr) -> anyhow::Result<PrometheusHandle> {
 
 /// Ends when every service has a session.
 async fn connected(addresses: &Addresses) -> anyhow::Result<()> {
-    let mut admin = AdminClient::connect(addresses.url()).await?;
+    let mut admin = AdminClient::connect(addresses.admin_url()).await?;
     loop {
         let statistics = admin.get_statistics(GetStatisticsRequest::default()).await?.into_inner();
         let has = |service: &&str| statistics.participants.iter().any(|participant| participant.service == **service);

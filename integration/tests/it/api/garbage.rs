@@ -86,15 +86,19 @@ async fn random_bytes_to_every_method_harm_nobody() {
         ),
         ("tercet.coordinator.v1.Coordinator", &["SubmitStream", "Watch"]),
         ("tercet.participant.v1.Sessions", &["Open"]),
-        ("tercet.admin.v1.Admin", &["ListTransactions", "ListCompensations", "GetStatistics"]),
+        (
+            "tercet.admin.v1.Admin",
+            &["GetTransaction", "WatchTransaction", "ListTransactions", "ListCompensations", "GetStatistics"],
+        ),
         ("grpc.health.v1.Health", &["Check"]),
         ("tercet.coordinator.v1.Coordinator", &["Nothing"]),
     ];
     let paths = methods.iter().flat_map(|(service, names)| names.iter().map(move |name| format!("/{service}/{name}")));
     let attack = async |path: String| {
         let path: tonic::codegen::http::uri::PathAndQuery = path.parse().expect("it is a path");
+        let admin = path.path().starts_with("/tercet.admin");
         for seed in 0..100 {
-            let mut grpc = tonic::client::Grpc::new(coordinator.raw());
+            let mut grpc = tonic::client::Grpc::new(if admin { coordinator.raw_admin() } else { coordinator.raw() });
             grpc.ready().await.expect("it takes connections");
             let request = tonic::Request::new(tokio_stream::once(noise(seed)));
             // Whatever it says, it says something.

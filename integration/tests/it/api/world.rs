@@ -61,6 +61,7 @@ impl Coordinator {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let mut config = Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             metrics: None,
             data: folder.path().to_owned(),
             node: 0,
@@ -78,7 +79,7 @@ impl Coordinator {
         coordinator
     }
 
-    /// Starts it on the file and the port that it had.
+    /// Starts it on the file and the ports that it had.
     pub(super) async fn start_again(&mut self) {
         assert!(self.running.is_none(), "it runs");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -91,7 +92,8 @@ impl Coordinator {
             drop(end.send(tercet_coordinator::run(config, ready, shutdown).await));
         });
         self.running = Some(Running { runtime, stop, ended });
-        self.config.listen = in_time("the coordinator's start", is_ready).await.expect("it starts");
+        let addresses = in_time("the coordinator's start", is_ready).await.expect("it starts");
+        (self.config.listen, self.config.admin_listen) = (addresses.listen, addresses.admin);
     }
 
     /// Ends it as a SIGKILL would: between any two of its steps, without a word to anyone.
@@ -127,8 +129,12 @@ impl Coordinator {
         self.channel()
     }
 
+    pub(super) fn raw_admin(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.config.admin_listen)).expect("it is a URL").connect_lazy()
+    }
+
     pub(super) fn admin(&self) -> AdminClient<Channel> {
-        AdminClient::new(self.channel())
+        AdminClient::new(self.raw_admin())
     }
 
     pub(super) fn sdk(&self) -> tercet::client::Client {

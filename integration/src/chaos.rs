@@ -1,15 +1,22 @@
 //! Kills real processes under load, and finds out whether anything was harmed.
 
+mod acts;
 mod clients;
 mod kill;
+mod power;
 mod recover;
+mod stage;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 
-pub use self::kill::{Config as KillConfig, Report as KillReport, run as kill};
+pub use self::kill::{Config as KillConfig, Database, Report as KillReport, run as kill};
+pub use self::power::{Config as PowerConfig, Report as PowerReport, run as power};
 pub use self::recover::{Config as RecoverConfig, Report as RecoverReport, run as recover};
 
 /// What the coordinator's store says of transactions that have not ended.
@@ -38,6 +45,21 @@ impl Store {
     async fn still_in_doubt(&self, newest: &[u8]) -> anyhow::Result<i64> {
         let sql = "SELECT COUNT(*), MAX(xid) FROM tx INDEXED BY tx_unfinished WHERE ended_at IS NULL AND xid <= $1";
         Ok(self.read(sql, Some(newest)).await?.count)
+    }
+
+    /// From now to the end of the last one of those that were in doubt.
+    async fn last_ended(&self, in_doubt: &InDoubt) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        loop {
+            let left = self.still_in_doubt(&in_doubt.newest).await?;
+            if left == 0 {
+                return Ok(begun.elapsed());
+            }
+            if begun.elapsed() > stage::PATIENCE {
+                bail!("{left} transactions are still in doubt after {:?}", stage::PATIENCE);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn read(&self, sql: &'static str, newest: Option<&[u8]>) -> anyhow::Result<InDoubt> {

@@ -1,8 +1,10 @@
 //! The checker: reads what a run has left, the databases and what the clients were told, and nothing else.
 //!
 //! A check is a query that finds violations, one row of text each. All databases are attached to one connection, read
-//! only; the clients' history is a temporary table beside them.
+//! only; the clients' history is a temporary table beside them. What is in MariaDB is copied to files before, by
+//! [`copy()`].
 
+mod copy;
 mod history;
 mod rules;
 
@@ -15,6 +17,7 @@ use serde::Serialize;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, SqliteConnection};
 
+pub use self::copy::copy;
 pub use self::history::{Acknowledged, Flow, History, Told, Writer};
 use self::rules::{Needs, RULES};
 use crate::{noop, shop};

@@ -5,6 +5,7 @@ pub mod checker;
 pub mod cli;
 pub mod host;
 pub mod load;
+pub mod mariadb;
 pub mod noop;
 pub mod processes;
 pub mod servers;

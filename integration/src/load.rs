@@ -99,8 +99,9 @@ impl Stage {
         let mut participants = match kind.filling(config.seconds + config.warmup) {
             None => noop::start("load", folder.path(), &coordinator.url, config.fence, false)?,
             Some(filling) => {
-                shop::fill(folder.path(), filling).await?;
-                shop::start(folder.path(), &coordinator.url)?
+                let urls = shop::files(folder.path());
+                shop::fill(&urls, filling).await?;
+                shop::start(folder.path(), &urls, &coordinator.url)?
             }
         };
         coordinator.wait_for(&mut participants).await?;

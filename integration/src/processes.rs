@@ -25,6 +25,8 @@ pub struct Spec {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// All of its environment.
+    pub environment: Vec<(OsString, OsString)>,
     /// Where its standard error goes, one start after another.
     pub log: PathBuf,
 }
@@ -44,7 +46,7 @@ impl Spec {
             )
         };
         let log = folder.join(format!("{name}.log"));
-        Ok(Self { name: name.into(), program, arguments: Vec::new(), log })
+        Ok(Self { name: name.into(), program, arguments: Vec::new(), environment: Vec::new(), log })
     }
 
     /// Adds a flag and its value.
@@ -58,6 +60,13 @@ impl Spec {
     #[must_use]
     pub fn word(mut self, word: &str) -> Self {
         self.arguments.push(word.into());
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -75,6 +84,7 @@ impl Spec {
             .args(&self.arguments)
             // Settings of the caller's must not reach what is measured.
             .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -206,7 +216,16 @@ impl Coordinator {
     /// # Errors
     /// When it does not get ready.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_as(folder, |spec| spec).await
+    }
+
+    /// The same, with what `adapt` adds to its settings.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub async fn start_as(folder: &Path, adapt: impl FnOnce(Spec) -> Spec) -> anyhow::Result<Self> {
         let (spec, url, admin) = Self::spec(folder)?;
+        let spec = adapt(spec);
         let mut coordinator = Self::connect(&url, &admin)?;
         coordinator.process = Some(spec.start()?);
         coordinator.wait_ready().await?;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::Context as _;
-use sqlx::{Sqlite, SqlitePool};
-use tercet::fence::Dialect as _;
+use sqlx::{MySql, Sqlite};
+use tercet::fence::Dialect;
 use tercet_coupon::store::{Claim as CouponRow, Template};
 use tercet_platform::flows::template_item;
 use tercet_proto::coupon::v1::Claim;
@@ -43,12 +43,32 @@ pub struct Filling {
     pub per_user_limit: i64,
 }
 
-/// Makes the databases in `folder` and fills them.
+/// Where each of [`SERVICES`] keeps what it has.
+pub type Urls = [String; SERVICES.len()];
+
+/// A SQLite file for each in `folder`.
+pub fn files(folder: &Path) -> Urls {
+    SERVICES.map(|service| format!("sqlite://{}", folder.join(format!("{service}.db")).display()))
+}
+
+/// Makes the services' tables, all on SQLite or all on MariaDB, and fills them.
 ///
 /// # Errors
 /// The databases'.
-pub async fn fill(folder: &Path, filling: Filling) -> anyhow::Result<()> {
-    let (stock, coupon) = (open(folder, SERVICES[0]).await?, open(folder, SERVICES[1]).await?);
+pub async fn fill(urls: &Urls, filling: Filling) -> anyhow::Result<()> {
+    if urls[0].starts_with("sqlite:") {
+        fill_in::<Sqlite>(urls, filling).await
+    } else {
+        fill_in::<MySql>(urls, filling).await
+    }
+}
+
+async fn fill_in<Db: tercet_stock::store::Store + tercet_coupon::store::Store + Dialect>(
+    urls: &Urls,
+    filling: Filling,
+) -> anyhow::Result<()> {
+    let open = async |at: usize| Db::open(&urls[at]).await.with_context(|| format!("{}'s database", SERVICES[at]));
+    let (stock, coupon) = (open(0).await?, open(1).await?);
     // Making a service makes its tables.
     drop(tercet_stock::service(stock.clone()).await?);
     drop(tercet_coupon::service(coupon.clone()).await?);
@@ -77,32 +97,20 @@ pub async fn fill(folder: &Path, filling: Filling) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts the three services on their databases in `folder`.
+/// Starts the three services on these databases; their logs go to `folder`.
 ///
 /// # Errors
 /// When they are not built or the system does not start them.
-pub fn start(folder: &Path, coordinator: &str) -> anyhow::Result<Vec<Process>> {
-    let start = |service: &&str| {
+pub fn start(folder: &Path, urls: &Urls, coordinator: &str) -> anyhow::Result<Vec<Process>> {
+    let start = |(service, url): (&&str, &String)| {
         let program = format!("tercet-{service}");
         Spec::new(service, &program, &program, folder)?
             .with("--coordinator", coordinator)
-            .with("--database", url(folder, service))
+            .with("--database", url)
             .with("--log-filter", "warn")
             .start()
     };
-    SERVICES.iter().map(start).collect()
-}
-
-fn url(folder: &Path, service: &str) -> String {
-    format!("sqlite://{}", folder.join(format!("{service}.db")).display())
-}
-
-/// A service's database.
-///
-/// # Errors
-/// When it can not be opened.
-pub async fn open(folder: &Path, service: &str) -> anyhow::Result<SqlitePool> {
-    Sqlite::open(&url(folder, service)).await.with_context(|| format!("{service}'s database"))
+    SERVICES.iter().zip(urls).map(start).collect()
 }
 
 /// Hands out orders and claims, each once.

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tercet_integration::chaos::{self, KillConfig, RecoverConfig};
+use tercet_integration::chaos::{self, KillConfig, PowerConfig, RecoverConfig};
 use tercet_integration::{cli, noop};
 
-/// Kills coordinator and participants, real processes with real databases, while clients work.
+/// Kills and freezes coordinator, participants and databases, real processes all of them, while clients work.
 ///
 /// Ends with 1 when something that a client was told is lost, a transaction is split or unfinished, or sums are wrong.
 #[derive(Debug, Parser)]
@@ -18,8 +18,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Kill coordinator, stock, coupon and order in turn, under claims and checkouts
+    /// Kill and freeze coordinator, stock, coupon, order and their databases in turn, under claims and checkouts
     Kill(KillConfig),
+    /// Cut the coordinator's power: what it had not synced is lost, in part or whole
+    Power(PowerConfig),
     /// Kill the coordinator once, with very many transactions in flight
     Recover(RecoverConfig),
     /// One participant that does nothing
@@ -35,6 +37,11 @@ async fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Kill(config) => {
             let report = chaos::kill(&config).await?;
+            cli::print(&report, config.json);
+            Ok(report.broken.is_empty())
+        }
+        Command::Power(config) => {
+            let report = chaos::power(&config).await?;
             cli::print(&report, config.json);
             Ok(report.broken.is_empty())
         }

@@ -1,11 +1,12 @@
 //! The clients of the chaos run: they claim and buy, and write every answer down before they go on.
 
 use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tercet::action::Tcc;
-use tercet::client::{Batching, Client, Error, Outcome, View, Wait};
+use tercet::client::{Batching, Client, Error, Options, Outcome, View, Wait};
 use tercet::plan::{self, Plan};
 use tercet_platform::flows::{self, template_item};
 use tercet_proto::coupon::v1::Claim;
@@ -36,9 +37,59 @@ pub(super) struct World {
     /// What no client should ever be told.
     pub(super) faults: RefCell<Vec<String>>,
     pub(super) stop: Cell<bool>,
+    /// Where answers are placed among what the coordinator does to its disk, if that is recorded.
+    pub(super) tape: Option<Tape>,
+}
+
+/// Where the record of the coordinator's disk stood when each answer came.
+pub(super) struct Tape {
+    trace: PathBuf,
+    reel: Cell<usize>,
+    told: RefCell<Vec<(usize, u64, String)>>,
+}
+
+impl Tape {
+    pub(super) fn new(trace: PathBuf) -> Self {
+        Self { trace, reel: Cell::default(), told: RefCell::default() }
+    }
+
+    /// The trace begins anew.
+    pub(super) fn next(&self) {
+        self.reel.set(self.reel.get() + 1);
+    }
+
+    /// Everything that made an answer true was recorded before the answer left.
+    fn position(&self) -> (usize, u64) {
+        (self.reel.get(), std::fs::metadata(&self.trace).map_or(0, |trace| trace.len()))
+    }
+
+    /// Each answer with its reel and its place there, in order.
+    pub(super) fn told(&self) -> Vec<(usize, u64, String)> {
+        let mut told = self.told.borrow().clone();
+        told.sort();
+        told
+    }
 }
 
 impl World {
+    /// Nothing asked yet, of the coordinator at this address; the history goes to `folder`.
+    pub(super) fn new(url: &str, folder: &Path) -> anyhow::Result<Self> {
+        let unary = Client::connect([url], Options::default())?;
+        Ok(Self {
+            stream: unary.batching(),
+            unary,
+            writer: Writer::create(&folder.join("history.jsonl"))?,
+            coupons: Counter::default(),
+            orders: Counter::default(),
+            confirmed: Cell::default(),
+            cancelled: Cell::default(),
+            unknown: Cell::default(),
+            faults: RefCell::default(),
+            stop: Cell::default(),
+            tape: None,
+        })
+    }
+
     /// Answers that are written down.
     pub(super) fn acknowledged(&self) -> u64 {
         self.confirmed.get() + self.cancelled.get()
@@ -140,13 +191,18 @@ async fn answer(world: &World, wish: &Wish, on_stream: bool, wait: Wait) -> anyh
             Err(error) => return Err(error.into()),
         }
     };
+    let position = world.tape.as_ref().map(Tape::position);
     let told = match view.outcome() {
         Some(Outcome::Confirmed) => Told::Confirmed,
         Some(Outcome::Cancelled) => Told::Cancelled,
         None => anyhow::bail!("answered while it is {}", view.status()),
     };
     let xid = view.xid().to_string();
-    world.writer.acknowledge(&Acknowledged { xid, key: wish.key(), told, flow: wish.flow() }).await?;
+    let answer = Acknowledged { xid, key: wish.key(), told, flow: wish.flow() };
+    if let (Some(tape), Some((reel, at))) = (&world.tape, position) {
+        tape.told.borrow_mut().push((reel, at, serde_json::to_string(&answer)?));
+    }
+    world.writer.acknowledge(&answer).await?;
     let count = if told == Told::Confirmed { &world.confirmed } else { &world.cancelled };
     count.set(count.get() + 1);
     Ok(told == Told::Confirmed)

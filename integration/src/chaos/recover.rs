@@ -12,7 +12,6 @@ use tercet::client::{Client, Options, Wait};
 use tokio::task::JoinSet;
 
 use super::Store;
-use super::kill::last_ended;
 use crate::load::report::round;
 use crate::processes::{Coordinator, Process};
 use crate::{checker, noop};
@@ -102,7 +101,7 @@ async fn once(wanted: i64) -> anyhow::Result<Report> {
     let in_doubt = store.in_doubt().await?;
     process.restart()?;
     let ready = coordinator.wait_ready().await?;
-    let last = last_ended(&store, &in_doubt).await?;
+    let last = store.last_ended(&in_doubt).await?;
     participants.iter_mut().chain(&mut coordinator.process).try_for_each(Process::check)?;
     drop((participants, coordinator));
 

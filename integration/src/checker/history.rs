@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-/// Lines of one statement when they are read into a table.
-const CHUNK: usize = 10_000;
+/// Rows of one statement when they are read into a table.
+pub(super) const CHUNK: usize = 10_000;
 /// Lines that are synced together.
 const BATCH_MAX: usize = 4_096;
 /// Lines are left waiting for at most this before they are synced.

@@ -6,6 +6,7 @@ mod conservation;
 mod fence;
 mod flows;
 mod kill;
+mod power;
 mod servers;
 mod services;
 mod simulation;

@@ -1,5 +1,6 @@
 //! What the machine says: processor time and memory of a process, and how fast its disk syncs.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -73,5 +74,12 @@ impl Host {
             fdatasync_p99_us: times.value_at_quantile(0.99),
             durability: "SQLite, WAL, synchronous=FULL: every commit is synced before it is answered",
         })
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cores, fdatasync_p50_us, fdatasync_p99_us, durability } = self;
+        write!(f, "{cores} cores, fdatasync p50 {fdatasync_p50_us} µs p99 {fdatasync_p99_us} µs; {durability}")
     }
 }

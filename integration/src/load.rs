@@ -1,5 +1,6 @@
 //! The load program: drives one kind of transaction as fast as it goes, and says what each cost.
 
+pub mod commits;
 pub mod measure;
 pub mod report;
 pub mod size;
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 use tercet::client::{Client, Options, Wait};
 use tokio::task::JoinSet;
 
-use self::measure::{Recorder, Snapshot};
+use self::measure::{Control, Recorder, Snapshot};
 use self::report::Report;
 use self::work::{Initiator, Kind, Work};
 use crate::host::Host;
@@ -128,6 +129,8 @@ pub async fn run(kind: Kind, config: Config) -> anyhow::Result<Report> {
     let host = Host::measure(tempfile::tempdir()?.path())?;
     progress.set_message("starting the servers");
     let mut stage = Stage::start(kind, &config).await?;
+    progress.set_message("measuring what a call costs");
+    let control = Control::measure(&stage, config.clients).await?;
     let client = Client::connect([&stage.coordinator.url], Options::default())?;
     let initiator = if config.stream { Initiator::Stream(client.batching()) } else { Initiator::Unary(client) };
     let work = Rc::new(Work::new(kind, initiator, config.wait.wait())?);
@@ -162,7 +165,7 @@ pub async fn run(kind: Kind, config: Config) -> anyhow::Result<Report> {
     }
     progress.finish_and_clear();
     let recorder = recorder.borrow();
-    Ok(Report::new(kind, &config, host, &recorder, &before, &after, broken))
+    Ok(Report::new(kind, &config, (host, control), &recorder, &before, &after, broken))
 }
 
 /// One client: a transaction, its answer, the next.

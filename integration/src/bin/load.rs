@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tercet_integration::load::commits::CommitsConfig;
 use tercet_integration::load::size::{LiveConfig, StartConfig};
 use tercet_integration::load::work::Kind;
 use tercet_integration::load::{self, Config};
@@ -32,6 +33,8 @@ enum Command {
     Checkout(Config),
     /// Claims of one coupon template through stock and coupon on SQLite
     Hot(Config),
+    /// Group commits of the embedded store alone, and how long a checkpoint stalls one
+    Commits(CommitsConfig),
     /// Memory with many transactions that wait
     Live(LiveConfig),
     /// How long the coordinator takes to start, and its memory then
@@ -53,6 +56,10 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Steps(config) => (Kind::Steps, config),
         Command::Checkout(config) => (Kind::Checkout, config),
         Command::Hot(config) => (Kind::Hot, config),
+        Command::Commits(config) => {
+            cli::print(&load::commits::run(&config).await?, config.json);
+            return Ok(true);
+        }
         Command::Live(config) => {
             let held = load::size::live(&config).await?;
             cli::print(&held, config.json);

@@ -4,9 +4,16 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::Stage;
+use super::report::round;
 use crate::host;
+use crate::processes::Process;
 
 /// The answers that the clients got.
 pub(super) struct Recorder {
@@ -41,6 +48,51 @@ impl Recorder {
                 self.failure.get_or_insert_with(|| format!("{error:#}"));
             }
         }
+    }
+}
+
+/// How long the control is measured.
+const CONTROL: Duration = Duration::from_secs(1);
+
+/// What the same coordinator, on the same machine, does with calls that ask nothing of it: figures of two machines, or
+/// of one machine on a busy and on a quiet day, compare by what they are of this.
+#[derive(Clone, Debug, Serialize)]
+pub struct Control {
+    /// Health checks a second, from as many clients, on as many connections.
+    pub calls_per_s: f64,
+    /// The coordinator's processor time for each.
+    pub cpu_us: f64,
+}
+
+impl Control {
+    pub(super) async fn measure(stage: &Stage, clients: usize) -> anyhow::Result<Option<Self>> {
+        let Some(pid) = stage.coordinator.process.as_ref().map(Process::pid) else {
+            return Ok(None);
+        };
+        let endpoint = Channel::from_shared(stage.coordinator.url.clone())?;
+        let channels = [endpoint.connect().await?, endpoint.connect().await?];
+        let (begun, used, end) = (Instant::now(), host::cpu_us(pid), Instant::now() + CONTROL);
+        let mut tasks = JoinSet::new();
+        for channel in channels.iter().cycle().take(clients).cloned() {
+            tasks.spawn_local(async move {
+                let mut health = HealthClient::new(channel);
+                let mut calls = 0_u64;
+                while Instant::now() < end {
+                    health.check(HealthCheckRequest::default()).await?;
+                    calls += 1;
+                }
+                anyhow::Ok(calls)
+            });
+        }
+        let mut calls = 0;
+        while let Some(ended) = tasks.join_next().await {
+            calls += ended??;
+        }
+        let used = host::cpu_us(pid) - used;
+        Ok(Some(Self {
+            calls_per_s: round(calls as f64 / begun.elapsed().as_secs_f64(), 1),
+            cpu_us: round(used as f64 / calls.max(1) as f64, 2),
+        }))
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Config;
-use super::measure::{Recorder, Snapshot};
+use super::measure::{Control, Recorder, Snapshot};
 use super::work::Kind;
 use crate::host::Host;
 
@@ -49,6 +49,8 @@ pub struct Report {
     pub cpu_us: BTreeMap<String, f64>,
     /// The most memory that each process had.
     pub rss_mib: BTreeMap<String, f64>,
+    /// What the machine does without transactions, measured just before; `None` for a coordinator elsewhere.
+    pub control: Option<Control>,
     /// Where it was measured.
     pub host: Host,
     /// What was asserted and did not hold.
@@ -59,7 +61,7 @@ impl Report {
     pub(super) fn new(
         kind: Kind,
         config: &Config,
-        host: Host,
+        (host, control): (Host, Option<Control>),
         recorder: &Recorder,
         before: &Snapshot,
         after: &Snapshot,
@@ -99,6 +101,7 @@ impl Report {
             round_trips: each(batches),
             cpu_us: after.cpu_us.iter().map(spent).collect(),
             rss_mib: after.rss_mib.iter().map(|(name, mib)| (name.clone(), round(*mib, 1))).collect(),
+            control,
             host,
             broken,
         }
@@ -132,8 +135,15 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "  processor, µs a transaction: {}", listed(&self.cpu_us))?;
         writeln!(f, "  memory at most, MiB: {}", listed(&self.rss_mib))?;
-        let Host { cores, fdatasync_p50_us, fdatasync_p99_us, durability } = &self.host;
-        writeln!(f, "  {cores} cores, fdatasync p50 {fdatasync_p50_us} µs p99 {fdatasync_p99_us} µs; {durability}")?;
+        if let Some(Control { calls_per_s, cpu_us }) = &self.control {
+            let times = self.cpu_us.get("coordinator").map_or(0.0, |each| each / cpu_us.max(0.001));
+            writeln!(
+                f,
+                "  an empty unary call here: {calls_per_s:.0}/s, {cpu_us:.1} µs of the coordinator's processor; \
+                 a transaction costs it {times:.1} of them"
+            )?;
+        }
+        writeln!(f, "  {}", self.host)?;
         if let Some(failure) = &self.failure {
             writeln!(f, "  the first failure: {failure}")?;
         }

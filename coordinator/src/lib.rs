@@ -4,22 +4,27 @@
 //! beside this crate tells where what happens.
 
 pub mod api;
+pub mod audit;
 pub mod caller;
 pub mod clock;
 pub mod config;
 pub mod console;
+pub mod controls;
 pub mod driver;
+pub mod explain;
 pub mod limits;
 pub mod live;
 pub mod metrics;
 pub mod names;
 pub mod node;
+pub mod operate;
 pub mod plan;
 pub mod request;
 pub mod scanner;
 pub mod server;
 pub mod session;
 pub mod store;
+mod text;
 pub mod writer;
 
 use std::net::SocketAddr;

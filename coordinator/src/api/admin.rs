@@ -98,7 +98,7 @@ impl<S: Store> Service<S> {
             after_id: request.after_id,
             limit: page(request.limit)?,
         };
-        let rows = self.store.list_compensations(query).await.map_err(|error| unavailable(&error))?;
+        let rows = self.store.list(query).await.map_err(|error| unavailable(&error))?;
         let compensations = rows.into_iter().map(|row| pb::Compensation {
             id: row.id,
             xid: Bytes::copy_from_slice(&row.xid.0),
@@ -147,7 +147,7 @@ impl<S: Store> Service<S> {
             limit: limits::PAGE_MAX,
             ..CompensationQuery::default()
         };
-        let parked = self.store.list_compensations(parked).await.map_err(|error| unavailable(&error))?;
+        let parked = self.store.list(parked).await.map_err(|error| unavailable(&error))?;
         statistics.parked = parked.len() as u64;
 
         let connected = self.sessions.connected();

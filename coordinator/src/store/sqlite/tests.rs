@@ -115,6 +115,9 @@ async fn no_statement_walks_or_sorts_all_transactions() {
         CLAIM_COMPENSATIONS.to_owned(),
         listed(ListQuery { before: Some(Xid([0; 16])), ..ListQuery::default() }),
         listed(ListQuery { business_key: key(), label: key(), unfinished: true, ..ListQuery::default() }),
+        listed(ListQuery { from: Some(Xid([0; 16])), ..ListQuery::default() }),
+        listed(ListQuery { parked: true, before: Some(Xid([9; 16])), ..ListQuery::default() }),
+        listed(ListQuery { parked: true, label: key(), ..ListQuery::default() }),
     ];
     // What the triggers do is not part of the plan of the statement that sets them off.
     let triggered = batch::BATCH.split(';').filter_map(|part| part.find("UPDATE tx SET").map(|at| &part[at..]));

@@ -132,8 +132,10 @@ pub async fn serve<S: Store>(
         coordinator: coordinator.clone(),
         store,
         sessions: sessions.clone(),
+        inbox: inbox.clone(),
         gauges,
         settings,
+        started_at: clock.now(),
         clock: clock.clone(),
     };
     let services = Services { coordinator, sessions: api::sessions::Service::new(sessions, inbox, clock), admin };

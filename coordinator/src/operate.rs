@@ -10,10 +10,10 @@ use tercet_proto::coordinator::v1 as coordinator;
 
 use crate::audit::AuditWrite;
 use crate::live::Live;
+use crate::names;
 use crate::plan::{Invalid, changed_policy};
 use crate::request::Error;
 use crate::store::CompensationStatus;
-use crate::names;
 
 /// What an operator wants of a transaction. Without a branch: of every branch that it applies to.
 #[derive(Clone, Debug, PartialEq)]

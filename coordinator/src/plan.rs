@@ -275,10 +275,7 @@ fn checked(
         after,
         operations: operations.bits().into(),
         call_timeout_ms: branch.call_timeout_ms,
-        retry: branch
-            .retry
-            .map(|retry| policy(&format!("{field}.retry"), retry, &RetryPolicy::DEFAULT))
-            .transpose()?,
+        retry: branch.retry.map(|retry| policy(&format!("{field}.retry"), retry, &RetryPolicy::DEFAULT)).transpose()?,
         business_key: branch.business_key,
     })
 }

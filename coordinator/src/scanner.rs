@@ -14,9 +14,9 @@ use tracing::{error, warn};
 use crate::clock::Clock;
 use crate::driver::{Gauges, Settings};
 use crate::live::Live;
+use crate::metrics;
 use crate::request::Input;
 use crate::store::{ClaimCompensations, Compensation, Lookup, Store};
-use crate::metrics;
 
 /// How long a claimed row is nobody else's. An attempt is over by then, or is repeated.
 const LEASE_MS: u64 = 30_000;

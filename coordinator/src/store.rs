@@ -377,8 +377,7 @@ pub trait Lists: Sync {
     fn transactions(&self, query: ListQuery) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
 
     /// Compensations, in order of their ids.
-    fn compensations(&self, query: CompensationQuery)
-    -> impl Future<Output = Result<Vec<Compensation>, Error>> + Send;
+    fn compensations(&self, query: CompensationQuery) -> impl Future<Output = Result<Vec<Compensation>, Error>> + Send;
 
     /// The audit log, in order of its ids.
     fn audit(&self, query: AuditQuery) -> impl Future<Output = Result<Vec<AuditRow>, Error>> + Send;

@@ -1,8 +1,8 @@
 //! What a transaction will do if nothing comes before: the machine itself is asked, on a copy.
 
+use crate::Timestamp;
 use crate::step::{Effects, Event, RowStatus, step};
 use crate::tx::{Branch, Operation, Progress, Status, Tx};
-use crate::Timestamp;
 
 /// What happens next by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

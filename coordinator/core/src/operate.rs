@@ -98,13 +98,7 @@ pub(crate) fn act(tx: &mut Tx, act: Act, now: Timestamp, effects: &mut Effects) 
 }
 
 /// An act on a branch that the present phase asks `operation` of.
-fn on_branch(
-    tx: &mut Tx,
-    act: Act,
-    (index, operation): (u8, Operation),
-    now: Timestamp,
-    effects: &mut Effects,
-) {
+fn on_branch(tx: &mut Tx, act: Act, (index, operation): (u8, Operation), now: Timestamp, effects: &mut Effects) {
     let ready = tx.ready(index);
     let branch = &mut tx.branches[usize::from(index)];
     let note = match (act, branch.progress) {
@@ -159,13 +153,7 @@ fn on_branch(
 
 /// All attempts lie before the branch again. One whose turn has not come needs no row: whatever comes before it leads
 /// to it.
-fn again(
-    branch: &mut Branch,
-    (index, operation): (u8, Operation),
-    ready: bool,
-    now: Timestamp,
-    effects: &mut Effects,
-) {
+fn again(branch: &mut Branch, (index, operation): (u8, Operation), ready: bool, now: Timestamp, effects: &mut Effects) {
     branch.attempts = 0;
     if branch.logged && ready {
         branch.wake_at = now;

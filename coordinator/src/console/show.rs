@@ -8,8 +8,8 @@ use serde::Serialize;
 use tercet_core::{Timestamp, Xid};
 
 use super::Error;
-pub(super) use crate::text::{both, iso, iso_or_none, relative, span, time_of_day};
 use crate::clock::{Clock as _, SystemClock};
+pub(super) use crate::text::{both, iso, iso_or_none, relative, span, time_of_day};
 
 /// Where a command writes what it found out.
 pub(super) struct Screen<'a> {

@@ -63,6 +63,18 @@ pub(super) struct Filter {
     /// Those with a branch that has this business key
     #[arg(long, value_name = "KEY")]
     business_key: Option<String>,
+    /// Those with a branch of this service
+    #[arg(long)]
+    service: Option<String>,
+    /// Those with work that waits for a person
+    #[arg(long)]
+    parked: bool,
+    /// Those older than this, such as 90s, 10m, 6h or 2d
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older: Option<u64>,
+    /// Those younger than this
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    younger: Option<u64>,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = limits::PAGE_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::PAGE_MAX)))]
@@ -74,6 +86,13 @@ pub(super) struct Filter {
 
 fn label(text: &str) -> Result<String, &'static str> {
     if text.contains('=') { Ok(text.to_owned()) } else { Err("a label is NAME=VALUE") }
+}
+
+/// Milliseconds of an age.
+fn age(text: &str) -> Result<u64, &'static str> {
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let read = units.into_iter().find_map(|(unit, ms)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(ms));
+    read.ok_or("an age is a number with ms, s, m, h or d")
 }
 
 /// Does it.
@@ -125,6 +144,10 @@ async fn list(filter: Filter, mut client: Client, screen: &mut Screen<'_>) -> Re
         business_key: filter.business_key.unwrap_or_default(),
         limit: filter.limit,
         before: filter.before.map_or_else(Vec::new, |xid| xid.0.to_vec()).into(),
+        service: filter.service.unwrap_or_default(),
+        parked: filter.parked,
+        created_before_ms: filter.older.map_or(0, |age_ms| screen.now().0.saturating_sub(age_ms)),
+        created_from_ms: filter.younger.map_or(0, |age_ms| screen.now().0.saturating_sub(age_ms)),
     };
     let page = client.admin.list_transactions(request(asked)).await;
     let page = page.map_err(|status| client.blame("like that", &status))?.into_inner();

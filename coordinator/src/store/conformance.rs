@@ -14,8 +14,9 @@ use bytes::Bytes;
 use tercet_core::{Timestamp, Xid, XidSource};
 
 use super::{
-    Advance, AuditQuery, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus, CompensationWrite, Create, Error,
-    IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, Key, ListQuery, Lookup, Owner, Purge, Record, Store, Write, Written,
+    Advance, AuditQuery, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus, CompensationWrite,
+    Create, Error, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, Key, ListQuery, Lookup, Owner, Purge, Record, Store,
+    Write, Written,
 };
 use crate::clock::ManualClock;
 

@@ -76,7 +76,7 @@ pub async fn audit_rows_are_listed_by_every_part_of_the_query<B: Bench>(bench: &
         let about = if number % 2 == 1 { audited(xid, 1 + number / 2, 1) } else { Write::Audit(audit(0, None)) };
         write_done(&store, vec![about]).await;
     }
-    let ids = async |query| {
+    let ids = async |query: AuditQuery| {
         let found = store.list(query).await.expect("the store is there");
         found.iter().map(|row| row.id).collect::<Vec<_>>()
     };

@@ -169,11 +169,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             Input::Adopt { live, event } => self.adopt(*live, event, now),
             Input::Wake { xid, event } => self.feed(xid, event, now),
             Input::Operate { xid, live, order, answer } => self.operate(xid, live, *order, answer, now),
-            Input::Look { xid, answer } => {
-                let live = self.slots.get(&xid).map(|slot| Box::new(slot.live.clone()));
-                // Whoever looks may have gone.
-                drop(answer.send(live));
-            }
+            Input::Look { xid, answer } => self.look(xid, answer),
             Input::Replies(replies) => replies.into_iter().for_each(|reply| self.replied(reply, now)),
             Input::Connected { service } => {
                 for (xid, branch) in self.unreachable.remove(&service).unwrap_or_default() {

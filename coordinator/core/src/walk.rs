@@ -194,7 +194,7 @@ impl World {
         events
     }
 
-    /// A person acts, who knows what they do: forces only what the initiator or the sender did, and resolves a branch by
+    /// A person acts who knows what they do: forces only what the initiator or the sender did, and resolves a branch by
     /// doing its work by hand, in its turn. An act that does not apply changes nothing.
     fn operated(&self, node: &Node, tx: &Tx, all: &mut Vec<Node>) {
         if node.acts == 0 {

@@ -14,6 +14,13 @@ use crate::request::{Error, Waiter};
 use crate::store::Store;
 
 impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
+    /// Shows a transaction as it is here.
+    pub(super) fn look(&self, xid: Xid, answer: oneshot::Sender<Option<Box<Live>>>) {
+        let live = self.slots.get(&xid).map(|slot| Box::new(slot.live.clone()));
+        // Whoever looks may have gone.
+        drop(answer.send(live));
+    }
+
     /// Carries an order out, or says what it would change. `live`: as stored, should it not be here.
     pub(super) fn operate(
         &mut self,

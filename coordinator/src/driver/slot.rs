@@ -111,7 +111,8 @@ pub(super) fn observe(live: &Live, note: Note) {
         | Note::Resumed(operation, branch)
         | Note::Resolved(operation, branch)
         | Note::PolicySet(operation, branch) => {
-            info!(xid = %live.tx.xid, branch, service = service(branch), operation = ?operation, "a person's act: {note:?}");
+            let service = service(branch);
+            info!(xid = %live.tx.xid, branch, service, operation = ?operation, "a person acted: {note:?}");
         }
         Note::Refused(..) | Note::Unreachable(..) | Note::Confirming | Note::Cancelling => {}
     }

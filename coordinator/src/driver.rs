@@ -16,15 +16,17 @@ use tercet_proto::coordinator::v1 as pb;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, warn};
 
+use crate::audit::AuditWrite;
 use crate::caller::{Caller, Incoming, Outgoing};
 use crate::clock::{Clock, sleep_until};
-use crate::config::LEASE_MS;
+use crate::controls::Controls;
 use crate::live::Live;
 use crate::plan::{Invalid, Plan};
 use crate::request::{Added, Answer, End, Error, Input, Waiter, Waits};
-use crate::store::{Owner, Record, Store, Write, Written};
+use crate::store::{Advance, Owner, Record, Store, Write, Written};
 use crate::{metrics, writer};
 
+mod operate;
 mod slot;
 
 use slot::{Slot, observe};
@@ -40,6 +42,12 @@ pub struct Gauges {
     pub commits: AtomicU64,
     /// Rows of those commits.
     pub rows: AtomicU64,
+    /// Rows of `compensation_log` that are tried again, at the last beat.
+    pub pending: AtomicU64,
+    /// And those that wait for a person.
+    pub failed: AtomicU64,
+    /// What can be changed while it runs.
+    pub controls: Controls,
 }
 
 /// What the driver is told once.
@@ -92,7 +100,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             commit: None,
             lease_end: settings.lease_end,
             effects: Effects::default(),
-            gauges: Arc::default(),
+            gauges: Arc::new(Gauges { controls: Controls::new(settings.live_max), ..Gauges::default() }),
             stopping: false,
         }
     }
@@ -160,6 +168,8 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             Input::Finish { xid, end, wait, answer } => self.finish(xid, end, (wait, answer), now),
             Input::Adopt { live, event } => self.adopt(*live, event, now),
             Input::Wake { xid, event } => self.feed(xid, event, now),
+            Input::Operate { xid, live, order, answer } => self.operate(xid, live, *order, answer, now),
+            Input::Look { xid, answer } => self.look(xid, answer),
             Input::Replies(replies) => replies.into_iter().for_each(|reply| self.replied(reply, now)),
             Input::Connected { service } => {
                 for (xid, branch) in self.unreachable.remove(&service).unwrap_or_default() {
@@ -174,9 +184,13 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         if self.stopping {
             return answer.send(Err(Error::Stopping));
         }
-        if self.slots.len() >= self.settings.live_max {
+        if self.gauges.controls.draining() {
+            return answer.send(Err(Error::Draining));
+        }
+        let limit = self.gauges.controls.live_max();
+        if self.slots.len() >= limit {
             metrics::overloaded();
-            return answer.send(Err(Error::Overloaded { what: "live transactions", limit: self.settings.live_max }));
+            return answer.send(Err(Error::Overloaded { what: "live transactions", limit }));
         }
         let xid = self.xids.next(now);
         let digest = if plan.idempotency_key.is_empty() { 0 } else { plan.digest() };
@@ -255,10 +269,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let xid = live.tx.xid;
         self.slots.entry(xid).or_insert_with(|| {
             live.tx.recover();
-            let mut slot = Slot::new(live, 0);
-            // Whoever drove it before may not know yet that it is over, and calls until its own lease ends.
-            slot.not_after = now.after_ms(LEASE_MS);
-            Box::new(slot)
+            Box::new(Slot::adopted(live, now))
         });
         self.take(Input::Wake { xid, event }, now);
     }
@@ -300,9 +311,16 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             slot.live.unplan_branch();
         }
         slot.live.note(&self.effects.notes, now);
+        self.follow(xid, added_to, None, now);
+    }
+
+    /// Does what the last step wants done: makes it durable, or acts at once. `audit`: by whom a person's act was.
+    fn follow(&mut self, xid: Xid, added_to: bool, audit: Option<Box<AuditWrite>>, now: Timestamp) {
+        let Some(slot) = self.slots.get_mut(&xid) else { return };
         self.effects.notes.iter().for_each(|note| observe(&slot.live, *note));
         if self.effects.persist {
             let advance = slot.live.advance(self.settings.owner, &self.effects, added_to, now);
+            let advance = Advance { audit, ..advance };
             slot.writing = true;
             slot.calls = std::mem::take(&mut self.effects.calls);
             self.queued.push(Write::Advance(advance));

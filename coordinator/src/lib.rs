@@ -4,22 +4,27 @@
 //! beside this crate tells where what happens.
 
 pub mod api;
+pub mod audit;
 pub mod caller;
 pub mod clock;
 pub mod config;
 pub mod console;
+pub mod controls;
 pub mod driver;
+pub mod explain;
 pub mod limits;
 pub mod live;
 pub mod metrics;
 pub mod names;
 pub mod node;
+pub mod operate;
 pub mod plan;
 pub mod request;
 pub mod scanner;
 pub mod server;
 pub mod session;
 pub mod store;
+mod text;
 pub mod writer;
 
 use std::net::SocketAddr;
@@ -127,8 +132,10 @@ pub async fn serve<S: Store>(
         coordinator: coordinator.clone(),
         store,
         sessions: sessions.clone(),
+        inbox: inbox.clone(),
         gauges,
         settings,
+        started_at: clock.now(),
         clock: clock.clone(),
     };
     let services = Services { coordinator, sessions: api::sessions::Service::new(sessions, inbox, clock), admin };

@@ -94,6 +94,18 @@ pub const SCAN_ROWS_MAX: u32 = 256;
 /// Transactions taken up at a time after a restart.
 pub const ORPHANS_MAX: u32 = 2_000;
 
+/// Transactions of which one listing by service looks at the branches; the next page goes on from there.
+pub const LOOKED_AT_MAX: u32 = 10_000;
+
+/// Rows of the audit log that an explanation tells of, the newest.
+pub const EXPLAINED_ACTS_MAX: u32 = 20;
+
+/// Most bytes of an operator's name.
+pub const OPERATOR_BYTES_MAX: usize = 128;
+
+/// Most transactions in memory that the limit can be set to while the coordinator runs.
+pub const LIVE_MAX_MAX: u64 = 10_000_000;
+
 /// Ended transactions deleted at a time.
 pub const PURGE_ROWS_MAX: u32 = 512;
 

@@ -9,7 +9,7 @@ use tercet_core::{Cause, Effects, Note, Operation, Parked, Progress, Reply, RowS
 use tercet_proto::coordinator::v1 as pb;
 use tercet_proto::store::v1 as record;
 
-use crate::plan::{Plan, core_branch, core_branches};
+use crate::plan::{Plan, core_branch, core_branches, core_policy, planned_policy, stored_policy};
 use crate::store::{Advance, CompensationStatus, CompensationWrite, Create, Key, Owner, Record};
 use crate::{limits, names};
 
@@ -102,6 +102,9 @@ impl Live {
             (branch.progress, branch.logged) =
                 progress_from(stored.progress).ok_or(Error::Value { xid, field: "progress" })?;
             branch.attempts = stored.attempts;
+            if let Some(retry) = &stored.retry {
+                branch.retry = core_policy(retry);
+            }
             words.push(Words { result: stored.result, reason: stored.reason });
         }
         let status = names::status_from(state.status).ok_or(Error::Value { xid, field: "status" })?;
@@ -110,6 +113,7 @@ impl Live {
             1 => Some(Cause::Refused { branch: state.cause_branch as u8 }),
             2 => Some(Cause::Deadline),
             3 => Some(Cause::RolledBack),
+            4 => Some(Cause::Forced),
             _ => return Err(Error::Value { xid, field: "cause" }),
         };
         let deadline = Timestamp(state.deadline_ms);
@@ -147,6 +151,30 @@ impl Live {
             truncate(&mut reason, limits::REASON_BYTES_MAX);
             self.reason = reason;
         }
+    }
+
+    /// Keeps why a person decided it.
+    pub fn forced(&mut self, mut reason: String) {
+        truncate(&mut reason, limits::REASON_BYTES_MAX);
+        self.reason = reason;
+    }
+
+    /// Keeps why a person did a branch's work by hand.
+    pub fn resolved(&mut self, branch: u8, mut reason: String) {
+        truncate(&mut reason, limits::REASON_BYTES_MAX);
+        if let Some(words) = self.words.get_mut(usize::from(branch)) {
+            words.reason = reason;
+        }
+    }
+
+    /// What a branch's participant said last, if something went wrong.
+    pub fn said(&self, branch: u8) -> &str {
+        self.words.get(usize::from(branch)).map_or("", |words| &words.reason)
+    }
+
+    /// Its timeline without what people did: when, and a sentence.
+    pub fn history(&self) -> impl Iterator<Item = pb::TimelineEntry> {
+        self.timeline.iter().filter(|note| !names::is_act(note.kind)).map(|note| self.line(note))
     }
 
     /// Keeps what a participant said, if it is about the operation that the branch is at.
@@ -237,6 +265,7 @@ impl Live {
             state: self.encode_state(),
             keys: business_keys(new).collect(),
             compensations: self.compensations(effects, now),
+            audit: None,
         }
     }
 
@@ -269,13 +298,16 @@ impl Live {
             Some(Cause::Refused { branch }) => (1, branch.into()),
             Some(Cause::Deadline) => (2, 0),
             Some(Cause::RolledBack) => (3, 0),
+            Some(Cause::Forced) => (4, 0),
         };
-        let branches = self.tx.branches.iter().zip(&self.words).map(|(branch, words)| record::BranchState {
+        let branches = self.tx.branches.iter().zip(&self.plan.branches).zip(&self.words);
+        let branches = branches.map(|((branch, plan), words)| record::BranchState {
             progress: progress_number(branch),
             // Quick attempts start again after a restart.
             attempts: if branch.logged { branch.attempts } else { 0 },
             reason: words.reason.clone(),
             result: words.result.clone(),
+            retry: (branch.retry != planned_policy(plan)).then(|| stored_policy(&branch.retry)),
         });
         let state = record::State {
             status: names::status_number(self.tx.status).into(),
@@ -323,6 +355,7 @@ impl Live {
         match self.tx.cause {
             None => String::new(),
             Some(Cause::Deadline) => "the deadline passed before it was decided".into(),
+            Some(Cause::Forced) => format!("a person decided it: {}", self.reason),
             Some(Cause::RolledBack) if self.reason.is_empty() => "the initiator rolled it back".into(),
             Some(Cause::RolledBack) => format!("the initiator rolled it back: {}", self.reason),
             Some(Cause::Refused { branch }) => {
@@ -361,6 +394,7 @@ fn progress_number(branch: &tercet_core::Branch) -> u32 {
     match branch.progress {
         Progress::Parked(Parked::Refused) => 5,
         Progress::Parked(Parked::Exhausted) => 6,
+        Progress::Parked(Parked::ByPerson) => 7,
         Progress::Done => 2,
         Progress::Skipped => 4,
         Progress::Logged => 3,
@@ -383,6 +417,7 @@ fn progress_from(number: u32) -> Option<(Progress, bool)> {
         4 => Some((Progress::Skipped, false)),
         5 => Some((Progress::Parked(Parked::Refused), true)),
         6 => Some((Progress::Parked(Parked::Exhausted), true)),
+        7 => Some((Progress::Parked(Parked::ByPerson), true)),
         _ => None,
     }
 }

@@ -139,13 +139,17 @@ impl ServiceMetrics {
     /// A call was answered.
     pub fn replied(&self, operation: Operation, reply: Reply) {
         let row = usize::from(names::operation_number(operation)) - 1;
-        let column = match reply {
-            Reply::Done => 0,
-            Reply::Refused => 1,
-            Reply::NotNow { .. } => 2,
-            Reply::Unknown | Reply::Unreachable => 3,
-        };
-        self.replies[row * REPLIES.len() + column].increment(1);
+        self.replies[row * REPLIES.len() + reply_column(reply)].increment(1);
+    }
+}
+
+/// Where a reply is counted: done, refused, not now, unknown.
+pub const fn reply_column(reply: Reply) -> usize {
+    match reply {
+        Reply::Done => 0,
+        Reply::Refused => 1,
+        Reply::NotNow { .. } => 2,
+        Reply::Unknown | Reply::Unreachable => 3,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Numbers and words for the machine's states: what is stored, what is on the wire, what labels metrics.
 
-use tercet_core::{Note, Operation, Reply, Status};
+use tercet_core::{Note, Operation, Parked, Progress, Reply, Status};
 
 /// As stored and on the wire.
 pub const fn status_number(status: Status) -> u8 {
@@ -67,6 +67,22 @@ pub const fn operation_name(operation: Operation) -> &'static str {
     }
 }
 
+/// As people and programs read it.
+pub const fn progress_name(progress: Progress) -> &'static str {
+    match progress {
+        Progress::Due => "due",
+        Progress::Called => "called",
+        Progress::Delayed => "delayed",
+        Progress::Unreachable => "unreachable",
+        Progress::Done => "done",
+        Progress::Logged => "logged",
+        Progress::Parked(Parked::Refused) => "parked: refused",
+        Progress::Parked(Parked::Exhausted) => "parked: attempts used up",
+        Progress::Parked(Parked::ByPerson) => "parked: by a person",
+        Progress::Skipped => "skipped",
+    }
+}
+
 /// As metrics are labelled.
 pub const fn reply_name(reply: Reply) -> &'static str {
     match reply {
@@ -97,10 +113,20 @@ pub const fn note_number(note: Note) -> (u32, u8) {
         Note::Unreachable(operation, branch) => (4, operation, branch),
         Note::Logged(operation, branch) => (5, operation, branch),
         Note::Parked(operation, branch) => (6, operation, branch),
+        Note::Retried(operation, branch) => (9, operation, branch),
+        Note::Held(operation, branch) => (10, operation, branch),
+        Note::Resumed(operation, branch) => (11, operation, branch),
+        Note::Resolved(operation, branch) => (12, operation, branch),
+        Note::PolicySet(operation, branch) => (13, operation, branch),
         Note::Confirming => return (70, 0),
         Note::Cancelling => return (80, 0),
     };
     (kind * 10 + operation_number(operation) as u32, branch)
+}
+
+/// Whether a stored note tells of what a person did.
+pub const fn is_act(kind: u32) -> bool {
+    matches!(kind / 10, 9..=13)
 }
 
 /// A stored note as people read it. `name` is the branch's service and action.
@@ -115,6 +141,11 @@ pub fn note_text(kind: u32, name: &str, branch: u32, attempt: u32) -> String {
         6 => format!("branch {branch} ({name}): its {operation} is parked and waits for a person"),
         7 => "decided: confirm".into(),
         8 => "decided: cancel".into(),
+        9 => format!("branch {branch} ({name}): a person had its {operation} called at once"),
+        10 => format!("branch {branch} ({name}): a person parked its {operation}"),
+        11 => format!("branch {branch} ({name}): a person handed its {operation} back to the scanner"),
+        12 => format!("branch {branch} ({name}): a person did its {operation} by hand"),
+        13 => format!("branch {branch} ({name}): a person gave its {operation} another retry policy"),
         _ => format!("something that this version does not know ({kind})"),
     }
 }

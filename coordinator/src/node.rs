@@ -44,6 +44,8 @@ impl<S: Store, K: Clock> Node<S, K> {
                 Ok(beat) => {
                     self.clock.raise(beat.now);
                     metrics::compensations(beat.pending, beat.failed);
+                    self.gauges.pending.store(beat.pending, Ordering::Relaxed);
+                    self.gauges.failed.store(beat.failed, Ordering::Relaxed);
                     let end = writer::lease_end(beat.now, LEASE_MS);
                     if self.inbox.send(Input::Lease { end }).await.is_err() {
                         return;

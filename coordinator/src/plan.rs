@@ -175,19 +175,49 @@ pub fn core_branches(branches: &[record::Branch]) -> Vec<Branch> {
 pub fn core_branch(branch: &record::Branch) -> Branch {
     let after: Vec<u8> = branch.after.iter().map(|index| *index as u8).collect();
     let operations = Operations::from_bits(branch.operations as u8).unwrap_or(Operations::TCC);
-    let retry = branch.retry.as_ref().map_or(RetryPolicy::DEFAULT, |retry| RetryPolicy {
+    let retry = planned_policy(branch);
+    let call_timeout_ms = match branch.call_timeout_ms {
+        0 => limits::CALL_TIMEOUT_MS_DEFAULT,
+        given => given,
+    };
+    Branch::new(operations, &after, retry, call_timeout_ms)
+}
+
+/// The policy that a branch was declared with.
+pub fn planned_policy(branch: &record::Branch) -> RetryPolicy {
+    branch.retry.as_ref().map_or(RetryPolicy::DEFAULT, core_policy)
+}
+
+/// The machine's side of a stored policy.
+pub fn core_policy(retry: &record::Retry) -> RetryPolicy {
+    RetryPolicy {
         first_delay_ms: retry.first_delay_ms,
         factor_percent: retry.factor_percent,
         delay_max_ms: retry.delay_max_ms,
         jitter_percent: retry.jitter_percent as u8,
         quick_attempts: retry.quick_attempts,
         attempts: retry.attempts,
-    });
-    let call_timeout_ms = match branch.call_timeout_ms {
-        0 => limits::CALL_TIMEOUT_MS_DEFAULT,
-        given => given,
-    };
-    Branch::new(operations, &after, retry, call_timeout_ms)
+    }
+}
+
+/// A policy as it is stored.
+pub fn stored_policy(policy: &RetryPolicy) -> record::Retry {
+    record::Retry {
+        first_delay_ms: policy.first_delay_ms,
+        factor_percent: policy.factor_percent,
+        delay_max_ms: policy.delay_max_ms,
+        jitter_percent: policy.jitter_percent.into(),
+        quick_attempts: policy.quick_attempts,
+        attempts: policy.attempts,
+    }
+}
+
+/// Another policy: fields that are 0 stay as they are in `now`.
+///
+/// # Errors
+/// The first field that is outside its limit.
+pub fn changed_policy(given: pb::RetryPolicy, now: &RetryPolicy) -> Result<RetryPolicy, Invalid> {
+    policy("retry", given, now).map(|stored| core_policy(&stored))
 }
 
 /// What can be asked of a stored branch.
@@ -245,13 +275,12 @@ fn checked(
         after,
         operations: operations.bits().into(),
         call_timeout_ms: branch.call_timeout_ms,
-        retry: branch.retry.map(|retry| policy(field, retry)).transpose()?,
+        retry: branch.retry.map(|retry| policy(&format!("{field}.retry"), retry, &RetryPolicy::DEFAULT)).transpose()?,
         business_key: branch.business_key,
     })
 }
 
-fn policy(field: &str, given: pb::RetryPolicy) -> Result<record::Retry, Invalid> {
-    let default = RetryPolicy::DEFAULT;
+fn policy(field: &str, given: pb::RetryPolicy, default: &RetryPolicy) -> Result<record::Retry, Invalid> {
     let or = |given: u32, default: u32| if given == 0 { default } else { given };
     let retry = record::Retry {
         first_delay_ms: or(given.first_delay_ms, default.first_delay_ms),
@@ -271,7 +300,7 @@ fn policy(field: &str, given: pb::RetryPolicy) -> Result<record::Retry, Invalid>
     ];
     for (name, value, least, most) in bounded {
         if !(least..=most).contains(&value) {
-            return Err(invalid(format!("{field}.retry.{name}"), format!("{least} to {most}")));
+            return Err(invalid(format!("{field}.{name}"), format!("{least} to {most}")));
         }
     }
     Ok(retry)

@@ -1,12 +1,14 @@
 //! What the driver can be asked, and how it answers.
 
 use tercet_core::{Event, Status, Timestamp, Xid};
+use tercet_proto::admin::v1 as admin;
 use tercet_proto::coordinator::v1 as pb;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::caller::Incoming;
 use crate::driver::satisfied;
 use crate::live::Live;
+use crate::operate::Order;
 use crate::plan::{Invalid, Plan};
 
 /// What goes into the driver's inbox.
@@ -57,6 +59,24 @@ pub enum Input {
         /// What.
         event: Event,
     },
+    /// An operator wants something done, or only to know what would be.
+    Operate {
+        /// To which.
+        xid: Xid,
+        /// As stored, for when it is not in memory.
+        live: Option<Box<Live>>,
+        /// What, by whom and why.
+        order: Box<Order>,
+        /// Whom to answer, once it is durable.
+        answer: oneshot::Sender<Result<admin::Changed, Error>>,
+    },
+    /// Show a transaction with all that memory knows beyond the store, if it is here.
+    Look {
+        /// Which.
+        xid: Xid,
+        /// Whom to show it.
+        answer: oneshot::Sender<Option<Box<Live>>>,
+    },
     /// Participants have answered.
     Replies(Vec<Incoming>),
     /// A service that had no session has one.
@@ -75,7 +95,11 @@ impl Input {
     /// The one transaction that it concerns, if it is about one.
     pub fn xid(&self) -> Option<Xid> {
         match self {
-            Self::AddBranch { xid, .. } | Self::Finish { xid, .. } | Self::Wake { xid, .. } => Some(*xid),
+            Self::AddBranch { xid, .. }
+            | Self::Finish { xid, .. }
+            | Self::Wake { xid, .. }
+            | Self::Operate { xid, .. }
+            | Self::Look { xid, .. } => Some(*xid),
             Self::Start { .. }
             | Self::Adopt { .. }
             | Self::Replies(_)
@@ -175,6 +199,13 @@ pub enum Waiter {
         /// Whom.
         answer: oneshot::Sender<Result<Added, Error>>,
     },
+    /// For the write of what an operator wanted.
+    Changed {
+        /// What it changes.
+        difference: Box<admin::Difference>,
+        /// Whom to tell.
+        answer: oneshot::Sender<Result<admin::Changed, Error>>,
+    },
 }
 
 impl Waiter {
@@ -182,7 +213,7 @@ impl Waiter {
     pub fn satisfied(&self, status: Status) -> bool {
         match self {
             Self::View { wait, .. } => satisfied(*wait, status),
-            Self::Added { .. } => true,
+            Self::Added { .. } | Self::Changed { .. } => true,
         }
     }
 }
@@ -225,6 +256,15 @@ pub enum Error {
         /// Where it stands.
         status: Status,
     },
+    /// What an operator wants does not apply to the transaction as it stands.
+    #[error("nothing to do: {why}")]
+    NothingToDo {
+        /// Why not.
+        why: String,
+    },
+    /// This coordinator takes nothing new until an operator says otherwise: go to another, or wait.
+    #[error("the coordinator drains and takes nothing new")]
+    Draining,
     /// It was submitted whole, and decides itself.
     #[error("the transaction was declared by Submit and decides itself")]
     Declared,

@@ -14,9 +14,9 @@ use tracing::{error, warn};
 use crate::clock::Clock;
 use crate::driver::{Gauges, Settings};
 use crate::live::Live;
+use crate::metrics;
 use crate::request::Input;
 use crate::store::{ClaimCompensations, Compensation, Lookup, Store};
-use crate::{limits, metrics};
 
 /// How long a claimed row is nobody else's. An attempt is over by then, or is repeated.
 const LEASE_MS: u64 = 30_000;
@@ -58,7 +58,7 @@ impl<S: Store, K: Clock> Scanner<S, K> {
         while !self.inbox.is_closed() {
             tick.notified().await;
             // Never more than the driver has room for: a row would spend its lease in a queue.
-            while self.gauges.live.load(Ordering::Relaxed) < self.settings.live_max as u64 / 2 {
+            while self.gauges.live.load(Ordering::Relaxed) < self.gauges.controls.live_max() as u64 / 2 {
                 match self.scan().await {
                     Ok(0) => break,
                     Ok(_) => {}
@@ -83,7 +83,7 @@ impl<S: Store, K: Clock> Scanner<S, K> {
             lease_until: now.after_ms(LEASE_MS),
             owner: self.settings.owner,
             services,
-            limit: limits::SCAN_ROWS_MAX,
+            limit: self.gauges.controls.scan_rows(),
         };
         let rows = self.store.claim_compensations(claim).await?;
         for row in &rows {

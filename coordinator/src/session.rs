@@ -55,6 +55,7 @@ struct Service {
     forget: VecDeque<(Timestamp, Xid)>,
     dirty: bool,
     sent: Sent,
+    replies: [u64; 4],
     metrics: ServiceMetrics,
 }
 
@@ -94,6 +95,19 @@ pub struct Instance {
     pub queued: usize,
     /// Calls that it has not answered yet.
     pub in_flight: usize,
+}
+
+/// How a service is doing.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Its name.
+    pub service: String,
+    /// Calls that no session has taken yet.
+    pub queued: usize,
+    /// For how long the oldest batch without an answer has been under way; 0: none is.
+    pub oldest_batch_ms: u64,
+    /// Answers since the start: done, refused, not now, unknown.
+    pub replies: [u64; 4],
 }
 
 /// Why a participant may not register.
@@ -146,6 +160,7 @@ impl Sessions {
             forget: VecDeque::new(),
             dirty: false,
             sent: Sent::default(),
+            replies: [0; 4],
             metrics: ServiceMetrics::new(&register.service),
         });
         if service.sessions.is_empty() {
@@ -209,6 +224,7 @@ impl Sessions {
         let incoming = batch.calls.iter().zip(given).map(|(call, reply)| {
             let (reply, words) = parse(reply);
             service.metrics.replied(call.call.operation, reply);
+            service.replies[crate::metrics::reply_column(reply)] += 1;
             Incoming { words, ..call.answered(reply) }
         });
         let incoming = incoming.collect();
@@ -251,6 +267,25 @@ impl Sessions {
             batches: sum.batches + service.sent.batches,
             calls: sum.calls + service.sent.calls,
         })
+    }
+
+    /// Every service that has registered since the start, by name.
+    pub fn health(&self) -> Vec<Health> {
+        let now = self.clock.monotonic();
+        let inner = self.lock();
+        let all = inner.services.iter().map(|(name, service)| {
+            let batches = service.sessions.iter().flat_map(|session| &session.batches);
+            let oldest = batches.map(|batch| now.saturating_sub(batch.sent_at)).max();
+            Health {
+                service: name.clone(),
+                queued: service.queue.len(),
+                oldest_batch_ms: oldest.map_or(0, |age| age.as_millis() as u64),
+                replies: service.replies,
+            }
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|a, b| a.service.cmp(&b.service));
+        all
     }
 
     /// Every instance, by service.

@@ -16,6 +16,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use tercet_core::{Timestamp, Xid};
 
+use crate::audit::{AuditRow, AuditWrite};
+
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
@@ -27,8 +29,8 @@ pub const KEY_BYTES_MAX: usize = 256;
 
 /// The durable side of a coordinator. An answer means that the write is on disk.
 pub trait Store: Send + Sync + 'static {
-    /// Makes a batch durable in one commit and answers for each write, in order. A write happens whole (its keys and
-    /// compensations with it) or not at all, whatever becomes of the others.
+    /// Makes a batch durable in one commit and answers for each write, in order. A write happens whole (its keys,
+    /// compensations and audit row with it) or not at all, whatever becomes of the others.
     ///
     /// The caller owes at most one write per xid in a batch. [`Error::Unavailable`] says nothing about any of them:
     /// [`get`](Self::get) each and compare versions.
@@ -37,8 +39,9 @@ pub trait Store: Send + Sync + 'static {
     /// The transaction of this name, if there is one.
     fn get(&self, lookup: Lookup) -> impl Future<Output = Result<Option<Record>, Error>> + Send;
 
-    /// The transactions that fit every part of the query, newest first.
-    fn list(&self, query: ListQuery) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
+    /// The rows that fit every part of the query: transactions ([`ListQuery`]) newest first, compensations
+    /// ([`CompensationQuery`]) and the audit log ([`AuditQuery`]) in order of their ids.
+    fn list<Q: Query>(&self, query: Q) -> impl Future<Output = Result<Vec<Q::Row>, Error>> + Send;
 
     /// Makes `owner` the owner of up to `limit` transactions that are waiting (`wake_at` set) under an older epoch of
     /// its node or under a node whose lease has lapsed, start by start, oldest first. Each gets a new version, which
@@ -51,12 +54,6 @@ pub trait Store: Send + Sync + 'static {
     fn claim_compensations(
         &self,
         claim: ClaimCompensations,
-    ) -> impl Future<Output = Result<Vec<Compensation>, Error>> + Send;
-
-    /// The compensations that fit every part of the query, in order of their ids.
-    fn list_compensations(
-        &self,
-        query: CompensationQuery,
     ) -> impl Future<Output = Result<Vec<Compensation>, Error>> + Send;
 
     /// Renews the lease of `node` for `lease_ms` from now and tells the store's time. Without an `epoch` it starts the
@@ -75,22 +72,35 @@ pub enum Write {
     Create(Create),
     /// The next version of one.
     Advance(Advance),
+    /// A change by a person that is about no transaction.
+    Audit(AuditWrite),
 }
 
 impl Write {
     /// The transaction that it writes.
-    pub fn xid(&self) -> Xid {
+    pub fn xid(&self) -> Option<Xid> {
         match self {
-            Self::Create(create) => create.xid,
-            Self::Advance(advance) => advance.xid,
+            Self::Create(create) => Some(create.xid),
+            Self::Advance(advance) => Some(advance.xid),
+            Self::Audit(_) => None,
         }
     }
 
-    /// The version that the transaction has when this is done.
+    /// The version that the transaction has when this is done; 0 when it writes none.
     pub fn version(&self) -> u64 {
         match self {
             Self::Create(_) => 1,
             Self::Advance(advance) => advance.version + 1,
+            Self::Audit(_) => 0,
+        }
+    }
+
+    /// The row that it adds to the audit log, if it adds one.
+    pub fn audit(&self) -> Option<&AuditWrite> {
+        match self {
+            Self::Create(_) => None,
+            Self::Advance(advance) => advance.audit.as_deref(),
+            Self::Audit(audit) => Some(audit),
         }
     }
 }
@@ -143,6 +153,8 @@ pub struct Advance {
     pub keys: Vec<Key>,
     /// Compensations to add or change.
     pub compensations: Vec<CompensationWrite>,
+    /// Set when a person wanted it.
+    pub audit: Option<Box<AuditWrite>>,
 }
 
 /// A row of `compensation_log` as it shall be; there is one for each operation of each branch.
@@ -266,8 +278,12 @@ pub struct ListQuery {
     pub label: Option<String>,
     /// With this business key.
     pub business_key: Option<String>,
+    /// With a compensation that waits for a person.
+    pub parked: bool,
     /// Older than this one: the last of the page before.
     pub before: Option<Xid>,
+    /// No older than this one.
+    pub from: Option<Xid>,
     /// At most so many.
     pub limit: u32,
 }
@@ -331,6 +347,64 @@ pub struct CompensationQuery {
     pub after_id: u64,
     /// At most so many.
     pub limit: u32,
+}
+
+/// Which rows of the audit log to list; `None` leaves that part open.
+#[derive(Clone, Debug, Default)]
+pub struct AuditQuery {
+    /// About this transaction.
+    pub xid: Option<Xid>,
+    /// With a higher id.
+    pub after_id: u64,
+    /// With a lower id, and then the highest of those, in order of their ids all the same.
+    pub before_id: Option<u64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// What [`Store::list`] can be asked for.
+pub trait Query: Send + 'static {
+    /// What it answers.
+    type Row: Send;
+
+    /// Hands itself to whoever knows how to read its kind of rows.
+    fn read<L: Lists>(self, lists: &L) -> impl Future<Output = Result<Vec<Self::Row>, Error>> + Send;
+}
+
+/// What a store can list, kind by kind: the other side of [`Query`].
+pub trait Lists: Sync {
+    /// Transactions, newest first.
+    fn transactions(&self, query: ListQuery) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
+
+    /// Compensations, in order of their ids.
+    fn compensations(&self, query: CompensationQuery) -> impl Future<Output = Result<Vec<Compensation>, Error>> + Send;
+
+    /// The audit log, in order of its ids.
+    fn audit(&self, query: AuditQuery) -> impl Future<Output = Result<Vec<AuditRow>, Error>> + Send;
+}
+
+impl Query for ListQuery {
+    type Row = Record;
+
+    fn read<L: Lists>(self, lists: &L) -> impl Future<Output = Result<Vec<Record>, Error>> + Send {
+        lists.transactions(self)
+    }
+}
+
+impl Query for CompensationQuery {
+    type Row = Compensation;
+
+    fn read<L: Lists>(self, lists: &L) -> impl Future<Output = Result<Vec<Compensation>, Error>> + Send {
+        lists.compensations(self)
+    }
+}
+
+impl Query for AuditQuery {
+    type Row = AuditRow;
+
+    fn read<L: Lists>(self, lists: &L) -> impl Future<Output = Result<Vec<AuditRow>, Error>> + Send {
+        lists.audit(self)
+    }
 }
 
 /// The store's answer to a node that is alive.

@@ -28,13 +28,14 @@ fn size(write: &Write) -> usize {
     match write {
         Write::Create(create) => create.plan.len() + create.state.len(),
         Write::Advance(advance) => advance.state.len(),
+        Write::Audit(audit) => audit.before.len() + audit.after.len(),
     }
 }
 
 /// Makes a batch durable and says what became of each write. Does not give up: while the store is away it waits, and a
 /// commit of unknown result is read back by version before anyone hears of it.
 pub async fn commit<S: Store, K: Clock>(store: &S, clock: &K, batch: Vec<Write>) -> Vec<(Xid, Written)> {
-    let names: Vec<Xid> = batch.iter().map(Write::xid).collect();
+    let names: Vec<Option<Xid>> = batch.iter().map(Write::xid).collect();
     let started = clock.monotonic();
     let rows = batch.len();
     let written = match store.write(batch.clone()).await {
@@ -45,7 +46,7 @@ pub async fn commit<S: Store, K: Clock>(store: &S, clock: &K, batch: Vec<Write>)
         }
     };
     metrics::committed(rows, clock.monotonic().saturating_sub(started));
-    names.into_iter().zip(written).collect()
+    names.into_iter().zip(written).filter_map(|(xid, written)| Some((xid?, written))).collect()
 }
 
 fn report(error: &Error, rows: usize) {
@@ -80,8 +81,9 @@ async fn recover<S: Store>(store: &S, batch: Vec<Write>) -> Vec<Written> {
 
 async fn read_back<S: Store>(store: &S, batch: &[Write], known: &mut [Option<Written>]) -> Result<(), Error> {
     for (write, known) in batch.iter().zip(known.iter_mut()) {
-        if known.is_none() {
-            let found = store.get(Lookup::Xid(write.xid())).await?;
+        // An audit row of its own can not be told from another of the same words: it is written again.
+        if let (None, Some(xid)) = (&known, write.xid()) {
+            let found = store.get(Lookup::Xid(xid)).await?;
             *known = judge(write, found.as_ref());
         }
     }
@@ -93,9 +95,10 @@ fn judge(write: &Write, found: Option<&Record>) -> Option<Written> {
     let state = match write {
         Write::Create(create) => &create.state,
         Write::Advance(advance) => &advance.state,
+        Write::Audit(_) => return None,
     };
     match (found, write) {
-        (None, Write::Create(_)) => None,
+        (None, Write::Create(_) | Write::Audit(_)) => None,
         (None, Write::Advance(_)) => Some(Written::Stale),
         (Some(record), _) if record.version < write.version() => None,
         (Some(record), _) if record.version == write.version() && record.state == *state => {

@@ -7,6 +7,8 @@
 extern crate alloc;
 
 mod id;
+mod next;
+mod operate;
 mod retry;
 #[cfg(test)]
 mod rules;
@@ -16,6 +18,8 @@ mod tx;
 mod walk;
 
 pub use id::{ParseXidError, Timestamp, Xid, XidSource};
+pub use next::{Next, What, next};
+pub use operate::Act;
 pub use retry::RetryPolicy;
 pub use step::{Call, Compensation, Effects, Event, Note, Reply, RowStatus, UNREACHABLE_PATIENCE_MS, step};
 pub use tx::{BRANCHES_MAX, Branch, Cause, Operation, Operations, Parked, Progress, Status, Tx, acyclic};

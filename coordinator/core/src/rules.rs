@@ -314,3 +314,141 @@ fn operations_and_statuses_say_what_they_are() {
     assert!(!acyclic(&branches(&[&[0]])) && !acyclic(&branches(&[&[1], &[0]])) && !acyclic(&branches(&[&[1]])));
     assert!(!acyclic(&branches(&[&[], &[2], &[1]])));
 }
+
+impl Story {
+    fn acts(&mut self, now: u64, act: Act) -> &mut Self {
+        self.at(now, Event::Operator(act))
+    }
+
+    fn progress(&self, branch: usize) -> Progress {
+        self.tx.branches[branch].progress
+    }
+}
+
+#[test]
+fn a_person_has_a_parked_branch_called_at_once_with_all_attempts_before_it() {
+    let mut story = Story::confirming();
+    story.replied(10, 0, Operation::Confirm, Reply::Refused);
+    assert_eq!(story.progress(0), Progress::Parked(Parked::Refused));
+    story.acts(50, Act::Retry { branch: 0 });
+    assert_eq!((story.calls(), story.effects.acted), (vec![(0, Operation::Confirm, 0, 350)], 1));
+    let row = story.effects.compensations[0];
+    assert_eq!((row.status, row.retry_count), (RowStatus::Pending(Timestamp(50)), 0), "a crash leads back to it");
+    assert!(story.effects.persist);
+    story.acts(60, Act::Retry { branch: 0 });
+    assert_eq!((story.calls(), story.effects.acted, story.effects.persist), (vec![], 0, false), "it is called already");
+    story.replied(70, 0, Operation::Confirm, Reply::Done);
+    assert_eq!(story.tx.status, Status::Confirmed);
+}
+
+#[test]
+fn what_a_person_parks_waits_for_a_person_and_is_resumed_by_the_scanner() {
+    let mut story = Story::confirming();
+    story.acts(10, Act::Park { branch: 0 });
+    assert_eq!(story.effects.compensations[0].status, RowStatus::Failed);
+    story.replied(20, 0, Operation::Confirm, Reply::Unknown).woken(10_000);
+    assert_eq!((story.progress(0), story.tx.wake_at()), (Progress::Parked(Parked::ByPerson), None));
+    assert_eq!(next(&story.tx, Timestamp(20)), Next::Person { branch: 0 });
+    story.acts(30, Act::Resume { branch: 0 });
+    assert_eq!((story.progress(0), story.calls()), (Progress::Logged, vec![]));
+    assert_eq!(story.effects.compensations[0].status, RowStatus::Pending(Timestamp(30)));
+    story.at(31, Event::Retry { branch: 0 });
+    assert_eq!(story.calls(), [(0, Operation::Confirm, 0, 331)]);
+}
+
+#[test]
+fn a_call_that_succeeds_after_its_branch_was_parked_still_counts() {
+    let mut story = Story::confirming();
+    story.acts(10, Act::Park { branch: 0 }).replied(20, 0, Operation::Confirm, Reply::Done);
+    assert_eq!((story.tx.status, story.effects.compensations[0].status), (Status::Confirmed, RowStatus::Done));
+}
+
+#[test]
+fn only_what_is_parked_is_resolved_by_hand_and_other_branches_stay_as_they_are() {
+    let mut story = Story::new(Operations::TCC, 2);
+    story.woken(0).replied(0, 0, Operation::Try, Reply::Done).replied(0, 1, Operation::Try, Reply::Done);
+    story.acts(5, Act::Resolve { branch: 0 });
+    assert_eq!(story.effects.acted, 0, "it is under way");
+    story.replied(10, 0, Operation::Confirm, Reply::Refused);
+    let other = story.tx.branches[1].clone();
+    story.acts(20, Act::Resolve { branch: 0 });
+    assert_eq!((story.progress(0), &story.tx.branches[1]), (Progress::Done, &other));
+    assert_eq!(story.effects.compensations[0].status, RowStatus::Done);
+    story.replied(30, 1, Operation::Confirm, Reply::Done);
+    assert_eq!(story.tx.status, Status::Confirmed);
+}
+
+#[test]
+fn a_try_is_bounded_by_its_deadline_and_not_parked() {
+    let mut story = Story::new(Operations::TCC, 1);
+    story.woken(0).acts(10, Act::Park { branch: 0 });
+    assert_eq!((story.effects.acted, story.progress(0)), (0, Progress::Called));
+}
+
+#[test]
+fn the_first_decision_stays_whoever_forces_another_one() {
+    let mut story = Story::confirming();
+    let before = story.tx.clone();
+    story.acts(10, Act::ForceCancel).acts(11, Act::ForceConfirm);
+    assert_eq!((&story.tx, story.effects.acted), (&before, 0));
+    let mut story = Story::new(Operations::TCC, 1);
+    story.woken(0).acts(10, Act::ForceCancel);
+    assert_eq!((story.tx.status, story.tx.cause), (Status::Cancelling, Some(Cause::Forced)));
+}
+
+#[test]
+fn a_forced_confirm_never_confirms_what_was_not_tried() {
+    let mut story = Story::new(Operations::TCC, 2);
+    story.woken(0).replied(0, 0, Operation::Try, Reply::Done).acts(10, Act::ForceConfirm);
+    assert_eq!((story.tx.status, story.effects.acted), (Status::Trying, 0));
+    let mut begun = Story::of(Tx::new(Xid([9; 16]), true, Timestamp(1_000), vec![]));
+    begun.at(0, Event::BranchAdded(Branch::new(Operations::TCC, &[], RETRY, 300))).acts(10, Act::ForceConfirm);
+    assert_eq!((begun.tx.status, begun.calls()), (Status::Confirming, vec![(0, Operation::Confirm, 0, 310)]));
+    let mut late = Story::of(Tx::new(Xid([9; 16]), true, Timestamp(1_000), vec![]));
+    late.acts(1_000, Act::ForceConfirm);
+    assert_eq!((late.tx.status, late.effects.acted), (Status::Cancelled, 0), "the deadline came first");
+}
+
+#[test]
+fn another_policy_counts_from_the_next_failed_attempt() {
+    let mut story = Story::confirming();
+    let policy = RetryPolicy { attempts: 1, ..RETRY };
+    story.acts(10, Act::SetRetry { branch: 0, policy });
+    assert_eq!((story.effects.acted, story.effects.persist, story.progress(0)), (1, true, Progress::Called));
+    story.acts(11, Act::SetRetry { branch: 0, policy });
+    assert_eq!(story.effects.acted, 0, "it has this policy");
+    let patient = RetryPolicy { attempts: 9, quick_attempts: 1, ..RETRY };
+    story.acts(12, Act::SetRetry { branch: 0, policy: patient }).replied(20, 0, Operation::Confirm, Reply::Unknown);
+    assert_eq!(story.progress(0), Progress::Logged);
+}
+
+#[test]
+fn what_comes_next_is_what_the_machine_then_does() {
+    let mut story = Story::new(Operations::TCC, 1);
+    story.woken(0);
+    let now = Timestamp(1);
+    assert_eq!(
+        next(&story.tx, now),
+        Next::Woken { at: Timestamp(300), what: What::AskAgain(Operation::Try, 0, Timestamp(400)) }
+    );
+    story.woken(300);
+    assert_eq!(next(&story.tx, now), Next::Woken { at: Timestamp(400), what: What::Call(Operation::Try, 0) });
+    story.replied(310, 0, Operation::Try, Reply::Unreachable).woken(400);
+    story.replied(410, 0, Operation::Try, Reply::Unreachable);
+    assert_eq!(
+        next(&story.tx, now),
+        Next::Woken { at: Timestamp(1_000), what: What::Decide(Status::Cancelling) },
+        "nothing is connected, so the deadline decides"
+    );
+    let mut story = Story::confirming();
+    for at in [10, 20, 30] {
+        story.tx.branches[0].progress = Progress::Called;
+        story.replied(at, 0, Operation::Confirm, Reply::Unknown);
+    }
+    assert_eq!(
+        next(&story.tx, now),
+        Next::Scanned { at: Timestamp(430), branch: 0, what: What::Call(Operation::Confirm, 0) }
+    );
+    story.at(430, Event::Retry { branch: 0 }).replied(440, 0, Operation::Confirm, Reply::Done);
+    assert_eq!(next(&story.tx, now), Next::Ended);
+}

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::Timestamp;
+use crate::operate::{Act, act};
 use crate::tx::{Branch, Cause, Operation, Parked, Progress, Status, Tx};
 
 /// How long a confirm, a cancel or an ask waits in memory for its service to connect before it goes to the log.
@@ -58,6 +59,8 @@ pub enum Event {
     CommitAsked,
     /// The initiator wants it cancelled.
     RollbackAsked,
+    /// A person wants something.
+    Operator(Act),
 }
 
 /// A call to be made.
@@ -112,6 +115,16 @@ pub enum Note {
     Logged(Operation, u8),
     /// The branch waits for a person.
     Parked(Operation, u8),
+    /// A person had the branch called at once.
+    Retried(Operation, u8),
+    /// A person parked the branch.
+    Held(Operation, u8),
+    /// A person handed the parked branch back to the scanner.
+    Resumed(Operation, u8),
+    /// A person did by hand what the branch would not.
+    Resolved(Operation, u8),
+    /// A person gave the branch another retry policy.
+    PolicySet(Operation, u8),
     /// Decided: confirm.
     Confirming,
     /// Decided: cancel, for the transaction's cause.
@@ -129,6 +142,8 @@ pub struct Effects {
     pub compensations: Vec<Compensation>,
     /// What was out of the ordinary, for the timeline.
     pub notes: Vec<Note>,
+    /// How many acts of a person were carried out. What did not apply did not count.
+    pub acted: u32,
 }
 
 impl Effects {
@@ -138,6 +153,7 @@ impl Effects {
         self.calls.clear();
         self.compensations.clear();
         self.notes.clear();
+        self.acted = 0;
     }
 }
 
@@ -172,6 +188,9 @@ pub fn step(tx: &mut Tx, event: Event, now: Timestamp, effects: &mut Effects) {
             }
         }
         (Status::Trying, Event::RollbackAsked) => roll_back(tx, effects),
+        (Status::Trying | Status::Confirming | Status::Cancelling, Event::Operator(wanted)) => {
+            act(tx, wanted, now, effects);
+        }
         (
             Status::Confirming | Status::Cancelling,
             Event::BranchAdded(_) | Event::CommitAsked | Event::RollbackAsked,
@@ -335,8 +354,8 @@ fn log(tx: &mut Tx, index: u8, operation: Operation, not_before: Timestamp, effe
     branch.progress = Progress::Logged;
     branch.logged = true;
     let next = not_before.after_ms(branch.retry.delay_ms(xid, index, branch.attempts));
-    let status = RowStatus::Pending(next);
-    effects.compensations.push(Compensation { branch: index, operation, status, retry_count: branch.attempts });
+    branch.wake_at = next;
+    row(branch, (index, operation), RowStatus::Pending(next), effects);
     effects.notes.push(Note::Logged(operation, index));
     effects.persist = true;
 }
@@ -345,18 +364,22 @@ fn park(tx: &mut Tx, index: u8, operation: Operation, why: Parked, effects: &mut
     let branch = &mut tx.branches[usize::from(index)];
     branch.progress = Progress::Parked(why);
     branch.logged = true;
-    let status = RowStatus::Failed;
-    effects.compensations.push(Compensation { branch: index, operation, status, retry_count: branch.attempts });
+    row(branch, (index, operation), RowStatus::Failed, effects);
     effects.notes.push(Note::Parked(operation, index));
     effects.persist = true;
 }
 
+/// Writes the branch's row in the log.
+pub(crate) fn row(branch: &Branch, (index, operation): (u8, Operation), status: RowStatus, effects: &mut Effects) {
+    let retry_count = branch.attempts;
+    effects.compensations.push(Compensation { branch: index, operation, status, retry_count });
+}
+
 /// Closes the branch's row in the log, if it has one.
-fn close_row(branch: &mut Branch, index: u8, operation: Operation, effects: &mut Effects) {
+pub(crate) fn close_row(branch: &mut Branch, index: u8, operation: Operation, effects: &mut Effects) {
     if branch.logged {
         branch.logged = false;
-        let status = RowStatus::Done;
-        effects.compensations.push(Compensation { branch: index, operation, status, retry_count: branch.attempts });
+        row(branch, (index, operation), RowStatus::Done, effects);
     }
 }
 
@@ -369,7 +392,7 @@ fn call_again(tx: &mut Tx, index: u8, waits: Progress) {
 }
 
 /// Decides the outcome and puts every branch at the start of the second phase.
-fn decide(tx: &mut Tx, status: Status, effects: &mut Effects) {
+pub(crate) fn decide(tx: &mut Tx, status: Status, effects: &mut Effects) {
     for index in 0..tx.branches.len() as u16 {
         let index = index as u8;
         let first = tx.operation(index);

@@ -110,6 +110,8 @@ pub enum Cause {
     Deadline,
     /// The initiator asked for it.
     RolledBack,
+    /// A person decided in the initiator's place.
+    Forced,
 }
 
 /// Why a branch is parked.
@@ -119,6 +121,8 @@ pub enum Parked {
     Refused,
     /// Its attempts are used up.
     Exhausted,
+    /// A person wanted it.
+    ByPerson,
 }
 
 /// How far a branch is with its operation of the present phase.
@@ -162,7 +166,8 @@ pub struct Branch {
     /// Calls of its try that may have arrived. Only a branch that has none may be left without a cancel. Not durable:
     /// after a restart every branch may have been called.
     pub sent: u32,
-    /// When the next thing happens by itself. Not durable: after a restart everything is due at once.
+    /// When the next thing happens by itself; of one in `compensation_log`, when its row is due. Not durable: after a
+    /// restart everything is due at once.
     pub wake_at: Timestamp,
 }
 

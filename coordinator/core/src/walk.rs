@@ -55,6 +55,8 @@ struct Node {
     fences: [Fence; 3],
     calls: Vec<(u8, u8)>,
     clock: u64,
+    /// How often a person may still act.
+    acts: u8,
 }
 
 /// What the walk is about: the plan, and what the initiator may do.
@@ -82,6 +84,8 @@ impl World {
             fences: [Fence::None; 3],
             calls: vec![],
             clock: EARLY,
+            // One act, of any kind and at any moment, in the worlds that are small enough.
+            acts: u8::from(self.plan.len() <= 2),
         }
     }
 
@@ -107,9 +111,15 @@ impl World {
                 for event in self.events(node, tx) {
                     all.extend(self.fed(node, tx, event, node.clock));
                 }
+                self.operated(node, tx, &mut all);
             }
             Memory::Empty => {
                 self.load(node, &mut all);
+                if let Some(durable) = node.durable.as_ref().filter(|durable| !durable.status.ended()) {
+                    let mut tx = durable.clone();
+                    tx.recover();
+                    self.operated(node, &tx, &mut all);
+                }
                 if !node.durable.as_ref().is_some_and(Tx::rests) {
                     return all;
                 }
@@ -182,6 +192,46 @@ impl World {
             events.push(Event::Reachable { branch });
         }
         events
+    }
+
+    /// A person acts who knows what they do: forces only what the initiator or the sender did, and resolves a branch by
+    /// doing its work by hand, in its turn. An act that does not apply changes nothing.
+    fn operated(&self, node: &Node, tx: &Tx, all: &mut Vec<Node>) {
+        if node.acts == 0 {
+            return;
+        }
+        let mut spent = Node { acts: node.acts - 1, ..node.clone() };
+        let policy = RetryPolicy { attempts: 3, ..RETRY };
+        let mut acts = Vec::new();
+        for branch in 0..tx.branches.len() as u8 {
+            acts.extend([Act::Retry { branch }, Act::Park { branch }, Act::Resume { branch }]);
+            acts.push(Act::SetRetry { branch, policy });
+        }
+        let sender = tx.asks().then_some(node.fences[0]);
+        if sender.is_none_or(|fence| fence == Fence::Cancelled) {
+            acts.push(Act::ForceCancel);
+        }
+        if sender.map_or_else(|| !tx.manual || commits(node, tx), |fence| fence == Fence::Confirmed) {
+            acts.push(Act::ForceConfirm);
+        }
+        for act in acts {
+            let fed = self.fed(&spent, tx, Event::Operator(act), node.clock);
+            all.extend(fed.into_iter().filter(|next| next.memory != node.memory));
+        }
+        for (index, branch) in tx.branches.iter().enumerate() {
+            let place = index as u8;
+            if let (Progress::Parked(_), true, Some(operation)) =
+                (branch.progress, tx.ready(place), tx.operation(place))
+                && operation != Operation::Ask
+            {
+                let (fence, _) = run(node.fences[index], operation, branch, true);
+                self.check_run(node, place, operation, fence);
+                spent.fences[index] = fence;
+                let event = Event::Operator(Act::Resolve { branch: place });
+                all.extend(self.fed(&spent, tx, event, node.clock));
+                spent.fences = node.fences;
+            }
+        }
     }
 
     /// Every call that was ever made arrives once more, and its answer gets lost, or comes at once.
@@ -486,7 +536,7 @@ fn check_live(good: &HashMap<(u64, u64), (u64, u64)>) {
 }
 
 /// What tells one branch of a plan from another.
-fn small(branch: &Branch) -> (u8, u32, bool, u32, u64) {
+fn small(branch: &Branch) -> (u8, u32, bool, u32, u64, u32) {
     let progress = match branch.progress {
         Progress::Due => 0,
         Progress::Called => 1,
@@ -497,8 +547,9 @@ fn small(branch: &Branch) -> (u8, u32, bool, u32, u64) {
         Progress::Skipped => 6,
         Progress::Parked(Parked::Refused) => 7,
         Progress::Parked(Parked::Exhausted) => 8,
+        Progress::Parked(Parked::ByPerson) => 9,
     };
-    (progress, branch.attempts, branch.logged, branch.sent, branch.wake_at.0)
+    (progress, branch.attempts, branch.logged, branch.sent, branch.wake_at.0, branch.retry.attempts)
 }
 
 /// An honest initiator commits when every try that it called has succeeded.

@@ -1,31 +1,31 @@
 //! `tercet.admin.v1.Admin`: what operators call.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod change;
+mod listing;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use tercet_core::{Progress, Xid};
+use tercet_core::{Timestamp, Xid};
 use tercet_proto::admin::v1 as pb;
 use tercet_proto::admin::v1::admin_server::Admin;
 use tercet_proto::coordinator::v1 as coordinator;
 use tercet_proto::coordinator::v1::coordinator_server::Coordinator;
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
+use self::change::{branch, operator, policy};
 use super::errors;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::SystemClock;
 use crate::driver::{Gauges, Settings};
+use crate::limits;
 use crate::live::Live;
+use crate::operate::Wanted;
 use crate::plan::Invalid;
-use crate::request::Error;
+use crate::request::{Error, Input};
 use crate::session::Sessions;
-use crate::store::{CompensationQuery, CompensationStatus, ListQuery, Store};
-use crate::{limits, names};
-
-/// Most unfinished transactions that one call looks at.
-const UNFINISHED_MAX: u64 = 10_000;
+use crate::store::{Record, Store};
 
 /// The service.
 pub struct Service<S> {
@@ -35,12 +35,16 @@ pub struct Service<S> {
     pub store: Arc<S>,
     /// Who is connected.
     pub sessions: Sessions,
+    /// Where orders go.
+    pub inbox: mpsc::Sender<Input>,
     /// How the driver is doing.
     pub gauges: Arc<Gauges>,
     /// What the driver was told.
     pub settings: Settings,
     /// The store's time.
     pub clock: SystemClock,
+    /// When the coordinator started.
+    pub started_at: Timestamp,
 }
 
 fn page(limit: u32) -> Result<u32, Error> {
@@ -55,135 +59,28 @@ fn unavailable(error: &crate::store::Error) -> Error {
     Error::Unavailable { reason: error.to_string() }
 }
 
-impl<S: Store> Service<S> {
-    async fn list(&self, request: pb::ListTransactionsRequest) -> Result<pb::ListTransactionsResponse, Error> {
-        let limit = page(request.limit)?;
-        let before = match &*request.before {
-            [] => None,
-            bytes => {
-                let invalid = || Invalid { field: "before".into(), limit: "16 bytes".into() };
-                Some(Xid::from_slice(bytes).ok_or_else(invalid)?)
-            }
-        };
-        let given = |text: String| (!text.is_empty()).then_some(text);
-        let query = ListQuery {
-            status: (request.status != 0).then_some(request.status as u8),
-            unfinished: request.unfinished,
-            label: given(request.label),
-            business_key: given(request.business_key),
-            before,
-            limit,
-        };
-        let records = self.store.list(query).await.map_err(|error| unavailable(&error))?;
-        let full = records.len() == limit as usize;
-        let next = records.last().filter(|_| full).map_or_else(Bytes::new, |last| Bytes::copy_from_slice(&last.xid.0));
-        let views = records.iter().map(|record| Live::decode(record).map(|live| live.view()));
-        let transactions = views.collect::<Result<_, _>>();
-        let transactions = transactions.map_err(|error| Error::Unstored { reason: error.to_string() })?;
-        Ok(pb::ListTransactionsResponse { transactions, next })
-    }
-
-    async fn compensations(
-        &self,
-        request: pb::ListCompensationsRequest,
-    ) -> Result<pb::ListCompensationsResponse, Error> {
-        let status = request.status.map(|number| {
-            let invalid = || Invalid { field: "status".into(), limit: "0 pending, 1 done, 2 failed".into() };
-            CompensationStatus::from_number(number).ok_or_else(invalid)
-        });
-        let query = CompensationQuery {
-            status: status.transpose()?,
-            service: (!request.service.is_empty()).then_some(request.service),
-            xid: None,
-            after_id: request.after_id,
-            limit: page(request.limit)?,
-        };
-        let rows = self.store.list_compensations(query).await.map_err(|error| unavailable(&error))?;
-        let compensations = rows.into_iter().map(|row| pb::Compensation {
-            id: row.id,
-            xid: Bytes::copy_from_slice(&row.xid.0),
-            branch: row.branch.into(),
-            service: row.service,
-            operation: names::operation_from(row.operation).map_or("?", names::operation_name).into(),
-            coupon_id: row.coupon_id,
-            status: row.status as u32,
-            retry_count: row.retry_count,
-            create_time_ms: row.create_time.0,
-            next_retry_time_ms: row.next_retry_time.0,
-            last_error: row.last_error,
-        });
-        Ok(pb::ListCompensationsResponse { compensations: compensations.collect() })
-    }
-
-    fn statistics(&self) -> pb::GetStatisticsResponse {
-        let participants = self.sessions.instances().into_iter().map(|instance| pb::Participant {
-            service: instance.service,
-            instance: instance.instance,
-            version: instance.version,
-            queued: instance.queued as u32,
-            in_flight: instance.in_flight as u32,
-        });
-        let sent = self.sessions.sent();
-        pb::GetStatisticsResponse {
-            version: env!("CARGO_PKG_VERSION").into(),
-            now_ms: self.clock.now().0,
-            epoch: self.settings.owner.epoch,
-            live: self.gauges.live.load(Ordering::Relaxed),
-            live_max: self.settings.live_max as u64,
-            participants: participants.collect(),
-            store_commits: self.gauges.commits.load(Ordering::Relaxed),
-            store_rows: self.gauges.rows.load(Ordering::Relaxed),
-            ended: self.gauges.ended.load(Ordering::Relaxed),
-            batches: sent.batches,
-            calls: sent.calls,
-            ..pb::GetStatisticsResponse::default()
-        }
-    }
-
-    /// Adds what only the store knows.
-    async fn unfinished(&self, statistics: &mut pb::GetStatisticsResponse) -> Result<(), Error> {
-        let parked = CompensationQuery {
-            status: Some(CompensationStatus::Failed),
-            limit: limits::PAGE_MAX,
-            ..CompensationQuery::default()
-        };
-        let parked = self.store.list_compensations(parked).await.map_err(|error| unavailable(&error))?;
-        statistics.parked = parked.len() as u64;
-
-        let connected = self.sessions.connected();
-        let mut waiting = BTreeMap::<String, pb::Waiting>::new();
-        let mut before = None;
-        while statistics.looked_at < UNFINISHED_MAX {
-            let query = ListQuery { unfinished: true, before, limit: limits::PAGE_MAX, ..ListQuery::default() };
-            let records = self.store.list(query).await.map_err(|error| unavailable(&error))?;
-            statistics.looked_at += records.len() as u64;
-            for record in &records {
-                let live = Live::decode(record).map_err(|error| Error::Unstored { reason: error.to_string() })?;
-                for service in waited_for(&live) {
-                    // Newest first: the last one seen is the oldest.
-                    let entry = waiting.entry(service.to_owned()).or_default();
-                    entry.transactions += 1;
-                    entry.oldest_ms = record.xid.created_at().0;
-                }
-            }
-            before = records.last().map(|last| last.xid);
-            if records.len() < limits::PAGE_MAX as usize {
-                break;
-            }
-        }
-        let named = waiting.into_iter();
-        let named =
-            named.map(|(service, entry)| pb::Waiting { connected: connected.contains(&service), service, ..entry });
-        statistics.waiting = named.collect();
-        Ok(())
-    }
+fn decode(record: &Record) -> Result<Live, Error> {
+    Live::decode(record).map_err(|error| Error::Unstored { reason: error.to_string() })
 }
 
-/// The services that have to act before a transaction can go on, each once. A parked branch waits for a person instead.
-fn waited_for(live: &Live) -> BTreeSet<&str> {
-    let branches = live.tx.branches.iter().zip(&live.plan.branches);
-    let waiting = branches.filter(|(branch, _)| !branch.finished() && !matches!(branch.progress, Progress::Parked(_)));
-    waiting.map(|(_, plan)| plan.service.as_str()).collect()
+fn parse_xid(bytes: &[u8]) -> Result<Xid, Error> {
+    let invalid = || Invalid { field: "xid".into(), limit: "16 bytes".into() };
+    Xid::from_slice(bytes).ok_or_else(|| invalid().into())
+}
+
+fn told<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| errors::status(&error))
+}
+
+impl<S> Service<S> {
+    fn put(&self, input: Input) -> Result<(), Error> {
+        self.inbox.try_send(input).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                Error::Overloaded { what: "waiting requests", limit: limits::INBOX_MAX }
+            }
+            mpsc::error::TrySendError::Closed(_) => Error::Stopping,
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -218,14 +115,14 @@ impl<S: Store> Admin for Service<S> {
         &self,
         request: Request<pb::ListTransactionsRequest>,
     ) -> Result<Response<pb::ListTransactionsResponse>, Status> {
-        self.list(request.into_inner()).await.map(Response::new).map_err(|error| errors::status(&error))
+        told(self.list(request.into_inner()).await)
     }
 
     async fn list_compensations(
         &self,
         request: Request<pb::ListCompensationsRequest>,
     ) -> Result<Response<pb::ListCompensationsResponse>, Status> {
-        self.compensations(request.into_inner()).await.map(Response::new).map_err(|error| errors::status(&error))
+        told(self.compensations(request.into_inner()).await)
     }
 
     async fn get_statistics(
@@ -237,5 +134,118 @@ impl<S: Store> Admin for Service<S> {
             self.unfinished(&mut statistics).await.map_err(|error| errors::status(&error))?;
         }
         Ok(Response::new(statistics))
+    }
+
+    async fn explain(&self, request: Request<pb::ExplainRequest>) -> Result<Response<pb::ExplainResponse>, Status> {
+        told(self.explain(request.into_inner()).await)
+    }
+
+    async fn retry(&self, request: Request<pb::RetryRequest>) -> Result<Response<pb::RetryResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        let request = request.into_inner();
+        let changed = async {
+            self.order(&request.xid, Wanted::Retry(branch(request.branch)?), who, request.change, false).await
+        }
+        .await;
+        told(changed.map(|changed| pb::RetryResponse { changed: Some(changed) }))
+    }
+
+    async fn park(&self, request: Request<pb::ParkRequest>) -> Result<Response<pb::ParkResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        let request = request.into_inner();
+        let changed =
+            async { self.order(&request.xid, Wanted::Park(branch(request.branch)?), who, request.change, false).await }
+                .await;
+        told(changed.map(|changed| pb::ParkResponse { changed: Some(changed) }))
+    }
+
+    async fn resume(&self, request: Request<pb::ResumeRequest>) -> Result<Response<pb::ResumeResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        let request = request.into_inner();
+        let changed = async {
+            self.order(&request.xid, Wanted::Resume(branch(request.branch)?), who, request.change, false).await
+        }
+        .await;
+        told(changed.map(|changed| pb::ResumeResponse { changed: Some(changed) }))
+    }
+
+    async fn set_retry_policy(
+        &self,
+        request: Request<pb::SetRetryPolicyRequest>,
+    ) -> Result<Response<pb::SetRetryPolicyResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        let request = request.into_inner();
+        let changed = async {
+            self.order(&request.xid, policy(request.branch, request.retry)?, who, request.change, false).await
+        }
+        .await;
+        told(changed.map(|changed| pb::SetRetryPolicyResponse { changed: Some(changed) }))
+    }
+
+    async fn force_confirm(
+        &self,
+        request: Request<pb::ForceConfirmRequest>,
+    ) -> Result<Response<pb::ForceConfirmResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        let request = request.into_inner();
+        let changed = async { self.order(&request.xid, Wanted::ForceConfirm, who, request.change, true).await }.await;
+        told(changed.map(|changed| pb::ForceConfirmResponse { changed: Some(changed) }))
+    }
+
+    async fn force_cancel(
+        &self,
+        request: Request<pb::ForceCancelRequest>,
+    ) -> Result<Response<pb::ForceCancelResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        let request = request.into_inner();
+        let changed = async { self.order(&request.xid, Wanted::ForceCancel, who, request.change, true).await }.await;
+        told(changed.map(|changed| pb::ForceCancelResponse { changed: Some(changed) }))
+    }
+
+    async fn retry_compensations(
+        &self,
+        request: Request<pb::RetryCompensationsRequest>,
+    ) -> Result<Response<pb::RetryCompensationsResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        told(self.retry_rows(request.into_inner(), who).await)
+    }
+
+    async fn resolve_compensation(
+        &self,
+        request: Request<pb::ResolveCompensationRequest>,
+    ) -> Result<Response<pb::ResolveCompensationResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        told(self.resolve_row(request.into_inner(), who).await)
+    }
+
+    async fn list_participants(
+        &self,
+        _request: Request<pb::ListParticipantsRequest>,
+    ) -> Result<Response<pb::ListParticipantsResponse>, Status> {
+        Ok(Response::new(self.participants()))
+    }
+
+    async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        told(self.drain(request.into_inner(), who).await)
+    }
+
+    async fn list_limits(
+        &self,
+        _request: Request<pb::ListLimitsRequest>,
+    ) -> Result<Response<pb::ListLimitsResponse>, Status> {
+        Ok(Response::new(self.limits()))
+    }
+
+    async fn set_limit(&self, request: Request<pb::SetLimitRequest>) -> Result<Response<pb::SetLimitResponse>, Status> {
+        let who = operator(request.metadata()).map_err(|error| errors::status(&error))?;
+        told(self.set_limit(request.into_inner(), who).await)
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<pb::ListAuditRequest>,
+    ) -> Result<Response<pb::ListAuditResponse>, Status> {
+        told(self.audit(request.into_inner()).await)
     }
 }

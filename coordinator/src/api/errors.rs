@@ -53,6 +53,15 @@ pub fn status(error: &Error) -> Status {
             info("ALREADY_DECIDED", &[("status", status_name(*status).into())]);
             Code::FailedPrecondition
         }
+        Error::NothingToDo { .. } => {
+            info("NOTHING_TO_DO", &[]);
+            Code::FailedPrecondition
+        }
+        Error::Draining => {
+            info("DRAINING", &[]);
+            details.set_retry_info(Some(Duration::from_millis(limits::RETRY_AFTER_MS)));
+            Code::Unavailable
+        }
         Error::Declared => {
             info("DECLARED", &[]);
             Code::FailedPrecondition

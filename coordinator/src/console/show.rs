@@ -1,4 +1,4 @@
-//! How things look: times, tables, colours. Pure but for [`Screen`].
+//! How things look: tables, colours, others' words. Pure but for [`Screen`].
 
 use std::io::Write;
 
@@ -9,6 +9,7 @@ use tercet_core::{Timestamp, Xid};
 
 use super::Error;
 use crate::clock::{Clock as _, SystemClock};
+pub(super) use crate::text::{both, iso, iso_or_none, relative, span, time_of_day};
 
 /// Where a command writes what it found out.
 pub(super) struct Screen<'a> {
@@ -48,58 +49,6 @@ impl<'a> Screen<'a> {
         let text = serde_json::to_string(document).expect("what is written has text for keys");
         self.text(&text)
     }
-}
-
-/// A point in time as ISO 8601 has it, in UTC, to the millisecond.
-pub(super) fn iso(at_ms: u64) -> String {
-    let (days, ms) = (at_ms / 86_400_000, at_ms % 86_400_000);
-    let (year, month, day) = civil(days);
-    format!("{year:04}-{month:02}-{day:02}T{}", time_of_day(ms))
-}
-
-/// The same without the day.
-pub(super) fn time_of_day(at_ms: u64) -> String {
-    let ms = at_ms % 86_400_000;
-    let (hours, minutes, seconds) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
-    format!("{hours:02}:{minutes:02}:{seconds:02}.{:03}Z", ms % 1_000)
-}
-
-/// The same, where 0 stands for never.
-pub(super) fn iso_or_none(at_ms: u64) -> Option<String> {
-    (at_ms > 0).then(|| iso(at_ms))
-}
-
-/// Year, month and day of a number of days since 1970-01-01: Howard Hinnant's `civil_from_days`, for days from 1970 on.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let from_march = days + 719_468;
-    let (era, day_of_era) = (from_march / 146_097, from_march % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
-/// A length of time in the largest unit that fits.
-pub(super) fn span(ms: u64) -> String {
-    match ms {
-        0..1_000 => format!("{ms}ms"),
-        1_000..120_000 => format!("{}s", ms / 1_000),
-        120_000..7_200_000 => format!("{}m", ms / 60_000),
-        7_200_000..172_800_000 => format!("{}h", ms / 3_600_000),
-        _ => format!("{}d", ms / 86_400_000),
-    }
-}
-
-/// How far a point in time is away.
-pub(super) fn relative(at_ms: u64, now: Timestamp) -> String {
-    if at_ms > now.0 { format!("in {}", span(at_ms - now.0)) } else { format!("{} ago", span(now.0 - at_ms)) }
-}
-
-/// A point in time, in both ways.
-pub(super) fn both(at_ms: u64, now: Timestamp) -> String {
-    format!("{} ({})", iso(at_ms), relative(at_ms, now))
 }
 
 /// An xid in the form with hyphens. What is none is shown as it is.
@@ -188,24 +137,6 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, painted: Option<usi
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_iso_8601_in_utc() {
-        assert_eq!(iso(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(iso(951_782_400_000), "2000-02-29T00:00:00.000Z");
-        assert_eq!(iso(1_709_251_199_999), "2024-02-29T23:59:59.999Z");
-        assert_eq!(iso(1_709_251_200_000), "2024-03-01T00:00:00.000Z");
-        assert_eq!(iso(4_102_444_799_001), "2099-12-31T23:59:59.001Z");
-        assert_eq!((iso_or_none(0), iso_or_none(1)), (None, Some("1970-01-01T00:00:00.001Z".into())));
-    }
-
-    #[test]
-    fn ages_are_short_and_tell_before_from_after() {
-        let spans = [0, 999, 1_000, 119_999, 120_000, 7_199_999, 7_200_000, 172_799_999, 172_800_000].map(span);
-        assert_eq!(spans.join(" "), "0ms 999ms 1s 119s 2m 119m 2h 47h 2d");
-        assert_eq!(relative(1_000, Timestamp(6_500)), "5s ago");
-        assert_eq!(relative(9_000, Timestamp(6_500)), "in 2s");
-    }
 
     #[test]
     fn others_words_stay_on_their_line_and_in_their_width() {

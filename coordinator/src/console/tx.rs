@@ -8,8 +8,9 @@ use tercet_proto::admin::v1::get_transaction_request::Key;
 use tercet_proto::coordinator::v1 as pb;
 
 use super::Error;
+use super::change::{Forced, Target, tell};
 use super::client::{Client, request};
-use super::show::{Screen, table, xid};
+use super::show::{Screen, iso_or_none, one_line, table, wrap, xid};
 use super::transaction::{Transaction, change, details, row};
 use crate::limits;
 
@@ -25,6 +26,35 @@ pub(super) enum Command {
         /// Its xid
         xid: Xid,
     },
+    /// Say what happened to one, why it waits, what you can do, and what happens next
+    Explain {
+        /// Its xid
+        xid: Xid,
+    },
+    /// Call what waits at once, with all its attempts before it
+    Retry(Target),
+    /// Let branches wait for a person
+    Park(Target),
+    /// Hand what is parked back to the scanner
+    Resume(Target),
+    /// Give branches another retry policy, from their next failed attempt on
+    SetRetry {
+        #[command(flatten)]
+        target: Target,
+        /// Attempts in all, after which a branch is parked
+        #[arg(long, value_name = "N")]
+        attempts: Option<u32>,
+        /// The delay before the second attempt, in milliseconds
+        #[arg(long, value_name = "MS")]
+        first_delay_ms: Option<u32>,
+        /// The longest delay, in milliseconds
+        #[arg(long, value_name = "MS")]
+        delay_max_ms: Option<u32>,
+    },
+    /// Decide to confirm in the initiator's place; only what is undecided can be forced
+    ForceConfirm(Forced),
+    /// Decide to cancel in the initiator's place
+    ForceCancel(Forced),
 }
 
 /// Which transaction.
@@ -63,6 +93,18 @@ pub(super) struct Filter {
     /// Those with a branch that has this business key
     #[arg(long, value_name = "KEY")]
     business_key: Option<String>,
+    /// Those with a branch of this service
+    #[arg(long)]
+    service: Option<String>,
+    /// Those with work that waits for a person
+    #[arg(long)]
+    parked: bool,
+    /// Those older than this, such as 90s, 10m, 6h or 2d
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older: Option<u64>,
+    /// Those younger than this
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    younger: Option<u64>,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = limits::PAGE_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::PAGE_MAX)))]
@@ -76,13 +118,114 @@ fn label(text: &str) -> Result<String, &'static str> {
     if text.contains('=') { Ok(text.to_owned()) } else { Err("a label is NAME=VALUE") }
 }
 
+/// Milliseconds of an age.
+fn age(text: &str) -> Result<u64, &'static str> {
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let read = units.into_iter().find_map(|(unit, ms)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(ms));
+    read.ok_or("an age is a number with ms, s, m, h or d")
+}
+
 /// Does it.
 pub(super) async fn run(command: Command, client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
     match command {
         Command::Get(name) => get(name, client, screen).await,
         Command::List(filter) => list(filter, client, screen).await,
         Command::Watch { xid } => watch(xid, client, screen).await,
+        Command::Explain { xid } => explain(xid, client, screen).await,
+        Command::Retry(target) => {
+            let message =
+                admin::RetryRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
+            let told = client.admin.clone().retry(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &target.why, screen)
+        }
+        Command::Park(target) => {
+            let message =
+                admin::ParkRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
+            let told = client.admin.clone().park(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &target.why, screen)
+        }
+        Command::Resume(target) => {
+            let message =
+                admin::ResumeRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
+            let told = client.admin.clone().resume(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &target.why, screen)
+        }
+        Command::SetRetry { target, attempts, first_delay_ms, delay_max_ms } => {
+            let retry = pb::RetryPolicy {
+                attempts: attempts.unwrap_or_default(),
+                first_delay_ms: first_delay_ms.unwrap_or_default(),
+                delay_max_ms: delay_max_ms.unwrap_or_default(),
+                ..pb::RetryPolicy::default()
+            };
+            let (xid, branch, change) = (bytes(target.xid), target.branch, target.why.change());
+            let message = admin::SetRetryPolicyRequest { xid, branch, retry: Some(retry), change };
+            let told = client.admin.clone().set_retry_policy(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &target.why, screen)
+        }
+        Command::ForceConfirm(forced) => {
+            forced.sure.ask(&format!("This confirms {}", forced.xid))?;
+            let message = admin::ForceConfirmRequest { xid: bytes(forced.xid), change: forced.sure.change() };
+            let told = client.admin.clone().force_confirm(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &forced.sure.why(), screen)
+        }
+        Command::ForceCancel(forced) => {
+            forced.sure.ask(&format!("This cancels {}", forced.xid))?;
+            let message = admin::ForceCancelRequest { xid: bytes(forced.xid), change: forced.sure.change() };
+            let told = client.admin.clone().force_cancel(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &forced.sure.why(), screen)
+        }
     }
+}
+
+fn bytes(xid: Xid) -> bytes::Bytes {
+    xid.0.to_vec().into()
+}
+
+/// An explanation, for programs.
+#[derive(Serialize)]
+struct Explanation {
+    transaction: Option<Transaction>,
+    lines: Vec<String>,
+    next_at: Option<String>,
+    next: String,
+    remedies: Vec<Remedy>,
+}
+
+#[derive(Serialize)]
+struct Remedy {
+    command: String,
+    text: String,
+    safe: bool,
+}
+
+async fn explain(xid: Xid, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let told = client.admin.explain(request(admin::ExplainRequest { xid: bytes(xid) })).await;
+    let told = told.map_err(|status| client.blame(&xid.to_string(), &status))?.into_inner();
+    if !screen.json {
+        return told.lines.iter().try_for_each(|line| {
+            // What is to be typed stays on one line; the rest is wrapped under its heading.
+            let (heading, rest) = line.split_once(": ").unwrap_or(("", line));
+            if heading.is_empty() || heading.starts_with("Can be done") {
+                return screen.text(&one_line(line));
+            }
+            screen.text(&format!("{heading:<9} {}", wrap(rest, 10)))
+        });
+    }
+    let next = told.next.unwrap_or_default();
+    let remedies = told.remedies.into_iter();
+    screen.document(&Explanation {
+        transaction: told.transaction.as_ref().map(Transaction::from),
+        lines: told.lines,
+        next_at: iso_or_none(next.at_ms),
+        next: next.text,
+        remedies: remedies.map(|admin::Remedy { command, text, safe }| Remedy { command, text, safe }).collect(),
+    })
 }
 
 async fn get(name: Name, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
@@ -125,6 +268,10 @@ async fn list(filter: Filter, mut client: Client, screen: &mut Screen<'_>) -> Re
         business_key: filter.business_key.unwrap_or_default(),
         limit: filter.limit,
         before: filter.before.map_or_else(Vec::new, |xid| xid.0.to_vec()).into(),
+        service: filter.service.unwrap_or_default(),
+        parked: filter.parked,
+        created_before_ms: filter.older.map_or(0, |age_ms| screen.now().0.saturating_sub(age_ms)),
+        created_from_ms: filter.younger.map_or(0, |age_ms| screen.now().0.saturating_sub(age_ms)),
     };
     let page = client.admin.list_transactions(request(asked)).await;
     let page = page.map_err(|status| client.blame("like that", &status))?.into_inner();

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use tercet_core::{Note, Timestamp};
+use tercet_proto::admin::v1 as admin;
 use tercet_proto::coordinator::v1 as pb;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
+use crate::config::LEASE_MS;
 use crate::live::Live;
 use crate::metrics;
 use crate::request::{Added, Error, Input, Waiter};
@@ -40,6 +42,12 @@ impl Slot {
         }
     }
 
+    /// One that was read from the store. Whoever drove it before may not know yet that it is over, and calls until its
+    /// own lease ends.
+    pub(super) fn adopted(live: Live, now: Timestamp) -> Self {
+        Self { not_after: now.after_ms(LEASE_MS), ..Self::new(live, 0) }
+    }
+
     /// Answers those whose moment has come. Only called when the state in memory is the durable one.
     pub(super) fn tell(&mut self) {
         let status = self.live.tx.status;
@@ -53,6 +61,11 @@ impl Slot {
                     let taken = (added.branch as usize) < live.tx.branches.len();
                     let refused = Error::AlreadyDecided { status };
                     Added::send(answer, if taken { Ok(added) } else { Err(refused) });
+                }
+                Waiter::Changed { difference, answer } => {
+                    let transaction = Some(live.view());
+                    // Whoever asked may have gone.
+                    drop(answer.send(Ok(admin::Changed { difference: Some(*difference), transaction })));
                 }
             }
         }
@@ -72,6 +85,7 @@ impl Slot {
             match waiter {
                 Waiter::View { answer, .. } => answer.send(Err(error())),
                 Waiter::Added { answer, .. } => Added::send(answer, Err(error())),
+                Waiter::Changed { answer, .. } => drop(answer.send(Err(error()))),
             }
         }
     }
@@ -91,6 +105,14 @@ pub(super) fn observe(live: &Live, note: Note) {
         }
         Note::NotNow(operation, branch) | Note::Unknown(operation, branch) => {
             metrics::retried(service(branch), operation);
+        }
+        Note::Retried(operation, branch)
+        | Note::Held(operation, branch)
+        | Note::Resumed(operation, branch)
+        | Note::Resolved(operation, branch)
+        | Note::PolicySet(operation, branch) => {
+            let service = service(branch);
+            info!(xid = %live.tx.xid, branch, service, operation = ?operation, "a person acted: {note:?}");
         }
         Note::Refused(..) | Note::Unreachable(..) | Note::Confirming | Note::Cancelling => {}
     }

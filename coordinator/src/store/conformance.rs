@@ -3,6 +3,7 @@
 //! A store's tests implement [`Bench`] and call [`store_conformance!`](crate::store_conformance), which makes one test
 //! of each rule.
 
+mod auditing;
 mod claiming;
 mod keeping;
 mod writing;
@@ -13,11 +14,13 @@ use bytes::Bytes;
 use tercet_core::{Timestamp, Xid, XidSource};
 
 use super::{
-    Advance, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus, CompensationWrite, Create, Error,
-    IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, Key, ListQuery, Lookup, Owner, Purge, Record, Store, Write, Written,
+    Advance, AuditQuery, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus, CompensationWrite,
+    Create, Error, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, Key, ListQuery, Lookup, Owner, Purge, Record, Store,
+    Write, Written,
 };
 use crate::clock::ManualClock;
 
+pub use auditing::*;
 pub use claiming::*;
 pub use keeping::*;
 pub use writing::*;
@@ -68,6 +71,10 @@ macro_rules! store_conformance {
             a_write_ends_the_lease_of_a_compensation,
             each_service_gets_its_share_of_compensations,
             compensations_are_listed_by_every_part_of_the_query,
+            what_is_parked_is_listed_once_and_by_age,
+            an_audit_row_is_written_with_its_change_or_not_at_all,
+            audit_rows_are_chained_in_the_order_of_their_writing,
+            audit_rows_are_listed_by_every_part_of_the_query,
             each_start_of_a_node_has_its_own_epoch,
             a_beat_counts_compensations,
             a_superseded_start_is_told_so,
@@ -126,6 +133,7 @@ fn advance(xid: Xid, version: u64) -> Advance {
         state: Bytes::from_static(b"the next state"),
         keys: Vec::new(),
         compensations: Vec::new(),
+        audit: None,
     }
 }
 
@@ -185,7 +193,7 @@ async fn list<S: Store>(store: &S, query: ListQuery) -> Vec<Xid> {
 
 async fn compensations<S: Store>(store: &S) -> Vec<Compensation> {
     let query = CompensationQuery { limit: 10_000, ..CompensationQuery::default() };
-    store.list_compensations(query).await.expect("the store is there")
+    store.list(query).await.expect("the store is there")
 }
 
 async fn claimed<S: Store>(store: &S, claim: ClaimCompensations) -> Vec<(Xid, u16)> {

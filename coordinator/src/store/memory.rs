@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tercet_core::{Timestamp, Xid};
 
 use super::{
-    Advance, Beat, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus, CompensationWrite, Create,
-    Error, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, Key, ListQuery, Lookup, Owner, Purge, Record, Store, Write,
-    Written,
+    Advance, AuditQuery, Beat, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus,
+    CompensationWrite, Create, Error, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, Key, ListQuery, Lists, Lookup, Owner,
+    Purge, Query, Record, Store, Write, Written,
 };
+use crate::audit::{AuditRow, AuditWrite};
 use crate::clock::Clock;
 
 /// A [`Store`] in memory. Clones are one store, which is how it outlives a coordinator that a test ends.
@@ -28,6 +29,7 @@ struct Tables {
     keys: BTreeSet<(Key, Xid)>,
     compensations: BTreeMap<u64, Compensation>,
     nodes: BTreeMap<u16, Node>,
+    audit: Vec<AuditRow>,
     last_id: u64,
 }
 
@@ -71,17 +73,8 @@ impl Store for MemoryStore {
         Ok(xid.and_then(|xid| tables.records.get(&xid)).cloned())
     }
 
-    async fn list(&self, query: ListQuery) -> Result<Vec<Record>, Error> {
-        let tables = self.tables();
-        let keys: Vec<Key> =
-            query.label.map(Key::Label).into_iter().chain(query.business_key.map(Key::Business)).collect();
-        let fits = |record: &&Record| {
-            query.status.is_none_or(|status| record.status == status)
-                && !(query.unfinished && record.ended_at.is_some())
-                && query.before.is_none_or(|before| record.xid < before)
-                && keys.iter().all(|key| tables.keys.contains(&(key.clone(), record.xid)))
-        };
-        Ok(tables.records.values().rev().filter(fits).take(query.limit as usize).cloned().collect())
+    async fn list<Q: Query>(&self, query: Q) -> Result<Vec<Q::Row>, Error> {
+        query.read(self).await
     }
 
     async fn claim_orphans(&self, owner: Owner, limit: u32) -> Result<Vec<Record>, Error> {
@@ -134,16 +127,6 @@ impl Store for MemoryStore {
         Ok(claimed)
     }
 
-    async fn list_compensations(&self, query: CompensationQuery) -> Result<Vec<Compensation>, Error> {
-        let fits = |row: &&Compensation| {
-            row.id > query.after_id
-                && query.status.is_none_or(|status| row.status == status)
-                && query.service.as_ref().is_none_or(|service| row.service == *service)
-                && query.xid.is_none_or(|xid| row.xid == xid)
-        };
-        Ok(self.tables().compensations.values().filter(fits).take(query.limit as usize).cloned().collect())
-    }
-
     async fn beat(&self, node: u16, epoch: Option<u64>, lease_ms: u64) -> Result<Beat, Error> {
         let now = self.clock.now();
         let mut tables = self.tables();
@@ -178,6 +161,46 @@ impl Store for MemoryStore {
     }
 }
 
+impl Lists for MemoryStore {
+    async fn transactions(&self, query: ListQuery) -> Result<Vec<Record>, Error> {
+        let tables = self.tables();
+        let keys: Vec<Key> =
+            query.label.map(Key::Label).into_iter().chain(query.business_key.map(Key::Business)).collect();
+        let fits = |record: &&Record| {
+            query.status.is_none_or(|status| record.status == status)
+                && !(query.unfinished && record.ended_at.is_some())
+                && query.before.is_none_or(|before| record.xid < before)
+                && query.from.is_none_or(|from| record.xid >= from)
+                && (!query.parked || tables.parked(record.xid))
+                && keys.iter().all(|key| tables.keys.contains(&(key.clone(), record.xid)))
+        };
+        Ok(tables.records.values().rev().filter(fits).take(query.limit as usize).cloned().collect())
+    }
+
+    async fn compensations(&self, query: CompensationQuery) -> Result<Vec<Compensation>, Error> {
+        let fits = |row: &&Compensation| {
+            row.id > query.after_id
+                && query.status.is_none_or(|status| row.status == status)
+                && query.service.as_ref().is_none_or(|service| row.service == *service)
+                && query.xid.is_none_or(|xid| row.xid == xid)
+        };
+        Ok(self.tables().compensations.values().filter(fits).take(query.limit as usize).cloned().collect())
+    }
+
+    async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditRow>, Error> {
+        let fits = |row: &&AuditRow| {
+            row.id > query.after_id
+                && query.before_id.is_none_or(|before| row.id < before)
+                && query.xid.is_none_or(|xid| row.write.xid == Some(xid))
+        };
+        let tables = self.tables();
+        let fitting: Vec<&AuditRow> = tables.audit.iter().filter(fits).collect();
+        let limit = (query.limit as usize).min(fitting.len());
+        let from = if query.before_id.is_some() { fitting.len() - limit } else { 0 };
+        Ok(fitting[from..from + limit].iter().copied().cloned().collect())
+    }
+}
+
 impl Tables {
     fn latest(&self) -> Timestamp {
         let made = self.records.keys().next_back().map(|xid| xid.created_at());
@@ -193,7 +216,20 @@ impl Tables {
         match write {
             Write::Create(create) => self.create(create),
             Write::Advance(advance) => self.advance(advance, now),
+            Write::Audit(audit) => {
+                self.witness(audit, now);
+                Written::Done { version: 0 }
+            }
         }
+    }
+
+    fn witness(&mut self, audit: AuditWrite, now: Timestamp) {
+        let head = self.audit.last().and_then(AuditRow::head).unwrap_or_default();
+        self.audit.push(AuditRow::after(head, now, audit));
+    }
+
+    fn parked(&self, xid: Xid) -> bool {
+        self.compensations.values().any(|row| row.xid == xid && row.status == CompensationStatus::Failed)
     }
 
     fn create(&mut self, create: Create) -> Written {
@@ -239,6 +275,9 @@ impl Tables {
         for row in advance.compensations {
             self.compensate(advance.xid, row, now);
         }
+        if let Some(audit) = advance.audit {
+            self.witness(*audit, now);
+        }
         Written::Done { version }
     }
 
@@ -271,6 +310,7 @@ fn refusal(write: &Write) -> Option<&'static str> {
     let (key, keys) = match write {
         Write::Create(create) => (create.idempotency_key.as_deref(), &create.keys),
         Write::Advance(advance) => (None, &advance.keys),
+        Write::Audit(_) => return None,
     };
     if key.is_some_and(|key| key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
         return Some("the idempotency key is too long");

@@ -3,6 +3,7 @@
 //! One connection writes, a few read beside it. What is written in batches is in `batch.rs`; here are opening the file
 //! and everything that is rare.
 
+mod audit;
 mod batch;
 
 use std::path::{Path, PathBuf};
@@ -19,17 +20,21 @@ use tokio::sync::Mutex;
 
 use self::batch::Writer;
 use super::{
-    Beat, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus, Error, Key, ListQuery, Lookup,
-    Owner, Purge, Record, Store, Write, Written,
+    AuditQuery, Beat, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus, Error, Key, ListQuery,
+    Lists, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
 };
+use crate::audit::AuditRow;
 use crate::clock::Clock;
 
 /// The schema's versions, oldest first. SQLite's `user_version` tells how many a file has.
-const SCHEMA: &[&str] = &[include_str!("../../../sql/coordinator/sqlite/0001_init.sql")];
+const SCHEMA: &[&str] = &[
+    include_str!("../../../sql/coordinator/sqlite/0001_init.sql"),
+    include_str!("../../../sql/coordinator/sqlite/0002_audit.sql"),
+];
 
 /// The columns of a [`Record`], in the order of [`decode_record`].
 const RECORD: &str =
-    "tx.xid, version, mode, status, ended_at, node, epoch, wake_at, idempotency_key, digest, plan, state";
+    "tx.xid, version, mode, tx.status, ended_at, node, epoch, wake_at, idempotency_key, digest, plan, state";
 
 /// The columns of a [`Compensation`], in the order of [`decode_compensation`].
 const COMPENSATION: &str = "id, xid, branch, operation, service, coupon_id, status, retry_count, create_time, \
@@ -119,10 +124,8 @@ impl Store for SqliteStore {
         row.as_ref().map(decode_record).transpose().map_err(|error| self.blame(error))
     }
 
-    async fn list(&self, query: ListQuery) -> Result<Vec<Record>, Error> {
-        let mut sql = list_sql(query);
-        let rows = sql.build().fetch_all(&self.readers).await.map_err(|error| self.blame(error))?;
-        rows.iter().map(decode_record).collect::<Result<_, _>>().map_err(|error| self.blame(error))
+    async fn list<Q: Query>(&self, query: Q) -> Result<Vec<Q::Row>, Error> {
+        query.read(self).await
     }
 
     async fn claim_orphans(&self, owner: Owner, limit: u32) -> Result<Vec<Record>, Error> {
@@ -160,23 +163,6 @@ impl Store for SqliteStore {
         Ok(claimed)
     }
 
-    async fn list_compensations(&self, query: CompensationQuery) -> Result<Vec<Compensation>, Error> {
-        let mut sql = QueryBuilder::<Sqlite>::new("-- list_compensations\nSELECT ");
-        sql.push(COMPENSATION).push(" FROM compensation_log WHERE id > ").push_bind(query.after_id.cast_signed());
-        if let Some(status) = query.status {
-            sql.push(" AND status = ").push_bind(status as i64);
-        }
-        if let Some(service) = query.service {
-            sql.push(" AND service = ").push_bind(service);
-        }
-        if let Some(xid) = query.xid {
-            sql.push(" AND xid = ").push_bind(xid.0.to_vec());
-        }
-        sql.push(" ORDER BY id LIMIT ").push_bind(i64::from(query.limit));
-        let rows = sql.build().fetch_all(&self.readers).await.map_err(|error| self.blame(error))?;
-        rows.iter().map(decode_compensation).collect::<Result<_, _>>().map_err(|error| self.blame(error))
-    }
-
     async fn beat(&self, node: u16, epoch: Option<u64>, lease_ms: u64) -> Result<Beat, Error> {
         const START: &str = "-- start
             INSERT INTO node (id, epoch, beat_at, lease_until) VALUES ($1, 1, $2, $3)
@@ -212,6 +198,35 @@ impl Store for SqliteStore {
         let mut writer = self.writer.lock().await;
         let gone = writer.purge(purge).await;
         gone.map_err(|error| self.blame(error))
+    }
+}
+
+impl Lists for SqliteStore {
+    async fn transactions(&self, query: ListQuery) -> Result<Vec<Record>, Error> {
+        let mut sql = list_sql(query);
+        let rows = sql.build().fetch_all(&self.readers).await.map_err(|error| self.blame(error))?;
+        rows.iter().map(decode_record).collect::<Result<_, _>>().map_err(|error| self.blame(error))
+    }
+
+    async fn compensations(&self, query: CompensationQuery) -> Result<Vec<Compensation>, Error> {
+        let mut sql = QueryBuilder::<Sqlite>::new("-- list_compensations\nSELECT ");
+        sql.push(COMPENSATION).push(" FROM compensation_log WHERE id > ").push_bind(query.after_id.cast_signed());
+        if let Some(status) = query.status {
+            sql.push(" AND status = ").push_bind(status as i64);
+        }
+        if let Some(service) = query.service {
+            sql.push(" AND service = ").push_bind(service);
+        }
+        if let Some(xid) = query.xid {
+            sql.push(" AND xid = ").push_bind(xid.0.to_vec());
+        }
+        sql.push(" ORDER BY id LIMIT ").push_bind(i64::from(query.limit));
+        let rows = sql.build().fetch_all(&self.readers).await.map_err(|error| self.blame(error))?;
+        rows.iter().map(decode_compensation).collect::<Result<_, _>>().map_err(|error| self.blame(error))
+    }
+
+    async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditRow>, Error> {
+        audit::list(&self.readers, query).await.map_err(|error| self.blame(error))
     }
 }
 
@@ -262,6 +277,11 @@ fn list_sql(query: ListQuery) -> QueryBuilder<Sqlite> {
             sql.push(" AND named.text = ").push_bind(text.to_owned());
             "named.xid"
         }
+        None if query.parked => {
+            sql.push(" FROM compensation_log AS failed INDEXED BY compensation_log_parked");
+            sql.push(" CROSS JOIN tx ON tx.xid = failed.xid WHERE failed.status = 2");
+            "failed.xid"
+        }
         // There are few beside those that have ended.
         None if query.unfinished => {
             sql.push(" FROM tx INDEXED BY tx_unfinished WHERE true");
@@ -277,14 +297,25 @@ fn list_sql(query: ListQuery) -> QueryBuilder<Sqlite> {
         sql.push(" AND EXISTS (SELECT 1 FROM tx_key WHERE xid = tx.xid AND kind = ").push_bind(kind);
         sql.push(" AND text = ").push_bind(text.to_owned()).push(")");
     }
+    if query.parked && order != "failed.xid" {
+        sql.push(" AND EXISTS (SELECT 1 FROM compensation_log INDEXED BY compensation_log_parked");
+        sql.push(" WHERE xid = tx.xid AND status = 2)");
+    }
     if let Some(status) = query.status {
-        sql.push(" AND status = ").push_bind(i64::from(status));
+        sql.push(" AND tx.status = ").push_bind(i64::from(status));
     }
     if query.unfinished {
         sql.push(" AND ended_at IS NULL");
     }
     if let Some(before) = query.before {
         sql.push(" AND ").push(order).push(" < ").push_bind(before.0.to_vec());
+    }
+    if let Some(from) = query.from {
+        sql.push(" AND ").push(order).push(" >= ").push_bind(from.0.to_vec());
+    }
+    if order == "failed.xid" {
+        // Once, however many of its branches are parked.
+        sql.push(" GROUP BY failed.xid");
     }
     sql.push(" ORDER BY ").push(order).push(" DESC LIMIT ").push_bind(i64::from(query.limit));
     sql

@@ -27,7 +27,7 @@ pub(super) async fn outcomes(memory: &MemoryStore) -> (u64, u64) {
 pub(super) async fn parked(memory: &MemoryStore) -> u64 {
     let failed = Some(CompensationStatus::Failed);
     let query = CompensationQuery { status: failed, limit: 100_000, ..CompensationQuery::default() };
-    memory.list_compensations(query).await.expect("memory answers").len() as u64
+    memory.list(query).await.expect("memory answers").len() as u64
 }
 
 /// Waits until nothing is unfinished; names what still is when the time is over.

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tercet_coordinator::store::memory::MemoryStore;
 use tercet_coordinator::store::{
-    Beat, ClaimCompensations, Compensation, CompensationQuery, Error, ListQuery, Lookup, Owner, Purge, Record, Store,
-    Write, Written,
+    Beat, ClaimCompensations, Compensation, Error, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
 };
 use tokio::time::sleep;
 
@@ -67,7 +66,7 @@ impl Store for FaultyStore {
         self.store.get(lookup).await
     }
 
-    async fn list(&self, query: ListQuery) -> Result<Vec<Record>, Error> {
+    async fn list<Q: Query>(&self, query: Q) -> Result<Vec<Q::Row>, Error> {
         self.store.list(query).await
     }
 
@@ -79,10 +78,6 @@ impl Store for FaultyStore {
     async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Compensation>, Error> {
         self.pause().await;
         self.store.claim_compensations(claim).await
-    }
-
-    async fn list_compensations(&self, query: CompensationQuery) -> Result<Vec<Compensation>, Error> {
-        self.store.list_compensations(query).await
     }
 
     async fn beat(&self, node: u16, epoch: Option<u64>, lease_ms: u64) -> Result<Beat, Error> {

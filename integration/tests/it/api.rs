@@ -7,6 +7,7 @@ mod garbage;
 mod lifecycle;
 mod limits;
 mod messages;
+mod operate;
 mod party;
 mod sessions;
 mod stream;

@@ -184,7 +184,7 @@ pub async fn compensations_are_listed_by_every_part_of_the_query<B: Bench>(bench
     let failed = || CompensationWrite { status: CompensationStatus::Failed, ..compensation(2, "order") };
     log(&store, &xids, |_| vec![compensation(0, "stock"), compensation(1, "coupon"), failed()]).await;
     let find = async |query: CompensationQuery| {
-        let rows = store.list_compensations(CompensationQuery { limit: 10, ..query }).await;
+        let rows = store.list(CompensationQuery { limit: 10, ..query }).await;
         rows.expect("the store is there").iter().map(|row| (row.xid, row.branch)).collect::<Vec<_>>()
     };
     let query = CompensationQuery::default;
@@ -194,7 +194,7 @@ pub async fn compensations_are_listed_by_every_part_of_the_query<B: Bench>(bench
     let failed = CompensationQuery { status: Some(CompensationStatus::Failed), ..query() };
     assert_eq!(find(failed.clone()).await, [(a, 2), (b, 2)]);
     assert_eq!(find(CompensationQuery { xid: Some(b), ..failed }).await, [(b, 2)]);
-    let page = store.list_compensations(CompensationQuery { limit: 4, ..query() }).await.expect("it is there");
+    let page = store.list(CompensationQuery { limit: 4, ..query() }).await.expect("it is there");
     assert_eq!(page.len(), 4);
     assert_eq!(find(CompensationQuery { after_id: page[3].id, ..query() }).await, [(b, 1), (b, 2)]);
 }

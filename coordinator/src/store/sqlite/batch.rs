@@ -13,7 +13,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
 use tercet_core::{Timestamp, Xid};
 
-use super::{RECORD, decode_record};
+use super::{RECORD, audit, decode_record};
+use crate::audit::{AuditRow, Head};
 use crate::store::{Advance, Create, Key, Owner, Purge, Record, Write, Written};
 
 /// The one connection that writes.
@@ -43,7 +44,7 @@ struct Part {
 pub(super) const BATCH: &str = "
     CREATE TEMP VIEW batch AS SELECT NULL AS bytes, NULL AS creates, NULL AS created, NULL AS steps, NULL AS stepped,
         NULL AS node, NULL AS epoch, NULL AS advances, NULL AS advanced, NULL AS keys, NULL AS compensations,
-        NULL AS now;
+        NULL AS now, NULL AS audit;
 
     CREATE TEMP TRIGGER batch_create INSTEAD OF INSERT ON batch WHEN NEW.created > 0 BEGIN
         INSERT INTO tx (xid, version, mode, status, ended_at, node, epoch, wake_at, digest, plan, state,
@@ -93,10 +94,17 @@ pub(super) const BATCH: &str = "
             coupon_id = excluded.coupon_id, status = excluded.status, retry_count = excluded.retry_count,
             next_retry_time = excluded.next_retry_time, last_error = excluded.last_error,
             update_time = excluded.update_time, lease_until = 0, owner_node = NULL, owner_epoch = NULL;
+    END;
+
+    CREATE TEMP TRIGGER batch_audit INSTEAD OF INSERT ON batch WHEN NEW.audit IS NOT NULL BEGIN
+        INSERT INTO audit (id, at, who, act, xid, why, before, after, previous, hash)
+        SELECT value->>'$[0]', value->>'$[1]', value->>'$[2]', value->>'$[3]', unhex(value->>'$[4]', '-'),
+            value->>'$[5]', value->>'$[6]', value->>'$[7]', unhex(value->>'$[8]'), unhex(value->>'$[9]')
+        FROM jsonb_each(NEW.audit);
     END;";
 
 const WRITE: &str = "-- write
-    INSERT INTO batch VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    INSERT INTO batch VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 /// What belongs to a transaction goes with it.
 const BELONGINGS: &str = "
@@ -120,6 +128,7 @@ struct Packed {
     advances: Rows,
     keys: Rows,
     compensations: Rows,
+    audit: Rows,
     /// The owner of all `steps`.
     owner: Option<Owner>,
     ended: u64,
@@ -175,13 +184,23 @@ impl Packed {
         for write in writes {
             // SQL counts from 1. What belongs to a row follows its xid.
             let at = packed.bytes.len() + 1;
-            packed.bytes.extend_from_slice(&write.xid().0);
+            packed.bytes.extend_from_slice(write.xid().as_ref().map_or(&[], |xid| &xid.0));
             match write {
                 Write::Create(create) => packed.create(at, create),
                 Write::Advance(advance) => packed.advance(at, advance, plain),
+                Write::Audit(_) => {}
             }
         }
         packed
+    }
+
+    /// Chains the audit rows of these writes to the head of the log.
+    fn witness<'a>(&mut self, writes: impl Iterator<Item = &'a Write>, mut head: Head, now: Timestamp) {
+        for audit in writes.filter_map(Write::audit) {
+            let row = AuditRow::after(head, now, audit.clone());
+            head = row.head().unwrap_or_default();
+            self.audit.push(format_args!("{}", audit::fields(&row)));
+        }
     }
 
     fn create(&mut self, at: usize, create: &Create) {
@@ -311,7 +330,13 @@ impl Writer {
     }
 
     async fn attempt(&mut self, batch: &[Write], part: &Part, now: Timestamp) -> Result<Attempt, sqlx::Error> {
-        let packed = Packed::new(part.indexes.iter().map(|index| &batch[*index]), part.sifted);
+        let writes = || part.indexes.iter().map(|index| &batch[*index]);
+        let mut packed = Packed::new(writes(), part.sifted);
+        // Rare, so the log's head is looked up and never remembered wrongly.
+        if writes().any(|write| write.audit().is_some()) {
+            let head = audit::head(&mut self.connection).await?;
+            packed.witness(writes(), head, now);
+        }
         let owner = packed.owner.unwrap_or(Owner { node: 0, epoch: 0 });
         let ended = packed.ended;
         let (creates, created) = packed.creates.finish();
@@ -329,7 +354,8 @@ impl Writer {
             .bind(advanced)
             .bind(packed.keys.finish().0)
             .bind(packed.compensations.finish().0)
-            .bind(now.0.cast_signed());
+            .bind(now.0.cast_signed())
+            .bind(packed.audit.finish().0);
         match query.execute(&mut self.connection).await {
             Ok(_) => {
                 self.ended = self.ended.map(|before| before + ended);
@@ -355,7 +381,7 @@ impl Writer {
         answers: &mut [Option<Written>],
     ) -> Result<[Part; 2], sqlx::Error> {
         let writes = || indexes.iter().map(|index| &batch[*index]);
-        let versions = self.versions(writes().map(Write::xid)).await?;
+        let versions = self.versions(writes().filter_map(Write::xid)).await?;
         let taken = self.taken(writes().filter_map(idempotency_key)).await?;
         let (mut fit, mut later) = (Vec::new(), Vec::new());
         let (mut xids, mut keys) = (HashSet::new(), HashSet::new());
@@ -365,10 +391,14 @@ impl Writer {
             let replaces = match write {
                 Write::Create(_) => None,
                 Write::Advance(advance) => Some(advance.version),
+                Write::Audit(_) => {
+                    fit.push(index);
+                    continue;
+                }
             };
             if !xids.insert(write.xid()) || key.is_some_and(|key| !keys.insert(key)) {
                 later.push(index);
-            } else if versions.get(&write.xid()).copied() != replaces {
+            } else if write.xid().and_then(|xid| versions.get(&xid).copied()) != replaces {
                 answers[index] = Some(Written::Stale);
             } else if let Some(record) = key.and_then(|key| taken.get(key)) {
                 answers[index] = Some(Written::KeyTaken(Box::new(record.clone())));
@@ -408,7 +438,7 @@ fn json<T: serde::Serialize>(texts: &[T]) -> String {
 fn idempotency_key(write: &Write) -> Option<&str> {
     match write {
         Write::Create(create) => create.idempotency_key.as_deref(),
-        Write::Advance(_) => None,
+        Write::Advance(_) | Write::Audit(_) => None,
     }
 }
 

@@ -1,0 +1,96 @@
+//! What a transaction will do if nothing comes before: the machine itself is asked, on a copy.
+
+use crate::Timestamp;
+use crate::step::{Effects, Event, RowStatus, step};
+use crate::tx::{Branch, Operation, Progress, Status, Tx};
+
+/// What happens next by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing: it has ended.
+    Ended,
+    /// Nothing: this parked branch waits for a person.
+    Person {
+        /// Which branch.
+        branch: u8,
+    },
+    /// At this time, by the driver.
+    Woken {
+        /// When.
+        at: Timestamp,
+        /// What.
+        what: What,
+    },
+    /// By the scanner, at its first tick from this time on that finds an instance of the branch's service connected.
+    Scanned {
+        /// From when on.
+        at: Timestamp,
+        /// The branch whose row it is.
+        branch: u8,
+        /// What.
+        what: What,
+    },
+}
+
+/// What a step does, the most important of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The outcome is decided.
+    Decide(Status),
+    /// A branch is called.
+    Call(Operation, u8),
+    /// A call without an answer counts as unknown; the branch is called again at this time.
+    AskAgain(Operation, u8, Timestamp),
+    /// A branch goes on through `compensation_log`; the scanner takes it from this time on.
+    Log(Operation, u8, Timestamp),
+    /// A branch is parked.
+    Park(Operation, u8),
+    /// Nothing that could be seen.
+    Nothing,
+}
+
+/// What `tx` does next by itself, from `now` on. A branch in `compensation_log` has the time of its row in `wake_at`:
+/// who has read the transaction from a store puts it there.
+pub fn next(tx: &Tx, now: Timestamp) -> Next {
+    if tx.status.ended() {
+        return Next::Ended;
+    }
+    let due = |(index, branch): (usize, &Branch)| branch.progress == Progress::Due && tx.ready(index as u8);
+    // Just read from the store, it is due at once.
+    let at_once = tx.branches.iter().enumerate().any(due).then_some(now);
+    let woken = at_once.or_else(|| tx.wake_at()).filter(|at| *at < Timestamp::MAX);
+    let logged = tx.branches.iter().enumerate().filter(|(_, branch)| branch.progress == Progress::Logged);
+    let scanned = logged.map(|(index, branch)| (branch.wake_at, index as u8)).min();
+    match (woken, scanned) {
+        (Some(at), None) => Next::Woken { at, what: what(tx, Event::Woken, at.max(now)) },
+        (Some(at), Some((row, _))) if at <= row => Next::Woken { at, what: what(tx, Event::Woken, at.max(now)) },
+        (_, Some((at, branch))) => Next::Scanned { at, branch, what: what(tx, Event::Retry { branch }, at.max(now)) },
+        (None, None) => {
+            let parked = tx.branches.iter().position(|branch| matches!(branch.progress, Progress::Parked(_)));
+            // What does not end, is not due and is in no log waits for a parked branch.
+            Next::Person { branch: parked.unwrap_or_default() as u8 }
+        }
+    }
+}
+
+fn what(tx: &Tx, event: Event, at: Timestamp) -> What {
+    let mut after = tx.clone();
+    let mut effects = Effects::default();
+    step(&mut after, event, at, &mut effects);
+    if after.status != tx.status {
+        return What::Decide(after.status);
+    }
+    if let Some(call) = effects.calls.first() {
+        return What::Call(call.operation, call.branch);
+    }
+    if let Some(change) = effects.compensations.first() {
+        return match change.status {
+            RowStatus::Pending(again) => What::Log(change.operation, change.branch, again),
+            RowStatus::Failed => What::Park(change.operation, change.branch),
+            RowStatus::Done => What::Nothing,
+        };
+    }
+    let moved = tx.branches.iter().zip(&after.branches).position(|(before, after)| before != after);
+    let moved = moved.and_then(|index| Some((tx.operation(index as u8)?, index as u8, after.branches[index].wake_at)));
+    moved.map_or(What::Nothing, |(operation, index, again)| What::AskAgain(operation, index, again))
+}

@@ -1,0 +1,344 @@
+//! Why a transaction stands where it stands: what happened, why it waits, what a person can do, and what comes next.
+//!
+//! A pure function of the transaction, its rows of `compensation_log`, what people did to it, and who is connected. The
+//! last line is the machine's own word ([`tercet_core::next`]), not a guess of this module.
+
+use tercet_core::{Branch, Next, Operation, Parked, Progress, Status, Timestamp, What, next};
+use tercet_proto::admin::v1 as pb;
+use tercet_proto::admin::v1::next::Kind;
+
+use crate::audit::AuditRow;
+use crate::live::Live;
+use crate::names;
+use crate::store::{Compensation, CompensationStatus};
+use crate::text::{both, iso, relative};
+
+/// What an explanation stands on.
+pub struct Facts<'a> {
+    /// The transaction.
+    pub live: Live,
+    /// Its rows of `compensation_log`.
+    pub rows: &'a [Compensation],
+    /// What people did to it, oldest first.
+    pub acts: &'a [AuditRow],
+    /// Whether an instance of a service is connected.
+    pub connected: &'a dyn Fn(&str) -> bool,
+    /// The coordinator's time.
+    pub now: Timestamp,
+}
+
+impl Facts<'_> {
+    fn name(&self, branch: u8) -> String {
+        let plan = self.live.plan.branches.get(usize::from(branch));
+        plan.map_or_else(String::new, |plan| format!("branch {branch} ({}/{})", plan.service, plan.action))
+    }
+
+    fn service(&self, branch: u8) -> &str {
+        self.live.plan.branches.get(usize::from(branch)).map_or("", |plan| &plan.service)
+    }
+
+    /// The row of the operation that a branch is at.
+    fn row(&self, branch: u8) -> Option<&Compensation> {
+        let operation = names::operation_number(self.live.tx.operation(branch)?);
+        self.rows.iter().find(|row| (row.branch, row.operation) == (branch.into(), operation))
+    }
+
+    fn xid(&self) -> String {
+        self.live.tx.xid.to_string()
+    }
+}
+
+/// Explains it.
+pub fn explain(mut facts: Facts<'_>) -> pb::ExplainResponse {
+    // The scanner's times stand in its rows; a row that it has taken is taken again when its lease ends.
+    for index in 0..facts.live.tx.branches.len() {
+        let due = facts.row(index as u8).filter(|row| row.status == CompensationStatus::Pending);
+        if let Some(due) = due.map(|row| row.next_retry_time.max(row.lease_until)) {
+            facts.live.tx.branches[index].wake_at = due;
+        }
+    }
+    let (waits, next, remedies) = (waits(&facts), told(&facts), remedies(&facts));
+    let lines = lines(&facts, &waits, &next, &remedies);
+    pb::ExplainResponse {
+        transaction: Some(facts.live.view()),
+        now_ms: facts.now.0,
+        waits,
+        next: Some(next),
+        remedies,
+        lines,
+    }
+}
+
+fn waits(facts: &Facts<'_>) -> Vec<pb::WaitsFor> {
+    let tx = &facts.live.tx;
+    if tx.status.ended() {
+        return Vec::new();
+    }
+    let open = tx.branches.iter().enumerate().filter(|(_, branch)| !branch.finished());
+    let mut waits: Vec<pb::WaitsFor> = open.map(|(index, branch)| branch_waits(facts, index as u8, branch)).collect();
+    if tx.status == Status::Trying && tx.manual {
+        let text = format!("its initiator has the word: commit or roll back until {}", both(tx.deadline.0, facts.now));
+        waits.push(pb::WaitsFor { state: "begun".into(), until_ms: tx.deadline.0, text, ..pb::WaitsFor::default() });
+    }
+    waits
+}
+
+fn branch_waits(facts: &Facts<'_>, index: u8, branch: &Branch) -> pb::WaitsFor {
+    let service = facts.service(index).to_owned();
+    let operation = facts.live.tx.operation(index).map_or("nothing", names::operation_name);
+    let connected = (facts.connected)(&service);
+    let at = |at: Timestamp| both(at.0, facts.now);
+    let why = match branch.progress {
+        Progress::Due => "comes after other branches, which are not finished".to_owned(),
+        Progress::Called => format!("is under way; without an answer by {} it is unknown", at(branch.wake_at)),
+        Progress::Delayed => {
+            format!("failed {} times in a row; again {}", branch.attempts, at(branch.wake_at))
+        }
+        Progress::Unreachable => "waits for its service".to_owned(),
+        Progress::Logged => {
+            format!("failed {} times and is in compensation_log, due {}", branch.attempts, at(branch.wake_at))
+        }
+        Progress::Parked(Parked::Refused) => "is parked: the participant refused it, which it may not".to_owned(),
+        Progress::Parked(Parked::Exhausted) => format!("is parked: all {} attempts failed", branch.attempts),
+        Progress::Parked(Parked::ByPerson) => "is parked by a person".to_owned(),
+        Progress::Done | Progress::Skipped => "has nothing left to do".to_owned(),
+    };
+    let away = if connected { "" } else { "; no instance of the service is connected" };
+    let until_ms = match branch.progress {
+        Progress::Called | Progress::Delayed | Progress::Unreachable | Progress::Logged
+            if branch.wake_at < Timestamp::MAX =>
+        {
+            branch.wake_at.0
+        }
+        Progress::Due
+        | Progress::Called
+        | Progress::Delayed
+        | Progress::Unreachable
+        | Progress::Logged
+        | Progress::Parked(_)
+        | Progress::Done
+        | Progress::Skipped => 0,
+    };
+    pb::WaitsFor {
+        branch: Some(index.into()),
+        text: format!("{}: its {operation} {why}{away}", facts.name(index)),
+        service,
+        operation: operation.into(),
+        state: names::progress_name(branch.progress).into(),
+        connected,
+        until_ms,
+        said: facts.live.said(index).to_owned(),
+    }
+}
+
+/// The machine's next move, in numbers and in a sentence.
+fn told(facts: &Facts<'_>) -> pb::Next {
+    let time = |at: Timestamp| {
+        let relative = if at <= facts.now { "now".to_owned() } else { relative(at.0, facts.now) };
+        format!("{} ({relative})", iso(at.0))
+    };
+    let (at, what, scanner) = match next(&facts.live.tx, facts.now) {
+        Next::Ended => {
+            let text = format!("nothing: it has ended, {}", names::status_name(facts.live.tx.status));
+            return pb::Next { kind: Kind::Nothing.into(), text, ..pb::Next::default() };
+        }
+        Next::Person { branch } => {
+            let text = format!("nothing by itself: {} waits for a person", facts.name(branch));
+            return pb::Next { kind: Kind::Person.into(), branch: branch.into(), text, ..pb::Next::default() };
+        }
+        Next::Woken { at, what } => (at, what, false),
+        Next::Scanned { at, what, .. } => (at, what, true),
+    };
+    let told = |kind: Kind, operation: Option<Operation>, branch: u8, again: Timestamp, text: String| pb::Next {
+        kind: kind.into(),
+        at_ms: at.0,
+        branch: branch.into(),
+        operation: operation.map_or("", names::operation_name).into(),
+        again_ms: again.0,
+        scanner,
+        text,
+    };
+    let (when, never) = (time(at), Timestamp(0));
+    match what {
+        What::Decide(Status::Confirming | Status::Confirmed) => {
+            told(Kind::Confirm, None, 0, never, format!("{when}: it is decided: confirm"))
+        }
+        What::Decide(Status::Trying | Status::Cancelling | Status::Cancelled) => {
+            let text = format!("{when}: the deadline passes, and it is decided: cancel");
+            told(Kind::Cancel, None, 0, never, text)
+        }
+        What::Call(operation, branch) => {
+            let (name, operation_name) = (facts.name(branch), names::operation_name(operation));
+            let who = if scanner { "the scanner has" } else { "the coordinator has" };
+            let away = match (facts.connected)(facts.service(branch)) {
+                true => String::new(),
+                false => format!(", as soon as an instance of {} is connected", facts.service(branch)),
+            };
+            let text = format!("{when}: {who} the {operation_name} of {name} called{away}");
+            told(Kind::Call, Some(operation), branch, never, text)
+        }
+        What::AskAgain(operation, branch, again) => {
+            let (name, operation_name) = (facts.name(branch), names::operation_name(operation));
+            let text =
+                format!("{when}: without an answer the {operation_name} of {name} is unknown; again {}", time(again));
+            told(Kind::AskAgain, Some(operation), branch, again, text)
+        }
+        What::Log(operation, branch, again) => {
+            let (name, operation_name) = (facts.name(branch), names::operation_name(operation));
+            let text =
+                format!("{when}: the {operation_name} of {name} goes into compensation_log; again {}", time(again));
+            told(Kind::Log, Some(operation), branch, again, text)
+        }
+        What::Park(operation, branch) => {
+            let (name, operation_name) = (facts.name(branch), names::operation_name(operation));
+            let text = format!("{when}: without an answer the {operation_name} of {name} is parked");
+            told(Kind::Park, Some(operation), branch, never, text)
+        }
+        What::Nothing => told(Kind::Nothing, None, 0, never, format!("{when}: nothing that could be seen")),
+    }
+}
+
+/// What a person can do, what is safe first.
+fn remedies(facts: &Facts<'_>) -> Vec<pb::Remedy> {
+    let (tx, xid) = (&facts.live.tx, facts.xid());
+    if tx.status.ended() {
+        return Vec::new();
+    }
+    let remedy = |safe: bool, command: String, text: &str| pb::Remedy { command, text: text.into(), safe };
+    let mut all = Vec::new();
+    for (index, branch) in tx.branches.iter().enumerate().filter(|(_, branch)| !branch.finished()) {
+        let on = format!("{xid} --branch {index}");
+        let parkable = tx.operation(index as u8) != Some(Operation::Try);
+        match branch.progress {
+            Progress::Delayed | Progress::Unreachable | Progress::Logged => {
+                all.push(remedy(true, format!("tercet tx retry {on}"), "call it now instead"));
+                if parkable {
+                    all.push(remedy(true, format!("tercet tx park {on}"), "stop calling it until a person says so"));
+                }
+            }
+            Progress::Parked(_) => {
+                all.push(remedy(true, format!("tercet tx retry {on}"), "call it now, once its participant is mended"));
+                all.push(remedy(true, format!("tercet tx resume {on}"), "hand it back to the scanner"));
+                if let Some(row) = facts.row(index as u8).filter(|_| tx.status.decided()) {
+                    let command = format!("tercet compensation resolve {} --reason TEXT", row.id);
+                    let text = "only when its work was done by hand: nobody calls it any more";
+                    all.push(remedy(false, command, text));
+                }
+            }
+            Progress::Due | Progress::Called | Progress::Done | Progress::Skipped => {}
+        }
+    }
+    if tx.status == Status::Trying {
+        let (confirm, cancel) = (
+            format!("tercet tx force-confirm {xid} --reason TEXT"),
+            format!("tercet tx force-cancel {xid} --reason TEXT"),
+        );
+        if tx.asks() {
+            all.push(remedy(false, confirm, "only when the sender's own transaction did commit"));
+            all.push(remedy(false, cancel, "only when the sender's own transaction did not commit and will not"));
+        } else {
+            all.push(remedy(true, cancel, "cancel what was tried, before its deadline does"));
+            if tx.manual {
+                all.push(remedy(false, confirm, "only when every call of the initiator has succeeded"));
+            }
+        }
+    }
+    // What is safe comes first.
+    all.sort_by_key(|remedy| !remedy.safe);
+    all
+}
+
+fn lines(facts: &Facts<'_>, waits: &[pb::WaitsFor], next: &pb::Next, remedies: &[pb::Remedy]) -> Vec<String> {
+    let tx = &facts.live.tx;
+    let created = both(tx.xid.created_at().0, facts.now);
+    let mut lines = vec![format!("{} is {}", tx.xid, names::status_name(tx.status))];
+    lines.push(format!("Happened: {created}: accepted"));
+    let people = facts.acts.iter().map(|row| {
+        let why = if row.write.why.is_empty() { String::new() } else { format!(": {}", row.write.why) };
+        (row.at.0, format!("{} did {}{why}", row.write.who, row.write.act))
+    });
+    let mut happened: Vec<_> = facts.live.history().map(|entry| (entry.at_ms, entry.text)).chain(people).collect();
+    happened.sort_by_key(|(at_ms, _)| *at_ms);
+    lines.extend(happened.into_iter().map(|(at_ms, text)| format!("Happened: {}: {text}", both(at_ms, facts.now))));
+    for wait in waits {
+        let said = if wait.said.is_empty() { String::new() } else { format!("; it said: {}", wait.said) };
+        lines.push(format!("Waits: {}{said}", wait.text));
+    }
+    lines.extend(remedies.iter().map(|remedy| {
+        let safe = if remedy.safe { "safe" } else { "careful" };
+        format!("Can be done ({safe}): {}: {}", remedy.command, remedy.text)
+    }));
+    lines.push(format!("Next: {}", next.text));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use tercet_core::{Act, Effects, Event, Reply, Xid, step};
+    use tercet_proto::coordinator::v1 as coordinator;
+
+    use super::*;
+    use crate::plan::Plan;
+
+    /// A confirm that its participant refused, one second after it was accepted.
+    fn refused() -> Live {
+        let branch = coordinator::Branch { service: "coupon".into(), action: "redeem".into(), ..Default::default() };
+        let mode = coordinator::Mode::Tcc.into();
+        let transaction = coordinator::Transaction { mode, branches: vec![branch], ..Default::default() };
+        let plan = Plan::declared(transaction).expect("it is sound");
+        let mut live = Live::new(Xid([0; 16]), plan, Timestamp(0));
+        let mut effects = Effects::default();
+        step(&mut live.tx, Event::Woken, Timestamp(0), &mut effects);
+        for (operation, reply) in [(Operation::Try, Reply::Done), (Operation::Confirm, Reply::Refused)] {
+            let words = crate::live::Words { reason: "I will not".into(), ..Default::default() };
+            live.hear(0, operation, reply, words);
+            let event = Event::Replied { branch: 0, operation, attempt: 0, reply };
+            effects.clear();
+            step(&mut live.tx, event, Timestamp(1_000), &mut effects);
+            live.note(&effects.notes, Timestamp(1_000));
+        }
+        live
+    }
+
+    fn explained(live: Live, connected: bool) -> pb::ExplainResponse {
+        explain(Facts { live, rows: &[], acts: &[], connected: &|_| connected, now: Timestamp(3_000) })
+    }
+
+    #[test]
+    fn a_parked_branch_is_told_with_its_words_and_what_can_be_done() {
+        let told = explained(refused(), true);
+        let zero = "00000000-0000-0000-0000-000000000000";
+        let expected = [
+            format!("{zero} is confirming"),
+            "Happened: 1970-01-01T00:00:00.000Z (3s ago): accepted".into(),
+            "Happened: 1970-01-01T00:00:01.000Z (2s ago): decided: confirm".into(),
+            "Happened: 1970-01-01T00:00:01.000Z (2s ago): branch 0 (coupon/redeem) refused its confirm".into(),
+            "Happened: 1970-01-01T00:00:01.000Z (2s ago): branch 0 (coupon/redeem): its confirm is parked and waits \
+             for a person"
+                .into(),
+            "Waits: branch 0 (coupon/redeem): its confirm is parked: the participant refused it, which it may not; it \
+             said: I will not"
+                .into(),
+            format!(
+                "Can be done (safe): tercet tx retry {zero} --branch 0: call it now, once its participant is mended"
+            ),
+            format!("Can be done (safe): tercet tx resume {zero} --branch 0: hand it back to the scanner"),
+            "Next: nothing by itself: branch 0 (coupon/redeem) waits for a person".into(),
+        ];
+        assert_eq!(told.lines, expected);
+        assert_eq!(told.next.map(|next| next.kind()), Some(Kind::Person));
+    }
+
+    #[test]
+    fn who_is_not_connected_is_named_where_it_is_waited_for() {
+        let mut live = refused();
+        let resume = Event::Operator(Act::Resume { branch: 0 });
+        step(&mut live.tx, resume, Timestamp(2_000), &mut Effects::default());
+        let told = explained(live, false);
+        let wait = &told.waits[0];
+        assert!(!wait.connected && wait.text.ends_with("no instance of the service is connected"), "{}", wait.text);
+        let expected = "Next: 1970-01-01T00:00:02.000Z (now): the scanner has the confirm of branch 0 (coupon/redeem) \
+            called, as soon as an instance of coupon is connected";
+        assert_eq!(told.lines.last().map(String::as_str), Some(expected));
+    }
+}

@@ -123,6 +123,7 @@ pub async fn run(config: &CommitsConfig) -> anyhow::Result<Commits> {
                 state: Bytes::from(vec![0x5a; STATE_BYTES]),
                 keys: Vec::new(),
                 compensations: Vec::new(),
+                audit: None,
             })
         });
         let mut batch: Vec<Write> = ends.collect();

@@ -9,5 +9,4 @@ mod kill;
 mod power;
 mod servers;
 mod services;
-mod simulation;
 mod tidy;

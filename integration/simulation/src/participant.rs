@@ -104,7 +104,7 @@ impl Process {
         tokio::spawn(carry(world.clone(), (self.instance, Direction::Down), latency, opened, to_us));
         let welcome = timeout(OPEN_MAX + latency, down.recv()).await.ok()??.ok()?.message;
         let Some(Down::Registered(welcome)) = welcome else { return None };
-        self.executor.hear(welcome.now_ms);
+        self.executor.greet(welcome.now_ms);
         world.log(self.victim(), format_args!("has a session"));
         Some((up, down, welcome))
     }

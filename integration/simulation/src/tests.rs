@@ -25,6 +25,19 @@ fn a_crash_at_any_point_breaks_nothing() {
 }
 
 #[test]
+fn every_planted_bug_still_applies() {
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let patches = std::fs::read_dir(top.join("integration/mutants")).unwrap().map(|entry| entry.unwrap().path());
+    let patches: Vec<_> = patches.collect();
+    assert!(patches.len() >= 8, "{patches:?}");
+    for patch in patches {
+        let mut git = std::process::Command::new("git");
+        let output = git.current_dir(&top).args(["apply", "--check"]).arg(&patch).output().unwrap();
+        assert!(output.status.success(), "{}: {}", patch.display(), String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn a_seed_replays_exactly() {
     for seed in [3, 77, 123_456_789] {
         let (first, again) = (run_watched(seed, true, None), run_watched(seed, true, None));

@@ -5,7 +5,8 @@
 //! First run, answer, timer and recovery all end in [`Driver::feed`].
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,9 +72,10 @@ pub struct Driver<S, C, K> {
     settings: Settings,
     inbox: mpsc::Receiver<Input>,
     xids: XidSource,
-    slots: HashMap<Xid, Box<Slot>>,
+    /// Xids are this node's own, so the hasher may have no secret; without one a run can be made again.
+    slots: HashMap<Xid, Box<Slot>, BuildHasherDefault<DefaultHasher>>,
     /// Branches that wait for a service to connect.
-    unreachable: HashMap<String, BTreeSet<(Xid, u8)>>,
+    unreachable: BTreeMap<String, BTreeSet<(Xid, u8)>>,
     timers: BinaryHeap<Reverse<(Timestamp, Xid)>>,
     queued: Vec<Write>,
     commit: Option<Commit>,
@@ -93,8 +95,8 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             clock,
             settings,
             inbox,
-            slots: HashMap::new(),
-            unreachable: HashMap::new(),
+            slots: HashMap::default(),
+            unreachable: BTreeMap::new(),
             timers: BinaryHeap::new(),
             queued: Vec::new(),
             commit: None,

@@ -13,7 +13,7 @@ use crate::config::{BEAT_MS, LEASE_MS};
 use crate::driver::{Gauges, Settings};
 use crate::live::Live;
 use crate::request::Input;
-use crate::store::{self, Purge, Store};
+use crate::store::{self, ListQuery, Purge, Record, Store};
 use crate::{limits, metrics, writer};
 
 /// Keeps the node alive and takes up what nobody drives.
@@ -34,9 +34,11 @@ impl<S: Store, K: Clock> Node<S, K> {
     /// Beats until the driver is gone, or until another start of this node takes over, which `superseded` hears.
     pub async fn run(self, superseded: oneshot::Sender<store::Error>) {
         let owner = self.settings.owner;
+        // Whether a claim may have made transactions this node's without showing them.
+        let mut unseen = false;
         // Everything that an older start of this node owned is due at once; what other nodes lose, when their lease
         // lapses.
-        self.take_up().await;
+        self.take_up(&mut unseen).await;
         loop {
             tokio::time::sleep(Duration::from_millis(BEAT_MS)).await;
             metrics::live(self.gauges.live.load(Ordering::Relaxed));
@@ -58,16 +60,17 @@ impl<S: Store, K: Clock> Node<S, K> {
                 }
                 Err(error) => warn!(error = &error as &dyn std::error::Error, "the lease was not renewed"),
             }
-            self.take_up().await;
+            self.take_up(&mut unseen).await;
         }
     }
 
-    async fn take_up(&self) {
+    async fn take_up(&self, unseen: &mut bool) {
         loop {
             let records = match self.store.claim_orphans(self.settings.owner, limits::ORPHANS_MAX).await {
                 Ok(records) => records,
                 Err(error) => {
                     warn!(error = &error as &dyn std::error::Error, "could not look for what nobody drives");
+                    *unseen = true;
                     return;
                 }
             };
@@ -76,19 +79,44 @@ impl<S: Store, K: Clock> Node<S, K> {
             }
             let last = records.len() < limits::ORPHANS_MAX as usize;
             for record in records {
-                match Live::decode(&record) {
-                    Ok(live) => {
-                        let input = Input::Adopt { live: Box::new(live), event: Event::Woken };
-                        if self.inbox.send(input).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => error!(xid = %record.xid, error = &error as &dyn std::error::Error, "not taken up"),
-                }
+                self.adopt(&record).await;
             }
             if last {
-                return;
+                break;
             }
+        }
+        if *unseen {
+            match self.take_up_own().await {
+                Ok(()) => *unseen = false,
+                Err(error) => warn!(error = &error as &dyn std::error::Error, "could not look for what this node owns"),
+            }
+        }
+    }
+
+    /// Takes up what is this node's by the store. What the driver has already is only woken, which changes nothing.
+    async fn take_up_own(&self) -> Result<(), store::Error> {
+        let mut before = None;
+        loop {
+            let query = ListQuery { unfinished: true, before, limit: limits::PAGE_MAX, ..ListQuery::default() };
+            let records = self.store.list(query).await?;
+            let Some(last) = records.last() else { return Ok(()) };
+            before = Some(last.xid);
+            for record in &records {
+                if record.owner == Some(self.settings.owner) && record.wake_at.is_some() {
+                    self.adopt(record).await;
+                }
+            }
+        }
+    }
+
+    async fn adopt(&self, record: &Record) {
+        match Live::decode(record) {
+            Ok(live) => {
+                let input = Input::Adopt { live: Box::new(live), event: Event::Woken };
+                // When the driver is gone, the next one takes it up.
+                drop(self.inbox.send(input).await);
+            }
+            Err(error) => error!(xid = %record.xid, error = &error as &dyn std::error::Error, "not taken up"),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Calls for a service wait in one queue; whichever of its sessions has room takes the next batch, so load is shared
 //! and a lost session's untaken calls are another's. Built as the [`Caller`] of the driver.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ struct Service {
 
 #[derive(Default)]
 struct Inner {
-    services: HashMap<String, Service>,
+    services: BTreeMap<String, Service>,
     dirty: Vec<String>,
     next: u64,
 }

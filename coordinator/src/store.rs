@@ -46,7 +46,7 @@ pub trait Store: Send + Sync + 'static {
     /// Makes `owner` the owner of up to `limit` transactions that are waiting (`wake_at` set) under an older epoch of
     /// its node or under a node whose lease has lapsed, start by start, oldest first. Each gets a new version, which
     /// the records show. After [`Error::Unavailable`], or when the call is dropped, some may be claimed and not shown:
-    /// only the next start of the node finds those.
+    /// the caller owes a look at all that it owns.
     fn claim_orphans(&self, owner: Owner, limit: u32) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
 
     /// Leases compensations that are due, so that nobody else gets them before `lease_until`; oldest first, up to

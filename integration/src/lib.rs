@@ -10,4 +10,3 @@ pub mod noop;
 pub mod processes;
 pub mod servers;
 pub mod shop;
-pub mod sim;

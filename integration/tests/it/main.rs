@@ -10,5 +10,4 @@ mod operators;
 mod power;
 mod servers;
 mod services;
-mod simulation;
 mod tidy;

@@ -119,7 +119,12 @@ impl<Db: Dialect> Executor<Db> {
         }
     }
 
-    /// Takes the coordinator's time, as its welcome and its heartbeats bring it.
+    /// Takes the coordinator's time, as its welcome brings it at the beginning of a session.
+    pub fn greet(&self, now_ms: u64) {
+        self.clock.begin(now_ms);
+    }
+
+    /// Takes the coordinator's time, as its heartbeats bring it.
     pub fn hear(&self, now_ms: u64) {
         self.clock.read(now_ms);
     }

@@ -10,6 +10,12 @@ use tokio::time::Instant;
 pub(crate) struct StoreClock(Mutex<Option<(u64, Instant)>>);
 
 impl StoreClock {
+    /// Takes the first reading of a session. It counts whatever was known: a coordinator whose system's clock was set
+    /// back while it was down starts behind what its last start told, and is right by its own calls.
+    pub(crate) fn begin(&self, now_ms: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((now_ms, Instant::now()));
+    }
+
     /// Takes a reading that has just come.
     pub(crate) fn read(&self, now_ms: u64) {
         let now = Instant::now();
@@ -59,5 +65,8 @@ mod tests {
         assert_eq!(clock.instant_of(1_100), at_1_100(70));
         assert_eq!(clock.instant_of(1_000), at_1_100(50), "what is past is past");
         assert!(clock.has_passed(1_079) && !clock.has_passed(1_080));
+        // A coordinator that starts again with less is believed.
+        clock.begin(900);
+        assert!(clock.has_passed(899) && !clock.has_passed(900));
     }
 }

@@ -136,7 +136,7 @@ impl<'a, Db: Dialect> Session<'a, Db> {
         };
         let (mut down, welcome) = opened.unwrap_or(Err(Ended::Silent(OPEN_MAX)))?;
         *welcomed = true;
-        self.executor.hear(welcome.now_ms);
+        self.executor.greet(welcome.now_ms);
         registered.send_replace(true);
         info!(coordinator = self.coordinator, service = register.service, "session registered");
         let mut running = FuturesUnordered::new();

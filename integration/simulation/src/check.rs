@@ -253,6 +253,8 @@ fn parked_for_the_right_reason(end: &End) -> Vec<String> {
             let right = match branch.progress {
                 Progress::Parked(Parked::Refused) => order.manner == Manner::RefusesEnd,
                 Progress::Parked(Parked::Exhausted) => order.manner.at_fault() && branch.attempts == ATTEMPTS,
+                // No person takes part in these runs.
+                Progress::Parked(Parked::ByPerson) => false,
                 Progress::Due
                 | Progress::Called
                 | Progress::Delayed

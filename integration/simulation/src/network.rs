@@ -104,6 +104,8 @@ pub(crate) async fn pass_on(world: World, mut from: mpsc::Receiver<Input>, inbox
             | Input::Finish { .. }
             | Input::Adopt { .. }
             | Input::Wake { .. }
+            | Input::Operate { .. }
+            | Input::Look { .. }
             | Input::Connected { .. }
             | Input::Lease { .. } => input,
         };

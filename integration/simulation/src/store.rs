@@ -64,10 +64,10 @@ impl Store for FaultyStore {
         self.pause().await;
         self.pass("before a write").await;
         self.may(Fault::WriteFailed, 2)?;
-        let statuses: Vec<_> = batch.iter().map(|write| (status(write), write.xid(), write.version())).collect();
+        let statuses: Vec<_> = batch.iter().map(moved).collect();
         let written = self.store.write(batch).await?;
         for (write, written) in statuses.iter().zip(&written) {
-            if matches!(written, Written::Done { .. }) {
+            if let (Some(write), Written::Done { .. }) = (write, written) {
                 self.written(write);
             }
         }
@@ -126,9 +126,12 @@ impl Store for FaultyStore {
     }
 }
 
-fn status(write: &Write) -> u8 {
-    match write {
+/// The status, transaction and version that a write brings about; nothing where it moves no transaction.
+fn moved(write: &Write) -> Option<(u8, tercet_core::Xid, u64)> {
+    let status = match write {
         Write::Create(create) => create.status,
         Write::Advance(advance) => advance.status,
-    }
+        Write::Audit(_) => return None,
+    };
+    Some((status, write.xid()?, write.version()))
 }

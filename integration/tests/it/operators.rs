@@ -239,7 +239,9 @@ impl World {
                 })
             }
             Kind::AskAgain => progress == Some((Progress::Delayed, Timestamp(next.again_ms))),
-            Kind::Log => rows.iter().any(|row| row.next_retry_time.0 == next.again_ms && row.branch == u32::from(branch)),
+            Kind::Log => {
+                rows.iter().any(|row| row.next_retry_time.0 == next.again_ms && row.branch == u16::from(branch))
+            }
             Kind::Park => matches!(progress, Some((Progress::Parked(_), _))),
             Kind::Confirm => matches!(after.tx.status, Status::Confirming | Status::Confirmed),
             Kind::Cancel => matches!(after.tx.status, Status::Cancelling | Status::Cancelled),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tercet_coordinator::clock::{Clock as _, SystemClock};
 use tercet_coordinator::config::LEASE_MS;
 use tercet_coordinator::store::{Advance, Create, Owner, SqliteStore, Store as _, Write, Written};
-use tercet_core::XidSource;
+use tercet_core::{Timestamp, Xid, XidSource};
 
 use super::report::round;
 use crate::host::Host;
@@ -112,38 +112,7 @@ pub async fn run(config: &CommitsConfig) -> anyhow::Result<Commits> {
     let (begun, end) = (Instant::now(), Instant::now() + Duration::from_secs(config.seconds));
     while Instant::now() < end {
         let now = clock.now();
-        let ends = live.drain(..live.len().min(config.rows / 2)).map(|xid| {
-            Write::Advance(Advance {
-                xid,
-                version: 1,
-                status: 4,
-                ended_at: Some(now),
-                owner: None,
-                wake_at: None,
-                state: Bytes::from(vec![0x5a; STATE_BYTES]),
-                keys: Vec::new(),
-                compensations: Vec::new(),
-                audit: None,
-            })
-        });
-        let mut batch: Vec<Write> = ends.collect();
-        while batch.len() < config.rows {
-            let xid = xids.next(now);
-            live.push(xid);
-            batch.push(Write::Create(Create {
-                xid,
-                mode: 1,
-                status: 1,
-                ended_at: None,
-                owner,
-                wake_at: Some(now),
-                idempotency_key: None,
-                digest: 0,
-                plan: Bytes::from(vec![0x5a; PLAN_BYTES]),
-                state: Bytes::from(vec![0x5a; STATE_BYTES]),
-                keys: Vec::new(),
-            }));
-        }
+        let batch = batch(config.rows, &mut live, (&mut xids, owner), now);
         let started = Instant::now();
         let written = store.write(batch).await?;
         let took = started.elapsed().as_micros() as u64;
@@ -170,6 +139,44 @@ pub async fn run(config: &CommitsConfig) -> anyhow::Result<Commits> {
         checkpoint: Times::new(checkpoint),
         host,
     })
+}
+
+/// Half of it ends transactions of `live`, oldest first; the rest is new, and joins them.
+fn batch(rows: usize, live: &mut Vec<Xid>, (xids, owner): (&mut XidSource, Owner), now: Timestamp) -> Vec<Write> {
+    let state = Bytes::from_static(&[0x5a; STATE_BYTES]);
+    let end = |xid| {
+        Write::Advance(Advance {
+            xid,
+            version: 1,
+            status: 4,
+            ended_at: Some(now),
+            owner: None,
+            wake_at: None,
+            state: state.clone(),
+            keys: Vec::new(),
+            compensations: Vec::new(),
+            audit: None,
+        })
+    };
+    let mut batch: Vec<Write> = live.drain(..live.len().min(rows / 2)).map(end).collect();
+    while batch.len() < rows {
+        let xid = xids.next(now);
+        live.push(xid);
+        batch.push(Write::Create(Create {
+            xid,
+            mode: 1,
+            status: 1,
+            ended_at: None,
+            owner,
+            wake_at: Some(now),
+            idempotency_key: None,
+            digest: 0,
+            plan: Bytes::from_static(&[0x5a; PLAN_BYTES]),
+            state: state.clone(),
+            keys: Vec::new(),
+        }));
+    }
+    batch
 }
 
 /// How often SQLite has begun its write-ahead log anew: bytes 12 to 15 of the log's header.

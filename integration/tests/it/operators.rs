@@ -209,7 +209,7 @@ impl World {
             Kind::Nothing | Kind::Unspecified => return,
             // A tick, and whatever time the scanner takes.
             _ if next.scanner => at.max(now).after_ms(TICK_MS + 10),
-            _ => at,
+            Kind::Call | Kind::AskAgain | Kind::Log | Kind::Park | Kind::Confirm | Kind::Cancel => at,
         };
         if next.at_ms > 0 {
             let ms = next.at_ms % 86_400_000;

@@ -7,28 +7,28 @@ use tercet::service::Service;
 use tercet_integration::servers;
 use tercet_testing::{Mode, Suite, conformance};
 
+#[path = "../../../participants/stock/src"]
 mod stock {
     use tercet_stock::*;
 
-    #[path = "../../../../../participants/stock/src/conformance.rs"]
     mod conformance;
-    pub(super) use conformance::{reserve, restock};
+    pub(crate) use conformance::{reserve, restock};
 }
 
+#[path = "../../../participants/coupon/src"]
 mod coupon {
     use tercet_coupon::*;
 
-    #[path = "../../../../../participants/coupon/src/conformance.rs"]
     mod conformance;
-    pub(super) use conformance::{claim, give_back, paid, redeem};
+    pub(crate) use conformance::{claim, give_back, paid, redeem};
 }
 
+#[path = "../../../participants/order/src"]
 mod order {
     use tercet_order::*;
 
-    #[path = "../../../../../participants/order/src/conformance.rs"]
     mod conformance;
-    pub(super) use conformance::{place, refund};
+    pub(crate) use conformance::{place, refund};
 }
 
 async fn on_mariadb<M: Mode, R: tercet::action::Request>(suite: Suite<MySql, M, R>) -> Option<Suite<MySql, M, R>> {

@@ -40,7 +40,7 @@ fn suite<Db: Store + Database, M: Mode, R: Request>(action: Action<M, R>) -> Sui
     Suite::new(action, service::<Db>).seed(rows::<Db>).invariant(counted::<Db>).ignoring(&["valid_until_ms"])
 }
 
-pub(super) fn claim<Db: Store + Database>() -> Suite<Db, Tcc, pb::Claim> {
+pub(crate) fn claim<Db: Store + Database>() -> Suite<Db, Tcc, pb::Claim> {
     let claim = |coupon_id, template_id, user_id| pb::Claim { coupon_id, template_id, user_id };
     // The row that counts a user's claims stays, with one claim less.
     suite(CLAIM)
@@ -49,7 +49,7 @@ pub(super) fn claim<Db: Store + Database>() -> Suite<Db, Tcc, pb::Claim> {
         .cancel_leaves_traces_in(&["user_template"])
 }
 
-pub(super) fn redeem<Db: Store + Database>() -> Suite<Db, Tcc, pb::Redeem> {
+pub(crate) fn redeem<Db: Store + Database>() -> Suite<Db, Tcc, pb::Redeem> {
     let redeem = |coupon_id, user_id, order_id| pb::Redeem {
         coupon_id,
         user_id,
@@ -62,14 +62,14 @@ pub(super) fn redeem<Db: Store + Database>() -> Suite<Db, Tcc, pb::Redeem> {
         .refusing([redeem(1, 7, 102), redeem(3, 8, 105), redeem(2, 8, 106), redeem(9, 7, 107)])
 }
 
-pub(super) fn give_back<Db: Store + Database>() -> Suite<Db, Saga, pb::GiveBack> {
+pub(crate) fn give_back<Db: Store + Database>() -> Suite<Db, Saga, pb::GiveBack> {
     let give_back = |coupon_id, order_id| pb::GiveBack { coupon_id, order_id };
     suite(GIVE_BACK)
         .granting([give_back(3, 103), give_back(4, 104)])
         .refusing([give_back(3, 103), give_back(4, 103), give_back(1, 100)])
 }
 
-pub(super) fn paid<Db: Store + Database>() -> Suite<Db, Message, Paid> {
+pub(crate) fn paid<Db: Store + Database>() -> Suite<Db, Message, Paid> {
     let paid = |order_id, paid_cents| Paid { order_id, user_id: 7, paid_cents };
     suite(PAID).granting([paid(2, 1_500), paid(1, 0)])
 }

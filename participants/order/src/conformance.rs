@@ -37,7 +37,7 @@ fn suite<Db: Store + Database, M: Mode, R: Request>(action: Action<M, R>) -> Sui
     Suite::new(action, service::<Db>).seed(rows::<Db>).invariant(coupons_once::<Db>)
 }
 
-pub(super) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {
+pub(crate) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {
     let place = |order_id, coupon_id| pb::Place {
         order_id,
         user_id: 7,
@@ -54,7 +54,7 @@ pub(super) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {
         .cancel_leaves_traces_in(&["orders"])
 }
 
-pub(super) fn refund<Db: Store + Database>() -> Suite<Db, Saga, pb::Refund> {
+pub(crate) fn refund<Db: Store + Database>() -> Suite<Db, Saga, pb::Refund> {
     let refund = |order_id| pb::Refund { order_id };
     suite(REFUND).granting([refund(1), refund(2)]).refusing([refund(1), refund(3), refund(9)])
 }

@@ -27,12 +27,12 @@ fn suite<Db: Store + Database, M: Mode, R: Request>(action: Action<M, R>) -> Sui
     Suite::new(action, service::<Db>).seed(rows::<Db>).invariant(conserved::<Db>)
 }
 
-pub(super) fn reserve<Db: Store + Database>() -> Suite<Db, Tcc, pb::Reserve> {
+pub(crate) fn reserve<Db: Store + Database>() -> Suite<Db, Tcc, pb::Reserve> {
     let reserve = |item, count| pb::Reserve { item, count };
     suite(RESERVE).granting([reserve(1, 2), reserve(1, 1)]).refusing([reserve(1, 2), reserve(9, 1), reserve(1, 0)])
 }
 
-pub(super) fn restock<Db: Store + Database>() -> Suite<Db, Saga, pb::Restock> {
+pub(crate) fn restock<Db: Store + Database>() -> Suite<Db, Saga, pb::Restock> {
     let restock = |item, count| pb::Restock { item, count };
     suite(RESTOCK).granting([restock(1, 4), restock(1, 1)]).refusing([restock(1, 2), restock(9, 1)])
 }

@@ -18,6 +18,9 @@ const STATEMENTS_MAX: usize = 1_000;
 struct Step {
     operation: Operation,
     answers: Vec<Answer>,
+    /// After the first request.
+    first: Rows,
+    /// After the last one.
     rows: Rows,
 }
 
@@ -73,6 +76,7 @@ async fn course<Db: Database>(bench: &Bench<'_, Db>, script: &[Operation]) -> Re
     let mut course = Course::new();
     for (at, operation) in script.iter().enumerate() {
         let mut answers = Vec::new();
+        let mut first = None;
         let mut rows = course.last().map_or_else(|| bench.seeded.clone(), |step: &Step| step.rows.clone());
         for request in 0..bench.requests(*operation) {
             let context = || format!("{}, undisturbed: request {}", names(&script[..=at]), request + 1);
@@ -90,6 +94,7 @@ async fn course<Db: Database>(bench: &Bench<'_, Db>, script: &[Operation]) -> Re
                 return Err(format!("  {}: it must change nothing\n{}", context(), rows.difference(&now)));
             }
             answers.push(answer);
+            first.get_or_insert_with(|| now.clone());
             rows = now;
         }
         if *operation == Operation::Cancel {
@@ -101,7 +106,8 @@ async fn course<Db: Database>(bench: &Bench<'_, Db>, script: &[Operation]) -> Re
                 return Err(format!("  {context}, undisturbed: the cancel does not undo the try\n{difference}"));
             }
         }
-        course.push(Step { operation: *operation, answers, rows });
+        let first = first.unwrap_or_else(|| rows.clone());
+        course.push(Step { operation: *operation, answers, first, rows });
     }
     Ok(course)
 }
@@ -307,6 +313,10 @@ async fn write_fails_in<Db: Database>(
     let rows = bench.rows().await.map_err(|fault| format!("  {}: {fault}", context()))?;
     if failed && rows != before {
         return Err(format!("  {}: it must change nothing\n{}", context(), before.difference(&rows)));
+    }
+    if !failed && rows != step.first {
+        let difference = step.first.difference(&rows);
+        return Err(format!("  {}, and the answer is {} all the same\n{difference}", context(), shown(&answer)));
     }
     // One after the other: an operation that failed is sent alone, after those that came with it.
     let then = || format!("{}, the answer is {}, then all again without failures", context(), shown(&answer));

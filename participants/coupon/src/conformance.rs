@@ -57,16 +57,21 @@ pub(crate) fn redeem<Db: Store + Database>() -> Suite<Db, Tcc, pb::Redeem> {
         amount_cents: 2_000,
         discount_cents: None,
     };
-    suite(REDEEM)
-        .granting([redeem(1, 7, 100), redeem(2, 7, 101)])
-        .refusing([redeem(1, 7, 102), redeem(3, 8, 105), redeem(2, 8, 106), redeem(9, 7, 107)])
+    suite(REDEEM).granting([redeem(1, 7, 100), redeem(2, 7, 101)]).refusing([
+        redeem(1, 7, 102),
+        redeem(3, 8, 105),
+        redeem(2, 8, 106),
+        redeem(9, 7, 107),
+    ])
 }
 
 pub(crate) fn give_back<Db: Store + Database>() -> Suite<Db, Saga, pb::GiveBack> {
     let give_back = |coupon_id, order_id| pb::GiveBack { coupon_id, order_id };
-    suite(GIVE_BACK)
-        .granting([give_back(3, 103), give_back(4, 104)])
-        .refusing([give_back(3, 103), give_back(4, 103), give_back(1, 100)])
+    suite(GIVE_BACK).granting([give_back(3, 103), give_back(4, 104)]).refusing([
+        give_back(3, 103),
+        give_back(4, 103),
+        give_back(1, 100),
+    ])
 }
 
 pub(crate) fn paid<Db: Store + Database>() -> Suite<Db, Message, Paid> {

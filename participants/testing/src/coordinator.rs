@@ -99,7 +99,7 @@ impl Coordinator {
         let records = self.store.list(query).await.unwrap_or_else(|error| panic!("{error}"));
         let mut views = Vec::new();
         for record in records {
-            let xid = Xid::new(record.xid.to_bytes());
+            let xid = Xid::new(record.xid.0);
             let view = self.client.get(xid).await.unwrap_or_else(|error| panic!("transaction {xid}: {error}"));
             if !view.ended() {
                 views.push(view);
@@ -213,9 +213,10 @@ fn config(listen: SocketAddr, admin: SocketAddr) -> Result<Config, String> {
 
 fn is_parked(view: &View) -> bool {
     let mut statuses = view.details().branches.iter().map(|branch| branch.status());
-    statuses.any(|status| status == BranchStatus::Parked) && !view.details().branches.iter().any(|branch| {
-        matches!(branch.status(), BranchStatus::Pending | BranchStatus::Logged | BranchStatus::Unspecified)
-    })
+    statuses.any(|status| status == BranchStatus::Parked)
+        && !view.details().branches.iter().any(|branch| {
+            matches!(branch.status(), BranchStatus::Pending | BranchStatus::Logged | BranchStatus::Unspecified)
+        })
 }
 
 fn shown(views: &[View]) -> String {
@@ -295,7 +296,7 @@ mod tests {
         let mut coordinator = Coordinator::start().await;
         coordinator.serve(service(&pool));
         assert_eq!(reserve(coordinator.client(), 3, Wait::Decided).await.outcome(), Some(Outcome::Confirmed));
-        assert_eq!(reserve(coordinator.client(), 8, Wait::Decided).await.reason(), "sold out");
+        assert_eq!(reserve(coordinator.client(), 8, Wait::Decided).await.reason(), "seats refused: sold out");
         coordinator.all_ended().await;
         assert_eq!(seats(&pool).await, (7, 0));
     }

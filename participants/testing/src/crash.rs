@@ -20,9 +20,7 @@ pub(crate) struct Watched<T> {
 /// Where the statements of a service are watched.
 pub(crate) enum Watcher {
     /// On the threads that own its connections.
-    Threads {
-        url: String,
-    },
+    Threads { url: String },
     /// Between it and its server.
     #[cfg(any(feature = "postgres", feature = "mysql"))]
     Wire(wire::Wire),

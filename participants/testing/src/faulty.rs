@@ -247,7 +247,11 @@ async fn every_faulty_participant_is_found() {
         ("writes outside its local transaction", clerk(Fault::OwnConnection).check().await, "database is locked"),
         ("commits by itself", clerk(Fault::CommitsItself).check().await, "dropped after statement"),
         ("cancels half of its try", clerk(Fault::CancelsHalf).check().await, "the cancel does not undo the try"),
-        ("confirms from memory", clerk(Fault::ConfirmsFromMemory).check().await, "each call to another instance: try, confirm"),
+        (
+            "confirms from memory",
+            clerk(Fault::ConfirmsFromMemory).check().await,
+            "each call to another instance: try, confirm",
+        ),
         ("counts in memory", clerk(Fault::CountsInMemory).check().await, "all calls to one instance: try"),
         ("swallows an SQL error", clerk(Fault::SwallowsErrors).check().await, "INSERT of journal fails"),
         ("refuses its confirm", clerk(Fault::RefusesConfirm).check().await, "try, confirm, undisturbed: request 1"),

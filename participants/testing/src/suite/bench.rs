@@ -123,7 +123,9 @@ impl<'a, Db: Database> Bench<'a, Db> {
     /// The rows as they are, which keep the invariant.
     pub(super) async fn rows(&self) -> Result<Rows, Fault> {
         let rows = self.tables.read(&self.pool).await.map_err(broken)?;
-        (self.plan.invariant)(self.pool.clone()).await.map_err(|fault| format!("the invariant does not hold: {fault}"))?;
+        (self.plan.invariant)(self.pool.clone())
+            .await
+            .map_err(|fault| format!("the invariant does not hold: {fault}"))?;
         Ok(rows)
     }
 }

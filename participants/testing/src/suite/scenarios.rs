@@ -81,7 +81,8 @@ async fn course<Db: Database>(bench: &Bench<'_, Db>, script: &[Operation]) -> Re
         for request in 0..bench.requests(*operation) {
             let context = || format!("{}, undisturbed: request {}", names(&script[..=at]), request + 1);
             let said = |fault: Fault| format!("  {}: {fault}", context());
-            let answer = bench.ask(&instance, vec![bench.call(&run, *operation, request)]).await.map_err(said)?.remove(0);
+            let answer =
+                bench.ask(&instance, vec![bench.call(&run, *operation, request)]).await.map_err(said)?.remove(0);
             let now = bench.rows().await.map_err(said)?;
             let is_late = at > 0 && *operation == Operation::Try;
             let refused = is_late || *operation == Operation::Try && !bench.is_granted(request);
@@ -142,10 +143,7 @@ async fn each_call_twice<Db: Database>(bench: &Bench<'_, Db>, courses: &[Course]
 }
 
 /// Nothing that an instance remembers matters.
-async fn each_call_to_another_instance<Db: Database>(
-    bench: &Bench<'_, Db>,
-    courses: &[Course],
-) -> Result<(), Fault> {
+async fn each_call_to_another_instance<Db: Database>(bench: &Bench<'_, Db>, courses: &[Course]) -> Result<(), Fault> {
     for course in courses {
         let run = bench.begin().await?;
         for (at, step) in course.iter().enumerate() {

@@ -51,7 +51,8 @@ impl Reader {
             #[cfg(feature = "mysql")]
             Protocol::MySql => {
                 let length = bytes.get(..4)?;
-                let length = 4 + usize::from(length[0]) + (usize::from(length[1]) << 8) + (usize::from(length[2]) << 16);
+                let length =
+                    4 + usize::from(length[0]) + (usize::from(length[1]) << 8) + (usize::from(length[2]) << 16);
                 let message = take(bytes, length)?;
                 let statement = self.mysql(&message);
                 Some((message, statement))
@@ -152,12 +153,8 @@ mod tests {
     #[test]
     fn mariadb_s_commands_are_told_from_its_log_in() {
         let packet = |sequence: u8, payload: &[u8]| [&[payload.len() as u8, 0, 0, sequence], payload].concat();
-        let bytes = [
-            packet(1, b"\x03 a log-in"),
-            packet(0, b"\x03BEGIN"),
-            packet(0, b"\x16SELECT\n ?"),
-            packet(0, b"\x0e"),
-        ];
+        let bytes =
+            [packet(1, b"\x03 a log-in"), packet(0, b"\x03BEGIN"), packet(0, b"\x16SELECT\n ?"), packet(0, b"\x0e")];
         for piece in [1, 7, 1_000] {
             let mut reader = Reader::new(Protocol::MySql);
             assert_eq!(statements(&mut reader, &bytes.concat(), piece), ["BEGIN"]);

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use tercet_core::{Effects, Event, Reply, Status, Timestamp, Xid, XidSource, step};
@@ -25,8 +25,10 @@ use crate::request::{Added, Answer, End, Error, Input, Waiter, Waits};
 use crate::store::{Owner, Record, Store, Write, Written};
 use crate::{metrics, writer};
 
+mod silence;
 mod slot;
 
+use silence::Silence;
 use slot::{Slot, observe};
 
 /// What the driver shows of itself.
@@ -40,6 +42,8 @@ pub struct Gauges {
     pub commits: AtomicU64,
     /// Rows of those commits.
     pub rows: AtomicU64,
+    /// The disk under the store has no room for new transactions.
+    pub disk_full: AtomicBool,
 }
 
 /// What the driver is told once.
@@ -69,6 +73,7 @@ pub struct Driver<S, C, K> {
     timers: BinaryHeap<Reverse<(Timestamp, Xid)>>,
     queued: Vec<Write>,
     commit: Option<Commit>,
+    silence: Silence,
     lease_end: Timestamp,
     effects: Effects,
     gauges: Arc<Gauges>,
@@ -90,6 +95,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             timers: BinaryHeap::new(),
             queued: Vec::new(),
             commit: None,
+            silence: Silence::default(),
             lease_end: settings.lease_end,
             effects: Effects::default(),
             gauges: Arc::default(),
@@ -116,11 +122,12 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             if self.stopping && self.slots.is_empty() && self.commit.is_none() {
                 return;
             }
-            let timer = self.timers.peek().map_or(Timestamp::MAX, |Reverse((at, _))| *at);
+            let timer = self.timers.peek().map_or(Timestamp::MAX, |Reverse((at, _))| *at).min(self.silence.at);
             tokio::select! {
                 biased;
                 written = finished(&mut self.commit) => {
                     self.commit = None;
+                    self.silence = Silence::default();
                     let now = self.clock.now();
                     written.into_iter().for_each(|(xid, written)| self.written(xid, written, now));
                 }
@@ -141,12 +148,14 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let batch = writer::next_batch(&mut self.queued);
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
         self.gauges.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.silence = Silence::begin(self.clock.now());
         let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
         self.commit = Some(Box::pin(async move { writer::commit(&*store, &clock, batch).await }));
     }
 
     /// One input. What concerns a transaction that is being written waits for that write.
     fn take(&mut self, input: Input, now: Timestamp) {
+        let Some(input) = self.silence.admit(input) else { return };
         if let Some(xid) = input.xid()
             && let Some(slot) = self.slots.get_mut(&xid)
             && slot.writing
@@ -173,6 +182,10 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     fn start(&mut self, plan: Plan, wait: Waits, answer: Answer, now: Timestamp) {
         if self.stopping {
             return answer.send(Err(Error::Stopping));
+        }
+        if self.gauges.disk_full.load(Ordering::Relaxed) {
+            metrics::overloaded();
+            return answer.send(Err(Error::DiskFull));
         }
         if self.slots.len() >= self.settings.live_max {
             metrics::overloaded();
@@ -407,6 +420,11 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                 slot.fail(|| Error::Unstored { reason: reason.clone() });
                 self.remove(xid);
             }
+            Written::NoRoom => {
+                self.gauges.disk_full.store(true, Ordering::Relaxed);
+                slot.fail(|| Error::DiskFull);
+                self.remove(xid);
+            }
         }
     }
 
@@ -439,6 +457,9 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     }
 
     fn fire(&mut self, now: Timestamp) {
+        if now >= self.silence.at {
+            self.tell_silence(now);
+        }
         while let Some(Reverse((at, xid))) = self.timers.peek().copied() {
             if at > now {
                 return;

@@ -107,6 +107,21 @@ impl Input {
             | Self::Lease { .. } => None,
         }
     }
+
+    /// Answers whoever waits for it with an error, and then there is nothing left of it; without anybody it stays.
+    pub fn refuse(self, error: impl Fn() -> Error) -> Option<Self> {
+        match self {
+            Self::Start { answer, .. } | Self::Finish { answer, .. } => answer.send(Err(error())),
+            Self::AddBranch { answer, .. } => Added::send(answer, Err(error())),
+            Self::Operate { answer, .. } => drop(answer.send(Err(error()))),
+            // Whoever looks sees what the store holds.
+            Self::Look { answer, .. } => drop(answer.send(None)),
+            Self::Adopt { .. } | Self::Wake { .. } | Self::Replies(_) | Self::Connected { .. } | Self::Lease { .. } => {
+                return Some(self);
+            }
+        }
+        None
+    }
 }
 
 /// How an initiator wants its transaction to end.
@@ -274,6 +289,9 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// The disk under the store is full: nothing was begun. Repeat it when somebody has made room.
+    #[error("the coordinator's disk is full: what is under way goes on, nothing new is taken")]
+    DiskFull,
     /// The store does not answer.
     #[error("the store does not answer: {reason}")]
     Unavailable {

@@ -4,6 +4,7 @@ mod api;
 mod checker;
 mod conformance;
 mod conservation;
+mod disk;
 mod fence;
 mod flows;
 mod kill;

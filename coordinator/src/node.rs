@@ -43,7 +43,9 @@ impl<S: Store, K: Clock> Node<S, K> {
             match self.store.beat(owner.node, Some(owner.epoch), LEASE_MS).await {
                 Ok(beat) => {
                     self.clock.raise(beat.now);
-                    metrics::compensations(beat.pending, beat.failed);
+                    for backlog in &beat.backlogs {
+                        metrics::compensations(&backlog.service, backlog.pending, backlog.failed);
+                    }
                     let end = writer::lease_end(beat.now, LEASE_MS);
                     if self.inbox.send(Input::Lease { end }).await.is_err() {
                         return;

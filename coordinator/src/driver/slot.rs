@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
-use tercet_core::{Note, Timestamp};
+use tercet_core::{Note, Progress, Timestamp};
 use tercet_proto::coordinator::v1 as pb;
 use tracing::{error, warn};
 
 use crate::live::Live;
 use crate::metrics;
 use crate::request::{Added, Error, Input, Waiter};
+use crate::scanner::Place;
 
 /// A transaction, and what waits for its write.
 pub(super) struct Slot {
@@ -20,6 +21,8 @@ pub(super) struct Slot {
     /// To be made once the write has succeeded.
     pub(super) calls: Vec<tercet_core::Call>,
     pub(super) waiters: Vec<Waiter>,
+    /// Of its branches that the scanner woke, until their attempts are over.
+    pub(super) places: Vec<(u8, Place)>,
     /// The earliest timer that is set for it.
     pub(super) timer: Timestamp,
     /// No call of it is valid after this.
@@ -35,6 +38,7 @@ impl Slot {
             backlog: VecDeque::new(),
             calls: Vec::new(),
             waiters: Vec::new(),
+            places: Vec::new(),
             timer: Timestamp::MAX,
             not_after: Timestamp(0),
         }
@@ -55,6 +59,17 @@ impl Slot {
                     Added::send(answer, if taken { Ok(added) } else { Err(refused) });
                 }
             }
+        }
+    }
+
+    /// Lets the scanner have the places of those branches whose attempts are over.
+    pub(super) fn free_places(&mut self) {
+        if !self.places.is_empty() {
+            let branches = &self.live.tx.branches;
+            let called = |branch: u8| {
+                branches.get(usize::from(branch)).is_some_and(|branch| branch.progress == Progress::Called)
+            };
+            self.places.retain(|(branch, _)| called(*branch));
         }
     }
 

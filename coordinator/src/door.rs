@@ -45,6 +45,15 @@ impl Door {
     }
 
     fn refusal(&self, plan: &Plan) -> Option<Error> {
+        let services = plan.record.branches.iter().map(|branch| branch.service.as_str());
+        self.busy().or_else(|| {
+            let service = self.sessions.behind(services)?.to_owned();
+            Some(Error::ServiceOverloaded { service, what: "call delay in ms", limit: limits::BEHIND_MS as usize })
+        })
+    }
+
+    /// What this coordinator is behind with, whatever comes. A stream is not read meanwhile: its client waits instead.
+    pub fn busy(&self) -> Option<Error> {
         // What is accepted goes on through the same inbox, and is never refused below its own limit.
         if self.inbox.max_capacity() - self.inbox.capacity() > limits::INBOX_STARTS_MAX {
             return Some(Error::Overloaded { what: "waiting requests", limit: limits::INBOX_STARTS_MAX });
@@ -52,9 +61,7 @@ impl Door {
         if self.gauges.behind.load(Ordering::Relaxed) {
             return Some(Error::Overloaded { what: "commit delay in ms", limit: limits::BEHIND_MS as usize });
         }
-        let services = plan.record.branches.iter().map(|branch| branch.service.as_str());
-        let service = self.sessions.behind(services)?.to_owned();
-        Some(Error::ServiceOverloaded { service, what: "call delay in ms", limit: limits::BEHIND_MS as usize })
+        None
     }
 
     /// Puts something into the inbox.

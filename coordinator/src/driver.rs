@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -69,7 +70,9 @@ pub struct Driver<S, C, K> {
     settings: Settings,
     inbox: mpsc::Receiver<Input>,
     xids: XidSource,
-    slots: HashMap<Xid, Box<Slot>>,
+    /// Its order, in which a driver that ends lets go of them, is the same in each replay; xids are not of anyone's
+    /// choosing.
+    slots: HashMap<Xid, Box<Slot>, BuildHasherDefault<DefaultHasher>>,
     /// Branches that wait for a service to connect.
     unreachable: HashMap<String, BTreeSet<(Xid, u8)>>,
     /// Those whose service has come back, to be woken one after another.
@@ -95,7 +98,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             clock,
             settings,
             inbox,
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             unreachable: HashMap::new(),
             waking: VecDeque::new(),
             timers: BinaryHeap::new(),

@@ -56,7 +56,7 @@ pub const TIMELINE_MAX: usize = 32;
 pub const INBOX_MAX: usize = 1 << 16;
 
 /// Inputs that wait for the driver when new transactions are refused; what concerns accepted ones still comes in.
-pub const INBOX_STARTS_MAX: usize = 1 << 12;
+pub const INBOX_STARTS_MAX: usize = 1 << 14;
 
 /// New transactions are refused while what is queued for the store, or for one of their services, waits longer.
 pub const BEHIND_MS: u64 = 250;

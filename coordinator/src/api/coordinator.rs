@@ -26,6 +26,9 @@ use crate::store::{Lookup, Record, Store};
 /// How often a watched transaction is looked at.
 const WATCH_MS: u64 = 50;
 
+/// How often a stream looks whether the coordinator has caught up.
+const BUSY_MS: u64 = 5;
+
 /// Times that a transaction is fetched from the store and handed to the driver before a caller is told to come again.
 const ADOPTIONS_MAX: usize = 5;
 
@@ -213,6 +216,9 @@ impl<S: Store> Coordinator for Service<S> {
         tokio::spawn(async move {
             while let Some(Ok(request)) = entries.next().await {
                 for entry in request.entries {
+                    while service.door.busy().is_some() && !service.door.is_closed() {
+                        tokio::time::sleep(Duration::from_millis(BUSY_MS)).await;
+                    }
                     match Arc::clone(&room).acquire_owned().await {
                         Ok(permit) => permit.forget(),
                         Err(_) => return,

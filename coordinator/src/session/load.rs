@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tercet_core::Timestamp;
 
-use super::{Queued, SWEEP_MIN, Service, Sessions};
+use super::{SWEEP_MIN, Service, Sessions};
 use crate::clock::Clock;
 use crate::limits;
 use crate::scanner::Room;
@@ -22,7 +22,7 @@ impl Sessions {
     /// The first of these services that is behind with the calls that wait for it.
     pub fn behind<'a>(&self, mut services: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         let inner = self.lock();
-        let behind = |name: &str| inner.services.get(name).is_some_and(|one| one.behind(|| self.clock.monotonic()));
+        let behind = |name: &str| inner.services.get(name).is_some_and(|one| one.behind(&self.clock));
         services.find(|name| behind(name))
     }
 }
@@ -43,10 +43,13 @@ impl Service {
         Room { service: name.to_owned(), calls, busy: self.queue.len() + outstanding }
     }
 
-    /// Whether calls have waited for too long already, and for more than the next answers.
-    fn behind(&self, monotonic: impl FnOnce() -> Duration) -> bool {
-        let waited = |oldest: &Queued| monotonic().saturating_sub(oldest.at) > Duration::from_millis(limits::BEHIND_MS);
-        self.queue.len() > self.concurrency() && self.queue.front().is_some_and(waited)
+    /// Whether calls have waited for too long already: for more than the next answers, or for longer than they have
+    /// left. A service that is merely slow takes all that wait with its next answer.
+    fn behind(&self, clock: &impl Clock) -> bool {
+        let Some(oldest) = self.queue.front() else { return false };
+        let waited_ms = clock.monotonic().saturating_sub(oldest.at).as_millis() as u64;
+        let left_ms = || oldest.outgoing.call.not_after.ms_since(clock.now());
+        waited_ms > limits::BEHIND_MS && (self.queue.len() > self.concurrency() || waited_ms > left_ms())
     }
 
     /// Drops what may no longer begin: the machine has given it up and calls again, or has gone.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::open::{self, Caller};
 use super::report::round;
 use crate::host;
-use crate::noop::{self, Habit};
+use crate::noop;
 use crate::processes::{Coordinator, Process};
 
 /// Clients of the load to which latency is compared.
@@ -34,6 +34,9 @@ pub struct Config {
     /// Clients that find the peak
     #[arg(long, default_value_t = 64)]
     pub clients: usize,
+    /// Calls that each participant takes at a time
+    #[arg(long, default_value_t = 64)]
+    pub concurrency: u32,
     /// One JSON object on standard output
     #[arg(long)]
     pub json: bool,
@@ -94,7 +97,11 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
     progress.enable_steady_tick(Duration::from_millis(200));
     let folder = tempfile::tempdir()?;
     let mut coordinator = Coordinator::start(folder.path()).await?;
-    let mut participants = noop::start("load", folder.path(), &coordinator.url, true, Habit::Agrees)?;
+    let start = |service: &str| {
+        let spec = noop::spec("load", folder.path(), &coordinator.url, &[service], true)?;
+        spec.with("--concurrency", config.concurrency.to_string()).start()
+    };
+    let mut participants = noop::SERVICES.into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
     coordinator.wait_for(&mut participants).await?;
     let caller = Rc::new(Caller::new(&coordinator.url)?);
 

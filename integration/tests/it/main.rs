@@ -7,6 +7,7 @@ mod fence;
 mod flows;
 mod kill;
 mod power;
+mod scale;
 mod servers;
 mod services;
 mod simulation;

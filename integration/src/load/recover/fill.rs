@@ -8,9 +8,10 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 use tercet_coordinator::names;
 use tercet_coordinator::plan::Plan;
 use tercet_core::{Operation, Status};
+use tercet_proto::coordinator::v1 as pb;
 use tercet_proto::store::v1 as record;
 
-use super::open;
+use crate::noop;
 
 /// Rows of one statement while filling.
 const FILL_ROWS: u64 = 50_000;
@@ -57,8 +58,7 @@ impl Log {
             .await?;
         let mut mode = 0;
         for at in 0..services {
-            let transaction = open::tcc(&[&service(at)]).transaction.unwrap_or_default();
-            let plan = Plan::declared(transaction)?.record;
+            let plan = Plan::declared(message(at))?.record;
             mode = plan.mode;
             sqlx::query("INSERT INTO filling VALUES ($1, $2, $3)")
                 .bind(at as i64)
@@ -104,8 +104,8 @@ impl Log {
                     WHERE log.service < $1 AND (tx.ended_at IS NULL OR tx.status <> $2)),
                 (SELECT count(*) FROM compensation_log
                     WHERE service >= $1 AND (status <> 0 OR retry_count <> 4 OR lease_until <> 0)),
-                (SELECT count(*) FROM (SELECT service, sum(status = 0) AS pending FROM compensation_log GROUP BY service)
-                    AS found JOIN compensation_count AS counted USING (service) WHERE found.pending <> counted.pending)";
+                (SELECT count(*) FROM compensation_count AS counted WHERE pending <>
+                    (SELECT count(*) FROM compensation_log AS log WHERE log.service = counted.service AND status = 0))";
         let confirmed = i64::from(names::status_number(Status::Confirmed));
         let row = sqlx::query(COUNTS).bind(service(alive)).bind(confirmed).fetch_one(&mut self.connection).await?;
         let names = [
@@ -123,6 +123,17 @@ impl Log {
         }
         Ok(unsound)
     }
+}
+
+/// To a receiver, whose fence needs to know nothing of it.
+fn message(at: usize) -> pb::Transaction {
+    let branch = pb::Branch {
+        service: service(at),
+        action: noop::TELL[0].name().to_owned(),
+        request: noop::NOTHING.encode_to_vec().into(),
+        ..pb::Branch::default()
+    };
+    pb::Transaction { mode: pb::Mode::Message.into(), branches: vec![branch], ..pb::Transaction::default() }
 }
 
 /// Decided, and its one branch in the log.

@@ -14,7 +14,7 @@ use crate::driver::{Gauges, Settings};
 use crate::live::Live;
 use crate::outage::Outage;
 use crate::request::Input;
-use crate::store::{self, ListQuery, Purge, Record, Store};
+use crate::store::{self, Backlog, ListQuery, Purge, Record, Store};
 use crate::{limits, metrics, writer};
 
 /// Keeps the node alive and takes up what nobody drives.
@@ -48,9 +48,12 @@ impl<S: Store, K: Clock> Node<S, K> {
                 Ok(beat) => {
                     beating.over();
                     self.clock.raise(beat.now);
-                    metrics::compensations(beat.pending, beat.failed);
-                    self.gauges.pending.store(beat.pending, Ordering::Relaxed);
-                    self.gauges.failed.store(beat.failed, Ordering::Relaxed);
+                    let sum = |of: fn(&Backlog) -> u64| beat.backlogs.iter().map(of).sum();
+                    self.gauges.pending.store(sum(|backlog| backlog.pending), Ordering::Relaxed);
+                    self.gauges.failed.store(sum(|backlog| backlog.failed), Ordering::Relaxed);
+                    for backlog in &beat.backlogs {
+                        metrics::compensations(&backlog.service, backlog.pending, backlog.failed);
+                    }
                     let end = writer::lease_end(beat.now, LEASE_MS);
                     if self.inbox.send(Input::Lease { end }).await.is_err() {
                         return;

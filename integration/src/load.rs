@@ -1,8 +1,13 @@
 //! The load program: drives one kind of transaction as fast as it goes, and says what each cost.
 
+pub mod bulkhead;
 pub mod commits;
 pub mod measure;
+pub mod open;
+pub mod overload;
+pub mod recover;
 pub mod report;
+pub mod rogue;
 pub mod size;
 pub mod work;
 
@@ -98,7 +103,7 @@ impl Stage {
             None => Coordinator::start(folder.path()).await?,
         };
         let mut participants = match kind.filling(config.seconds + config.warmup) {
-            None => noop::start("load", folder.path(), &coordinator.url, config.fence, false)?,
+            None => noop::start("load", folder.path(), &coordinator.url, config.fence, noop::Habit::Agrees)?,
             Some(filling) => {
                 let urls = shop::files(folder.path());
                 shop::fill(&urls, filling).await?;

@@ -72,7 +72,7 @@ mod tests {
     use crate::plan::Plan;
     use crate::request::{Answer, Waits};
     use crate::store::{
-        self, Beat, ClaimCompensations, Compensation, Lookup, MemoryStore, Owner, Purge, Record, Write, Written,
+        self, Beat, ClaimCompensations, Claimed, Lookup, MemoryStore, Owner, Purge, Record, Write, Written,
     };
 
     /// A store that does not answer writes while its gate is shut, and has no room for anything new while it is full.
@@ -99,7 +99,7 @@ mod tests {
         async fn claim_orphans(&self, owner: Owner, limit: u32) -> Result<Vec<Record>, store::Error> {
             self.memory.claim_orphans(owner, limit).await
         }
-        async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Compensation>, store::Error> {
+        async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Claimed>, store::Error> {
             self.memory.claim_compensations(claim).await
         }
         async fn beat(&self, node: u16, epoch: Option<u64>, lease_ms: u64) -> Result<Beat, store::Error> {

@@ -82,11 +82,11 @@ async fn live(world: World) {
     let driver = Driver::new(Arc::clone(&store), network, clock.clone(), settings, inputs);
     let gauges = driver.gauges();
     let tick = Arc::new(Notify::new());
-    let connected = sessions.clone();
+    let rooms = sessions.clone();
     let scanner = Scanner {
         store: Arc::clone(&store),
         clock: clock.clone(),
-        services: Box::new(move || connected.connected()),
+        services: Box::new(move || rooms.rooms()),
         inbox: inbox.clone(),
         gauges: Arc::clone(&gauges),
         settings,

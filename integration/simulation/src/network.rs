@@ -103,6 +103,7 @@ pub(crate) async fn pass_on(world: World, mut from: mpsc::Receiver<Input>, inbox
             | Input::AddBranch { .. }
             | Input::Finish { .. }
             | Input::Adopt { .. }
+            | Input::Retry { .. }
             | Input::Wake { .. }
             | Input::Operate { .. }
             | Input::Look { .. }

@@ -6,8 +6,7 @@ use futures_util::FutureExt as _;
 use tercet_coordinator::clock::{Clock as _, SystemClock};
 use tercet_coordinator::names;
 use tercet_coordinator::store::{
-    Beat, ClaimCompensations, Compensation, Error, Lookup, MemoryStore, Owner, Purge, Query, Record, Store, Write,
-    Written,
+    Beat, ClaimCompensations, Claimed, Error, Lookup, MemoryStore, Owner, Purge, Query, Record, Store, Write, Written,
 };
 use tokio::time::sleep;
 
@@ -99,7 +98,7 @@ impl Store for FaultyStore {
         Ok(claimed)
     }
 
-    async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Compensation>, Error> {
+    async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Claimed>, Error> {
         self.pause().await;
         self.may(Fault::ClaimFailed, 2)?;
         let claimed = self.store.claim_compensations(claim).await?;

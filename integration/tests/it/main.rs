@@ -10,6 +10,7 @@ mod flows;
 mod kill;
 mod operators;
 mod power;
+mod scale;
 mod servers;
 mod services;
 mod tidy;

@@ -18,7 +18,7 @@ use tercet_coordinator::names;
 use tercet_coordinator::operate::{Order, Wanted};
 use tercet_coordinator::plan::Plan;
 use tercet_coordinator::request::{Answer, Input, Waits};
-use tercet_coordinator::scanner::Scanner;
+use tercet_coordinator::scanner::{Room, Scanner};
 use tercet_coordinator::store::{AuditQuery, Compensation, CompensationQuery, Lookup, MemoryStore, Owner, Store as _};
 use tercet_core::{Operation, Progress, Reply, Status, Timestamp, Xid};
 use tercet_proto::admin::v1 as admin;
@@ -360,7 +360,8 @@ async fn simulate(seed: u64, seen: &mut Seen) {
     let (_stop, stopping) = watch::channel(false);
     let tick = Arc::new(Notify::new());
     let there = world.clone();
-    let services = Box::new(move || there.connected());
+    let services =
+        Box::new(move || there.connected().into_iter().map(|service| Room { service, calls: 8, busy: 0 }).collect());
     let scanner = Scanner { store: Arc::new(store.clone()), clock, services, inbox, gauges, settings };
     let ticks = Arc::clone(&tick);
     let work = [

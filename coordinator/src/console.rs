@@ -3,6 +3,8 @@
 //! Every command but `serve` asks a running coordinator over gRPC, writes what it was told to standard output, as text
 //! for people or as one JSON document, and says what went wrong in one line on standard error.
 
+mod audit;
+mod change;
 mod client;
 mod compensation;
 mod doctor;
@@ -10,6 +12,7 @@ mod offline;
 mod participants;
 pub mod serve;
 mod show;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -28,10 +31,11 @@ use crate::clock::SystemClock;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed, or a check of doctor failed
+  1  failed, or a check of doctor failed, or the audit log is broken
   2  bad arguments
   3  the coordinator can not be reached
-  4  there is no such transaction";
+  4  there is no such transaction or compensation
+  5  nothing was changed: it does not apply, or you were not sure";
 
 /// Makes several services' local transactions end the same way, whatever crashes.
 #[derive(Debug, Parser)]
@@ -58,6 +62,11 @@ struct Common {
     )]
     admin: String,
 
+    /// Who you are, for the audit log
+    #[arg(long = "as", global = true, value_name = "NAME", env = "USER", hide_env_values = true)]
+    #[arg(default_value = "unknown")]
+    operator: String,
+
     /// Write one JSON document, for programs
     #[arg(long, global = true)]
     json: bool,
@@ -77,6 +86,11 @@ fn is_set(text: &str) -> Result<bool, std::convert::Infallible> {
 enum Command {
     /// Run a coordinator
     Serve(crate::config::Config),
+    /// Write a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     #[command(flatten)]
     Ask(Ask),
 }
@@ -84,14 +98,26 @@ enum Command {
 /// What asks a coordinator.
 #[derive(Debug, Subcommand)]
 enum Ask {
-    /// Look at transactions
+    /// Look at transactions, and move them on
     #[command(subcommand)]
     Tx(tx::Command),
-    /// Look at what the scanner retries, and what is parked
+    /// Look at what the scanner retries and at what is parked, and move it on
     #[command(subcommand)]
     Compensation(compensation::Command),
     /// List the connected instances of services
     Participants,
+    /// Show the coordinator's numbers and how its services are
+    Stats,
+    /// Show them again every second, until Ctrl-C or q and Enter
+    Top(stats::Top),
+    /// Look at who changed what, and check that nobody has changed that
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Take nothing new and finish what is under way, until it is undone or the coordinator is started again
+    Drain(stats::Drain),
+    /// Look at the limits that can be moved while the coordinator runs, and move them
+    #[command(subcommand)]
+    Limits(stats::Limits),
     /// Check that a coordinator can work, and say what to do where it can not
     Doctor(doctor::Options),
 }
@@ -114,6 +140,24 @@ enum Error {
     /// Something answers, and not as it should.
     #[error("{address} answered {cause}; `tercet doctor` tells more")]
     Failed { address: String, cause: String },
+    /// What was wanted does not apply.
+    #[error("nothing was changed: {0}")]
+    Unfit(String),
+    /// A person has not said yes.
+    #[error("{0}")]
+    Unsure(String),
+    /// There is no such row.
+    #[error("there is no compensation {0}: see `tercet compensation list`")]
+    NoRow(u64),
+    /// Some of what was wanted was not done.
+    #[error("{failed} of {all} could not be retried: see above")]
+    Some { failed: usize, all: usize },
+    /// Somebody has changed the audit log.
+    #[error("the audit log is broken: {0}; restore the store from a backup to see what it said")]
+    Broken(String),
+    /// The folder of a store can not be read.
+    #[error("can not read {}: {cause}; name the coordinator's --data folder", .file.display())]
+    Unread { file: std::path::PathBuf, cause: String },
     /// What was found out could not be written.
     #[error("can not write to standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -124,10 +168,13 @@ impl Error {
         match self {
             // Whoever reads, such as `head`, has seen enough.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Self::Output(_) | Self::Failed { .. } => ExitCode::FAILURE,
+            Self::Output(_) | Self::Failed { .. } | Self::Broken(_) | Self::Unread { .. } | Self::Some { .. } => {
+                ExitCode::FAILURE
+            }
             Self::Address { .. } | Self::Refused(_) => ExitCode::from(2),
             Self::Unreachable { .. } => ExitCode::from(3),
-            Self::NotFound(_) => ExitCode::from(4),
+            Self::NotFound(_) | Self::NoRow(_) => ExitCode::from(4),
+            Self::Unfit(_) | Self::Unsure(_) => ExitCode::from(5),
         }
     }
 }
@@ -142,6 +189,10 @@ pub fn main() -> ExitCode {
                 Cli::command().error(ErrorKind::ArgumentConflict, hint).exit();
             }
             serve::main(config, std::io::stderr().is_terminal() && !common.no_color)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tercet", &mut std::io::stdout());
+            ExitCode::SUCCESS
         }
         Command::Ask(ask) => ask_and_show(ask, &common),
     }
@@ -158,7 +209,7 @@ fn ask_and_show(ask: Ask, common: &Common) -> ExitCode {
     let mut stdout = std::io::stdout().lock();
     let color = stdout.is_terminal() && !common.no_color;
     let mut screen = Screen::new(&mut stdout, common.json, color, SystemClock::start());
-    runtime.block_on(run(ask, &common.admin, &mut screen)).unwrap_or_else(|error| {
+    runtime.block_on(run(ask, common, &mut screen)).unwrap_or_else(|error| {
         let code = error.exit_code();
         if code != ExitCode::SUCCESS {
             eprintln!("tercet: {error}");
@@ -167,12 +218,22 @@ fn ask_and_show(ask: Ask, common: &Common) -> ExitCode {
     })
 }
 
-async fn run(ask: Ask, address: &str, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
+async fn run(ask: Ask, common: &Common, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
+    let connect = || Client::connect(&common.admin, &common.operator);
     match ask {
-        Ask::Doctor(options) => return doctor::run(&options, address, screen).await,
-        Ask::Tx(command) => tx::run(command, Client::connect(address).await?, screen).await?,
-        Ask::Compensation(command) => compensation::run(command, Client::connect(address).await?, screen).await?,
-        Ask::Participants => participants::run(Client::connect(address).await?, screen).await?,
+        Ask::Doctor(options) => return doctor::run(&options, &common.admin, screen).await,
+        Ask::Tx(command) => tx::run(command, connect().await?, screen).await?,
+        Ask::Compensation(command) => compensation::run(command, connect().await?, screen).await?,
+        Ask::Participants => participants::run(connect().await?, screen).await?,
+        Ask::Stats => stats::stats(connect().await?, screen).await?,
+        Ask::Top(options) => stats::top(options, connect().await?, screen).await?,
+        Ask::Drain(options) => stats::drain(options, connect().await?, screen).await?,
+        Ask::Limits(command) => stats::limits(command, connect().await?, screen).await?,
+        Ask::Audit(audit::Command::List(filter)) => audit::list(filter, connect().await?, screen).await?,
+        Ask::Audit(audit::Command::Verify(options)) => {
+            let client = if options.offline() { None } else { Some(connect().await?) };
+            audit::verify(options, client, screen).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,21 +23,34 @@ pub(super) struct Client {
     pub admin: AdminClient<Channel>,
     /// As it was given.
     address: String,
+    /// Who asks.
+    operator: String,
 }
 
 impl Client {
     /// Connects.
-    pub(super) async fn connect(address: &str) -> Result<Self, Error> {
+    pub(super) async fn connect(address: &str, operator: &str) -> Result<Self, Error> {
         let endpoint = endpoint(address)?.connect_timeout(CONNECT_TIMEOUT);
         let address = shown(&endpoint);
         let channel = endpoint.connect().await;
         let channel = channel.map_err(|error| Error::Unreachable { address: address.clone(), cause: root(&error) })?;
-        Ok(Self::new(channel, address))
+        Ok(Self { operator: operator.to_owned(), ..Self::new(channel, address) })
     }
 
     /// Over a channel that is connected already.
     pub(super) fn new(channel: Channel, address: String) -> Self {
-        Self { admin: AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX), address }
+        let admin = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Self { admin, address, operator: String::new() }
+    }
+
+    /// A request that says who asks.
+    pub(super) fn signed<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = request(message);
+        // What can not be said in a header is refused as it would be without a name.
+        if let Ok(operator) = self.operator.parse() {
+            request.metadata_mut().insert("x-tercet-operator", operator);
+        }
+        request
     }
 
     /// What a status of this coordinator means for whoever asked about `what`.
@@ -53,6 +66,7 @@ impl Client {
         match status.code() {
             Code::NotFound => Error::NotFound(what.to_owned()),
             Code::InvalidArgument => Error::Refused(cause),
+            Code::FailedPrecondition if own => Error::Unfit(cause),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled if !own => {
                 Error::Unreachable { address, cause }
             }

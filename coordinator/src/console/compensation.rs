@@ -6,6 +6,7 @@ use tercet_core::Timestamp;
 use tercet_proto::admin::v1 as pb;
 
 use super::Error;
+use super::change::{Difference, Sure, Why, lines, tell};
 use super::client::{Client, request};
 use super::show::{Screen, iso, relative, short, span, table, wrap, xid};
 use crate::limits;
@@ -16,6 +17,31 @@ use crate::store::CompensationStatus;
 pub(super) enum Command {
     /// List the rows of compensation_log, oldest first
     List(Filter),
+    /// Call rows at once, with all their attempts before them
+    Retry(Retry),
+    /// Mark a parked row as done, because its work was done by hand
+    Resolve {
+        /// Its id
+        id: u64,
+        #[command(flatten)]
+        sure: Sure,
+    },
+}
+
+/// Which rows to retry.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Retry {
+    /// Their ids
+    #[arg(required_unless_present_any = ["service", "status"])]
+    ids: Vec<u64>,
+    /// All of this service instead
+    #[arg(long, conflicts_with = "ids")]
+    service: Option<String>,
+    /// All in this status instead: pending or failed
+    #[arg(long, value_enum, conflicts_with = "ids")]
+    status: Option<Status>,
+    #[command(flatten)]
+    why: Why,
 }
 
 /// What has become of a compensation.
@@ -100,7 +126,16 @@ impl From<&pb::Compensation> for Compensation {
 
 /// Does it.
 pub(super) async fn run(command: Command, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
-    let Command::List(filter) = command;
+    let filter = match command {
+        Command::List(filter) => filter,
+        Command::Retry(options) => return retry(options, client, screen).await,
+        Command::Resolve { id, sure } => {
+            sure.ask(&format!("Nobody calls compensation {id} any more"))?;
+            let asked = client.signed(pb::ResolveCompensationRequest { id, change: sure.change() });
+            let told = client.admin.resolve_compensation(asked).await.map_err(|status| no_row(id, &client, &status));
+            return tell(told?.into_inner().changed, &sure.why(), screen);
+        }
+    };
     let status = filter.status.map(|status| match status {
         Status::Pending => CompensationStatus::Pending,
         Status::Done => CompensationStatus::Done,
@@ -124,6 +159,73 @@ pub(super) async fn run(command: Command, mut client: Client, screen: &mut Scree
     }
     screen.text(&listing(&rows, screen.now(), screen.color))?;
     next.map_or(Ok(()), |next| screen.text(&format!("\nNewer ones: --after {next}")))
+}
+
+/// What a status means for whoever asked about a row.
+fn no_row(id: u64, client: &Client, status: &tonic::Status) -> Error {
+    if status.code() == tonic::Code::NotFound { Error::NoRow(id) } else { client.blame("like that", status) }
+}
+
+/// What became of one row, for programs.
+#[derive(Serialize)]
+struct Retried {
+    id: u64,
+    xid: String,
+    branch: u32,
+    difference: Option<Difference>,
+    error: Option<String>,
+}
+
+/// Retries page after page. That some could not be is told at the end.
+async fn retry(options: Retry, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let status = options.status.map(|status| match status {
+        Status::Pending => 0,
+        Status::Done => 1,
+        Status::Failed => 2,
+    });
+    let mut asked = pb::RetryCompensationsRequest {
+        ids: options.ids,
+        status,
+        service: options.service.unwrap_or_default(),
+        limit: limits::PAGE_DEFAULT,
+        after_id: 0,
+        change: options.why.change(),
+    };
+    let (mut all, mut failed) = (Vec::new(), 0);
+    loop {
+        let told = client.admin.retry_compensations(client.signed(asked.clone())).await;
+        let first = asked.ids.first().copied().unwrap_or_default();
+        let told = told.map_err(|status| no_row(first, &client, &status));
+        let told = told?.into_inner();
+        for one in told.changed {
+            let (difference, error) = match one.result {
+                Some(pb::compensation_changed::Result::Difference(difference)) => (Some(difference), None),
+                Some(pb::compensation_changed::Result::Error(error)) => (None, Some(error.message)),
+                None => (None, None),
+            };
+            failed += usize::from(error.is_some());
+            if !screen.json {
+                let about = format!("{}  {} branch {}", one.id, xid(&one.xid), one.branch);
+                let told = difference.as_ref().map(|difference| lines(difference, screen.now()));
+                let told = told.or_else(|| error.as_ref().map(|error| format!("  left as it is: {error}")));
+                screen.text(&format!("{about}\n{}", told.unwrap_or_default()))?;
+            }
+            let difference = difference.as_ref().map(Difference::from);
+            all.push(Retried { id: one.id, xid: xid(&one.xid), branch: one.branch, difference, error });
+        }
+        asked.after_id = told.next_id;
+        if told.next_id == 0 {
+            break;
+        }
+    }
+    let count = all.len();
+    if screen.json {
+        screen.document(&all)?;
+    } else {
+        let done = if options.why.is_dry_run() { "would be called" } else { "called" };
+        screen.text(&format!("{} {done}", count - failed))?;
+    }
+    if failed > 0 { Err(Error::Some { failed, all: count }) } else { Ok(()) }
 }
 
 /// Up to three lines each: with its xid and its error a row does not fit on one.

@@ -118,13 +118,13 @@ async fn tercet(address: &str, arguments: &str) -> (String, u8) {
     let mut out = Vec::new();
     let mut screen = Screen::new(&mut out, cli.common.json, false, SystemClock::start());
     let Command::Ask(ask) = cli.command else { panic!("{arguments} asks nobody") };
-    let result = run(ask, &cli.common.admin, &mut screen).await;
+    let result = run(ask, &cli.common, &mut screen).await;
     let (code, error) = match result {
         Ok(code) => (code, String::new()),
         Err(error) => (error.exit_code(), error.to_string()),
     };
     let text = String::from_utf8(out).expect("it is text") + &error;
-    (text, (0..5).find(|number| code == ExitCode::from(*number)).expect("a documented code"))
+    (text, (0..6).find(|number| code == ExitCode::from(*number)).expect("a documented code"))
 }
 
 async fn json(address: &str, arguments: &str) -> Value {
@@ -261,4 +261,81 @@ async fn exit_codes_tell_what_kind_of_failure_it_was() {
     assert!(text.contains("skipped  parked        needs connection") && code == 1, "{text}");
     assert!(Cli::try_parse_from(["tercet", "tx", "get"]).is_err());
     assert!(Cli::try_parse_from(["tercet", "tx", "list", "--limit", "0"]).is_err());
+}
+
+/// Waits until something is parked, and tells its row's id.
+async fn parked(address: &str) -> u64 {
+    // Bounded: parking is durable a moment after the decision.
+    for _ in 0..200 {
+        let found = json(address, "compensation list --status failed").await;
+        if let Some(id) = found["compensations"][0]["id"].as_u64() {
+            return id;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nothing is parked");
+}
+
+#[tokio::test]
+async fn a_stuck_transaction_is_explained_and_resolved_and_the_log_tells_who_did_it() {
+    let Place { url, admin: address } = coordinator().await;
+    stock(&url).await;
+    let xid = submit(&url, "stock", "stuck", pb::Wait::Decided, 0).await;
+    let id = parked(&address).await;
+    let (text, code) = tercet(&address, &format!("tx explain {xid}")).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("it said: sold out") && text.contains("Can be done (safe): tercet tx retry"), "{text}");
+    assert!(text.contains(&format!("tercet compensation resolve {id} --reason TEXT")), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("Next      nothing by itself")), "{text}");
+
+    let (text, code) = tercet(&address, &format!("tx retry {xid} --dry-run")).await;
+    assert!(text.starts_with("Would be done; nothing has been changed:\n  branch 0") && code == 0, "{text}");
+    assert!(text.contains("  call       confirm of branch 0 (stock/stuck)"), "{text}");
+    let (text, code) = tercet(&address, &format!("tx force-cancel {xid} --reason late --yes")).await;
+    assert!(text.starts_with("nothing was changed: already decided") && code == 5, "{text}");
+    assert_eq!(tercet(&address, "compensation resolve 99 --reason x --yes").await.1, 4);
+    let resolve = format!("compensation resolve {id} --reason booked --yes --as ann");
+    let (text, code) = tercet(&address, &resolve).await;
+    assert!(text.contains("status     confirming -> confirmed") && code == 0, "{text}");
+    assert_eq!(json(&address, &format!("tx get {xid}")).await["status"], "confirmed");
+
+    let log = json(&address, "audit list").await;
+    let row = &log["rows"][0];
+    assert_eq!((&row["who"], &row["act"], &row["why"]), (&"ann".into(), &"resolve".into(), &"booked".into()));
+    assert_eq!(row["after"]["status"], "confirmed");
+    let head = log["head"].as_str().expect("it is text");
+    let (text, code) = tercet(&address, &format!("audit verify --head {head}")).await;
+    assert!(text.starts_with("The log is sound: 1 rows") && code == 0, "{text}");
+    let later = head.replace(":1", ":2");
+    let (text, code) = tercet(&address, &format!("audit verify --head {later}")).await;
+    assert!(text.contains("row 2 is missing") && code == 1, "{text}");
+}
+
+#[tokio::test]
+async fn numbers_limits_and_draining_are_shown_and_changed() {
+    let Place { url, admin: address } = coordinator().await;
+    stock(&url).await;
+    let (text, code) = tercet(&address, "top --once").await;
+    assert!(text.contains("stock    healthy  1 ") && text.contains("(0/s)") && code == 0, "{text}");
+    assert_eq!(json(&address, "stats").await["services"][0]["state"], "healthy");
+    let (text, _) = tercet(&address, "limits set live_max 7 --dry-run").await;
+    assert!(text.contains("setting    live_max: 200000 -> 7"), "{text}");
+    assert_eq!(tercet(&address, "limits set live_max 7").await.1, 0);
+    assert_eq!(json(&address, "limits list").await[0]["value"], 7);
+    assert_eq!(tercet(&address, "limits set nothing 7").await.1, 2);
+    let (text, code) = tercet(&address, "drain --wait").await;
+    assert!(text.contains("draining: false -> true") && code == 0, "{text}");
+    assert!(tercet(&address, "stats").await.0.contains("DRAINING"));
+    assert_eq!(tercet(&address, "drain").await.1, 5);
+    assert_eq!(tercet(&address, "drain --undo").await.1, 0);
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    use clap::ValueEnum as _;
+    for shell in clap_complete::Shell::value_variants() {
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut Cli::command(), "tercet", &mut script);
+        assert!(String::from_utf8(script).expect("it is text").contains("force-cancel"), "{shell}");
+    }
 }

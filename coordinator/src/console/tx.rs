@@ -8,8 +8,9 @@ use tercet_proto::admin::v1::get_transaction_request::Key;
 use tercet_proto::coordinator::v1 as pb;
 
 use super::Error;
+use super::change::{Forced, Target, tell};
 use super::client::{Client, request};
-use super::show::{Screen, table, xid};
+use super::show::{Screen, iso_or_none, one_line, table, wrap, xid};
 use super::transaction::{Transaction, change, details, row};
 use crate::limits;
 
@@ -25,6 +26,35 @@ pub(super) enum Command {
         /// Its xid
         xid: Xid,
     },
+    /// Say what happened to one, why it waits, what you can do, and what happens next
+    Explain {
+        /// Its xid
+        xid: Xid,
+    },
+    /// Call what waits at once, with all its attempts before it
+    Retry(Target),
+    /// Let branches wait for a person
+    Park(Target),
+    /// Hand what is parked back to the scanner
+    Resume(Target),
+    /// Give branches another retry policy, from their next failed attempt on
+    SetRetry {
+        #[command(flatten)]
+        target: Target,
+        /// Attempts in all, after which a branch is parked
+        #[arg(long, value_name = "N")]
+        attempts: Option<u32>,
+        /// The delay before the second attempt, in milliseconds
+        #[arg(long, value_name = "MS")]
+        first_delay_ms: Option<u32>,
+        /// The longest delay, in milliseconds
+        #[arg(long, value_name = "MS")]
+        delay_max_ms: Option<u32>,
+    },
+    /// Decide to confirm in the initiator's place; only what is undecided can be forced
+    ForceConfirm(Forced),
+    /// Decide to cancel in the initiator's place
+    ForceCancel(Forced),
 }
 
 /// Which transaction.
@@ -101,7 +131,101 @@ pub(super) async fn run(command: Command, client: Client, screen: &mut Screen<'_
         Command::Get(name) => get(name, client, screen).await,
         Command::List(filter) => list(filter, client, screen).await,
         Command::Watch { xid } => watch(xid, client, screen).await,
+        Command::Explain { xid } => explain(xid, client, screen).await,
+        Command::Retry(target) => {
+            let message =
+                admin::RetryRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
+            let told = client.admin.clone().retry(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &target.why, screen)
+        }
+        Command::Park(target) => {
+            let message =
+                admin::ParkRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
+            let told = client.admin.clone().park(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &target.why, screen)
+        }
+        Command::Resume(target) => {
+            let message =
+                admin::ResumeRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
+            let told = client.admin.clone().resume(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &target.why, screen)
+        }
+        Command::SetRetry { target, attempts, first_delay_ms, delay_max_ms } => {
+            let retry = pb::RetryPolicy {
+                attempts: attempts.unwrap_or_default(),
+                first_delay_ms: first_delay_ms.unwrap_or_default(),
+                delay_max_ms: delay_max_ms.unwrap_or_default(),
+                ..pb::RetryPolicy::default()
+            };
+            let (xid, branch, change) = (bytes(target.xid), target.branch, target.why.change());
+            let message = admin::SetRetryPolicyRequest { xid, branch, retry: Some(retry), change };
+            let told = client.admin.clone().set_retry_policy(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &target.why, screen)
+        }
+        Command::ForceConfirm(forced) => {
+            forced.sure.ask(&format!("This confirms {}", forced.xid))?;
+            let message = admin::ForceConfirmRequest { xid: bytes(forced.xid), change: forced.sure.change() };
+            let told = client.admin.clone().force_confirm(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &forced.sure.why(), screen)
+        }
+        Command::ForceCancel(forced) => {
+            forced.sure.ask(&format!("This cancels {}", forced.xid))?;
+            let message = admin::ForceCancelRequest { xid: bytes(forced.xid), change: forced.sure.change() };
+            let told = client.admin.clone().force_cancel(client.signed(message)).await;
+            let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
+            tell(told.into_inner().changed, &forced.sure.why(), screen)
+        }
     }
+}
+
+fn bytes(xid: Xid) -> bytes::Bytes {
+    xid.0.to_vec().into()
+}
+
+/// An explanation, for programs.
+#[derive(Serialize)]
+struct Explanation {
+    transaction: Option<Transaction>,
+    lines: Vec<String>,
+    next_at: Option<String>,
+    next: String,
+    remedies: Vec<Remedy>,
+}
+
+#[derive(Serialize)]
+struct Remedy {
+    command: String,
+    text: String,
+    safe: bool,
+}
+
+async fn explain(xid: Xid, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let told = client.admin.explain(request(admin::ExplainRequest { xid: bytes(xid) })).await;
+    let told = told.map_err(|status| client.blame(&xid.to_string(), &status))?.into_inner();
+    if !screen.json {
+        return told.lines.iter().try_for_each(|line| {
+            // What is to be typed stays on one line; the rest is wrapped under its heading.
+            let (heading, rest) = line.split_once(": ").unwrap_or(("", line));
+            if heading.is_empty() || heading.starts_with("Can be done") {
+                return screen.text(&one_line(line));
+            }
+            screen.text(&format!("{heading:<9} {}", wrap(rest, 10)))
+        });
+    }
+    let next = told.next.unwrap_or_default();
+    let remedies = told.remedies.into_iter();
+    screen.document(&Explanation {
+        transaction: told.transaction.as_ref().map(Transaction::from),
+        lines: told.lines,
+        next_at: iso_or_none(next.at_ms),
+        next: next.text,
+        remedies: remedies.map(|admin::Remedy { command, text, safe }| Remedy { command, text, safe }).collect(),
+    })
 }
 
 async fn get(name: Name, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {

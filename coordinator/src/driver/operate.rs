@@ -1,5 +1,7 @@
 //! What operators want of one transaction: the same machine, the same write, and an audit row in it.
 
+use std::collections::hash_map::Entry;
+
 use tercet_core::{Effects, Timestamp, Xid};
 use tercet_proto::admin::v1 as admin;
 use tokio::sync::oneshot;
@@ -40,11 +42,13 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             let changed = difference.map(|difference| admin::Changed { difference: Some(difference), transaction });
             return drop(answer.send(changed));
         }
-        if !self.slots.contains_key(&xid) {
-            let Some(live) = live else { return drop(answer.send(Err(Error::NotHere))) };
-            self.slots.insert(xid, Box::new(Slot::adopted(recovered(*live), now)));
-        }
-        let Some(slot) = self.slots.get_mut(&xid) else { return };
+        let slot = match self.slots.entry(xid) {
+            Entry::Occupied(here) => here.into_mut(),
+            Entry::Vacant(place) => {
+                let Some(live) = live else { return drop(answer.send(Err(Error::NotHere))) };
+                place.insert(Box::new(Slot::adopted(recovered(*live), now)))
+            }
+        };
         self.effects.clear();
         let mut audit = None;
         match order.carry_out(&mut slot.live, now, &mut self.effects) {

@@ -171,7 +171,7 @@ impl Lists for MemoryStore {
                 && !(query.unfinished && record.ended_at.is_some())
                 && query.before.is_none_or(|before| record.xid < before)
                 && query.from.is_none_or(|from| record.xid >= from)
-                && !(query.parked && !tables.parked(record.xid))
+                && (!query.parked || tables.parked(record.xid))
                 && keys.iter().all(|key| tables.keys.contains(&(key.clone(), record.xid)))
         };
         Ok(tables.records.values().rev().filter(fits).take(query.limit as usize).cloned().collect())

@@ -1,0 +1,313 @@
+//! `tercet stats`, `tercet top`, `tercet drain` and `tercet limits`: the coordinator as a whole.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use tercet_proto::admin::v1 as pb;
+use tercet_proto::admin::v1::service_health::State;
+use tokio::sync::oneshot;
+
+use super::Error;
+use super::change::{Difference, Why, lines};
+use super::client::{Client, request};
+use super::show::{Screen, count, iso, short, span, table};
+
+/// How often `top` looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Numbers of a coordinator, for programs.
+#[derive(Serialize)]
+struct Statistics {
+    version: String,
+    now: String,
+    started_at: String,
+    epoch: u64,
+    draining: bool,
+    live: u64,
+    live_max: u64,
+    ended: u64,
+    store_commits: u64,
+    store_rows: u64,
+    batches: u64,
+    calls: u64,
+    compensations_pending: u64,
+    compensations_failed: u64,
+    services: Vec<Service>,
+}
+
+#[derive(Serialize)]
+struct Service {
+    service: String,
+    state: &'static str,
+    instances: usize,
+    queued: u32,
+    oldest_batch_ms: u64,
+    done: u64,
+    refused: u64,
+    not_now: u64,
+    unknown: u64,
+}
+
+fn state(service: &pb::ServiceHealth) -> &'static str {
+    match service.state() {
+        State::Unspecified => "unknown",
+        State::Healthy => "healthy",
+        State::Slow => "slow",
+        State::Absent => "absent",
+    }
+}
+
+/// Both answers that the numbers stand in.
+struct Seen {
+    statistics: pb::GetStatisticsResponse,
+    services: Vec<pb::ServiceHealth>,
+}
+
+async fn look(client: &mut Client) -> Result<Seen, Error> {
+    let statistics = client.admin.get_statistics(request(pb::GetStatisticsRequest::default())).await;
+    let statistics = statistics.map_err(|status| client.blame("like that", &status))?.into_inner();
+    let services = client.admin.list_participants(request(pb::ListParticipantsRequest {})).await;
+    let services = services.map_err(|status| client.blame("like that", &status))?.into_inner().services;
+    Ok(Seen { statistics, services })
+}
+
+impl From<&Seen> for Statistics {
+    fn from(Seen { statistics, services }: &Seen) -> Self {
+        let services = services.iter().map(|one| Service {
+            service: one.service.clone(),
+            state: state(one),
+            instances: one.instances.len(),
+            queued: one.queued,
+            oldest_batch_ms: one.oldest_batch_ms,
+            done: one.done,
+            refused: one.refused,
+            not_now: one.not_now,
+            unknown: one.unknown,
+        });
+        Self {
+            version: statistics.version.clone(),
+            now: iso(statistics.now_ms),
+            started_at: iso(statistics.started_at_ms),
+            epoch: statistics.epoch,
+            draining: statistics.draining,
+            live: statistics.live,
+            live_max: statistics.live_max,
+            ended: statistics.ended,
+            store_commits: statistics.store_commits,
+            store_rows: statistics.store_rows,
+            batches: statistics.batches,
+            calls: statistics.calls,
+            compensations_pending: statistics.compensations_pending,
+            compensations_failed: statistics.compensations_failed,
+            services: services.collect(),
+        }
+    }
+}
+
+pub(super) async fn stats(mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let seen = look(&mut client).await?;
+    if screen.json {
+        return screen.document(&Statistics::from(&seen));
+    }
+    let text = overview(&seen, None, screen.color);
+    screen.text(&text)
+}
+
+/// What `top` can be told.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Top {
+    /// Look once more after a second, and end
+    #[arg(long)]
+    once: bool,
+}
+
+/// Shows the numbers again and again, with what passed in between, until Ctrl-C or q and Enter.
+pub(super) async fn top(options: Top, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let mut before = look(&mut client).await?;
+    let (quit, mut quits) = oneshot::channel::<()>();
+    if !options.once {
+        std::thread::spawn(move || {
+            let quits = |line: std::io::Result<String>| line.is_ok_and(|line| line.trim() == "q");
+            // Without a keyboard only Ctrl-C ends it.
+            if std::io::stdin().lines().any(quits) {
+                // Ctrl-C may have been quicker.
+                quit.send(()).ok();
+            } else {
+                std::mem::forget(quit);
+            }
+        });
+    }
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            _ = &mut quits, if !options.once => return Ok(()),
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        }
+        let seen = look(&mut client).await?;
+        if screen.json {
+            screen.line(&Statistics::from(&seen))?;
+        } else {
+            let clear = if options.once { "" } else { "\x1b[2J\x1b[H" };
+            let text = overview(&seen, Some(&before), screen.color);
+            screen.text(&format!("{clear}{text}"))?;
+        }
+        if options.once {
+            return Ok(());
+        }
+        before = seen;
+    }
+}
+
+/// For people. With what was seen before, also how fast things go.
+fn overview(seen: &Seen, before: Option<&Seen>, color: bool) -> String {
+    let now = &seen.statistics;
+    let passed_ms = before.map_or(0, |before| now.now_ms.saturating_sub(before.statistics.now_ms)).max(1);
+    let rate = |of: fn(&pb::GetStatisticsResponse) -> u64| {
+        let per_second = |before: &Seen| of(now).saturating_sub(of(&before.statistics)) * 1_000 / passed_ms;
+        before.map_or_else(String::new, |before| format!(" ({}/s)", per_second(before)))
+    };
+    let per = |whole: u64, parts: u64| whole as f64 / parts.max(1) as f64;
+    let up = span(now.now_ms.saturating_sub(now.started_at_ms));
+    let draining = if now.draining { ", DRAINING" } else { "" };
+    let mut lines = vec![format!("coordinator {}, up {up}, start {}{draining}", now.version, now.epoch)];
+    lines.push(format!("  in memory  {} of {}", now.live, now.live_max));
+    lines.push(format!("  ended      {}{}", now.ended, rate(|one| one.ended)));
+    let rows = per(now.store_rows, now.store_commits);
+    lines.push(format!("  commits    {}{}, {rows:.1} rows each", now.store_commits, rate(|one| one.store_commits)));
+    lines.push(format!(
+        "  calls      {}{}, {:.1} a batch",
+        now.calls,
+        rate(|one| one.calls),
+        per(now.calls, now.batches)
+    ));
+    let (pending, failed) = (now.compensations_pending, now.compensations_failed);
+    lines.push(format!("  log        {pending} retried, {failed} waiting for a person"));
+    lines.push(String::new());
+    lines.push(services(&seen.services, color));
+    lines.join("\n")
+}
+
+/// Services with their health, for people.
+fn services(services: &[pb::ServiceHealth], color: bool) -> String {
+    if services.is_empty() {
+        return "No service has connected yet".into();
+    }
+    let rows = services.iter().map(|one| {
+        let in_flight: u32 = one.instances.iter().map(|instance| instance.in_flight).sum();
+        vec![
+            short(&one.service, 24),
+            state(one).to_owned(),
+            one.instances.len().to_string(),
+            one.queued.to_string(),
+            in_flight.to_string(),
+            span(one.oldest_batch_ms),
+            one.done.to_string(),
+            one.refused.to_string(),
+            one.not_now.to_string(),
+            one.unknown.to_string(),
+        ]
+    });
+    let header = ["SERVICE", "STATE", "INST", "QUEUED", "IN FLIGHT", "OLDEST", "DONE", "REFUSED", "NOT NOW", "UNKNOWN"];
+    table(&header, rows.collect(), Some(1), color)
+}
+
+/// What `drain` can be told.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Drain {
+    /// Take new transactions again
+    #[arg(long)]
+    undo: bool,
+    /// Wait until nothing is in memory any more
+    #[arg(long, conflicts_with_all = ["undo", "dry_run"])]
+    wait: bool,
+    #[command(flatten)]
+    why: Why,
+}
+
+pub(super) async fn drain(options: Drain, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let asked = client.signed(pb::DrainRequest { undo: options.undo, change: options.why.change() });
+    let drained = client.admin.drain(asked).await.map_err(|status| client.blame("like that", &status))?.into_inner();
+    tell(drained.difference, &options.why, screen)?;
+    if !screen.json {
+        let left = count(drained.live, "transaction is", "transactions are");
+        screen.text(&format!("  {left} in memory; see `tercet stats`"))?;
+    }
+    if !options.wait {
+        return Ok(());
+    }
+    loop {
+        let seen = look(&mut client).await?.statistics;
+        if seen.live == 0 || !seen.draining {
+            return Ok(());
+        }
+        if !screen.json {
+            screen.text(&format!("  {} left", seen.live))?;
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+fn tell(difference: Option<pb::Difference>, why: &Why, screen: &mut Screen<'_>) -> Result<(), Error> {
+    let difference = difference.unwrap_or_default();
+    if screen.json {
+        return screen.document(&Difference::from(&difference));
+    }
+    screen.text(&format!("{}\n{}", why.title(), lines(&difference, screen.now())))
+}
+
+/// What to do with limits.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Limits {
+    /// List those that can be moved while the coordinator runs
+    List,
+    /// Move one, until the coordinator is started again
+    Set {
+        /// Its name
+        name: String,
+        /// Its new value
+        value: u64,
+        #[command(flatten)]
+        why: Why,
+    },
+}
+
+/// A limit, for programs.
+#[derive(Serialize)]
+struct Limit {
+    name: String,
+    value: u64,
+    configured: u64,
+    least: u64,
+    most: u64,
+    text: String,
+}
+
+pub(super) async fn limits(command: Limits, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
+    match command {
+        Limits::Set { name, value, why } => {
+            let asked = client.signed(pb::SetLimitRequest { name, value, change: why.change() });
+            let set = client.admin.set_limit(asked).await.map_err(|status| client.blame("like that", &status))?;
+            tell(set.into_inner().difference, &why, screen)
+        }
+        Limits::List => {
+            let listed = client.admin.list_limits(request(pb::ListLimitsRequest {})).await;
+            let listed = listed.map_err(|status| client.blame("like that", &status))?.into_inner().limits;
+            if screen.json {
+                let limits: Vec<Limit> = listed.into_iter().map(shown).collect();
+                return screen.document(&limits);
+            }
+            let rows = listed.iter().map(|one| {
+                let range = format!("{} to {}", one.least, one.most);
+                vec![one.name.clone(), one.value.to_string(), one.configured.to_string(), range, one.text.clone()]
+            });
+            let header = ["LIMIT", "VALUE", "CONFIGURED", "RANGE", "WHAT"];
+            screen.text(&table(&header, rows.collect(), None, false))
+        }
+    }
+}
+
+fn shown(limit: pb::Limit) -> Limit {
+    let pb::Limit { name, value, least, most, configured, text } = limit;
+    Limit { name, value, configured, least, most, text }
+}

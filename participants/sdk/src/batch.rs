@@ -178,7 +178,7 @@ impl<Db: Dialect> Executor<Db> {
             return Err(Ok(Answer::not_now(Duration::ZERO)));
         }
         let context = Context { xid, branch: call.branch, not_after_ms: call.not_after_ms };
-        let job = Job { context, request: call.request };
+        let job = Job { context, request: call.request, traceparent: call.traceparent };
         Ok(Item { at, operation, tried: call.tried, action, place, job })
     }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use sqlx::SqlStr;
+use tracing::{Instrument as _, Span, info_span};
 
 use crate::action::{FormatError, Request};
-use crate::context::Context;
+use crate::context::{Context, Traceparent};
 use crate::fence::{Dialect, Operation};
 use crate::participant::{
     Answer, Compensable, DbTx, Op, Participant, REASON_BYTES_MAX, RESULT_BYTES_MAX, Receiver, SliceCompensable,
@@ -22,6 +23,17 @@ pub(crate) type Outcome = Result<Answer, String>;
 pub(crate) struct Job {
     pub(crate) context: Context,
     pub(crate) request: Bytes,
+    /// As the coordinator passed it on: empty, or a [`Traceparent`].
+    pub(crate) traceparent: String,
+}
+
+impl Job {
+    /// What is logged about one operation belongs to its transaction, and to its caller's trace.
+    fn span(&self) -> Span {
+        let Context { xid, branch, .. } = self.context;
+        let traceparent = || self.traceparent.parse::<Traceparent>().ok();
+        info_span!("operation", %xid, branch, trace_id = traceparent().as_ref().map(Traceparent::trace_id))
+    }
 }
 
 /// Why a whole group came to nothing. All of it must be undone.
@@ -170,7 +182,7 @@ impl<H> OneByOne<H> {
             if let Some(sql) = savepoint.take() {
                 Db::execute(db_tx, sql).await?;
             }
-            let outcome = match self.0.call(operation, db_tx, request).await {
+            let outcome = match self.0.call(operation, db_tx, request).instrument(job.span()).await {
                 Ok(Answer::Done(result)) if result.len() > RESULT_BYTES_MAX => Err(too_large(&result)),
                 Ok(answer) => Ok(answer),
                 // The transaction may be gone altogether.
@@ -230,8 +242,15 @@ impl<H> InSlices<H> {
                 Err(error) => wrong.push((at, undecodable(&error))),
             }
         }
-        let answers =
-            if operations.is_empty() { Vec::new() } else { self.0.call(operation, db_tx, &operations).await? };
+        let span = match jobs {
+            [job] => job.span(),
+            _ => info_span!("operations", count = jobs.len()),
+        };
+        let answers = if operations.is_empty() {
+            Vec::new()
+        } else {
+            self.0.call(operation, db_tx, &operations).instrument(span).await?
+        };
         if answers.len() != operations.len() {
             let (got, want) = (answers.len(), operations.len());
             return Err(Trouble::Author(format!("the handler gave {got} answers to {want} operations")));

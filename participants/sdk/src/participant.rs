@@ -14,6 +14,9 @@
 //! of its kind that came together, which makes a hot row fast; it answers in the slice's order and has written nothing
 //! for those that it does not answer done.
 //!
+//! What a handler logs is in the `tracing` span of its operation, which carries the xid, the branch and the caller's
+//! trace id; a slice of several is in one span that says how many they are.
+//!
 //! An SQL error is not an answer: the coordinator asks again. Work outside the database (calls, files, caches) is not
 //! undone with the local transaction; a handler should do none.
 

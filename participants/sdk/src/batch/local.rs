@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use sqlx::{Connection as _, SqlStr};
 use tokio::time::Instant;
-use tracing::error;
+use tracing::{Instrument as _, error, info_span};
 
 use super::place::Place;
 use super::{Executor, Item};
@@ -132,6 +132,7 @@ impl<Db: Dialect> Executor<Db> {
     async fn fill(&self, db_tx: &mut DbTx<Db>, lot: &[Item]) -> Result<Vec<Outcome>, Failure> {
         let (mut steps, prevs) = self.enter(db_tx, lot).await?;
         self.handle(db_tx, lot, &mut steps).await?;
+        let ran = steps.iter().any(|step| matches!(step, Step::Ran(_)));
         let mut settled = Vec::new();
         let outcomes = steps
             .into_iter()
@@ -141,6 +142,8 @@ impl<Db: Dialect> Executor<Db> {
             .collect();
         if self.fence_id.is_some() && !settled.is_empty() {
             Db::settle(db_tx, &settled).await.map_err(failure::<Db>)?;
+        } else if ran {
+            Db::check(db_tx).await.map_err(failure::<Db>)?;
         }
         Ok(outcomes)
     }
@@ -182,8 +185,10 @@ impl<Db: Dialect> Executor<Db> {
         }
         for ((action, operation), (places, jobs)) in groups {
             let action = &self.actions[action];
+            let span =
+                info_span!("handler", service = self.service, action = action.name, operation = operation.name());
             let run = AssertUnwindSafe(action.handler.run(operation, db_tx, &jobs)).catch_unwind();
-            let outcomes = match run.await {
+            let outcomes = match run.instrument(span).await {
                 Ok(Ok(outcomes)) => outcomes,
                 Ok(Err(Trouble::Sql(error))) => return Err(failure::<Db>(error)),
                 Ok(Err(Trouble::Author(text))) => {

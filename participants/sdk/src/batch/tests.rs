@@ -205,3 +205,76 @@ async fn a_call_that_is_late_already_touches_nothing_and_costs_the_others_nothin
     let replies = answers(executor.run(vec![call(1, Try, 7), in_time]).await);
     assert_eq!(replies, [reply::Answer::NotNowMs(0), done("held")]);
 }
+
+/// Says that it was asked.
+struct Talker;
+
+impl SliceReceiver for Talker {
+    type Db = Sqlite;
+    type Request = Json<i64>;
+
+    async fn deliver(&self, _db_tx: &mut DbTx<Sqlite>, all: &[Op<Json<i64>>]) -> Result<Vec<Answer>, sqlx::Error> {
+        tracing::info!("told");
+        Ok(vec![Answer::done(); all.len()])
+    }
+}
+
+impl Receiver for Talker {
+    type Db = Sqlite;
+    type Request = Json<i64>;
+
+    async fn deliver(&self, _db_tx: &mut DbTx<Sqlite>, _request: Json<i64>) -> Result<Answer, sqlx::Error> {
+        tracing::info!("told");
+        Ok(Answer::done())
+    }
+}
+
+/// What is logged meanwhile.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_logs_carries_its_transaction_and_its_caller_s_trace() {
+    let (_folder, pool) = shop_database().await;
+    let service = Service::new("shop", [pool]).receiver(Action::message("shop", "one"), Talker);
+    let executor = service.receiver_slice(Action::message("shop", "slice"), Talker).executor().await.unwrap();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let told = async |action: &str, numbers: &[u8]| {
+        let calls = numbers.iter().map(|number| Call {
+            action: action.to_owned(),
+            tried: false,
+            traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
+            ..call(*number, Confirm, 0)
+        });
+        executor.run(calls.collect()).await;
+        let text = String::from_utf8(std::mem::take(&mut *log.0.lock().unwrap())).unwrap();
+        text.lines().filter(|line| line.contains("told")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let operation = |number: &str| {
+        let xid = [&number.repeat(4), &number.repeat(2), &number.repeat(2), &number.repeat(2), &number.repeat(6)]
+            .map(String::as_str)
+            .join("-");
+        format!("operation{{xid={xid} branch=1 trace_id=\"0af7651916cd43dd8448eb211c80319c\"}}")
+    };
+    let one = told("one", &[1, 2]).await;
+    assert!(one[0].contains("handler{service=\"shop\" action=\"one\" operation=\"confirm\"}"), "{one:?}");
+    assert!(one[0].contains(&operation("01")) && one[1].contains(&operation("02")), "{one:?}");
+    let alone = told("slice", &[3]).await;
+    assert!(alone[0].contains(&operation("03")), "{alone:?}");
+    let several = told("slice", &[4, 5]).await;
+    assert!(several[0].contains("operations{count=2}"), "{several:?}");
+}

@@ -97,6 +97,11 @@ impl Traceparent {
         metadata.insert(TRACEPARENT, ascii(&self.0));
     }
 
+    /// The trace that the span belongs to: 32 hexadecimal digits.
+    pub fn trace_id(&self) -> &str {
+        &self.0[3..35]
+    }
+
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -145,6 +150,7 @@ mod tests {
         let metadata = carried(Some(TRACE.parse().unwrap()));
         assert_eq!(Context::from_metadata(&metadata), Ok(CONTEXT));
         assert_eq!(Traceparent::from_metadata(&metadata).unwrap().as_str(), TRACE);
+        assert_eq!(TRACE.parse::<Traceparent>().unwrap().trace_id(), "0af7651916cd43dd8448eb211c80319c");
         let texts = [XID, BRANCH, NOT_AFTER].map(|key| metadata.get(key).unwrap().to_str().unwrap());
         assert_eq!(texts, ["a7a7a7a7-a7a7-a7a7-a7a7-a7a7a7a7a7a7", "3", "1700000000000"]);
         assert_eq!(Traceparent::from_metadata(&carried(None)), None);

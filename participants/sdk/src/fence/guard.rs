@@ -47,7 +47,10 @@ where
         Answer::Done(result) if result.len() > RESULT_BYTES_MAX => {
             return Err(sqlx::Error::Encode("the handler's result is over its limit".into()));
         }
-        Answer::Done(result) if result.is_empty() => return Ok(answer),
+        Answer::Done(result) if result.is_empty() => {
+            C::Database::check(db_tx).await?;
+            return Ok(answer);
+        }
         Answer::Done(result) => Settled::keep(entry.key(), State::Tried, result),
         Answer::Refused(reason) => Settled::keep(entry.key(), State::Refused, reason.as_bytes()),
         Answer::NotNow(_) => Settled::put_back(entry.key(), found.prev),

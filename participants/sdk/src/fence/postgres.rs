@@ -96,6 +96,10 @@ impl Sql for Postgres {
         sqlx::query(SQL).bind(xids).execute(connection).await.map(|_| ())
     }
 
+    async fn check(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        Self::execute(connection, SqlStr::from_static("SELECT 1")).await
+    }
+
     fn is_conflict(error: &sqlx::Error) -> bool {
         // deadlock_detected, serialization_failure.
         error.as_database_error().and_then(|e| e.code()).is_some_and(|code| matches!(&*code, "40P01" | "40001"))

@@ -51,6 +51,13 @@ pub trait Sql: Database<Connection: Migrate> {
     /// Deletes all rows of these transactions.
     fn forget(connection: &mut Self::Connection, xids: &[Xid]) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
+    /// Fails where this transaction can only be rolled back although its COMMIT would succeed, because a statement of it
+    /// failed and nobody minded.
+    fn check(connection: &mut Self::Connection) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let _ = connection;
+        std::future::ready(Ok(()))
+    }
+
     /// Whether the local transaction lost against another and may win when it is run again.
     fn is_conflict(error: &sqlx::Error) -> bool;
 }

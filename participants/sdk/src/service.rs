@@ -175,6 +175,11 @@ impl<Db: Dialect> Service<Db> {
         self
     }
 
+    /// The tables that [`Service::tables`] named.
+    pub fn business_tables(&self) -> &[&'static str] {
+        &self.tables
+    }
+
     /// Runs handlers without a fence: for measuring, or for handlers that are idempotent themselves, and bear a cancel
     /// without its try and a try after its cancel. The senders of messages can not be asked then.
     #[must_use]

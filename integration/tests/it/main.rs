@@ -2,6 +2,7 @@
 
 mod api;
 mod checker;
+mod conformance;
 mod conservation;
 mod fence;
 mod flows;

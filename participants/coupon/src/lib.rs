@@ -332,4 +332,6 @@ impl<Db: Store + Dialect> SliceReceiver for Paid<Db> {
 }
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;

@@ -220,4 +220,6 @@ impl<Db: Store + Dialect> SliceCompensable for Refund<Db> {
 }
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;

@@ -113,21 +113,6 @@ async fn only_a_placed_order_is_paid_and_only_once() {
 }
 
 #[tokio::test]
-async fn a_refund_that_is_taken_back_leaves_the_order_as_it_was() {
-    let pool = orders().await;
-    run!(pool, PLACER.try_, slice([place(1, 0), place(2, 0)]));
-    run!(pool, PLACER.confirm, slice([place(1, 0), place(2, 0)]));
-    mark_paid(&pool, 2).await.expect("it is placed");
-    let both = slice([pb::Refund { order_id: 2 }, pb::Refund { order_id: 1 }]);
-    assert_eq!(run!(pool, REFUNDER.try_, both), [Answer::done(), Answer::done()]);
-    assert_eq!(statuses(&pool).await, [0, 0, 0, 0, 2]);
-    assert_refused(&run!(pool, REFUNDER.try_, refund(1))[0], "order 1 is refunded");
-    assert_eq!(run!(pool, REFUNDER.cancel, both), [Answer::done(), Answer::done()]);
-    assert_eq!(statuses(&pool).await, [0, 1, 0, 1, 0]);
-    assert_refused(&run!(pool, REFUNDER.cancel, refund(2))[0], "order 2 is paid");
-}
-
-#[tokio::test]
 async fn an_order_is_refunded_once_and_not_before_it_is_placed() {
     let pool = orders().await;
     run!(pool, PLACER.try_, slice([place(1, 0)]));
@@ -149,4 +134,9 @@ async fn the_database_itself_refuses_to_place_what_is_not_frozen() {
     let mut db_tx = pool.begin().await.expect("the pool is open");
     let error = PLACER.confirm(&mut db_tx, &slice([place(1, 0)])).await.expect_err("it is closed");
     assert!(matches!(error, sqlx::Error::RowNotFound), "{error}");
+}
+
+tercet_testing::conformance! {
+    place_conforms: conformance::place::<Sqlite>();
+    refund_conforms: conformance::refund::<Sqlite>();
 }

@@ -219,4 +219,6 @@ impl<Db: Store + Dialect> SliceCompensable for Restock<Db> {
 }
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;

@@ -131,3 +131,8 @@ async fn items_that_exist_get_more_units() {
     seed(&pool, &[(1, 5), (2, 1)]).await.expect("both are sound");
     assert_eq!(units(&pool).await, (8, 0, 0));
 }
+
+tercet_testing::conformance! {
+    reserve_conforms: conformance::reserve::<Sqlite>();
+    restock_conforms: conformance::restock::<Sqlite>();
+}

@@ -1,0 +1,123 @@
+//! The testing kit on real servers: the services on MariaDB, and a participant on PostgreSQL, sound and faulty.
+
+use sqlx::{MySql, PgConnection, Pool, Postgres};
+use tercet::action::{Action, Json, Tcc};
+use tercet::participant::{Answer, Participant};
+use tercet::service::Service;
+use tercet_integration::servers;
+use tercet_testing::{Mode, Suite, conformance};
+
+#[path = "../../../participants/stock/src"]
+mod stock {
+    use tercet_stock::*;
+
+    mod conformance;
+    pub(crate) use conformance::{reserve, restock};
+}
+
+#[path = "../../../participants/coupon/src"]
+mod coupon {
+    use tercet_coupon::*;
+
+    mod conformance;
+    pub(crate) use conformance::{claim, give_back, paid, redeem};
+}
+
+#[path = "../../../participants/order/src"]
+mod order {
+    use tercet_order::*;
+
+    mod conformance;
+    pub(crate) use conformance::{place, refund};
+}
+
+async fn on_mariadb<M: Mode, R: tercet::action::Request>(suite: Suite<MySql, M, R>) -> Option<Suite<MySql, M, R>> {
+    let url = servers::mariadb().await.expect("the server answers")?;
+    Some(suite.database(url))
+}
+
+conformance! {
+    stock_reserve_conforms_on_mariadb: on_mariadb(stock::reserve()).await;
+    stock_restock_conforms_on_mariadb: on_mariadb(stock::restock()).await;
+    coupon_claim_conforms_on_mariadb: on_mariadb(coupon::claim()).await;
+    coupon_redeem_conforms_on_mariadb: on_mariadb(coupon::redeem()).await;
+    coupon_give_back_conforms_on_mariadb: on_mariadb(coupon::give_back()).await;
+    coupon_paid_conforms_on_mariadb: on_mariadb(coupon::paid()).await;
+    order_place_conforms_on_mariadb: on_mariadb(order::place()).await;
+    order_refund_conforms_on_mariadb: on_mariadb(order::refund()).await;
+}
+
+const BOOK: Action<Tcc, Json<i64>> = Action::tcc("rooms", "book");
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// Writes the guest on a connection of its own, which SQLite would not let it.
+    OwnConnection,
+    /// Goes on where the guest could not be written.
+    SwallowsErrors,
+}
+
+/// Books rooms for a guest.
+struct Rooms {
+    fault: Fault,
+    pool: Pool<Postgres>,
+}
+
+impl Participant for Rooms {
+    type Db = Postgres;
+    type Request = Json<i64>;
+
+    async fn try_(&self, db_tx: &mut PgConnection, Json(guest): Json<i64>) -> sqlx::Result<Answer> {
+        let sql = "UPDATE room SET free = free - 1 WHERE free > 0";
+        if sqlx::query(sql).execute(&mut *db_tx).await?.rows_affected() == 0 {
+            return Ok(Answer::refused("no room is free"));
+        }
+        let insert = sqlx::query("INSERT INTO guest (guest) VALUES ($1) ON CONFLICT (guest) DO NOTHING").bind(guest);
+        match self.fault {
+            Fault::None => drop(insert.execute(db_tx).await?),
+            Fault::OwnConnection => drop(insert.execute(&self.pool).await?),
+            Fault::SwallowsErrors => drop(insert.execute(db_tx).await),
+        }
+        Ok(Answer::done())
+    }
+
+    async fn confirm(&self, db_tx: &mut PgConnection, Json(guest): Json<i64>) -> sqlx::Result<Answer> {
+        sqlx::query("UPDATE guest SET stays = true WHERE guest = $1").bind(guest).execute(db_tx).await?;
+        Ok(Answer::done())
+    }
+
+    async fn cancel(&self, db_tx: &mut PgConnection, Json(guest): Json<i64>) -> sqlx::Result<Answer> {
+        sqlx::query("UPDATE room SET free = free + 1").execute(&mut *db_tx).await?;
+        sqlx::query("DELETE FROM guest WHERE guest = $1").bind(guest).execute(db_tx).await?;
+        Ok(Answer::done())
+    }
+}
+
+async fn rows(pool: Pool<Postgres>) -> sqlx::Result<()> {
+    let sql = "CREATE TABLE room (free INT NOT NULL); INSERT INTO room VALUES (2);
+        CREATE TABLE guest (guest BIGINT PRIMARY KEY, stays BOOLEAN NOT NULL DEFAULT false, note BYTEA)";
+    sqlx::raw_sql(sql).execute(&pool).await.map(|_| ())
+}
+
+async fn rooms(fault: Fault) -> Option<Suite<Postgres, Tcc, Json<i64>>> {
+    let url = servers::postgres().await.expect("the server answers")?;
+    let make = move |pool: Pool<Postgres>| {
+        let service = Service::new("rooms", [pool.clone()]).tables(&["room", "guest"]);
+        std::future::ready(service.tcc(BOOK, Rooms { fault, pool }))
+    };
+    Some(Suite::new(BOOK, make).seed(rows).granting([Json(1), Json(2)]).refusing([Json(3)]).database(url))
+}
+
+conformance! {
+    a_sound_participant_conforms_on_postgres: rooms(Fault::None).await;
+    // PostgreSQL lets no transaction commit in which a statement failed, and the SDK sees it.
+    a_swallowed_error_is_no_answer_on_postgres: rooms(Fault::SwallowsErrors).await;
+}
+
+#[tokio::test]
+async fn a_write_on_another_connection_is_found_on_postgres() {
+    let Some(suite) = rooms(Fault::OwnConnection).await else { return };
+    let faults = suite.check().await.expect_err("it is faulty").to_string();
+    assert!(faults.contains("all or nothing is done, and this is neither"), "{faults}");
+}

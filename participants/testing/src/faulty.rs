@@ -134,43 +134,37 @@ impl Participant for Clerk {
             return Ok(Answer::refused("sold out"));
         }
         self.tried.lock().expect("nothing panics here").push(request.who);
-        match self.fault {
-            Fault::OwnConnection => note(&mut *self.own.acquire().await?, request).await?,
-            Fault::CommitsItself => {
-                sqlx::raw_sql("COMMIT; BEGIN IMMEDIATE").execute(&mut *db_tx).await?;
-                note(db_tx, request).await?;
-            }
-            Fault::SwallowsErrors => drop(note(db_tx, request).await),
-            _ => note(db_tx, request).await?,
+        if self.fault == Fault::CommitsItself {
+            sqlx::raw_sql("COMMIT; BEGIN IMMEDIATE").execute(&mut *db_tx).await?;
         }
-        Ok(Answer::done())
+        let noted = if self.fault == Fault::OwnConnection {
+            note(&mut *self.own.acquire().await?, request).await
+        } else {
+            note(db_tx, request).await
+        };
+        if self.fault == Fault::SwallowsErrors { Ok(Answer::done()) } else { noted.map(|()| Answer::done()) }
     }
 
     async fn confirm(&self, db_tx: &mut SqliteConnection, Json(request): Json<Seats>) -> sqlx::Result<Answer> {
-        match self.fault {
-            Fault::ConfirmsFromMemory if !self.tried.lock().expect("nothing panics here").contains(&request.who) => {
-                Ok(Answer::done())
-            }
-            Fault::RefusesConfirm => {
-                let sql = "SELECT free FROM seats";
-                let free: i64 = sqlx::query_scalar(sql).fetch_one(&mut *db_tx).await?;
-                if free > 2 { sell(db_tx, request.count).await } else { Ok(Answer::refused("none is free")) }
-            }
-            _ => sell(db_tx, request.count).await,
+        let tried = || self.tried.lock().expect("nothing panics here").contains(&request.who);
+        if self.fault == Fault::ConfirmsFromMemory && !tried() {
+            return Ok(Answer::done());
         }
+        let free: i64 = sqlx::query_scalar("SELECT free FROM seats").fetch_one(&mut *db_tx).await?;
+        if self.fault == Fault::RefusesConfirm && free <= 2 {
+            return Ok(Answer::refused("none is free"));
+        }
+        sell(db_tx, request.count).await
     }
 
     async fn cancel(&self, db_tx: &mut SqliteConnection, Json(request): Json<Seats>) -> sqlx::Result<Answer> {
-        match self.fault {
-            Fault::CancelsHalf => give_back(db_tx, Seats { who: 0, ..request }).await,
-            Fault::CancelsByState => {
-                let sql = "UPDATE seats SET free = free + held, held = 0";
-                sqlx::query(sql).execute(&mut *db_tx).await?;
-                sqlx::query("DELETE FROM journal").execute(db_tx).await?;
-                Ok(Answer::done())
-            }
-            _ => give_back(db_tx, request).await,
+        if self.fault == Fault::CancelsByState {
+            sqlx::query("UPDATE seats SET free = free + held, held = 0").execute(&mut *db_tx).await?;
+            sqlx::query("DELETE FROM journal").execute(db_tx).await?;
+            return Ok(Answer::done());
         }
+        let who = if self.fault == Fault::CancelsHalf { 0 } else { request.who };
+        give_back(db_tx, Seats { who, ..request }).await
     }
 }
 

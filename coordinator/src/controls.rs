@@ -10,7 +10,7 @@ use crate::plan::Invalid;
 pub enum Knob {
     /// Most transactions in memory.
     LiveMax,
-    /// Rows of `compensation_log` that one tick of the scanner takes of each service.
+    /// Rows of `compensation_log` of one service that are under way at a time.
     ScanRows,
 }
 
@@ -30,7 +30,7 @@ impl Knob {
     pub const fn text(self) -> &'static str {
         match self {
             Self::LiveMax => "most transactions in memory; past it new ones are refused",
-            Self::ScanRows => "rows of compensation_log that one tick of the scanner takes of each service",
+            Self::ScanRows => "rows of compensation_log of one service that are under way at a time",
         }
     }
 
@@ -93,7 +93,7 @@ impl Controls {
         usize::try_from(self.get(Knob::LiveMax)).unwrap_or(usize::MAX)
     }
 
-    /// Rows that one tick of the scanner takes of each service.
+    /// Rows of one service that are under way at a time.
     pub fn scan_rows(&self) -> u32 {
         u32::try_from(self.get(Knob::ScanRows)).unwrap_or(limits::SCAN_ROWS_MAX)
     }

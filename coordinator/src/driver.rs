@@ -5,10 +5,11 @@
 //! First run, answer, timer and recovery all end in [`Driver::feed`].
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use tercet_core::{Effects, Event, Reply, Status, Timestamp, Xid, XidSource, step};
@@ -21,14 +22,18 @@ use crate::caller::{Caller, Incoming, Outgoing};
 use crate::clock::{Clock, sleep_until};
 use crate::controls::Controls;
 use crate::live::Live;
-use crate::plan::{Invalid, Plan};
-use crate::request::{Added, Answer, End, Error, Input, Waiter, Waits};
+use crate::plan::Plan;
+use crate::request::{Answer, Error, Input, Waiter, Waits};
+use crate::scanner::Place;
 use crate::store::{Advance, Owner, Record, Store, Write, Written};
 use crate::{metrics, writer};
 
+mod admission;
+mod driven;
 mod operate;
 mod slot;
 
+use admission::{Pace, Shares};
 use slot::{Slot, observe};
 
 /// What the driver shows of itself.
@@ -48,6 +53,8 @@ pub struct Gauges {
     pub failed: AtomicU64,
     /// What can be changed while it runs.
     pub controls: Controls,
+    /// What is queued for the store waits for too long: new transactions are refused.
+    pub behind: AtomicBool,
 }
 
 /// What the driver is told once.
@@ -71,12 +78,18 @@ pub struct Driver<S, C, K> {
     settings: Settings,
     inbox: mpsc::Receiver<Input>,
     xids: XidSource,
-    slots: HashMap<Xid, Box<Slot>>,
+    /// Its order, in which a driver that ends lets go of them, is the same in each replay; xids are not of anyone's
+    /// choosing.
+    slots: HashMap<Xid, Box<Slot>, BuildHasherDefault<DefaultHasher>>,
     /// Branches that wait for a service to connect.
     unreachable: HashMap<String, BTreeSet<(Xid, u8)>>,
+    /// Those whose service has come back, to be woken one after another.
+    waking: VecDeque<(Xid, u8)>,
     timers: BinaryHeap<Reverse<(Timestamp, Xid)>>,
     queued: Vec<Write>,
     commit: Option<Commit>,
+    pace: Pace,
+    shares: Shares,
     lease_end: Timestamp,
     effects: Effects,
     gauges: Arc<Gauges>,
@@ -93,11 +106,14 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             clock,
             settings,
             inbox,
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             unreachable: HashMap::new(),
+            waking: VecDeque::new(),
             timers: BinaryHeap::new(),
             queued: Vec::new(),
             commit: None,
+            pace: Pace::default(),
+            shares: Shares::default(),
             lease_end: settings.lease_end,
             effects: Effects::default(),
             gauges: Arc::new(Gauges { controls: Controls::new(settings.live_max), ..Gauges::default() }),
@@ -115,12 +131,15 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut inputs = Vec::with_capacity(256);
         loop {
-            self.fire(self.clock.now());
+            let now = self.clock.now();
+            self.fire(now);
+            self.wake_some(now);
             if self.commit.is_none() && !self.queued.is_empty() {
                 self.start_commit();
             }
             self.caller.flush();
             self.gauges.live.store(self.slots.len() as u64, Ordering::Relaxed);
+            self.gauges.behind.store(self.behind(), Ordering::Relaxed);
             if self.stopping && self.slots.is_empty() && self.commit.is_none() {
                 return;
             }
@@ -129,6 +148,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                 biased;
                 written = finished(&mut self.commit) => {
                     self.commit = None;
+                    self.pace.ended(self.clock.monotonic());
                     let now = self.clock.now();
                     written.into_iter().for_each(|(xid, written)| self.written(xid, written, now));
                 }
@@ -139,6 +159,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                     let now = self.clock.now();
                     inputs.drain(..).for_each(|input| self.take(input, now));
                 }
+                () = std::future::ready(()), if !self.waking.is_empty() => {}
                 () = sleep_until(&self.clock, timer), if timer < Timestamp::MAX => {}
                 _ = stop.changed(), if !self.stopping => self.stopping = true,
             }
@@ -149,6 +170,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let batch = writer::next_batch(&mut self.queued);
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
         self.gauges.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.pace.began(self.clock.monotonic());
         let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
         self.commit = Some(Box::pin(async move { writer::commit(&*store, &clock, batch).await }));
     }
@@ -167,15 +189,12 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             Input::AddBranch { xid, index, branch, answer } => self.add_branch(xid, (index, *branch), answer, now),
             Input::Finish { xid, end, wait, answer } => self.finish(xid, end, (wait, answer), now),
             Input::Adopt { live, event } => self.adopt(*live, event, now),
+            Input::Retry { live, branch, place } => self.retry(*live, (branch, place), now),
             Input::Wake { xid, event } => self.feed(xid, event, now),
             Input::Operate { xid, live, order, answer } => self.operate(xid, live, *order, answer, now),
             Input::Look { xid, answer } => self.look(xid, answer),
             Input::Replies(replies) => replies.into_iter().for_each(|reply| self.replied(reply, now)),
-            Input::Connected { service } => {
-                for (xid, branch) in self.unreachable.remove(&service).unwrap_or_default() {
-                    self.take(Input::Wake { xid, event: Event::Reachable { branch } }, now);
-                }
-            }
+            Input::Connected { service } => self.waking.extend(self.unreachable.remove(&service).unwrap_or_default()),
             Input::Lease { end } => self.lease_end = end,
         }
     }
@@ -187,10 +206,12 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         if self.gauges.controls.draining() {
             return answer.send(Err(Error::Draining));
         }
-        let limit = self.gauges.controls.live_max();
-        if self.slots.len() >= limit {
-            metrics::overloaded();
-            return answer.send(Err(Error::Overloaded { what: "live transactions", limit }));
+        if answer.is_closed() {
+            return metrics::abandoned();
+        }
+        if let Some(error) = self.overload(&plan) {
+            metrics::overloaded(&error);
+            return answer.send(Err(error));
         }
         let xid = self.xids.next(now);
         let digest = if plan.idempotency_key.is_empty() { 0 } else { plan.digest() };
@@ -204,64 +225,9 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         slot.writing = true;
         slot.calls = std::mem::take(&mut self.effects.calls);
         slot.waiters.push(waiter);
+        self.shares.added(&slot.live.plan);
         self.slots.insert(xid, Box::new(slot));
         self.queued.push(Write::Create(create));
-    }
-
-    fn add_branch(
-        &mut self,
-        xid: Xid,
-        (index, branch): (Option<u32>, pb::Branch),
-        answer: tokio::sync::oneshot::Sender<Result<Added, Error>>,
-        now: Timestamp,
-    ) {
-        let Some(slot) = self.slots.get_mut(&xid) else { return Added::send(answer, Err(Error::NotHere)) };
-        let live = &mut slot.live;
-        if live.tx.status.decided() {
-            return Added::send(answer, Err(Error::AlreadyDecided { status: live.tx.status }));
-        }
-        if !live.tx.manual {
-            return Added::send(answer, Err(Error::Declared));
-        }
-        let not_after = live.tx.deadline.min(self.lease_end);
-        let count = live.tx.branches.len();
-        let at = index.map_or(count, |index| index as usize);
-        let branch = match Plan::added(&live.plan, at.min(count), branch) {
-            Ok(branch) if at < count => {
-                // A repeat of what is durable already.
-                let same = live.plan.branches[at] == branch;
-                let added = Added { branch: at as u32, not_after };
-                return Added::send(
-                    answer,
-                    if same { Ok(added) } else { Err(Error::BranchDiffers { index: at as u32 }) },
-                );
-            }
-            Ok(_) if at > count => {
-                let limit = format!("at most {count}, the next one");
-                return Added::send(answer, Err(Error::Invalid(Invalid { field: "index".into(), limit })));
-            }
-            Ok(branch) => live.plan_branch(branch),
-            Err(invalid) => return Added::send(answer, Err(Error::Invalid(invalid))),
-        };
-        slot.not_after = slot.not_after.max(not_after);
-        slot.waiters.push(Waiter::Added { added: Added { branch: count as u32, not_after }, answer });
-        self.feed(xid, Event::BranchAdded(branch), now);
-    }
-
-    fn finish(&mut self, xid: Xid, end: End, (wait, answer): (Waits, Answer), now: Timestamp) {
-        let Some(slot) = self.slots.get_mut(&xid) else { return answer.send(Err(Error::NotHere)) };
-        let event = match end {
-            End::Commit if !slot.live.tx.manual && !slot.live.tx.asks() => {
-                return answer.send(Err(Error::Declared));
-            }
-            End::Commit => Event::CommitAsked,
-            End::Rollback { reason } => {
-                slot.live.roll_back(reason);
-                Event::RollbackAsked
-            }
-        };
-        slot.waiters.push(Waiter::View { wait, answer, repeated: false });
-        self.feed(xid, event, now);
     }
 
     /// Takes up a transaction that was read from the store, unless it is here already.
@@ -269,9 +235,18 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let xid = live.tx.xid;
         self.slots.entry(xid).or_insert_with(|| {
             live.tx.recover();
+            self.shares.added(&live.plan);
             Box::new(Slot::adopted(live, now))
         });
         self.take(Input::Wake { xid, event }, now);
+    }
+
+    fn retry(&mut self, live: Live, (branch, place): (u8, Place), now: Timestamp) {
+        let xid = live.tx.xid;
+        self.adopt(live, Event::Retry { branch }, now);
+        if let Some(slot) = self.slots.get_mut(&xid) {
+            slot.places.push((branch, place));
+        }
     }
 
     /// What sessions say. A call that none of them could take waits for the next one, which may have come meanwhile.
@@ -360,6 +335,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             return;
         }
         slot.tell();
+        slot.free_places();
         let ended = slot.live.tx.status.ended();
         match slot.live.tx.wake_at() {
             Some(at) if at < slot.timer => {
@@ -381,6 +357,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
 
     fn remove(&mut self, xid: Xid) {
         let Some(slot) = self.slots.remove(&xid) else { return };
+        self.shares.removed(&slot.live.plan);
         if !self.unreachable.is_empty() {
             self.await_no_more(xid, &slot.live.plan);
         }
@@ -440,6 +417,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     /// The key names an earlier transaction: its answer is the answer, if it is the same content.
     fn key_taken(&mut self, xid: Xid, record: &Record) {
         let Some(slot) = self.slots.remove(&xid) else { return };
+        self.shares.removed(&slot.live.plan);
         for waiter in slot.waiters {
             let Waiter::View { wait, answer, .. } = waiter else { continue };
             if record.digest != slot.digest {
@@ -495,3 +473,6 @@ pub fn satisfied(wait: Waits, status: Status) -> bool {
         Waits::Ended => status.ended(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod console;
 pub mod controls;
+pub mod door;
 pub mod driver;
 pub mod explain;
 pub mod limits;
@@ -40,6 +41,7 @@ use tracing::{info, warn};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, LEASE_MS};
+use crate::door::Door;
 use crate::driver::{Driver, Gauges, Settings};
 use crate::request::Input;
 use crate::scanner::Scanner;
@@ -127,7 +129,8 @@ pub async fn serve<S: Store>(
     let mut driven = tokio::spawn(driver.run(stopping));
 
     let addresses = ports.addresses().unwrap_or(Addresses { listen: config.listen, admin: config.admin_listen });
-    let coordinator = api::coordinator::Service::new(Arc::clone(&store), inbox.clone());
+    let coordinator =
+        api::coordinator::Service::new(Arc::clone(&store), Door::new(inbox.clone(), gauges.clone(), sessions.clone()));
     let admin = api::admin::Service {
         coordinator: coordinator.clone(),
         store,
@@ -216,5 +219,5 @@ async fn drain(server: impl Future, driven: &mut JoinHandle<()>, grace: Duration
 /// Whom the scanner may call at all.
 fn connected(sessions: &Sessions) -> scanner::Services {
     let sessions = sessions.clone();
-    Box::new(move || sessions.connected())
+    Box::new(move || sessions.rooms())
 }

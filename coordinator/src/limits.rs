@@ -55,6 +55,22 @@ pub const TIMELINE_MAX: usize = 32;
 /// Inputs that wait for the driver. A client's request past it is refused, a participant's replies wait.
 pub const INBOX_MAX: usize = 1 << 16;
 
+/// Inputs that wait for the driver when new transactions are refused; what concerns accepted ones still comes in.
+pub const INBOX_STARTS_MAX: usize = 1 << 14;
+
+/// New transactions are refused while what is queued for the store, or for one of their services, waits longer.
+pub const BEHIND_MS: u64 = 250;
+
+/// Waiting branches that are woken in one go when a service has come back, and answers of a lost session that are told
+/// in one go: others have their turn in between.
+pub const WAKE_MAX: usize = 256;
+
+/// A service that came, went and came again within this time is told to the driver only after it.
+pub const FLAP_MS: u64 = 1_000;
+
+/// Requests under way on one connection; a client keeps the next ones to itself.
+pub const STREAMS_MAX: u32 = 4_096;
+
 /// Most writes of one group commit.
 pub const COMMIT_ROWS_MAX: usize = 512;
 
@@ -69,6 +85,10 @@ pub const BATCH_BYTES_MAX: usize = 2 << 20;
 
 /// Most batches that a session takes before it answers one.
 pub const WINDOW_MAX: u32 = 16;
+
+/// Calls that wait in memory for one service: for one of its sessions to take them, or for one to come. Past it new
+/// transactions with that service are refused, and no others.
+pub const WAITING_MAX: usize = 1 << 14;
 
 /// Ended transactions of one service whose fence rows may be forgotten soon. Past it the oldest stay in the fence.
 pub const FORGET_MAX: usize = 1 << 20;
@@ -88,8 +108,21 @@ pub const PAGE_MAX: u32 = 1_000;
 /// Rows of one page when the caller does not say.
 pub const PAGE_DEFAULT: u32 = 50;
 
-/// Rows of `compensation_log` that one tick of the scanner takes of each service.
+/// Rows of `compensation_log` that are under way at a time, of all services; each may have the same share of them.
+pub const RETRIES_MAX: usize = 4_096;
+
+/// And of one service, unless an operator wants fewer.
 pub const SCAN_ROWS_MAX: u32 = 256;
+
+/// Rows of `compensation_log` that are claimed at a time: the next group commit waits for no more.
+pub const CLAIM_ROWS_MAX: usize = 256;
+
+/// A service that has come back takes all the retries that it can take after so long, and before that a share that
+/// grows evenly.
+pub const RAMP_MS: u64 = 2_000;
+
+/// A service whose sessions have no room and that has answered nothing for so long gets no retries.
+pub const STUCK_MS: u64 = 2_000;
 
 /// Transactions taken up at a time after a restart.
 pub const ORPHANS_MAX: u32 = 2_000;

@@ -7,6 +7,7 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, describ
 use tercet_core::{Operation, Reply, Status, Timestamp};
 
 use crate::names;
+use crate::request::Error;
 
 /// Says what each metric means. Called once, after a recorder is installed.
 pub fn describe() {
@@ -21,13 +22,14 @@ pub fn describe() {
     describe_histogram!("tercet_store_commit_seconds", "How long a group commit took");
     describe_histogram!("tercet_store_commit_rows", "Rows of one group commit");
     describe_counter!("tercet_store_failures_total", "Commits of unknown result");
-    describe_counter!("tercet_overloaded_total", "Requests refused for want of room");
-    describe_histogram!("tercet_scanner_lag_seconds", "From the moment a row was due to its attempt");
+    describe_counter!("tercet_overloaded_total", "Requests refused for want of room, by what there was too much of");
+    describe_counter!("tercet_abandoned_total", "Requests whose callers had given up before they were begun");
+    describe_histogram!("tercet_scanner_lag_seconds", "From the moment a row was due to its attempt, by service");
     describe_gauge!("tercet_live_transactions", "Transactions in memory");
     describe_gauge!("tercet_sessions", "Sessions of participants, by service");
     describe_gauge!("tercet_queued_calls", "Calls that wait for a session to take them, by service");
-    describe_gauge!("tercet_compensations_pending", "Rows of compensation_log that are tried again");
-    describe_gauge!("tercet_compensations_failed", "Rows of compensation_log that are parked");
+    describe_gauge!("tercet_compensations_pending", "Rows of compensation_log that are tried again, by service");
+    describe_gauge!("tercet_compensations_failed", "Rows of compensation_log that are parked, by service");
 }
 
 /// A transaction has ended.
@@ -49,8 +51,15 @@ pub fn store_failed() {
 }
 
 /// A request was refused for want of room.
-pub fn overloaded() {
-    counter!("tercet_overloaded_total").increment(1);
+pub fn overloaded(error: &Error) {
+    if let Error::Overloaded { what, .. } | Error::ServiceOverloaded { what, .. } = error {
+        counter!("tercet_overloaded_total", "what" => *what).increment(1);
+    }
+}
+
+/// The caller of a request had given up before it was begun.
+pub fn abandoned() {
+    counter!("tercet_abandoned_total").increment(1);
 }
 
 /// An attempt will be repeated.
@@ -72,14 +81,14 @@ pub fn parked(service: &str, operation: Operation) {
 }
 
 /// The scanner feeds a row that was due at `due`.
-pub fn scanned(due: Timestamp, now: Timestamp) {
-    histogram!("tercet_scanner_lag_seconds").record(seconds(now.ms_since(due)));
+pub fn scanned(service: &str, due: Timestamp, now: Timestamp) {
+    histogram!("tercet_scanner_lag_seconds", "service" => service.to_owned()).record(seconds(now.ms_since(due)));
 }
 
-/// How many rows of `compensation_log` wait, and how many are parked.
-pub fn compensations(pending: u64, failed: u64) {
-    gauge!("tercet_compensations_pending").set(pending as f64);
-    gauge!("tercet_compensations_failed").set(failed as f64);
+/// How many rows of `compensation_log` of a service wait, and how many are parked.
+pub fn compensations(service: &str, pending: u64, failed: u64) {
+    gauge!("tercet_compensations_pending", "service" => service.to_owned()).set(pending as f64);
+    gauge!("tercet_compensations_failed", "service" => service.to_owned()).set(failed as f64);
 }
 
 /// How many transactions are in memory.

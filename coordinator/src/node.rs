@@ -43,9 +43,12 @@ impl<S: Store, K: Clock> Node<S, K> {
             match self.store.beat(owner.node, Some(owner.epoch), LEASE_MS).await {
                 Ok(beat) => {
                     self.clock.raise(beat.now);
-                    metrics::compensations(beat.pending, beat.failed);
-                    self.gauges.pending.store(beat.pending, Ordering::Relaxed);
-                    self.gauges.failed.store(beat.failed, Ordering::Relaxed);
+                    for backlog in &beat.backlogs {
+                        metrics::compensations(&backlog.service, backlog.pending, backlog.failed);
+                    }
+                    let sum = |of: fn(&store::Backlog) -> u64| beat.backlogs.iter().map(of).sum();
+                    self.gauges.pending.store(sum(|backlog| backlog.pending), Ordering::Relaxed);
+                    self.gauges.failed.store(sum(|backlog| backlog.failed), Ordering::Relaxed);
                     let end = writer::lease_end(beat.now, LEASE_MS);
                     if self.inbox.send(Input::Lease { end }).await.is_err() {
                         return;

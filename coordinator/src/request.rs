@@ -10,6 +10,7 @@ use crate::driver::satisfied;
 use crate::live::Live;
 use crate::operate::Order;
 use crate::plan::{Invalid, Plan};
+use crate::scanner::Place;
 
 /// What goes into the driver's inbox.
 #[derive(Debug)]
@@ -51,6 +52,15 @@ pub enum Input {
         live: Box<Live>,
         /// What has happened to it.
         event: Event,
+    },
+    /// The scanner found a branch's row in `compensation_log` due.
+    Retry {
+        /// The transaction, as stored.
+        live: Box<Live>,
+        /// Which branch.
+        branch: u8,
+        /// Kept until the branch's attempt is over.
+        place: Place,
     },
     /// Something has happened to a transaction in memory.
     Wake {
@@ -102,6 +112,7 @@ impl Input {
             | Self::Look { xid, .. } => Some(*xid),
             Self::Start { .. }
             | Self::Adopt { .. }
+            | Self::Retry { .. }
             | Self::Replies(_)
             | Self::Connected { .. }
             | Self::Lease { .. } => None,
@@ -155,6 +166,14 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// Whether nobody listens any more: the caller has given up, or its deadline has passed.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::One(sender) => sender.is_closed(),
+            Self::Entry(_, sender) => sender.is_closed(),
+        }
+    }
+
     /// Answers.
     pub fn send(self, result: Result<pb::TransactionView, Error>) {
         match self {
@@ -227,6 +246,16 @@ pub enum Error {
     /// There is no room: repeat it later.
     #[error("{what}: the limit of {limit} is reached")]
     Overloaded {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there may be.
+        limit: usize,
+    },
+    /// There is no room for transactions with this service: repeat it later. Others are taken.
+    #[error("{service}: {what}: the limit of {limit} is reached")]
+    ServiceOverloaded {
+        /// The service that can not keep up.
+        service: String,
         /// What there is too much of.
         what: &'static str,
         /// How much there may be.

@@ -1,28 +1,58 @@
-//! The scanner over `compensation_log`: a cron schedule ticks it, and it only wakes transactions up.
+//! The scanner over `compensation_log`: a cron schedule says when to look, and it only wakes transactions up.
 //!
-//! What a retry means is the machine's to say. A row is leased for as long as its attempt may take; when the process
-//! dies meanwhile, the lease lapses and the row is due again.
+//! What a retry means is the machine's to say. The scanner keeps a bounded number of rows under way for each service
+//! and claims the next ones as those finish, so that a million due rows cost no more memory than a thousand, a service
+//! is never handed more than it takes at a time, and one with many rows starves none with few. A row is leased for as
+//! long as its attempt may take; when the process dies meanwhile, the lease lapses and the row is due again.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use tercet_core::Event;
 use tokio::sync::{Notify, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::clock::Clock;
 use crate::driver::{Gauges, Settings};
 use crate::live::Live;
-use crate::metrics;
 use crate::request::Input;
-use crate::store::{ClaimCompensations, Compensation, Lookup, Store};
+use crate::store::{CLAIM_SERVICES_MAX, ClaimCompensations, Claimed, Store};
+use crate::{limits, metrics};
+
+mod places;
+
+pub use places::{Place, Places};
 
 /// How long a claimed row is nobody else's. An attempt is over by then, or is repeated.
 const LEASE_MS: u64 = 30_000;
 
-/// Tells which services can be called at the moment.
-pub type Services = Box<dyn Fn() -> Vec<String> + Send + Sync>;
+/// Coordinators that share a store look at different moments of the second.
+const OFFSET_MS_MAX: u64 = 250;
+
+/// Services that can be called at the moment, and how much of each. Rows of others stay where they are.
+pub type Services = Box<dyn Fn() -> Vec<Room> + Send + Sync>;
+
+/// How much of a service can be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Its name.
+    pub service: String,
+    /// Calls that it takes at a time; 0 while it answers nothing.
+    pub calls: usize,
+    /// Calls that it has or that wait for it, those of the scanner included.
+    pub busy: usize,
+}
+
+impl Room {
+    /// Rows that may be under way when so many are: what other calls leave free, but always a quarter, so that neither
+    /// starves the other.
+    fn places(&self, under_way: usize) -> usize {
+        let others = self.busy.saturating_sub(under_way);
+        self.calls.saturating_sub(others).max(self.calls.div_ceil(4))
+    }
+}
 
 /// Everything a scan needs.
 pub struct Scanner<S, K> {
@@ -30,7 +60,7 @@ pub struct Scanner<S, K> {
     pub store: Arc<S>,
     /// The store's time.
     pub clock: K,
-    /// Who can be called at all: rows of other services stay where they are.
+    /// Who can be called.
     pub services: Services,
     /// The driver.
     pub inbox: mpsc::Sender<Input>,
@@ -53,59 +83,195 @@ pub async fn schedule(cron: &str, tick: Arc<Notify>) -> Result<JobScheduler, Job
 }
 
 impl<S: Store, K: Clock> Scanner<S, K> {
-    /// Scans at every tick, until the driver is gone.
+    /// Scans at every tick, and between two of them whenever rows have finished, until the driver is gone.
     pub async fn run(self, tick: Arc<Notify>) {
+        let places = Places::default();
+        let offset = Duration::from_millis(self.offset_ms());
+        let mut turn = 0;
+        // Those that had nothing due when they were last looked at: not again before the next tick.
+        let mut idle = HashSet::new();
         while !self.inbox.is_closed() {
-            tick.notified().await;
+            tokio::select! {
+                biased;
+                () = tick.notified() => {
+                    tokio::time::sleep(offset).await;
+                    idle.clear();
+                }
+                () = places.freed() => {}
+            }
             // Never more than the driver has room for: a row would spend its lease in a queue.
             while self.gauges.live.load(Ordering::Relaxed) < self.gauges.controls.live_max() as u64 / 2 {
-                match self.scan().await {
-                    Ok(0) => break,
-                    Ok(_) => {}
-                    Err(error) => {
-                        error!(error = &error as &dyn std::error::Error, "scan of compensation_log; next tick again");
-                        break;
-                    }
+                turn += 1;
+                let wanted =
+                    wanted((self.services)(), &places, &idle, (turn, self.gauges.controls.scan_rows() as usize));
+                if wanted.is_empty() {
+                    break;
+                }
+                if let Err(error) = self.scan(&wanted, &places, &mut idle).await {
+                    error!(error = &error as &dyn std::error::Error, "scan of compensation_log; next tick again");
+                    idle.extend(wanted.into_iter().map(|(service, _)| service));
+                    break;
                 }
             }
         }
     }
 
-    /// Claims what is due and wakes it; says how many rows that were.
-    async fn scan(&self) -> Result<usize, crate::store::Error> {
-        let services = (self.services)();
-        if services.is_empty() {
-            return Ok(0);
-        }
+    /// The same for one start of one node.
+    fn offset_ms(&self) -> u64 {
+        let owner = self.settings.owner;
+        let which = u64::from(owner.node) << 32 | owner.epoch & 0xffff_ffff;
+        (which.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % OFFSET_MS_MAX
+    }
+
+    /// Claims what is due of each service, at most so many rows, and wakes it.
+    async fn scan(
+        &self,
+        wanted: &[(String, u32)],
+        places: &Places,
+        idle: &mut HashSet<String>,
+    ) -> Result<(), crate::store::Error> {
         let now = self.clock.now();
         let claim = ClaimCompensations {
             now,
             lease_until: now.after_ms(LEASE_MS),
             owner: self.settings.owner,
-            services,
-            limit: self.gauges.controls.scan_rows(),
+            services: wanted.to_vec(),
         };
         let rows = self.store.claim_compensations(claim).await?;
-        for row in &rows {
-            metrics::scanned(row.next_retry_time, now);
-            self.wake(row).await?;
-        }
-        Ok(rows.len())
-    }
-
-    async fn wake(&self, row: &Compensation) -> Result<(), crate::store::Error> {
-        let Some(record) = self.store.get(Lookup::Xid(row.xid)).await? else {
-            warn!(xid = %row.xid, id = row.id, "a row of compensation_log without its transaction");
-            return Ok(());
-        };
-        match Live::decode(&record) {
-            Ok(live) => {
-                let event = Event::Retry { branch: row.branch as u8 };
-                // When the driver is gone, the lease lapses and the next one takes the row.
-                drop(self.inbox.send(Input::Adopt { live: Box::new(live), event }).await);
+        for (service, limit) in wanted {
+            let found = rows.iter().filter(|row| row.compensation.service == *service).count();
+            if found < *limit as usize {
+                idle.insert(service.clone());
             }
-            Err(error) => error!(xid = %row.xid, error = &error as &dyn std::error::Error, "left in compensation_log"),
+        }
+        for row in rows {
+            metrics::scanned(&row.compensation.service, row.compensation.next_retry_time, now);
+            self.wake(row, places).await;
         }
         Ok(())
+    }
+
+    async fn wake(&self, row: Claimed, places: &Places) {
+        match Live::decode(&row.record) {
+            Ok(live) => {
+                let place = places.take(&row.compensation.service);
+                let branch = row.compensation.branch as u8;
+                // When the driver is gone, the lease lapses and the next one takes the row.
+                drop(self.inbox.send(Input::Retry { live: Box::new(live), branch, place }).await);
+            }
+            Err(error) => {
+                error!(xid = %row.record.xid, error = &error as &dyn std::error::Error, "left in compensation_log");
+            }
+        }
+    }
+}
+
+/// How many rows to claim of whom: those with half of their places free, the same number of each, beginning with
+/// another one each time, since one claim is bounded and there may be more services than it has rows.
+fn wanted(
+    mut rooms: Vec<Room>,
+    places: &Places,
+    idle: &HashSet<String>,
+    (turn, scan_rows): (usize, usize),
+) -> Vec<(String, u32)> {
+    let share = (limits::RETRIES_MAX / rooms.len().max(1)).clamp(1, scan_rows);
+    let free = |room: &Room| {
+        let under_way = places.under_way(&room.service);
+        let most = room.places(under_way).min(share);
+        // In handfuls: a claim for each row that finishes would be a commit for each.
+        if 2 * under_way > most { 0 } else { most - under_way }
+    };
+    rooms.retain(|room| !idle.contains(&room.service) && free(room) > 0);
+    rooms.sort_unstable_by(|a, b| a.service.cmp(&b.service));
+    let count = rooms.len();
+    rooms.rotate_left(if count == 0 { 0 } else { turn % count });
+    rooms.truncate(CLAIM_SERVICES_MAX.min(limits::CLAIM_ROWS_MAX));
+    let each = limits::CLAIM_ROWS_MAX / rooms.len().max(1);
+    rooms
+        .into_iter()
+        .map(|room| {
+            let rows = free(&room).min(each);
+            (room.service, rows as u32)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(service: &str, calls: usize, busy: usize) -> Room {
+        Room { service: service.to_owned(), calls, busy }
+    }
+
+    fn asked(rooms: &[Room], places: &Places, turn: usize) -> Vec<(String, u32)> {
+        wanted(rooms.to_vec(), places, &HashSet::new(), (turn, 1_000))
+    }
+
+    fn named(list: &[(&str, u32)]) -> Vec<(String, u32)> {
+        list.iter().map(|(service, rows)| ((*service).to_owned(), *rows)).collect()
+    }
+
+    #[test]
+    fn a_service_gets_what_it_takes_at_a_time_and_no_more() {
+        let places = Places::default();
+        assert_eq!(asked(&[room("a", 10, 0)], &places, 0), named(&[("a", 10)]));
+        let mut held: Vec<_> = (0..10).map(|_| places.take("a")).collect();
+        // They are its calls, and count once.
+        assert_eq!(asked(&[room("a", 10, 10)], &places, 0), []);
+        held.truncate(6);
+        assert_eq!(asked(&[room("a", 10, 6)], &places, 0), [], "not for each row that finishes");
+        held.truncate(5);
+        assert_eq!(asked(&[room("a", 10, 5)], &places, 0), named(&[("a", 5)]));
+        held.clear();
+        assert_eq!(asked(&[room("a", 1, 0)], &places, 0), named(&[("a", 1)]));
+        assert_eq!(asked(&[room("a", 0, 900)], &places, 0), [], "it answers nothing");
+        let few = wanted(vec![room("a", 10, 0)], &places, &HashSet::new(), (0, 2));
+        assert_eq!(few, named(&[("a", 2)]), "an operator wants no more");
+    }
+
+    #[test]
+    fn other_calls_leave_a_quarter() {
+        let places = Places::default();
+        assert_eq!(asked(&[room("a", 100, 30)], &places, 0), named(&[("a", 70)]));
+        assert_eq!(asked(&[room("a", 100, 5_000)], &places, 0), named(&[("a", 25)]));
+        assert_eq!(asked(&[room("a", 2, 5_000)], &places, 0), named(&[("a", 1)]));
+    }
+
+    #[test]
+    fn a_claim_is_bounded_and_shared_evenly() {
+        let places = Places::default();
+        let rooms = [room("a", 1_000, 0), room("b", 10_000, 0), room("c", 3, 0), room("d", 1_000, 0)];
+        assert_eq!(asked(&rooms, &places, 0), named(&[("a", 64), ("b", 64), ("c", 3), ("d", 64)]));
+        let many: Vec<_> = (0..1_000).map(|at| room(&format!("{at:04}"), 50, 0)).collect();
+        let mut seen = HashSet::new();
+        for turn in 0..1_000 {
+            let claim = asked(&many, &places, turn);
+            assert!(claim.iter().map(|(_, rows)| *rows as usize).sum::<usize>() <= limits::CLAIM_ROWS_MAX);
+            seen.extend(claim.into_iter().map(|(service, _)| service));
+        }
+        assert_eq!(seen.len(), 1_000);
+    }
+
+    #[test]
+    fn all_together_are_bounded() {
+        let places = Places::default();
+        let rooms: Vec<_> = (0..16).map(|at| room(&format!("{at:02}"), 100_000, 0)).collect();
+        let mut held = Vec::new();
+        for turn in 0..10_000 {
+            let claim = asked(&rooms, &places, turn);
+            if claim.is_empty() {
+                break;
+            }
+            held.extend(claim.iter().flat_map(|(service, rows)| (0..*rows).map(|_| places.take(service))));
+        }
+        assert!(held.len() <= limits::RETRIES_MAX && held.len() > limits::RETRIES_MAX / 2, "{}", held.len());
+    }
+
+    #[test]
+    fn who_had_nothing_due_is_not_asked() {
+        let idle = HashSet::from(["a".to_owned()]);
+        let rooms = vec![room("a", 10, 0), room("b", 10, 0)];
+        assert_eq!(wanted(rooms, &Places::default(), &idle, (0, 1_000)), named(&[("b", 10)]));
     }
 }

@@ -1,7 +1,8 @@
 //! Sessions of participants: they connect, register, and are called down the stream that they opened.
 //!
 //! Calls for a service wait in one queue; whichever of its sessions has room takes the next batch, so load is shared
-//! and a lost session's untaken calls are another's. Built as the [`Caller`] of the driver.
+//! and a lost session's untaken calls are another's. A session never has more calls than it said it takes, and a queue
+//! is bounded: a service that answers nothing costs the others nothing. Built as the [`Caller`] of the driver.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,11 @@ use crate::metrics::ServiceMetrics;
 use crate::plan::has;
 use crate::{limits, names};
 
+mod load;
+
+/// A queue that is shorter is not searched for what nobody waits for any more.
+const SWEEP_MIN: usize = 4_096;
+
 /// What goes down a session.
 pub type Down = mpsc::Sender<Result<pb::OpenResponse, Status>>;
 
@@ -33,6 +39,10 @@ struct Session {
     instance: String,
     version: String,
     window: usize,
+    /// Most calls without an answer.
+    concurrency: usize,
+    /// Calls without an answer.
+    outstanding: usize,
     leaving: bool,
     down: Down,
     batches: Vec<Batch>,
@@ -47,9 +57,21 @@ struct Batch {
     calls: Vec<Outgoing>,
 }
 
+/// A call that no session has taken yet.
+struct Queued {
+    at: Duration,
+    outgoing: Outgoing,
+}
+
 struct Service {
     fence_id: Bytes,
-    queue: VecDeque<Outgoing>,
+    queue: VecDeque<Queued>,
+    /// The length at which the queue is next searched for calls that nobody waits for any more.
+    sweep_at: usize,
+    /// When the oldest of its sessions came.
+    back_at: Duration,
+    /// When it last answered, or came.
+    answered_at: Duration,
     sessions: Vec<Session>,
     /// In the order of ending, with the time after which no call can begin.
     forget: VecDeque<(Timestamp, Xid)>,
@@ -64,6 +86,8 @@ struct Inner {
     services: HashMap<String, Service>,
     dirty: Vec<String>,
     next: u64,
+    /// When the first call since the last flush came.
+    now: Duration,
 }
 
 /// All sessions. Clones are one.
@@ -95,6 +119,8 @@ pub struct Instance {
     pub queued: usize,
     /// Calls that it has not answered yet.
     pub in_flight: usize,
+    /// Most calls that it takes before it answers one.
+    pub concurrency: usize,
 }
 
 /// How a service is doing.
@@ -139,11 +165,12 @@ impl Sessions {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a session. The second value: the service had none before.
+    /// Adds a session. The second value: the service had none before, and what waits for it may be woken so much later.
     ///
     /// # Errors
     /// When it has another fence than its siblings, or there is no room.
-    pub fn add(&self, register: &pb::Register, down: Down) -> Result<(SessionId, bool), Refusal> {
+    pub fn add(&self, register: &pb::Register, down: Down) -> Result<(SessionId, Option<Duration>), Refusal> {
+        let monotonic = self.clock.monotonic();
         let mut inner = self.lock();
         if inner.services.values().map(|service| service.sessions.len()).sum::<usize>() >= limits::SESSIONS_MAX {
             return Err(Refusal::TooMany(limits::SESSIONS_MAX));
@@ -156,6 +183,9 @@ impl Sessions {
         let service = inner.services.entry(register.service.clone()).or_insert_with(|| Service {
             fence_id: register.fence_id.clone(),
             queue: VecDeque::new(),
+            sweep_at: SWEEP_MIN,
+            back_at: Duration::ZERO,
+            answered_at: Duration::ZERO,
             sessions: Vec::new(),
             forget: VecDeque::new(),
             dirty: false,
@@ -173,12 +203,25 @@ impl Sessions {
                 given: hex(&register.fence_id),
             });
         }
-        let first = service.sessions.is_empty();
+        let first = service.sessions.is_empty().then(|| {
+            // One that comes and goes all the time costs those that wait for it, and the driver, no more than this.
+            let flaps = service.back_at > Duration::ZERO;
+            let quiet = service.back_at + Duration::from_millis(limits::FLAP_MS);
+            (service.back_at, service.answered_at) = (monotonic, monotonic);
+            if flaps { quiet.saturating_sub(monotonic) } else { Duration::ZERO }
+        });
+        let window = register.window.clamp(1, limits::WINDOW_MAX) as usize;
+        let concurrency = match register.concurrency as usize {
+            0 => window * limits::BATCH_CALLS_MAX,
+            calls => calls.min(window * limits::BATCH_CALLS_MAX),
+        };
         service.sessions.push(Session {
             id,
             instance: register.instance.clone(),
             version: register.version.clone(),
-            window: register.window.clamp(1, limits::WINDOW_MAX) as usize,
+            window,
+            concurrency,
+            outstanding: 0,
             leaving: false,
             down,
             batches: Vec::new(),
@@ -196,7 +239,7 @@ impl Sessions {
         let calls = gone.flat_map(|session| session.batches).flat_map(|batch| batch.calls);
         let mut replies: Vec<_> = calls.map(|call| call.answered(Reply::Unknown)).collect();
         if service.sessions.is_empty() {
-            replies.extend(service.queue.drain(..).map(|call| call.answered(Reply::Unreachable)));
+            replies.extend(service.queue.drain(..).map(|call| call.outgoing.answered(Reply::Unreachable)));
         }
         service.metrics.sessions(service.sessions.len());
         let now = self.clock.now();
@@ -218,7 +261,9 @@ impl Sessions {
         let session = service.sessions.iter_mut().find(|session| session.id == id)?;
         let at = session.batches.iter().position(|batch| batch.number == replies.batch)?;
         let batch = session.batches.remove(at);
+        session.outstanding -= batch.calls.len();
         let now = self.clock.monotonic();
+        service.answered_at = now;
         service.metrics.answered(now.saturating_sub(batch.sent_at));
         let given = replies.replies.into_iter().map(Some).chain(std::iter::repeat(None));
         let incoming = batch.calls.iter().zip(given).map(|(call, reply)| {
@@ -297,7 +342,8 @@ impl Sessions {
                 instance: session.instance.clone(),
                 version: session.version.clone(),
                 queued: service.queue.len(),
-                in_flight: session.batches.iter().map(|batch| batch.calls.len()).sum(),
+                in_flight: session.outstanding,
+                concurrency: session.concurrency,
             })
         });
         let mut all: Vec<_> = all.collect();
@@ -310,18 +356,21 @@ impl Service {
     /// Sends batches while there are calls and sessions with room. The session with the most room takes the next.
     fn dispatch(&mut self, now: Timestamp, monotonic: Duration) {
         while !self.queue.is_empty() {
-            let free = |session: &Session| session.window.saturating_sub(session.batches.len());
-            let session = self.sessions.iter_mut().filter(|session| !session.leaving && free(session) > 0);
-            let Some(session) = session.max_by_key(|session| free(session)) else { return };
+            let Some(session) = self.sessions.iter_mut().max_by_key(|session| session.free()) else { return };
+            let (batches, calls) = session.free();
+            if batches == 0 || calls == 0 {
+                return;
+            }
             let Ok(permit) = session.down.try_reserve() else {
                 // Its stream is closed or stuck; silence or the end of the stream will remove it.
                 session.leaving = true;
                 continue;
             };
-            let calls = next_batch(&mut self.queue, now);
+            let calls = next_batch(&mut self.queue, calls, now);
             if calls.is_empty() {
                 continue;
             }
+            session.outstanding += calls.len();
             session.last += 1;
             let number = session.last;
             self.sent.batches += 1;
@@ -334,13 +383,22 @@ impl Service {
     }
 }
 
-/// Takes calls off the queue, within the limits of a batch. What may no longer begin is dropped: the machine has given
-/// it up.
-fn next_batch(queue: &mut VecDeque<Outgoing>, now: Timestamp) -> Vec<Outgoing> {
-    let mut batch = Vec::with_capacity(queue.len().min(limits::BATCH_CALLS_MAX));
+impl Session {
+    /// Batches and calls that it has room for. None at all when it takes no more.
+    fn free(&self) -> (usize, usize) {
+        let calls = self.concurrency.saturating_sub(self.outstanding);
+        if self.leaving || calls == 0 { (0, 0) } else { (self.window.saturating_sub(self.batches.len()), calls) }
+    }
+}
+
+/// Takes at most so many calls off the queue, within the limits of a batch. What may no longer begin is dropped: the
+/// machine has given it up.
+fn next_batch(queue: &mut VecDeque<Queued>, calls_max: usize, now: Timestamp) -> Vec<Outgoing> {
+    let calls_max = calls_max.min(limits::BATCH_CALLS_MAX);
+    let mut batch = Vec::with_capacity(queue.len().min(calls_max));
     let mut bytes = 0;
-    while batch.len() < limits::BATCH_CALLS_MAX && bytes < limits::BATCH_BYTES_MAX {
-        let Some(call) = queue.pop_front() else { break };
+    while batch.len() < calls_max && bytes < limits::BATCH_BYTES_MAX {
+        let Some(Queued { outgoing: call, .. }) = queue.pop_front() else { break };
         if call.call.not_after > now {
             bytes += call.plan.branches[usize::from(call.call.branch)].request.len();
             batch.push(call);
@@ -389,11 +447,17 @@ impl Caller for Sessions {
         if service.sessions.is_empty() {
             return false;
         }
+        if inner.dirty.is_empty() {
+            inner.now = self.clock.monotonic();
+        }
         if !service.dirty {
             service.dirty = true;
             inner.dirty.push(call.service().to_owned());
         }
-        service.queue.push_back(call);
+        if service.queue.len() >= service.sweep_at {
+            service.sweep(self.clock.now());
+        }
+        service.queue.push_back(Queued { at: inner.now, outgoing: call });
         true
     }
 

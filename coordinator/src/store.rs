@@ -27,6 +27,12 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// Longest label (`name=value`) or business key that a store takes, in bytes.
 pub const KEY_BYTES_MAX: usize = 256;
 
+/// Services whose compensations a beat counts.
+pub const BACKLOGS_MAX: usize = 1_000;
+
+/// Most services of one claim of compensations.
+pub const CLAIM_SERVICES_MAX: usize = 256;
+
 /// The durable side of a coordinator. An answer means that the write is on disk.
 pub trait Store: Send + Sync + 'static {
     /// Makes a batch durable in one commit and answers for each write, in order. A write happens whole (its keys,
@@ -49,12 +55,13 @@ pub trait Store: Send + Sync + 'static {
     /// only the next start of the node finds those.
     fn claim_orphans(&self, owner: Owner, limit: u32) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
 
-    /// Leases compensations that are due, so that nobody else gets them before `lease_until`; oldest first, up to
-    /// `limit` for each service so that a stuck one starves no other. A write that leaves one pending ends its lease.
+    /// Leases compensations that are due, so that nobody else gets them before `lease_until`, and shows each with its
+    /// transaction; those that are due for longest first, so many of each service that a stuck one starves no other. A
+    /// write that leaves one pending ends its lease.
     fn claim_compensations(
         &self,
         claim: ClaimCompensations,
-    ) -> impl Future<Output = Result<Vec<Compensation>, Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Claimed>, Error>> + Send;
 
     /// Renews the lease of `node` for `lease_ms` from now and tells the store's time. Without an `epoch` it starts the
     /// node: it gets the next epoch, durably. [`Error::Superseded`] when a newer start of that node has beaten.
@@ -297,10 +304,17 @@ pub struct ClaimCompensations {
     pub lease_until: Timestamp,
     /// For whom.
     pub owner: Owner,
-    /// Of these services only, each at most once.
-    pub services: Vec<String>,
-    /// At most so many of each service.
-    pub limit: u32,
+    /// Of these services only, each named once, and at most so many of each. At most [`CLAIM_SERVICES_MAX`].
+    pub services: Vec<(String, u32)>,
+}
+
+/// A compensation that was leased, and the transaction that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The row, with its lease.
+    pub compensation: Compensation,
+    /// The transaction as it was at some moment since.
+    pub record: Record,
 }
 
 /// A row of `compensation_log`.
@@ -408,15 +422,24 @@ impl Query for AuditQuery {
 }
 
 /// The store's answer to a node that is alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat {
     /// The store's time, the only one that counts.
     pub now: Timestamp,
     /// Which start of the node this is.
     pub epoch: u64,
-    /// Compensations that are tried again.
+    /// Of the services that ever had any, the [`BACKLOGS_MAX`] with the most.
+    pub backlogs: Vec<Backlog>,
+}
+
+/// Compensations of one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// The service.
+    pub service: String,
+    /// Those that are tried again.
     pub pending: u64,
-    /// Compensations whose attempts are used up.
+    /// Those that wait for a person.
     pub failed: u64,
 }
 

@@ -1,7 +1,12 @@
 //! The load program: drives one kind of transaction as fast as it goes, and says what each cost.
 
+pub mod bulkhead;
 pub mod measure;
+pub mod open;
+pub mod overload;
+pub mod recover;
 pub mod report;
+pub mod rogue;
 pub mod size;
 pub mod work;
 
@@ -97,7 +102,7 @@ impl Stage {
             None => Coordinator::start(folder.path()).await?,
         };
         let mut participants = match kind.filling(config.seconds + config.warmup) {
-            None => noop::start("load", folder.path(), &coordinator.url, config.fence, false)?,
+            None => noop::start("load", folder.path(), &coordinator.url, config.fence, noop::Habit::Agrees)?,
             Some(filling) => {
                 let urls = shop::files(folder.path());
                 shop::fill(&urls, filling).await?;

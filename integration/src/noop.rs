@@ -1,10 +1,11 @@
 //! Participants that do nothing, to measure everything around them.
 
 use std::future::pending;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use sqlx::Sqlite;
 use tercet::action::{Action, Message, Saga, Tcc};
 use tercet::fence::Dialect as _;
@@ -34,60 +35,102 @@ pub const NOTHING: Nothing = Nothing { item: 1 << 40, count: 1 };
 /// How long a participant that is told to holds transactions up.
 const HOLD_UP: Duration = Duration::from_secs(600);
 
-/// The settings of one such participant.
+/// What such a participant does with its calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Habit {
+    /// Says "done" to everything
+    #[default]
+    Agrees,
+    /// Says "not now" to every try
+    Holds,
+    /// Answers nothing, and is alive
+    Hangs,
+}
+
+/// The settings of such participants.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Its service: a, b or c
-    #[arg(long)]
-    service: String,
+    /// A service, any number of times: all of them in this process
+    #[arg(long, required = true)]
+    service: Vec<String>,
     /// URL of the coordinator
     #[arg(long)]
     coordinator: String,
-    /// Keep a durable fence in this SQLite file; without it there is no fence
+    /// Keep durable fences in SQLite files in this folder; without it there are none
     #[arg(long)]
-    database: Option<PathBuf>,
-    /// Answer every try with "not now"
+    fences: Option<PathBuf>,
+    /// Calls that each service takes at a time
     #[arg(long)]
-    hold: bool,
+    concurrency: Option<NonZeroU32>,
+    /// What they do with their calls
+    #[arg(long, value_enum, default_value_t)]
+    habit: Habit,
 }
 
-/// Runs one until the process is killed.
+/// Runs them until the process is killed.
 ///
 /// # Errors
-/// When it can not start.
+/// When one can not start.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let url = match &config.database {
-        Some(file) => format!("sqlite://{}", file.display()),
+    futures_util::future::try_join_all(config.service.iter().map(|name| serve(name, &config))).await?;
+    Ok(())
+}
+
+async fn serve(name: &str, config: &Config) -> anyhow::Result<()> {
+    let url = match &config.fences {
+        Some(folder) => format!("sqlite://{}/{name}.db", folder.display()),
         None => "sqlite::memory:".to_owned(),
     };
-    let at = SERVICES.iter().position(|name| *name == config.service);
-    let at = at.ok_or_else(|| anyhow::anyhow!("the service {:?} is none of {SERVICES:?}", config.service))?;
-    let noop = || NoOp { hold: config.hold };
-    let mut service = Service::new(SERVICES[at], [Sqlite::open(&url).await?])
-        .tcc_slice(HOLD[at], noop())
-        .saga_slice(STEP[at], noop())
-        .receiver_slice(TELL[at], noop())
-        .coordinator(config.coordinator);
-    if config.database.is_none() {
+    // A service has its name for as long as the process runs.
+    let name: &'static str = String::leak(name.to_owned());
+    let noop = || NoOp { habit: config.habit };
+    let mut service = Service::new(name, [Sqlite::open(&url).await?])
+        .tcc_slice(Action::<Tcc, Nothing>::tcc(name, HOLD[0].name()), noop())
+        .saga_slice(Action::<Saga, Nothing>::saga(name, STEP[0].name()), noop())
+        .receiver_slice(Action::<Message, Nothing>::message(name, TELL[0].name()), noop())
+        .coordinator(&config.coordinator);
+    if config.fences.is_none() {
         service = service.without_fence();
+    }
+    if let Some(calls) = config.concurrency {
+        service = service.concurrency(calls);
     }
     Ok(service.run(pending()).await?)
 }
 
-/// Starts the three of them: this same program again, with its word `participant`. With a fence it is in `folder`.
+/// How to start such services in one process: this same program again, with its word `participant`. With a fence it is
+/// in `folder`.
+///
+/// # Errors
+/// When the program was not built.
+pub fn spec(program: &str, folder: &Path, coordinator: &str, services: &[&str], fence: bool) -> anyhow::Result<Spec> {
+    let mut spec = Spec::new(services[0], program, "tercet-integration", folder)?
+        .word("participant")
+        .with("--coordinator", coordinator);
+    for service in services {
+        spec = spec.with("--service", *service);
+    }
+    Ok(if fence { spec.with("--fences", folder) } else { spec })
+}
+
+/// Starts the three of them, each in a process of its own.
 ///
 /// # Errors
 /// When the system does not start them.
-pub fn start(program: &str, folder: &Path, coordinator: &str, fence: bool, hold: bool) -> anyhow::Result<Vec<Process>> {
+pub fn start(
+    program: &str,
+    folder: &Path,
+    coordinator: &str,
+    fence: bool,
+    habit: Habit,
+) -> anyhow::Result<Vec<Process>> {
     let start = |service: &&str| {
-        let mut spec = Spec::new(service, program, "tercet-integration", folder)?
-            .word("participant")
-            .with("--service", *service)
-            .with("--coordinator", coordinator);
-        if fence {
-            spec = spec.with("--database", folder.join(format!("{service}.db")));
+        let spec = spec(program, folder, coordinator, &[*service], fence)?;
+        match habit {
+            Habit::Agrees => spec.start(),
+            Habit::Holds => spec.with("--habit", "holds").start(),
+            Habit::Hangs => spec.with("--habit", "hangs").start(),
         }
-        if hold { spec.word("--hold").start() } else { spec.start() }
     };
     SERVICES.iter().map(start).collect()
 }
@@ -129,11 +172,16 @@ pub fn message() -> anyhow::Result<Plan<Message>> {
 }
 
 struct NoOp {
-    hold: bool,
+    habit: Habit,
 }
 
-fn done(operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
-    Ok(vec![Answer::done(); operations.len()])
+impl NoOp {
+    async fn done(&self, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
+        if self.habit == Habit::Hangs {
+            pending::<()>().await;
+        }
+        Ok(vec![Answer::done(); operations.len()])
+    }
 }
 
 impl SliceParticipant for NoOp {
@@ -141,15 +189,18 @@ impl SliceParticipant for NoOp {
     type Request = Nothing;
 
     async fn try_(&self, _: &mut DbTx<Sqlite>, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
-        if self.hold { Ok(vec![Answer::not_now(HOLD_UP); operations.len()]) } else { done(operations) }
+        if self.habit == Habit::Holds {
+            return Ok(vec![Answer::not_now(HOLD_UP); operations.len()]);
+        }
+        self.done(operations).await
     }
 
     async fn confirm(&self, _: &mut DbTx<Sqlite>, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
-        done(operations)
+        self.done(operations).await
     }
 
     async fn cancel(&self, _: &mut DbTx<Sqlite>, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
-        done(operations)
+        self.done(operations).await
     }
 }
 
@@ -158,11 +209,11 @@ impl SliceCompensable for NoOp {
     type Request = Nothing;
 
     async fn try_(&self, _: &mut DbTx<Sqlite>, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
-        done(operations)
+        self.done(operations).await
     }
 
     async fn cancel(&self, _: &mut DbTx<Sqlite>, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
-        done(operations)
+        self.done(operations).await
     }
 }
 
@@ -171,6 +222,6 @@ impl SliceReceiver for NoOp {
     type Request = Nothing;
 
     async fn deliver(&self, _: &mut DbTx<Sqlite>, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
-        done(operations)
+        self.done(operations).await
     }
 }

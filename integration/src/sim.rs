@@ -251,7 +251,7 @@ async fn coordinate(world: World, memory: MemoryStore) {
     let scanner = Scanner {
         store: Arc::clone(&store),
         clock: world.clone(),
-        services: Box::new(move || network::connected(&called)),
+        services: Box::new(move || network::rooms(&called)),
         inbox: inbox.clone(),
         gauges: Arc::clone(&gauges),
         settings,

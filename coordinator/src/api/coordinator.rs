@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::errors;
+use crate::door::Door;
 use crate::driver::satisfied;
 use crate::limits;
 use crate::live::Live;
@@ -25,41 +26,35 @@ use crate::store::{Lookup, Record, Store};
 /// How often a watched transaction is looked at.
 const WATCH_MS: u64 = 50;
 
+/// How often a stream looks whether the coordinator has caught up.
+const BUSY_MS: u64 = 5;
+
 /// Times that a transaction is fetched from the store and handed to the driver before a caller is told to come again.
 const ADOPTIONS_MAX: usize = 5;
 
 /// The service. Clones are one.
-#[derive(Debug)]
 pub struct Service<S> {
     store: Arc<S>,
-    inbox: mpsc::Sender<Input>,
+    door: Door,
     watches: Arc<AtomicUsize>,
 }
 
 impl<S> Clone for Service<S> {
     fn clone(&self) -> Self {
-        Self { store: Arc::clone(&self.store), inbox: self.inbox.clone(), watches: Arc::clone(&self.watches) }
+        Self { store: Arc::clone(&self.store), door: self.door.clone(), watches: Arc::clone(&self.watches) }
     }
 }
 
 impl<S: Store> Service<S> {
-    /// In front of a driver and its store.
-    pub fn new(store: Arc<S>, inbox: mpsc::Sender<Input>) -> Self {
-        Self { store, inbox, watches: Arc::default() }
-    }
-
-    fn put(&self, input: Input) -> Result<(), Error> {
-        self.inbox.try_send(input).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Error::Overloaded { what: "waiting requests", limit: limits::INBOX_MAX }
-            }
-            mpsc::error::TrySendError::Closed(_) => Error::Stopping,
-        })
+    /// In front of a driver, behind its door, and its store.
+    pub fn new(store: Arc<S>, door: Door) -> Self {
+        Self { store, door, watches: Arc::default() }
     }
 
     async fn start(&self, plan: Plan, wait: Waits) -> Result<pb::TransactionView, Error> {
+        self.door.admit(&plan)?;
         let (sender, receiver) = oneshot::channel();
-        self.put(Input::Start { plan: Box::new(plan), wait, answer: Answer::One(sender) })?;
+        self.door.put(Input::Start { plan: Box::new(plan), wait, answer: Answer::One(sender) })?;
         let view = receiver.await.unwrap_or(Err(Error::Stopping))?;
         self.follow(view, wait).await
     }
@@ -69,7 +64,7 @@ impl<S: Store> Service<S> {
         let repeated = view.repeated;
         while repeated && !satisfied_by(&view, wait) {
             tokio::time::sleep(Duration::from_millis(WATCH_MS)).await;
-            if self.inbox.is_closed() {
+            if self.door.is_closed() {
                 return Err(Error::Stopping);
             }
             let xid = Xid::from_slice(&view.xid).ok_or(Error::NotFound)?;
@@ -96,7 +91,7 @@ impl<S: Store> Service<S> {
     async fn finish(&self, xid: Xid, end: End, wait: Waits) -> Result<pb::TransactionView, Error> {
         for _ in 0..ADOPTIONS_MAX {
             let (sender, receiver) = oneshot::channel();
-            self.put(Input::Finish { xid, end: end.clone(), wait, answer: Answer::One(sender) })?;
+            self.door.put(Input::Finish { xid, end: end.clone(), wait, answer: Answer::One(sender) })?;
             match receiver.await.unwrap_or(Err(Error::Stopping)) {
                 Err(Error::NotHere) => {}
                 told => return told,
@@ -110,7 +105,7 @@ impl<S: Store> Service<S> {
                 let view = pb::TransactionView { repeated: true, ..live.view() };
                 return self.follow(view, wait).await;
             }
-            self.put(Input::Adopt { live: Box::new(live), event: Event::Woken })?;
+            self.door.put(Input::Adopt { live: Box::new(live), event: Event::Woken })?;
         }
         Err(Error::Unavailable { reason: "the transaction keeps moving between coordinators".into() })
     }
@@ -123,7 +118,7 @@ impl<S: Store> Service<S> {
     ) -> Result<pb::AddBranchResponse, Error> {
         for _ in 0..ADOPTIONS_MAX {
             let (answer, receiver) = oneshot::channel();
-            self.put(Input::AddBranch { xid, index, branch: Box::new(branch.clone()), answer })?;
+            self.door.put(Input::AddBranch { xid, index, branch: Box::new(branch.clone()), answer })?;
             match receiver.await.unwrap_or(Err(Error::Stopping)) {
                 Err(Error::NotHere) => {}
                 told => {
@@ -135,7 +130,7 @@ impl<S: Store> Service<S> {
             if live.tx.status.decided() {
                 return Err(Error::AlreadyDecided { status: live.tx.status });
             }
-            self.put(Input::Adopt { live: Box::new(live), event: Event::Woken })?;
+            self.door.put(Input::Adopt { live: Box::new(live), event: Event::Woken })?;
         }
         Err(Error::Unavailable { reason: "the transaction keeps moving between coordinators".into() })
     }
@@ -150,8 +145,9 @@ impl<S: Store> Service<S> {
                 tokio::spawn(async move { drop(answers.send((id, service.start(plan, wait).await))) });
                 return Ok(());
             }
+            self.door.admit(&plan)?;
             let answer = Answer::Entry(id, answers.clone());
-            self.put(Input::Start { plan: Box::new(plan), wait, answer })
+            self.door.put(Input::Start { plan: Box::new(plan), wait, answer })
         });
         if let Err(error) = started {
             // The receiver is gone only when the stream is.
@@ -220,6 +216,9 @@ impl<S: Store> Coordinator for Service<S> {
         tokio::spawn(async move {
             while let Some(Ok(request)) = entries.next().await {
                 for entry in request.entries {
+                    while service.door.busy().is_some() && !service.door.is_closed() {
+                        tokio::time::sleep(Duration::from_millis(BUSY_MS)).await;
+                    }
                     match Arc::clone(&room).acquire_owned().await {
                         Ok(permit) => permit.forget(),
                         Err(_) => return,
@@ -344,7 +343,7 @@ impl<S: Store> Service<S> {
             }
             view = loop {
                 tokio::time::sleep(Duration::from_millis(WATCH_MS)).await;
-                if sender.is_closed() || self.inbox.is_closed() {
+                if sender.is_closed() || self.door.is_closed() {
                     return;
                 }
                 match self.read(Lookup::Xid(xid)).await {

@@ -32,6 +32,12 @@ pub fn status(error: &Error) -> Status {
             details.set_retry_info(Some(Duration::from_millis(limits::RETRY_AFTER_MS)));
             Code::ResourceExhausted
         }
+        Error::ServiceOverloaded { service, what, limit } => {
+            let named = [("service", service.clone()), ("what", (*what).to_owned()), ("limit", limit.to_string())];
+            info("SERVICE_OVERLOADED", &named);
+            details.set_retry_info(Some(Duration::from_millis(limits::RETRY_AFTER_MS)));
+            Code::ResourceExhausted
+        }
         Error::KeyReused { xid } => {
             info("KEY_REUSED", &[("field", "idempotency_key".into()), ("xid", xid.to_string())]);
             Code::AlreadyExists

@@ -130,11 +130,9 @@ struct Served {
 }
 
 impl Served {
-    async fn run<U: Uplink>(self, mut up: U, first: bool) {
-        if first && self.service.inbox.send(Input::Connected { service: self.name.clone() }).await.is_err() {
-            return;
-        }
-        let why = self.listen(&mut up).await;
+    /// `first`: how long to wait until the driver hears that its service is there, if it does not know.
+    async fn run<U: Uplink>(self, mut up: U, first: Option<Duration>) {
+        let why = self.listen(&mut up, first).await;
         let unanswered = self.service.sessions.remove(&self.name, self.id);
         let calls = unanswered.len();
         if calls > 0 {
@@ -143,11 +141,16 @@ impl Served {
             info!(service = self.name, instance = self.instance, why, "session closed");
         }
         // When the driver is gone so is everyone who could wait.
-        drop(self.service.inbox.send(Input::Replies(unanswered)).await);
+        let mut unanswered = unanswered.into_iter().peekable();
+        while unanswered.peek().is_some() {
+            let some = unanswered.by_ref().take(limits::WAKE_MAX).collect();
+            drop(self.service.inbox.send(Input::Replies(some)).await);
+        }
     }
 
     /// Until the session ends; says why.
-    async fn listen<U: Uplink>(&self, up: &mut U) -> &'static str {
+    async fn listen<U: Uplink>(&self, up: &mut U, first: Option<Duration>) -> &'static str {
+        let mut untold = first.map(|delay| Box::pin(tokio::time::sleep(delay)));
         let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS.into()));
         let silence_max = Duration::from_millis(SILENCE_MS_MAX.into());
         let mut heard = Instant::now();
@@ -171,6 +174,13 @@ impl Served {
                         Some(Ok(_)) => return "it sent an empty message",
                         Some(Err(_)) => return "the connection broke",
                         None => return "it closed the stream",
+                    }
+                }
+                () = async { if let Some(delay) = &mut untold { delay.await } }, if untold.is_some() => {
+                    untold = None;
+                    let connected = Input::Connected { service: self.name.clone() };
+                    if self.service.inbox.send(connected).await.is_err() {
+                        return "the coordinator stops";
                     }
                 }
                 _ = beat.tick() => {

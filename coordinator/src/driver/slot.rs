@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use tercet_core::{Note, Timestamp};
+use tercet_core::{Note, Progress, Timestamp};
 use tercet_proto::admin::v1 as admin;
 use tercet_proto::coordinator::v1 as pb;
 use tracing::{error, info, warn};
@@ -11,6 +11,7 @@ use crate::config::LEASE_MS;
 use crate::live::Live;
 use crate::metrics;
 use crate::request::{Added, Error, Input, Waiter};
+use crate::scanner::Place;
 
 /// A transaction, and what waits for its write.
 pub(super) struct Slot {
@@ -22,6 +23,8 @@ pub(super) struct Slot {
     /// To be made once the write has succeeded.
     pub(super) calls: Vec<tercet_core::Call>,
     pub(super) waiters: Vec<Waiter>,
+    /// Of its branches that the scanner woke, until their attempts are over.
+    pub(super) places: Vec<(u8, Place)>,
     /// The earliest timer that is set for it.
     pub(super) timer: Timestamp,
     /// No call of it is valid after this.
@@ -37,6 +40,7 @@ impl Slot {
             backlog: VecDeque::new(),
             calls: Vec::new(),
             waiters: Vec::new(),
+            places: Vec::new(),
             timer: Timestamp::MAX,
             not_after: Timestamp(0),
         }
@@ -68,6 +72,17 @@ impl Slot {
                     drop(answer.send(Ok(admin::Changed { difference: Some(*difference), transaction })));
                 }
             }
+        }
+    }
+
+    /// Lets the scanner have the places of those branches whose attempts are over.
+    pub(super) fn free_places(&mut self) {
+        if !self.places.is_empty() {
+            let branches = &self.live.tx.branches;
+            let called = |branch: u8| {
+                branches.get(usize::from(branch)).is_some_and(|branch| branch.progress == Progress::Called)
+            };
+            self.places.retain(|(branch, _)| called(*branch));
         }
     }
 

@@ -70,6 +70,7 @@ macro_rules! store_conformance {
             due_compensations_are_claimed_once_until_their_lease_ends,
             a_write_ends_the_lease_of_a_compensation,
             each_service_gets_its_share_of_compensations,
+            a_claimed_compensation_comes_with_its_transaction,
             compensations_are_listed_by_every_part_of_the_query,
             what_is_parked_is_listed_once_and_by_age,
             an_audit_row_is_written_with_its_change_or_not_at_all,
@@ -155,8 +156,8 @@ fn compensation(branch: u16, service: &str) -> CompensationWrite {
 }
 
 fn claim(services: &[&str], now: Timestamp, limit: u32) -> ClaimCompensations {
-    let services = services.iter().map(|service| (*service).to_owned()).collect();
-    ClaimCompensations { now, lease_until: now.after_ms(1_000), owner: OWNER, services, limit }
+    let services = services.iter().map(|service| ((*service).to_owned(), limit)).collect();
+    ClaimCompensations { now, lease_until: now.after_ms(1_000), owner: OWNER, services }
 }
 
 const DONE_1: Written = Written::Done { version: 1 };
@@ -198,7 +199,8 @@ async fn compensations<S: Store>(store: &S) -> Vec<Compensation> {
 
 async fn claimed<S: Store>(store: &S, claim: ClaimCompensations) -> Vec<(Xid, u16)> {
     let rows = store.claim_compensations(claim).await.expect("the store is there");
-    rows.iter().map(|row| (row.xid, row.branch)).collect()
+    assert!(rows.iter().all(|row| row.record.xid == row.compensation.xid));
+    rows.iter().map(|row| (row.compensation.xid, row.compensation.branch)).collect()
 }
 
 async fn orphans<S: Store>(store: &S, owner: Owner, limit: u32) -> Vec<Xid> {

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tercet_core::{Timestamp, Xid};
 
 use super::{
-    Advance, AuditQuery, Beat, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus,
-    CompensationWrite, Create, Error, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, Key, ListQuery, Lists, Lookup, Owner,
-    Purge, Query, Record, Store, Write, Written,
+    Advance, AuditQuery, BACKLOGS_MAX, Backlog, Beat, ClaimCompensations, Claimed, Compensation, CompensationQuery,
+    CompensationStatus, CompensationWrite, Create, Error, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, Key, ListQuery,
+    Lists, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
 };
 use crate::audit::{AuditRow, AuditWrite};
 use crate::clock::Clock;
@@ -105,23 +105,23 @@ impl Store for MemoryStore {
         Ok(claimed)
     }
 
-    async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Compensation>, Error> {
+    async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Claimed>, Error> {
         let mut tables = self.tables();
-        let mut due: Vec<&mut Compensation> = tables
-            .compensations
+        let Tables { records, compensations, .. } = &mut *tables;
+        let mut due: Vec<&mut Compensation> = compensations
             .values_mut()
             .filter(|row| row.status == CompensationStatus::Pending)
             .filter(|row| row.next_retry_time <= claim.now && row.lease_until <= claim.now)
             .collect();
         due.sort_by_key(|row| (row.next_retry_time, row.id));
-        let mut free: BTreeMap<String, u32> =
-            claim.services.into_iter().map(|service| (service, claim.limit)).collect();
+        let mut free: BTreeMap<String, u32> = claim.services.into_iter().collect();
         let mut claimed = Vec::new();
         for row in due {
             if let Some(left) = free.get_mut(&row.service).filter(|left| **left > 0) {
                 *left -= 1;
                 row.lease_until = claim.lease_until;
-                claimed.push(row.clone());
+                let record = records.get(&row.xid).cloned();
+                claimed.extend(record.map(|record| Claimed { compensation: row.clone(), record }));
             }
         }
         Ok(claimed)
@@ -139,9 +139,19 @@ impl Store for MemoryStore {
         row.beat_at = now;
         row.lease_until = now.after_ms(lease_ms);
         let epoch = row.epoch;
-        let count = |status| tables.compensations.values().filter(|row| row.status == status).count() as u64;
-        let (pending, failed) = (count(CompensationStatus::Pending), count(CompensationStatus::Failed));
-        Ok(Beat { now, epoch, pending, failed })
+        let mut counts = BTreeMap::<&str, (u64, u64)>::new();
+        for row in tables.compensations.values() {
+            let (pending, failed) = counts.entry(&row.service).or_default();
+            *pending += u64::from(row.status == CompensationStatus::Pending);
+            *failed += u64::from(row.status == CompensationStatus::Failed);
+        }
+        let counts = counts.into_iter();
+        let backlogs =
+            counts.map(|(service, (pending, failed))| Backlog { service: service.to_owned(), pending, failed });
+        let mut backlogs: Vec<_> = backlogs.collect();
+        backlogs.sort_by_key(|backlog| std::cmp::Reverse(backlog.pending + backlog.failed));
+        backlogs.truncate(BACKLOGS_MAX);
+        Ok(Beat { now, epoch, backlogs })
     }
 
     async fn purge(&self, purge: Purge) -> Result<u64, Error> {

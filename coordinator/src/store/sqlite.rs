@@ -6,6 +6,7 @@
 mod audit;
 mod batch;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use tokio::sync::Mutex;
 
 use self::batch::Writer;
 use super::{
-    AuditQuery, Beat, ClaimCompensations, Compensation, CompensationQuery, CompensationStatus, Error, Key, ListQuery,
-    Lists, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
+    AuditQuery, BACKLOGS_MAX, Backlog, Beat, ClaimCompensations, Claimed, Compensation, CompensationQuery,
+    CompensationStatus, Error, Key, ListQuery, Lists, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
 };
 use crate::audit::AuditRow;
 use crate::clock::Clock;
@@ -30,6 +31,7 @@ use crate::clock::Clock;
 const SCHEMA: &[&str] = &[
     include_str!("../../../sql/coordinator/sqlite/0001_init.sql"),
     include_str!("../../../sql/coordinator/sqlite/0002_audit.sql"),
+    include_str!("../../../sql/coordinator/sqlite/0003_compensation_count.sql"),
 ];
 
 /// The columns of a [`Record`], in the order of [`decode_record`].
@@ -51,15 +53,6 @@ const CLAIM_ORPHANS: &str = "-- claim_orphans
         CROSS JOIN tx INDEXED BY tx_unfinished ON tx.node = gone.id AND tx.epoch < gone.below AND tx.ended_at IS NULL
         WHERE tx.wake_at IS NOT NULL
         LIMIT $4)";
-
-const CLAIM_COMPENSATIONS: &str = "-- claim_compensations
-    UPDATE compensation_log SET lease_until = $1, owner_node = $2, owner_epoch = $3
-    WHERE id IN (
-        SELECT due.id FROM json_each($4) AS wanted CROSS JOIN compensation_log AS due
-        WHERE due.id IN (
-            SELECT id FROM compensation_log
-            WHERE service = wanted.value AND status = 0 AND next_retry_time <= $5 AND lease_until <= $5
-            ORDER BY next_retry_time LIMIT $6))";
 
 /// A [`Store`] in one SQLite file.
 pub struct SqliteStore {
@@ -100,6 +93,16 @@ impl SqliteStore {
         self.readers.close().await;
         let Self { path, writer, .. } = self;
         writer.into_inner().connection.close().await.map_err(|error| blame_use(&path, error))
+    }
+
+    async fn records(&self, xids: impl Iterator<Item = Xid>) -> Result<HashMap<Xid, Record>, sqlx::Error> {
+        let sql = format!(
+            "-- records
+            SELECT {RECORD} FROM tx WHERE xid IN (SELECT unhex(value, '-') FROM json_each($1))"
+        );
+        let xids = serde_json::Value::from_iter(xids.map(|xid| xid.to_string())).to_string();
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(xids).fetch_all(&self.readers).await?;
+        rows.iter().map(|row| decode_record(row).map(|record| (record.xid, record))).collect()
     }
 
     fn blame(&self, error: sqlx::Error) -> Error {
@@ -144,23 +147,24 @@ impl Store for SqliteStore {
         Ok(records)
     }
 
-    async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Compensation>, Error> {
-        let services = serde_json::Value::from(claim.services).to_string();
+    async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Claimed>, Error> {
+        if claim.services.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = claim_sql(claim);
         let mut writer = self.writer.lock().await;
-        let rows = sqlx::query(AssertSqlSafe(format!("{CLAIM_COMPENSATIONS} RETURNING {COMPENSATION}")))
-            .bind(claim.lease_until.0.cast_signed())
-            .bind(i64::from(claim.owner.node))
-            .bind(claim.owner.epoch.cast_signed())
-            .bind(services)
-            .bind(claim.now.0.cast_signed())
-            .bind(i64::from(claim.limit))
-            .fetch_all(&mut writer.connection)
-            .await
-            .map_err(|error| self.blame(error))?;
-        let claimed: Result<Vec<_>, _> = rows.iter().map(decode_compensation).collect();
-        let mut claimed = claimed.map_err(|error| self.blame(error))?;
-        claimed.sort_unstable_by_key(|row| (row.next_retry_time, row.id));
-        Ok(claimed)
+        let rows = sql.build().fetch_all(&mut writer.connection).await.map_err(|error| self.blame(error))?;
+        // What follows only reads: the next commit need not wait for it.
+        drop(writer);
+        let rows: Result<Vec<_>, _> = rows.iter().map(decode_compensation).collect();
+        let mut rows = rows.map_err(|error| self.blame(error))?;
+        rows.sort_unstable_by_key(|row| (row.next_retry_time, row.id));
+        let records = self.records(rows.iter().map(|row| row.xid)).await.map_err(|error| self.blame(error))?;
+        let claimed = rows.into_iter().filter_map(|compensation| {
+            let record = records.get(&compensation.xid)?.clone();
+            Some(Claimed { compensation, record })
+        });
+        Ok(claimed.collect())
     }
 
     async fn beat(&self, node: u16, epoch: Option<u64>, lease_ms: u64) -> Result<Beat, Error> {
@@ -171,10 +175,8 @@ impl Store for SqliteStore {
             RETURNING epoch";
         const BEAT: &str = "-- beat
             UPDATE node SET beat_at = $2, lease_until = $3 WHERE id = $1 AND epoch = $4 RETURNING epoch";
-        // A million of them take a while to count: not while the writer waits.
-        const COUNT: &str = "-- count_compensations
-            SELECT (SELECT count(*) FROM compensation_log WHERE status = 0),
-                (SELECT count(*) FROM compensation_log WHERE status = 2)";
+        const BACKLOGS: &str = "-- backlogs
+            SELECT service, pending, failed FROM compensation_count ORDER BY pending + failed DESC LIMIT $1";
         let mut writer = self.writer.lock().await;
         let now = self.clock.now();
         let row = sqlx::query(if epoch.is_none() { START } else { BEAT })
@@ -189,9 +191,11 @@ impl Store for SqliteStore {
         let Some(row) = row.first() else {
             return Err(Error::Superseded { node, epoch: epoch.unwrap_or_default() });
         };
-        let counts = sqlx::query(COUNT).fetch_one(&self.readers).await.map_err(|error| self.blame(error))?;
-        let number = |row: &SqliteRow, at| decode_number(row, at).map_err(|error| self.blame(error));
-        Ok(Beat { now, epoch: number(row, 0)?, pending: number(&counts, 0)?, failed: number(&counts, 1)? })
+        let epoch = decode_number(row, 0).map_err(|error| self.blame(error))?;
+        let backlogs = sqlx::query(BACKLOGS).bind(BACKLOGS_MAX as i64).fetch_all(&self.readers).await;
+        let backlogs = backlogs.map_err(|error| self.blame(error))?;
+        let backlogs = backlogs.iter().map(decode_backlog).collect::<Result<_, _>>();
+        Ok(Beat { now, epoch, backlogs: backlogs.map_err(|error| self.blame(error))? })
     }
 
     async fn purge(&self, purge: Purge) -> Result<u64, Error> {
@@ -321,6 +325,22 @@ fn list_sql(query: ListQuery) -> QueryBuilder<Sqlite> {
     sql
 }
 
+/// Each service by the index and with its own limit, which SQLite takes from no row.
+fn claim_sql(claim: ClaimCompensations) -> QueryBuilder<Sqlite> {
+    let now = claim.now.0.cast_signed();
+    let mut sql = QueryBuilder::<Sqlite>::new("-- claim_compensations\nUPDATE compensation_log SET lease_until = ");
+    sql.push_bind(claim.lease_until.0.cast_signed()).push(", owner_node = ").push_bind(i64::from(claim.owner.node));
+    sql.push(", owner_epoch = ").push_bind(claim.owner.epoch.cast_signed()).push(" WHERE id IN (");
+    for (at, (service, limit)) in claim.services.into_iter().enumerate() {
+        sql.push(if at == 0 { "" } else { " UNION ALL " });
+        sql.push("SELECT * FROM (SELECT id FROM compensation_log WHERE service = ").push_bind(service);
+        sql.push(" AND status = 0 AND next_retry_time <= ").push_bind(now).push(" AND lease_until <= ").push_bind(now);
+        sql.push(" ORDER BY next_retry_time LIMIT ").push_bind(i64::from(limit)).push(")");
+    }
+    sql.push(") RETURNING ").push(COMPENSATION);
+    sql
+}
+
 /// A key's kind, as the tables have it, and its text.
 fn key_parts(key: &Key) -> (i64, &str) {
     match key {
@@ -385,6 +405,10 @@ fn decode_compensation(row: &SqliteRow) -> Result<Compensation, sqlx::Error> {
         lease_until: decode_time(row, 11)?,
         last_error: row.try_get(12)?,
     })
+}
+
+fn decode_backlog(row: &SqliteRow) -> Result<Backlog, sqlx::Error> {
+    Ok(Backlog { service: row.try_get(0)?, pending: decode_number(row, 1)?, failed: decode_number(row, 2)? })
 }
 
 /// SQLite's primary result code, when it is SQLite that speaks.

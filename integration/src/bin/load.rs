@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use tercet_integration::load::size::{LiveConfig, StartConfig};
 use tercet_integration::load::work::Kind;
 use tercet_integration::load::{self, Config};
+use tercet_integration::load::{bulkhead, overload, recover, rogue};
 use tercet_integration::{cli, noop};
 
 /// Starts a coordinator and three participants, each a process of its own, and drives transactions through them.
@@ -36,9 +37,18 @@ enum Command {
     Live(LiveConfig),
     /// How long the coordinator takes to start, and its memory then
     Start(StartConfig),
-    /// One participant that does nothing
+    /// A million rows in compensation_log of ten services, of which nine come back
+    Recover(recover::Config),
+    /// One of three services in trouble, at half of the peak
+    Bulkhead(bulkhead::Config),
+    /// Five times the peak
+    Overload(overload::Config),
+    /// Participants that do nothing
     #[command(hide = true)]
     Participant(noop::Config),
+    /// A participant that breaks the rules
+    #[command(hide = true)]
+    Rogue(rogue::Config),
 }
 
 fn main() -> ExitCode {
@@ -62,8 +72,27 @@ async fn run(command: Command) -> anyhow::Result<bool> {
             cli::print(&load::size::start().await?, config.json);
             return Ok(true);
         }
+        Command::Recover(config) => {
+            let report = recover::run(&config).await?;
+            cli::print(&report, config.json);
+            return Ok(report.broken.is_empty());
+        }
+        Command::Bulkhead(config) => {
+            let report = bulkhead::run(&config).await?;
+            cli::print(&report, config.json);
+            return Ok(report.broken.is_empty());
+        }
+        Command::Overload(config) => {
+            let report = overload::run(&config).await?;
+            cli::print(&report, config.json);
+            return Ok(report.broken.is_empty());
+        }
         Command::Participant(config) => {
             noop::run(config).await?;
+            return Ok(true);
+        }
+        Command::Rogue(config) => {
+            rogue::run(config).await?;
             return Ok(true);
         }
     };

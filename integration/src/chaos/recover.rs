@@ -79,7 +79,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
 async fn once(wanted: i64) -> anyhow::Result<Report> {
     let folder = tempfile::tempdir()?;
     let mut coordinator = Coordinator::start(folder.path()).await?;
-    let mut participants = noop::start("chaos", folder.path(), &coordinator.url, true, false)?;
+    let mut participants = noop::start("chaos", folder.path(), &coordinator.url, true, noop::Habit::Agrees)?;
     coordinator.wait_for(&mut participants).await?;
     let store = Store::of(folder.path());
 

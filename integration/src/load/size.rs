@@ -116,7 +116,7 @@ pub async fn start() -> anyhow::Result<Started> {
 pub async fn live(config: &LiveConfig) -> anyhow::Result<Held> {
     let folder = tempfile::tempdir()?;
     let mut coordinator = Coordinator::start(folder.path()).await?;
-    let mut participants = noop::start("load", folder.path(), &coordinator.url, false, true)?;
+    let mut participants = noop::start("load", folder.path(), &coordinator.url, false, noop::Habit::Holds)?;
     coordinator.wait_for(&mut participants).await?;
     let rss = |coordinator: &Coordinator| coordinator.process.as_ref().map_or(0.0, |one| host::rss_mib(one.pid()));
     let idle_rss_mib = round(rss(&coordinator), 1);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tercet_coordinator::caller::{Caller, Incoming, Outgoing};
 use tercet_coordinator::live::Words;
 use tercet_coordinator::request::Input;
+use tercet_coordinator::scanner::Room;
 use tercet_core::{Reply, Timestamp, Xid};
 use tercet_proto::store::v1::Plan;
 use tokio::time::sleep;
@@ -25,9 +26,10 @@ impl Network {
 }
 
 /// Services that have a session.
-pub(super) fn connected(world: &World) -> Vec<String> {
+pub(super) fn rooms(world: &World) -> Vec<Room> {
     let inner = world.lock();
-    inner.services.iter().filter(|(_, service)| service.connected).map(|(name, _)| name.clone()).collect()
+    let connected = inner.services.iter().filter(|(_, service)| service.connected);
+    connected.map(|(name, _)| Room { service: name.clone(), calls: 8, busy: 0 }).collect()
 }
 
 /// Every service has a session from now on.

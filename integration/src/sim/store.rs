@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tercet_coordinator::store::memory::MemoryStore;
 use tercet_coordinator::store::{
-    Beat, ClaimCompensations, Compensation, Error, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
+    Beat, ClaimCompensations, Claimed, Error, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
 };
 use tokio::time::sleep;
 
@@ -75,7 +75,7 @@ impl Store for FaultyStore {
         self.store.claim_orphans(owner, limit).await
     }
 
-    async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Compensation>, Error> {
+    async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Claimed>, Error> {
         self.pause().await;
         self.store.claim_compensations(claim).await
     }

@@ -1,6 +1,7 @@
 //! The coordinator through its API and the SDK: over real sockets, on SQLite, with participants that do what a test
 //! says.
 
+mod bulkhead;
 mod compensation;
 mod driven;
 mod garbage;

@@ -3,6 +3,7 @@
 use std::future::ready;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +95,7 @@ pub struct Service<Db: Dialect> {
     instance: String,
     version: String,
     window: Option<u32>,
+    concurrency: u32,
     address: Option<SocketAddr>,
     routes: Routes,
     descriptors: Vec<&'static [u8]>,
@@ -117,6 +119,7 @@ impl<Db: Dialect> Service<Db> {
             instance,
             version: String::new(),
             window: None,
+            concurrency: 0,
             address: None,
             routes: Routes::default(),
             descriptors: Vec::new(),
@@ -149,6 +152,14 @@ impl<Db: Dialect> Service<Db> {
     #[must_use]
     pub fn window(mut self, batches: u32) -> Self {
         self.window = Some(batches);
+        self
+    }
+
+    /// Most calls of a coordinator that this instance has at a time, over all its batches; a coordinator never sends
+    /// more before it has an answer. By default 256 for each batch of the window.
+    #[must_use]
+    pub fn concurrency(mut self, calls: NonZeroU32) -> Self {
+        self.concurrency = calls.get();
         self
     }
 
@@ -295,10 +306,10 @@ impl<Db: Dialect> Service<Db> {
             }
             None => ready(Ok(())).boxed(),
         };
-        let (instance, version) = (self.instance.clone(), self.version.clone());
+        let (instance, version, concurrency) = (self.instance.clone(), self.version.clone(), self.concurrency);
         let window = self.window.unwrap_or(if Db::WRITERS == 1 { 1 } else { 4 });
         let executor = self.executor().await?;
-        let register = Register { instance, version, window, ..executor.register() };
+        let register = Register { instance, version, window, concurrency, ..executor.register() };
         let sessions = endpoints
             .into_iter()
             .map(|endpoint| session::hold(&executor, endpoint, register.clone(), &registered, stopped.clone()));

@@ -175,6 +175,27 @@ pub async fn each_service_gets_its_share_of_compensations<B: Bench>(bench: &B) {
     assert_eq!(claimed(&store, claim(&["stuck", "coupon"], START, 2)).await, []);
     assert_eq!(claimed(&store, claim(&[], START, 2)).await, []);
     assert_eq!(claimed(&store, claim(&["order"], START, 2)).await, [(xids[5], 0)]);
+    // Each as many as it has room for.
+    let own = ClaimCompensations {
+        services: vec![("stuck".to_owned(), 1), ("order".to_owned(), 0), ("coupon".to_owned(), 7)],
+        ..claim(&[], START.after_ms(1_000), 0)
+    };
+    let mut own = claimed(&store, own).await;
+    own.sort_unstable();
+    assert_eq!(own, [(xids[0], 0), (xids[4], 0)]);
+}
+
+/// Whoever carries it out needs no second question.
+pub async fn a_claimed_compensation_comes_with_its_transaction<B: Bench>(bench: &B) {
+    let store = bench.open().await;
+    let xids = xids(2);
+    log(&store, &xids, |_| vec![compensation(0, "stock"), compensation(1, "coupon")]).await;
+    let claimed = store.claim_compensations(claim(&["stock", "coupon"], START, 10)).await.expect("the store is there");
+    assert_eq!(claimed.len(), 4);
+    for one in claimed {
+        assert_eq!(Some(one.record), get(&store, one.compensation.xid).await);
+        assert_eq!(one.compensation.lease_until, START.after_ms(1_000));
+    }
 }
 
 /// Each part narrows the list, which goes on after an id.
@@ -212,16 +233,35 @@ pub async fn each_start_of_a_node_has_its_own_epoch<B: Bench>(bench: &B) {
     assert_eq!((beat.epoch, beat.now), (3, START.after_ms(5)));
 }
 
-/// A beat tells how much work is in the compensation log.
+/// A beat tells how much work each service has in the compensation log, whatever became of it meanwhile.
 pub async fn a_beat_counts_compensations<B: Bench>(bench: &B) {
     let store = bench.open().await;
     let started = store.beat(1, None, 1_000).await.expect("the store is there");
-    assert_eq!((started.pending, started.failed), (0, 0));
-    let status = [CompensationStatus::Pending, CompensationStatus::Failed, CompensationStatus::Done];
-    log(&store, &xids(5), |index| vec![CompensationWrite { status: status[index / 2], ..compensation(0, "stock") }])
+    assert_eq!(started.backlogs, []);
+    let counts = async || {
+        let beat = store.beat(1, Some(started.epoch), 1_000).await.expect("the store is there");
+        let counts = beat.backlogs.into_iter().map(|one| (one.service, one.pending, one.failed));
+        let mut counts: Vec<_> = counts.filter(|(_, pending, failed)| pending + failed > 0).collect();
+        counts.sort_unstable();
+        counts
+    };
+    let [pending, done, failed] = [CompensationStatus::Pending, CompensationStatus::Done, CompensationStatus::Failed];
+    let xids = xids(5);
+    let of = |status, service| vec![CompensationWrite { status, ..compensation(0, service) }];
+    let services = ["stock", "stock", "stock", "order", "order"];
+    log(&store, &xids, |index| of([pending, failed, done][index / 2], services[index])).await;
+    let named = |service: &str, pending, failed| (service.to_owned(), pending, failed);
+    assert_eq!(counts().await, [named("order", 0, 1), named("stock", 2, 1)]);
+    // Put back, parked, done, taken up again, and left as it was.
+    let next = [pending, failed, done, failed, done];
+    let writes = (0..5).map(|at| Advance { compensations: of(next[at], services[at]), ..advance(xids[at], 2) });
+    write_done(&store, writes.map(Write::Advance).collect()).await;
+    assert_eq!(counts().await, [named("order", 0, 1), named("stock", 1, 1)]);
+    write_done(&store, vec![Write::Advance(Advance { compensations: of(pending, "order"), ..end(xids[3], 3, START) })])
         .await;
-    let beat = store.beat(1, Some(started.epoch), 1_000).await.expect("the store is there");
-    assert_eq!((beat.pending, beat.failed), (2, 2));
+    assert_eq!(counts().await, [named("order", 1, 0), named("stock", 1, 1)]);
+    assert_eq!(purge(&store, Timestamp::MAX, 0, 10).await, 1);
+    assert_eq!(counts().await, [named("stock", 1, 1)]);
 }
 
 /// An old start that comes back from a long sleep learns that it is over, and its beat renews nothing.

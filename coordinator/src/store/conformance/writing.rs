@@ -262,6 +262,7 @@ pub async fn texts_come_back_as_they_were<B: Bench>(bench: &B) {
     let (label, business_key) = (Some(text.to_owned()), Some(text.to_owned()));
     assert_eq!(list(&store, ListQuery { label, business_key, ..ListQuery::default() }).await, [xid]);
     let rows = store.claim_compensations(claim(&[text], START, 1)).await.expect("the store is there");
+    let rows: Vec<Compensation> = rows.into_iter().map(|row| row.compensation).collect();
     assert_eq!(rows.iter().map(|row| (&*row.service, &*row.last_error)).collect::<Vec<_>>(), [(text, text)]);
 }
 

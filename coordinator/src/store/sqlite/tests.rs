@@ -108,11 +108,17 @@ async fn no_statement_walks_or_sorts_all_transactions() {
     let bench = OnDisk::fresh().await;
     let store = bench.open().await;
     let listed = |query| list_sql(query).sql().as_str().to_owned();
+    let claimed = |services: &[&str]| {
+        let services = services.iter().map(|service| ((*service).to_owned(), 1)).collect();
+        let claim = ClaimCompensations { now: START, lease_until: START, owner: Owner { node: 1, epoch: 1 }, services };
+        claim_sql(claim).sql().as_str().to_owned()
+    };
     let key = || Some("k".to_owned());
     let statements = [
         batch::PURGE.to_owned(),
         CLAIM_ORPHANS.to_owned(),
-        CLAIM_COMPENSATIONS.to_owned(),
+        claimed(&["a"]),
+        claimed(&["a", "b"]),
         listed(ListQuery { before: Some(Xid([0; 16])), ..ListQuery::default() }),
         listed(ListQuery { business_key: key(), label: key(), unfinished: true, ..ListQuery::default() }),
         listed(ListQuery { from: Some(Xid([0; 16])), ..ListQuery::default() }),

@@ -205,18 +205,21 @@ async fn pages_of_the_admin_have_limits() {
 
 #[tokio::test]
 async fn past_live_max_new_ones_are_refused_with_a_delay_until_there_is_room() {
-    let coordinator = Coordinator::with(|config| config.live_max = 3).await;
+    let coordinator = Coordinator::with(|config| config.live_max = 4).await;
     let party = Party::join(&coordinator, "shop", |_| Say::Held).await;
-    for number in 0..3 {
-        coordinator.submit(tcc(vec![branch("shop", number)]), pb::Wait::Accepted).await.expect("there is room");
+    let desk = Party::join(&coordinator, "desk", |_| Say::Held).await;
+    for number in 0..2 {
+        for service in ["shop", "desk"] {
+            coordinator.submit(tcc(vec![branch(service, number)]), pb::Wait::Accepted).await.expect("there is room");
+        }
     }
     let error = coordinator.submit(tcc(vec![branch("shop", 3)]), pb::Wait::Accepted).await.expect_err("it is full");
     assert_eq!(reason(&error, Code::ResourceExhausted), "OVERLOADED");
     let info = error.get_details_error_info().expect("it is there").metadata;
-    assert_eq!((info["what"].as_str(), info["limit"].as_str()), ("live transactions", "3"));
+    assert_eq!((info["what"].as_str(), info["limit"].as_str()), ("live transactions", "4"));
     let delay = error.get_details_retry_info().and_then(|info| info.retry_delay).expect("it says when");
     assert!(!delay.is_zero());
-    assert_eq!(coordinator.count().await, 3);
+    assert_eq!(coordinator.count().await, 4);
     // The SDK waits for room by itself.
     let client = coordinator.sdk();
     let plan = || {
@@ -226,7 +229,8 @@ async fn past_live_max_new_ones_are_refused_with_a_delay_until_there_is_room() {
     };
     let submit = tokio::spawn(async move { client.submit(plan(), tercet::client::Wait::Ended).await });
     party.let_through(100);
+    desk.let_through(100);
     let view = in_time("room", submit).await.expect("it does not panic").expect("there is room in the end");
     assert!(view.confirmed().is_ok());
-    assert_eq!(coordinator.count().await, 4);
+    assert_eq!(coordinator.count().await, 5);
 }

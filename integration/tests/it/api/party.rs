@@ -160,8 +160,13 @@ impl Party {
 
     /// Starts one more instance.
     pub(super) fn start(&mut self, coordinator: &Coordinator) {
+        self.start_as(self.service(coordinator.url()));
+    }
+
+    /// Starts one more instance, which is this one.
+    pub(super) fn start_as(&mut self, service: Service<Sqlite>) {
         let (stop, stopped) = oneshot::channel();
-        let run = self.service(coordinator.url()).run(async { drop(stopped.await) });
+        let run = service.run(async { drop(stopped.await) });
         let task = tokio::spawn(async { run.await.expect("the service is sound") });
         self.instances.push((task, stop));
     }

@@ -17,7 +17,7 @@ use super::error::retry_after;
 use super::link::{Link, is_lost};
 use super::{Error, Options, View, Wait};
 use crate::plan::Plan;
-use crate::retry::reconnect_delays;
+use crate::retry::{overload_delays, reconnect_delays};
 
 /// Entries in one message on the stream.
 const BATCH_ENTRIES_MAX: usize = 1_024;
@@ -71,6 +71,7 @@ impl Batching {
             request: Some(pb::SubmitRequest { transaction: Some(transaction), wait: wait.to_wire() }),
             traceparent: traceparent.map_or_else(String::new, |traceparent| traceparent.as_str().to_owned()),
         };
+        let mut overloads = overload_delays();
         let late = || Status::deadline_exceeded("no answer within the time-out");
         loop {
             let (answer, answered) = oneshot::channel();
@@ -84,7 +85,8 @@ impl Batching {
                 Ok(None) => return Err(Error::from_status(Status::unavailable("the stream's task has ended"), key)),
                 Err(_) => return Err(Error::from_status(late(), key)),
             };
-            let again_at = retry_after(&refused.status).map(|delay| Instant::now() + delay);
+            let delay = retry_after(&refused.status).map(|asked| asked + overloads.next().unwrap_or_default());
+            let again_at = delay.map(|delay| Instant::now() + delay);
             let Some(again_at) = again_at.filter(|at| *at < deadline) else {
                 return Err(Error::from_status(refused.status, key));
             };

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::error::retry_after;
 use crate::context::Traceparent;
 use crate::plan::InvalidField;
-use crate::retry::reconnect_delays;
+use crate::retry::{overload_delays, reconnect_delays};
 
 /// A coordinator, to be called.
 pub(super) type Coordinator = CoordinatorClient<Channel>;
@@ -79,7 +79,7 @@ impl Link {
         F: Future<Output = Result<tonic::Response<A>, Status>>,
     {
         let deadline = Instant::now() + timeout;
-        let mut delays = reconnect_delays();
+        let (mut delays, mut overloads) = (reconnect_delays(), overload_delays());
         loop {
             let (at, coordinator) = self.pick();
             let mut attempt = tonic::Request::new(request.clone());
@@ -97,7 +97,7 @@ impl Link {
                 self.leave(at);
                 delays.next()
             } else {
-                retry_after(&status)
+                retry_after(&status).map(|asked| asked + overloads.next().unwrap_or_default())
             };
             // The status at hand says more than that the time was up.
             let Some(again_at) = delay.map(|delay| Instant::now() + delay).filter(|at| *at < deadline) else {

@@ -1,0 +1,185 @@
+//! Transactions that begin when they are due, whether or not the ones before have been answered, and that nobody
+//! repeats: each refusal is seen.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use tercet_proto::coordinator::v1 as pb;
+use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use crate::noop;
+
+/// How long a caller waits for its answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections that the calls are spread over.
+const CHANNELS: usize = 4;
+
+/// A TCC transaction with these services, whose participants do nothing.
+pub(super) fn tcc(services: &[&str]) -> pb::SubmitRequest {
+    let branches = services.iter().map(|service| pb::Branch {
+        service: (*service).to_owned(),
+        action: noop::HOLD[0].name().to_owned(),
+        request: prost::Message::encode_to_vec(&noop::NOTHING).into(),
+        ..pb::Branch::default()
+    });
+    let transaction =
+        pb::Transaction { mode: pb::Mode::Tcc.into(), branches: branches.collect(), ..pb::Transaction::default() };
+    pb::SubmitRequest { transaction: Some(transaction), wait: pb::Wait::Ended.into() }
+}
+
+/// What became of a call.
+enum Told {
+    Confirmed,
+    /// With a name of what there is too much of, and a time to come again.
+    Refused(String),
+    Other(String),
+}
+
+/// Calls the coordinator, once for each transaction.
+pub(super) struct Caller {
+    channels: Vec<CoordinatorClient<Channel>>,
+    turn: Cell<usize>,
+}
+
+impl Caller {
+    pub(super) fn new(url: &str) -> anyhow::Result<Self> {
+        let channel = |_| anyhow::Ok(CoordinatorClient::new(Endpoint::from_shared(url.to_owned())?.connect_lazy()));
+        Ok(Self { channels: (0..CHANNELS).map(channel).collect::<Result<_, _>>()?, turn: Cell::default() })
+    }
+
+    async fn call(&self, request: pb::SubmitRequest) -> Told {
+        let turn = self.turn.get();
+        self.turn.set(turn + 1);
+        let mut request = Request::new(request);
+        request.set_timeout(TIMEOUT);
+        match self.channels[turn % CHANNELS].clone().submit(request).await {
+            Ok(answer) => {
+                let status = answer.into_inner().transaction.unwrap_or_default().status();
+                if status == pb::Status::Confirmed { Told::Confirmed } else { Told::Other(status.as_str_name().into()) }
+            }
+            Err(status) => refusal(&status),
+        }
+    }
+}
+
+/// A refusal is typed when it says what there is too much of, how much there may be, and when to come again.
+fn refusal(status: &Status) -> Told {
+    let info = status.get_details_error_info();
+    let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    match (status.code(), info, delay) {
+        (Code::ResourceExhausted, Some(info), Some(_)) if info.metadata.contains_key("limit") => {
+            let word = |name| info.metadata.get(name).map_or("", String::as_str);
+            Told::Refused(format!("{} {}", word("service"), word("what")).trim().to_owned())
+        }
+        (code, ..) => Told::Other(format!("{code:?}: {}", status.message())),
+    }
+}
+
+/// What became of many calls.
+pub(super) struct Tally {
+    pub(super) begun: u64,
+    pub(super) confirmed: u64,
+    /// By what there was too much of.
+    pub(super) refused: BTreeMap<String, u64>,
+    /// Neither confirmed nor refused in so many words.
+    pub(super) other: BTreeMap<String, u64>,
+    /// Of what was confirmed, in microseconds from the moment when it was due.
+    pub(super) latency: Histogram<u64>,
+}
+
+impl Tally {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            begun: 0,
+            confirmed: 0,
+            refused: BTreeMap::new(),
+            other: BTreeMap::new(),
+            latency: Histogram::new_with_bounds(1, 600_000_000, 3)?,
+        })
+    }
+
+    fn record(&mut self, due: Instant, told: Told) {
+        match told {
+            Told::Confirmed => {
+                self.confirmed += 1;
+                self.latency.saturating_record(due.elapsed().as_micros() as u64);
+            }
+            Told::Refused(what) => *self.refused.entry(what).or_default() += 1,
+            Told::Other(what) => *self.other.entry(what).or_default() += 1,
+        }
+    }
+
+    pub(super) fn ms(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1_000.0
+    }
+}
+
+/// Tallies that the tasks of a run share, one for each kind of transaction.
+pub(super) type Shared = Rc<RefCell<Tally>>;
+
+/// A new one.
+pub(super) fn shared() -> anyhow::Result<Shared> {
+    Ok(Rc::new(RefCell::new(Tally::new()?)))
+}
+
+/// So many clients for so long, each with one transaction at a time; the kinds take turns. Says how many were confirmed
+/// a second.
+pub(super) async fn closed(
+    caller: &Rc<Caller>,
+    kinds: &[(pb::SubmitRequest, Shared)],
+    clients: usize,
+    time: Duration,
+) -> f64 {
+    let begun = Instant::now();
+    let turn = Rc::new(Cell::new(0_usize));
+    let mut tasks = JoinSet::new();
+    for _ in 0..clients {
+        let (caller, kinds, turn) = (Rc::clone(caller), kinds.to_vec(), Rc::clone(&turn));
+        tasks.spawn_local(async move {
+            while begun.elapsed() < time {
+                let at = turn.replace(turn.get() + 1) % kinds.len();
+                one(&caller, &kinds[at], Instant::now()).await;
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+    let confirmed: u64 = kinds.iter().map(|(_, tally)| tally.borrow().confirmed).sum();
+    confirmed as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// So many transactions a second for so long; the kinds take turns. Ends when all have been answered.
+pub(super) async fn open(caller: &Rc<Caller>, kinds: &[(pb::SubmitRequest, Shared)], rate: f64, time: Duration) {
+    let begun = Instant::now();
+    let count = (rate * time.as_secs_f64()) as u64;
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut tasks = JoinSet::new();
+    let mut at = 0;
+    while at < count {
+        ticks.tick().await;
+        let due = (begun.elapsed().as_secs_f64() * rate) as u64;
+        while at < due.min(count) {
+            let (caller, kind) = (Rc::clone(caller), kinds[at as usize % kinds.len()].clone());
+            let due = begun + Duration::from_secs_f64(at as f64 / rate);
+            tasks.spawn_local(async move { one(&caller, &kind, due).await });
+            at += 1;
+        }
+        while tasks.try_join_next().is_some() {}
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn one(caller: &Caller, (request, tally): &(pb::SubmitRequest, Shared), due: Instant) {
+    tally.borrow_mut().begun += 1;
+    let told = caller.call(request.clone()).await;
+    tally.borrow_mut().record(due, told);
+}

@@ -10,7 +10,7 @@ use crate::plan::Invalid;
 pub enum Knob {
     /// Most transactions in memory.
     LiveMax,
-    /// Rows of `compensation_log` that the scanner has under way at a time.
+    /// Rows of `compensation_log` of one service that are under way at a time.
     ScanRows,
 }
 
@@ -30,7 +30,7 @@ impl Knob {
     pub const fn text(self) -> &'static str {
         match self {
             Self::LiveMax => "most transactions in memory; past it new ones are refused",
-            Self::ScanRows => "rows of compensation_log that the scanner has under way at a time",
+            Self::ScanRows => "rows of compensation_log of one service that are under way at a time",
         }
     }
 
@@ -69,7 +69,7 @@ pub struct Controls {
 impl Controls {
     /// As configured.
     pub fn new(live_max: usize) -> Self {
-        let configured = [live_max as u64, limits::SCAN_ROWS_MAX as u64];
+        let configured = [live_max as u64, limits::SCAN_ROWS_MAX.into()];
         Self { draining: AtomicBool::new(false), values: configured.map(AtomicU64::new), configured }
     }
 
@@ -93,9 +93,9 @@ impl Controls {
         usize::try_from(self.get(Knob::LiveMax)).unwrap_or(usize::MAX)
     }
 
-    /// Rows that the scanner has under way at a time.
-    pub fn scan_rows(&self) -> usize {
-        usize::try_from(self.get(Knob::ScanRows)).unwrap_or(limits::SCAN_ROWS_MAX)
+    /// Rows of one service that are under way at a time.
+    pub fn scan_rows(&self) -> u32 {
+        u32::try_from(self.get(Knob::ScanRows)).unwrap_or(limits::SCAN_ROWS_MAX)
     }
 
     /// Whether nothing new is taken.
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(Knob::parse("live_max", 5), Ok(Knob::LiveMax));
         let refused = |name, value| Knob::parse(name, value).expect_err("outside").to_string();
         assert_eq!(refused("live_max", 0), "value: 1 to 10000000 for live_max");
-        assert_eq!(refused("scan_rows", 4_097), "value: 1 to 4096 for scan_rows");
+        assert_eq!(refused("scan_rows", 257), "value: 1 to 256 for scan_rows");
         assert_eq!(refused("everything", 1), "name: one of live_max, scan_rows");
     }
 
@@ -127,6 +127,6 @@ mod tests {
         let controls = Controls::new(9);
         controls.set(Knob::LiveMax, 4);
         assert_eq!((controls.live_max(), controls.configured(Knob::LiveMax)), (4, 9));
-        assert_eq!(controls.scan_rows() as u64, controls.configured(Knob::ScanRows));
+        assert_eq!(u64::from(controls.scan_rows()), controls.configured(Knob::ScanRows));
     }
 }

@@ -109,7 +109,10 @@ pub const PAGE_MAX: u32 = 1_000;
 pub const PAGE_DEFAULT: u32 = 50;
 
 /// Rows of `compensation_log` that are under way at a time, of all services; each may have the same share of them.
-pub const SCAN_ROWS_MAX: usize = 4_096;
+pub const RETRIES_MAX: usize = 4_096;
+
+/// And of one service, unless an operator wants fewer.
+pub const SCAN_ROWS_MAX: u32 = 256;
 
 /// Rows of `compensation_log` that are claimed at a time: the next group commit waits for no more.
 pub const CLAIM_ROWS_MAX: usize = 256;

@@ -104,7 +104,8 @@ impl<S: Store, K: Clock> Scanner<S, K> {
             // Never more than the driver has room for: a row would spend its lease in a queue.
             while self.gauges.live.load(Ordering::Relaxed) < self.gauges.controls.live_max() as u64 / 2 {
                 turn += 1;
-                let wanted = wanted((self.services)(), &places, &idle, (turn, self.gauges.controls.scan_rows()));
+                let wanted =
+                    wanted((self.services)(), &places, &idle, (turn, self.gauges.controls.scan_rows() as usize));
                 if wanted.is_empty() {
                     break;
                 }
@@ -174,9 +175,9 @@ fn wanted(
     mut rooms: Vec<Room>,
     places: &Places,
     idle: &HashSet<String>,
-    (turn, rows_max): (usize, usize),
+    (turn, scan_rows): (usize, usize),
 ) -> Vec<(String, u32)> {
-    let share = (rows_max / rooms.len().max(1)).max(1);
+    let share = (limits::RETRIES_MAX / rooms.len().max(1)).clamp(1, scan_rows);
     let free = |room: &Room| {
         let under_way = places.under_way(&room.service);
         let most = room.places(under_way).min(share);
@@ -207,7 +208,7 @@ mod tests {
     }
 
     fn asked(rooms: &[Room], places: &Places, turn: usize) -> Vec<(String, u32)> {
-        wanted(rooms.to_vec(), places, &HashSet::new(), (turn, limits::SCAN_ROWS_MAX))
+        wanted(rooms.to_vec(), places, &HashSet::new(), (turn, 1_000))
     }
 
     fn named(list: &[(&str, u32)]) -> Vec<(String, u32)> {
@@ -228,6 +229,8 @@ mod tests {
         held.clear();
         assert_eq!(asked(&[room("a", 1, 0)], &places, 0), named(&[("a", 1)]));
         assert_eq!(asked(&[room("a", 0, 900)], &places, 0), [], "it answers nothing");
+        let few = wanted(vec![room("a", 10, 0)], &places, &HashSet::new(), (0, 2));
+        assert_eq!(few, named(&[("a", 2)]), "an operator wants no more");
     }
 
     #[test]
@@ -265,13 +268,13 @@ mod tests {
             }
             held.extend(claim.iter().flat_map(|(service, rows)| (0..*rows).map(|_| places.take(service))));
         }
-        assert!(held.len() <= limits::SCAN_ROWS_MAX && held.len() > limits::SCAN_ROWS_MAX / 2, "{}", held.len());
+        assert!(held.len() <= limits::RETRIES_MAX && held.len() > limits::RETRIES_MAX / 2, "{}", held.len());
     }
 
     #[test]
     fn who_had_nothing_due_is_not_asked() {
         let idle = HashSet::from(["a".to_owned()]);
         let rooms = vec![room("a", 10, 0), room("b", 10, 0)];
-        assert_eq!(wanted(rooms, &Places::default(), &idle, (0, limits::SCAN_ROWS_MAX)), named(&[("b", 10)]));
+        assert_eq!(wanted(rooms, &Places::default(), &idle, (0, 1_000)), named(&[("b", 10)]));
     }
 }

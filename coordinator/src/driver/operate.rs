@@ -46,6 +46,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             Entry::Occupied(here) => here.into_mut(),
             Entry::Vacant(place) => {
                 let Some(live) = live else { return drop(answer.send(Err(Error::NotHere))) };
+                self.shares.added(&live.plan);
                 place.insert(Box::new(Slot::adopted(recovered(*live), now)))
             }
         };

@@ -33,6 +33,10 @@ pub struct Config {
     #[arg(long, env = "TERCET_DATA", default_value = "data/coordinator")]
     pub data: PathBuf,
 
+    /// MiB of the store's disk that are kept for what is under way: with less free, nothing new is taken. 0: none.
+    #[arg(long, env = "TERCET_DISK_RESERVE_MIB", default_value_t = 64)]
+    pub disk_reserve_mib: u64,
+
     /// This node among those that share a store, 0 to 1023.
     #[arg(long, env = "TERCET_NODE", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1023))]
     pub node: u16,

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use tercet_core::{Effects, Event, Reply, Status, Timestamp, Xid, XidSource, step};
@@ -27,8 +27,11 @@ use crate::store::{Advance, Owner, Record, Store, Write, Written};
 use crate::{metrics, writer};
 
 mod operate;
+mod silence;
 mod slot;
+mod timers;
 
+use silence::Silence;
 use slot::{Slot, observe};
 
 /// What the driver shows of itself.
@@ -48,6 +51,8 @@ pub struct Gauges {
     pub failed: AtomicU64,
     /// What can be changed while it runs.
     pub controls: Controls,
+    /// The disk under the store has no room for new transactions.
+    pub disk_full: AtomicBool,
 }
 
 /// What the driver is told once.
@@ -77,6 +82,7 @@ pub struct Driver<S, C, K> {
     timers: BinaryHeap<Reverse<(Timestamp, Xid)>>,
     queued: Vec<Write>,
     commit: Option<Commit>,
+    silence: Silence,
     lease_end: Timestamp,
     effects: Effects,
     gauges: Arc<Gauges>,
@@ -98,6 +104,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             timers: BinaryHeap::new(),
             queued: Vec::new(),
             commit: None,
+            silence: Silence::default(),
             lease_end: settings.lease_end,
             effects: Effects::default(),
             gauges: Arc::new(Gauges { controls: Controls::new(settings.live_max), ..Gauges::default() }),
@@ -124,11 +131,12 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             if self.stopping && self.slots.is_empty() && self.commit.is_none() {
                 return;
             }
-            let timer = self.timers.peek().map_or(Timestamp::MAX, |Reverse((at, _))| *at);
+            let timer = self.timers.peek().map_or(Timestamp::MAX, |Reverse((at, _))| *at).min(self.silence.at);
             tokio::select! {
                 biased;
                 written = finished(&mut self.commit) => {
                     self.commit = None;
+                    self.silence = Silence::default();
                     let now = self.clock.now();
                     written.into_iter().for_each(|(xid, written)| self.written(xid, written, now));
                 }
@@ -149,12 +157,14 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let batch = writer::next_batch(&mut self.queued);
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
         self.gauges.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.silence = Silence::begin(self.clock.now());
         let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
         self.commit = Some(Box::pin(async move { writer::commit(&*store, &clock, batch).await }));
     }
 
     /// One input. What concerns a transaction that is being written waits for that write.
     fn take(&mut self, input: Input, now: Timestamp) {
+        let Some(input) = self.silence.admit(input) else { return };
         if let Some(xid) = input.xid()
             && let Some(slot) = self.slots.get_mut(&xid)
             && slot.writing
@@ -186,6 +196,10 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         }
         if self.gauges.controls.draining() {
             return answer.send(Err(Error::Draining));
+        }
+        if self.gauges.disk_full.load(Ordering::Relaxed) {
+            metrics::overloaded();
+            return answer.send(Err(Error::DiskFull));
         }
         let limit = self.gauges.controls.live_max();
         if self.slots.len() >= limit {
@@ -425,6 +439,11 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                 slot.fail(|| Error::Unstored { reason: reason.clone() });
                 self.remove(xid);
             }
+            Written::NoRoom => {
+                self.gauges.disk_full.store(true, Ordering::Relaxed);
+                slot.fail(|| Error::DiskFull);
+                self.remove(xid);
+            }
         }
     }
 
@@ -452,27 +471,6 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             } else {
                 let view = Live::decode(record).map(|live| pb::TransactionView { repeated: true, ..live.view() });
                 answer.send(view.map_err(|error| Error::Unstored { reason: error.to_string() }));
-            }
-        }
-    }
-
-    fn fire(&mut self, now: Timestamp) {
-        while let Some(Reverse((at, xid))) = self.timers.peek().copied() {
-            if at > now {
-                return;
-            }
-            self.timers.pop();
-            let Some(slot) = self.slots.get_mut(&xid) else { continue };
-            if slot.timer == at {
-                slot.timer = Timestamp::MAX;
-            }
-            if slot.writing {
-                // Whatever the write leads to sets the timer again.
-                continue;
-            }
-            match slot.live.tx.wake_at() {
-                Some(due) if due <= now => self.feed(xid, Event::Woken, now),
-                Some(_) | None => self.settle(xid),
             }
         }
     }

@@ -18,11 +18,13 @@ pub mod metrics;
 pub mod names;
 pub mod node;
 pub mod operate;
+pub mod outage;
 pub mod plan;
 pub mod request;
 pub mod scanner;
 pub mod server;
 pub mod session;
+pub mod space;
 pub mod store;
 mod text;
 pub mod writer;
@@ -33,7 +35,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_cron_scheduler::JobScheduler;
 use tonic_health::ServingStatus;
 use tracing::{info, warn};
@@ -123,7 +125,7 @@ pub async fn serve<S: Store>(
         .map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
     let (superseded, mut ended) = oneshot::channel();
     let parts = (Arc::clone(&store), clock.clone(), inbox.clone(), Arc::clone(&gauges), settings);
-    let work = background(parts, connected(&sessions), tick, &config, superseded);
+    let mut work = background(parts, connected(&sessions), tick, &config, superseded);
     let mut driven = tokio::spawn(driver.run(stopping));
 
     let addresses = ports.addresses().unwrap_or(Addresses { listen: config.listen, admin: config.admin_listen });
@@ -133,7 +135,7 @@ pub async fn serve<S: Store>(
         store,
         sessions: sessions.clone(),
         inbox: inbox.clone(),
-        gauges,
+        gauges: Arc::clone(&gauges),
         settings,
         started_at: clock.now(),
         clock: clock.clone(),
@@ -141,6 +143,7 @@ pub async fn serve<S: Store>(
     let services = Services { coordinator, sessions: api::sessions::Service::new(sessions, inbox, clock), admin };
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::Serving).await;
+    let space = space::Watch::new(&config, gauges, health.clone()).map(|watch| work.spawn(watch.run()));
     let (close, closing) = oneshot::channel::<()>();
     let closing = closing.map(drop).shared();
     let mut server = std::pin::pin!(services.serve(ports, health_service, closing).fuse());
@@ -154,6 +157,7 @@ pub async fn serve<S: Store>(
     };
     if result.is_ok() {
         info!("stopping: nothing new, what is under way ends");
+        space.iter().for_each(AbortHandle::abort);
         report(&health, ServingStatus::NotServing).await;
         stop.send(true).ok();
         drain(&mut server, &mut driven, Duration::from_millis(config.stop_grace_ms)).await;

@@ -111,3 +111,10 @@ pub const PURGE_ROWS_MAX: u32 = 512;
 
 /// What a client is told to wait before it repeats what was refused for want of room.
 pub const RETRY_AFTER_MS: u64 = 100;
+
+/// The same while the coordinator's disk is full, which takes somebody to change.
+pub const DISK_RETRY_AFTER_MS: u64 = 1_000;
+
+/// How long those who wait for a write hear nothing while the store does not answer. Then they are told so, and nothing
+/// new is taken until it does.
+pub const STORE_SILENCE_MS: u64 = 5_000;

@@ -22,6 +22,8 @@ pub fn describe() {
     describe_histogram!("tercet_store_commit_rows", "Rows of one group commit");
     describe_counter!("tercet_store_failures_total", "Commits of unknown result");
     describe_counter!("tercet_overloaded_total", "Requests refused for want of room");
+    describe_gauge!("tercet_disk_free_bytes", "Free bytes of the disk under the store");
+    describe_gauge!("tercet_disk_full", "1 while new transactions are refused because that disk is full");
     describe_histogram!("tercet_scanner_lag_seconds", "From the moment a row was due to its attempt");
     describe_gauge!("tercet_live_transactions", "Transactions in memory");
     describe_gauge!("tercet_sessions", "Sessions of participants, by service");
@@ -46,6 +48,16 @@ pub fn committed(rows: usize, took: Duration) {
 /// A commit's result is unknown.
 pub fn store_failed() {
     counter!("tercet_store_failures_total").increment(1);
+}
+
+/// So much of the disk under the store is free.
+pub fn disk_free(bytes: u64) {
+    gauge!("tercet_disk_free_bytes").set(bytes as f64);
+}
+
+/// New transactions are refused for that, or are no longer.
+pub fn disk_full(full: bool) {
+    gauge!("tercet_disk_full").set(if full { 1.0 } else { 0.0 });
 }
 
 /// A request was refused for want of room.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tercet_core::{Event, Timestamp};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::config::{BEAT_MS, LEASE_MS};
 use crate::driver::{Gauges, Settings};
 use crate::live::Live;
+use crate::outage::Outage;
 use crate::request::Input;
 use crate::store::{self, Purge, Store};
 use crate::{limits, metrics, writer};
@@ -34,14 +35,16 @@ impl<S: Store, K: Clock> Node<S, K> {
     /// Beats until the driver is gone, or until another start of this node takes over, which `superseded` hears.
     pub async fn run(self, superseded: oneshot::Sender<store::Error>) {
         let owner = self.settings.owner;
+        let (mut beating, mut looking) = (Outage::new("renewing the lease"), Outage::new("looking for orphans"));
         // Everything that an older start of this node owned is due at once; what other nodes lose, when their lease
         // lapses.
-        self.take_up().await;
+        self.take_up(&mut looking).await;
         loop {
             tokio::time::sleep(Duration::from_millis(BEAT_MS)).await;
             metrics::live(self.gauges.live.load(Ordering::Relaxed));
             match self.store.beat(owner.node, Some(owner.epoch), LEASE_MS).await {
                 Ok(beat) => {
+                    beating.over();
                     self.clock.raise(beat.now);
                     metrics::compensations(beat.pending, beat.failed);
                     self.gauges.pending.store(beat.pending, Ordering::Relaxed);
@@ -56,21 +59,19 @@ impl<S: Store, K: Clock> Node<S, K> {
                     drop(superseded.send(error));
                     return;
                 }
-                Err(error) => warn!(error = &error as &dyn std::error::Error, "the lease was not renewed"),
+                Err(error) => beating.failed(&error),
             }
-            self.take_up().await;
+            self.take_up(&mut looking).await;
         }
     }
 
-    async fn take_up(&self) {
+    async fn take_up(&self, looking: &mut Outage) {
         loop {
             let records = match self.store.claim_orphans(self.settings.owner, limits::ORPHANS_MAX).await {
                 Ok(records) => records,
-                Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "could not look for what nobody drives");
-                    return;
-                }
+                Err(error) => return looking.failed(&error),
             };
+            looking.over();
             if !records.is_empty() {
                 info!(transactions = records.len(), "taking up what nobody drives");
             }
@@ -96,6 +97,7 @@ impl<S: Store, K: Clock> Node<S, K> {
 /// Deletes what has ended long enough ago, a little at a time.
 /// Never ends.
 pub async fn purge<S: Store, K: Clock>(store: Arc<S>, clock: K, retention_seconds: u64, retention_max: u64) {
+    let mut purging = Outage::new("deleting what ended long ago");
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let older_than = clock.now().0.saturating_sub(retention_seconds.saturating_mul(1_000));
@@ -107,9 +109,12 @@ pub async fn purge<S: Store, K: Clock>(store: Arc<S>, clock: K, retention_second
                     // Between two of these the writer gets its turn.
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
-                Ok(_) => break,
+                Ok(_) => {
+                    purging.over();
+                    break;
+                }
                 Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "purge; again in a second");
+                    purging.failed(&error);
                     break;
                 }
             }

@@ -107,6 +107,22 @@ impl Input {
             | Self::Lease { .. } => None,
         }
     }
+
+    /// Answers whoever waits for it with an error, and then there is nothing left of it; without anybody it stays.
+    pub fn refuse(self, error: impl Fn() -> Error) -> Option<Self> {
+        match self {
+            Self::Start { answer, .. } | Self::Finish { answer, .. } => answer.send(Err(error())),
+            Self::AddBranch { answer, .. } => Added::send(answer, Err(error())),
+            Self::Operate { answer, .. } => drop(answer.send(Err(error()))),
+            Self::Look { .. }
+            | Self::Adopt { .. }
+            | Self::Wake { .. }
+            | Self::Replies(_)
+            | Self::Connected { .. }
+            | Self::Lease { .. } => return Some(self),
+        }
+        None
+    }
 }
 
 /// How an initiator wants its transaction to end.
@@ -274,6 +290,9 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// The disk under the store is full: nothing was begun. Repeat it when somebody has made room.
+    #[error("the coordinator's disk is full: what is under way goes on, nothing new is taken")]
+    DiskFull,
     /// The store does not answer.
     #[error("the store does not answer: {reason}")]
     Unavailable {

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::driver::{Gauges, Settings};
 use crate::live::Live;
 use crate::metrics;
+use crate::outage::Outage;
 use crate::request::Input;
 use crate::store::{ClaimCompensations, Compensation, Lookup, Store};
 
@@ -55,15 +56,19 @@ pub async fn schedule(cron: &str, tick: Arc<Notify>) -> Result<JobScheduler, Job
 impl<S: Store, K: Clock> Scanner<S, K> {
     /// Scans at every tick, until the driver is gone.
     pub async fn run(self, tick: Arc<Notify>) {
+        let mut scanning = Outage::new("scanning compensation_log");
         while !self.inbox.is_closed() {
             tick.notified().await;
             // Never more than the driver has room for: a row would spend its lease in a queue.
             while self.gauges.live.load(Ordering::Relaxed) < self.gauges.controls.live_max() as u64 / 2 {
                 match self.scan().await {
-                    Ok(0) => break,
+                    Ok(0) => {
+                        scanning.over();
+                        break;
+                    }
                     Ok(_) => {}
                     Err(error) => {
-                        error!(error = &error as &dyn std::error::Error, "scan of compensation_log; next tick again");
+                        scanning.failed(&error);
                         break;
                     }
                 }

@@ -211,6 +211,8 @@ pub enum Written {
     KeyTaken(Box<Record>),
     /// The database refuses the content of this write, and will again: nothing was done.
     Refused(String),
+    /// There is no room for anything new: nothing was done.
+    NoRoom,
 }
 
 /// A start of a coordinator node.
@@ -437,6 +439,10 @@ pub enum Error {
     /// It may or may not have been done. Read again before going on.
     #[error("store unavailable")]
     Unavailable(#[source] sqlx::Error),
+    /// There is no room for it. As with [`Error::Unavailable`] it may have been done all the same: read again, and
+    /// write less.
+    #[error("no room left for the store")]
+    Full(#[source] sqlx::Error),
     /// A newer start of this node has beaten: this one must stop.
     #[error("node {node} has been started again since epoch {epoch}")]
     Superseded {

@@ -33,7 +33,8 @@ fn size(write: &Write) -> usize {
 }
 
 /// Makes a batch durable and says what became of each write. Does not give up: while the store is away it waits, and a
-/// commit of unknown result is read back by version before anyone hears of it.
+/// commit of unknown result is read back by version before anyone hears of it. Only what would be new is given up when
+/// there is no room for it.
 pub async fn commit<S: Store, K: Clock>(store: &S, clock: &K, batch: Vec<Write>) -> Vec<(Xid, Written)> {
     let names: Vec<Option<Xid>> = batch.iter().map(Write::xid).collect();
     let started = clock.monotonic();
@@ -41,20 +42,19 @@ pub async fn commit<S: Store, K: Clock>(store: &S, clock: &K, batch: Vec<Write>)
     let written = match store.write(batch.clone()).await {
         Ok(written) => written,
         Err(error) => {
-            report(&error, rows);
-            recover(store, batch).await
+            metrics::store_failed();
+            error!(
+                error = &error as &dyn std::error::Error,
+                rows, "commit of unknown result; reading back until it is known"
+            );
+            recover(store, batch, matches!(error, Error::Full(_))).await
         }
     };
     metrics::committed(rows, clock.monotonic().saturating_sub(started));
     names.into_iter().zip(written).filter_map(|(xid, written)| Some((xid?, written))).collect()
 }
 
-fn report(error: &Error, rows: usize) {
-    metrics::store_failed();
-    error!(error = error as &dyn std::error::Error, rows, "commit of unknown result; reading back");
-}
-
-async fn recover<S: Store>(store: &S, batch: Vec<Write>) -> Vec<Written> {
+async fn recover<S: Store>(store: &S, batch: Vec<Write>, mut full: bool) -> Vec<Written> {
     let mut known: Vec<Option<Written>> = batch.iter().map(|_| None).collect();
     for attempt in 0.. {
         let delay_ms = DELAY_MS.get(attempt).or(DELAY_MS.last()).copied().unwrap_or_default();
@@ -62,21 +62,34 @@ async fn recover<S: Store>(store: &S, batch: Vec<Write>) -> Vec<Written> {
         if read_back(store, &batch, &mut known).await.is_err() {
             continue;
         }
+        if full {
+            refuse_new(&batch, &mut known);
+        }
         let missing: Vec<usize> = (0..batch.len()).filter(|at| known[*at].is_none()).collect();
         if !missing.is_empty() {
             let again = missing.iter().map(|at| batch[*at].clone()).collect();
             match store.write(again).await {
                 Ok(written) => missing.into_iter().zip(written).for_each(|(at, written)| known[at] = Some(written)),
                 Err(error) => {
-                    report(&error, missing.len());
+                    metrics::store_failed();
+                    full = matches!(error, Error::Full(_));
                     continue;
                 }
             }
         }
-        info!(rows = batch.len(), "the store is back");
+        info!(rows = batch.len(), attempts = attempt + 1, "the result of the commit is known");
         break;
     }
     known.into_iter().flatten().collect()
+}
+
+/// What was accepted needs the room that there is.
+fn refuse_new(batch: &[Write], known: &mut [Option<Written>]) {
+    for (write, known) in batch.iter().zip(known) {
+        if known.is_none() && matches!(write, Write::Create(_)) {
+            *known = Some(Written::NoRoom);
+        }
+    }
 }
 
 async fn read_back<S: Store>(store: &S, batch: &[Write], known: &mut [Option<Written>]) -> Result<(), Error> {

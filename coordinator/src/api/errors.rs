@@ -70,6 +70,11 @@ pub fn status(error: &Error) -> Status {
             info("UNSTORED", &[]);
             Code::Internal
         }
+        Error::DiskFull => {
+            info("DISK_FULL", &[]);
+            details.set_retry_info(Some(Duration::from_millis(limits::DISK_RETRY_AFTER_MS)));
+            Code::ResourceExhausted
+        }
         Error::Unavailable { .. } => {
             info("STORE_UNAVAILABLE", &[]);
             details.set_retry_info(Some(Duration::from_millis(limits::RETRY_AFTER_MS)));

@@ -234,10 +234,23 @@ impl Lists for SqliteStore {
 fn prepare_file(path: &Path) -> Result<(), Error> {
     let unwritable = |path: &Path, source: std::io::Error| Error::Unwritable { path: path.to_owned(), source };
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| unwritable(folder, error))?;
+        make_folder(folder).map_err(|error| unwritable(folder, error))?;
     }
     let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
     file.map(drop).map_err(|error| unwritable(path, error))
+}
+
+/// Makes a folder and those above it. Each name is synced, or a power cut could take the folder with all that is in it;
+/// SQLite syncs what is in the folder.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder.parent().unwrap_or(Path::new(""));
+    make_folder(above)?;
+    std::fs::create_dir(folder)?;
+    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+    std::fs::File::open(above)?.sync_all()
 }
 
 async fn apply_schema(connection: &mut SqliteConnection, path: &Path) -> Result<(), Error> {
@@ -398,6 +411,8 @@ fn blame_use(path: &Path, error: sqlx::Error) -> Error {
     match sqlite_code(&error) {
         // SQLITE_CORRUPT, SQLITE_NOTADB
         Some(11 | 26) => Error::Damaged { path: path.to_owned(), source: error },
+        // SQLITE_FULL
+        Some(13) => Error::Full(error),
         _ => Error::Unavailable(error),
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tercet_integration::chaos::{self, KillConfig, PowerConfig, RecoverConfig};
+use tercet_integration::chaos::{self, DiskConfig, KillConfig, PowerConfig, RecoverConfig};
 use tercet_integration::{cli, noop};
 
 /// Kills and freezes coordinator, participants and databases, real processes all of them, while clients work.
@@ -22,6 +22,8 @@ enum Command {
     Kill(KillConfig),
     /// Cut the coordinator's power: what it had not synced is lost, in part or whole
     Power(PowerConfig),
+    /// Fill the coordinator's disk, a small one of its own, and empty it again; needs root
+    Disk(DiskConfig),
     /// Kill the coordinator once, with very many transactions in flight
     Recover(RecoverConfig),
     /// One participant that does nothing
@@ -42,6 +44,11 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         }
         Command::Power(config) => {
             let report = chaos::power(&config).await?;
+            cli::print(&report, config.json);
+            Ok(report.broken.is_empty())
+        }
+        Command::Disk(config) => {
+            let report = chaos::disk(&config).await?;
             cli::print(&report, config.json);
             Ok(report.broken.is_empty())
         }

@@ -34,6 +34,8 @@ pub(super) struct World {
     pub(super) cancelled: Cell<u64>,
     /// Answers of unknown outcome, asked again.
     pub(super) unknown: Cell<u64>,
+    /// Answers that nothing new is taken, asked again.
+    pub(super) refused: Cell<u64>,
     /// What no client should ever be told.
     pub(super) faults: RefCell<Vec<String>>,
     pub(super) stop: Cell<bool>,
@@ -84,6 +86,7 @@ impl World {
             confirmed: Cell::default(),
             cancelled: Cell::default(),
             unknown: Cell::default(),
+            refused: Cell::default(),
             faults: RefCell::default(),
             stop: Cell::default(),
             tape: None,
@@ -188,6 +191,7 @@ async fn answer(world: &World, wish: &Wish, on_stream: bool, wait: Wait) -> anyh
         match told {
             Ok(view) => break view,
             Err(Error::Unknown { .. }) => world.unknown.set(world.unknown.get() + 1),
+            Err(Error::Overloaded { .. }) => world.refused.set(world.refused.get() + 1),
             Err(error) => return Err(error.into()),
         }
     };

@@ -3,6 +3,7 @@
 mod api;
 mod checker;
 mod conservation;
+mod disk;
 mod fence;
 mod flows;
 mod kill;

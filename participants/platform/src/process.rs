@@ -161,6 +161,7 @@ fn coordinator_config(addresses: &Addresses) -> Config {
         live_max: 200_000,
         scanner_cron: "* * * * * *".into(),
         retention_seconds: 3_600,
+        disk_reserve_mib: 64,
         retention_max: 1_000_000,
         stop_grace_ms: 2_000,
         log: LogFormat::Text,

@@ -68,6 +68,7 @@ impl Coordinator {
             live_max: 200_000,
             scanner_cron: "* * * * * *".into(),
             retention_seconds: 3_600,
+            disk_reserve_mib: 0,
             retention_max: 1_000_000,
             stop_grace_ms: 5_000,
             log: LogFormat::Text,

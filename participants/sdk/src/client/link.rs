@@ -80,6 +80,7 @@ impl Link {
     {
         let deadline = Instant::now() + timeout;
         let mut delays = reconnect_delays();
+        let mut lost = None;
         loop {
             let (at, coordinator) = self.pick();
             let mut attempt = tonic::Request::new(request.clone());
@@ -101,8 +102,13 @@ impl Link {
             };
             // The status at hand says more than that the time was up.
             let Some(again_at) = delay.map(|delay| Instant::now() + delay).filter(|at| *at < deadline) else {
-                return Err(status);
+                // That nothing has happened is true of the last attempt, and not of one before that was lost.
+                let refused = status.code() == Code::ResourceExhausted;
+                return Err(lost.filter(|_| refused).unwrap_or(status));
             };
+            if is_lost(&status) {
+                lost = Some(status);
+            }
             tokio::time::sleep_until(again_at).await;
         }
     }

@@ -1,0 +1,196 @@
+//! A store that does not answer: who waits for it is told so in time, and nothing new is taken until it does.
+//!
+//! What is under way stays in memory and goes on with the store. Its callers are told that they do not know, which is
+//! true, and ask again by name or by key.
+
+use tercet_core::Timestamp;
+
+use super::Driver;
+use crate::caller::Caller;
+use crate::clock::Clock;
+use crate::limits::STORE_SILENCE_MS;
+use crate::request::{Error, Input};
+use crate::store::Store;
+
+/// How long the commit that is under way has been.
+#[derive(Debug)]
+pub(super) struct Silence {
+    /// When to tell those who wait.
+    pub(super) at: Timestamp,
+    /// It has been told.
+    told: bool,
+}
+
+impl Default for Silence {
+    /// There is no commit.
+    fn default() -> Self {
+        Self { at: Timestamp::MAX, told: false }
+    }
+}
+
+impl Silence {
+    /// A commit begins.
+    pub(super) fn begin(now: Timestamp) -> Self {
+        Self { at: now.after_ms(STORE_SILENCE_MS), told: false }
+    }
+
+    /// What may come in. Whoever would have to wait for the store hears at once that it does not answer.
+    pub(super) fn admit(&self, input: Input) -> Option<Input> {
+        if self.told { input.refuse(silent) } else { Some(input) }
+    }
+}
+
+impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
+    /// Tells everybody who waits for a write, and again those who come to wait meanwhile.
+    pub(super) fn tell_silence(&mut self, now: Timestamp) {
+        self.silence = Silence { told: true, ..Silence::begin(now) };
+        for slot in self.slots.values_mut().filter(|slot| slot.writing) {
+            slot.fail(silent);
+            slot.backlog = slot.backlog.drain(..).filter_map(|input| input.refuse(silent)).collect();
+        }
+    }
+}
+
+fn silent() -> Error {
+    Error::Unavailable { reason: format!("no answer for {STORE_SILENCE_MS} ms") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tercet_core::Xid;
+    use tercet_proto::coordinator::v1 as pb;
+    use tercet_proto::store::v1::Plan as StoredPlan;
+    use tokio::sync::{mpsc, oneshot, watch};
+
+    use super::*;
+    use crate::caller::Outgoing;
+    use crate::clock::ManualClock;
+    use crate::driver::{Gauges, Settings};
+    use crate::plan::Plan;
+    use crate::request::{Answer, Waits};
+    use crate::store::{
+        self, Beat, ClaimCompensations, Compensation, Lookup, MemoryStore, Owner, Purge, Query, Record, Write, Written,
+    };
+
+    /// A store that does not answer writes while its gate is shut, and has no room for anything new while it is full.
+    struct Ailing {
+        memory: MemoryStore,
+        open: watch::Receiver<bool>,
+        full: AtomicBool,
+    }
+
+    impl Store for Ailing {
+        async fn write(&self, batch: Vec<Write>) -> Result<Vec<Written>, store::Error> {
+            drop(self.open.clone().wait_for(|open| *open).await);
+            if self.full.load(Ordering::Relaxed) && batch.iter().any(|write| matches!(write, Write::Create(_))) {
+                return Err(store::Error::Full(sqlx::Error::PoolClosed));
+            }
+            self.memory.write(batch).await
+        }
+        async fn get(&self, lookup: Lookup) -> Result<Option<Record>, store::Error> {
+            self.memory.get(lookup).await
+        }
+        async fn list<Q: Query>(&self, query: Q) -> Result<Vec<Q::Row>, store::Error> {
+            self.memory.list(query).await
+        }
+        async fn claim_orphans(&self, owner: Owner, limit: u32) -> Result<Vec<Record>, store::Error> {
+            self.memory.claim_orphans(owner, limit).await
+        }
+        async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Compensation>, store::Error> {
+            self.memory.claim_compensations(claim).await
+        }
+        async fn beat(&self, node: u16, epoch: Option<u64>, lease_ms: u64) -> Result<Beat, store::Error> {
+            self.memory.beat(node, epoch, lease_ms).await
+        }
+        async fn purge(&self, purge: Purge) -> Result<u64, store::Error> {
+            self.memory.purge(purge).await
+        }
+    }
+
+    struct Nobody;
+
+    impl Caller for Nobody {
+        fn call(&mut self, _: Outgoing) -> bool {
+            false
+        }
+        fn flush(&mut self) {}
+        fn forget(&mut self, _: Xid, _: &StoredPlan, _: Timestamp) {}
+    }
+
+    struct Stage {
+        inbox: mpsc::Sender<Input>,
+        clock: ManualClock,
+        gate: watch::Sender<bool>,
+        store: Arc<Ailing>,
+        gauges: Arc<Gauges>,
+        _stop: watch::Sender<bool>,
+    }
+
+    impl Stage {
+        fn start() -> Self {
+            let clock = ManualClock::at(Timestamp(1_000_000));
+            let (gate, open) = watch::channel(true);
+            let memory = MemoryStore::new(clock.clone());
+            let store = Arc::new(Ailing { memory, open, full: AtomicBool::new(false) });
+            let settings = Settings {
+                owner: Owner { node: 0, epoch: 1 },
+                live_max: 100,
+                lease_end: Timestamp(1_000_000).after_ms(1 << 30),
+            };
+            let (inbox, inputs) = mpsc::channel(16);
+            let (stop, stopping) = watch::channel(false);
+            let driver = Driver::new(Arc::clone(&store), Nobody, clock.clone(), settings, inputs);
+            let gauges = driver.gauges();
+            tokio::spawn(driver.run(stopping));
+            Self { inbox, clock, gate, store, gauges, _stop: stop }
+        }
+
+        async fn begin(&self) -> oneshot::Receiver<Result<pb::TransactionView, Error>> {
+            let request = pb::BeginRequest { mode: pb::Mode::Tcc.into(), ..pb::BeginRequest::default() };
+            let plan = Box::new(Plan::begun(request).expect("within every limit"));
+            let (answer, answered) = oneshot::channel();
+            let start = Input::Start { plan, wait: Waits::Accepted, answer: Answer::One(answer) };
+            self.inbox.send(start).await.expect("the driver runs");
+            answered
+        }
+
+        /// So much time passes, and the driver looks at its clock.
+        async fn pass(&self, ms: u64) {
+            tokio::task::yield_now().await;
+            self.clock.pass_ms(ms);
+            let end = Timestamp(1 << 40);
+            self.inbox.send(Input::Lease { end }).await.expect("the driver runs");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_answer_is_told_in_time_and_forgiven() {
+        let stage = Stage::start();
+        stage.begin().await.await.expect("an answer").expect("the store answers");
+        stage.gate.send(false).expect("the store listens");
+        let mut waiting = stage.begin().await;
+        stage.pass(STORE_SILENCE_MS - 1).await;
+        assert!(waiting.try_recv().is_err(), "it may still answer");
+        stage.pass(1).await;
+        assert!(matches!(waiting.await, Ok(Err(Error::Unavailable { .. }))));
+        assert!(matches!(stage.begin().await.await, Ok(Err(Error::Unavailable { .. }))), "at once");
+        stage.gate.send(true).expect("the store listens");
+        while stage.begin().await.await.expect("an answer").is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_new_is_refused_when_the_store_has_no_room_for_it() {
+        let stage = Stage::start();
+        stage.store.full.store(true, Ordering::Relaxed);
+        assert!(matches!(stage.begin().await.await, Ok(Err(Error::DiskFull))));
+        stage.store.full.store(false, Ordering::Relaxed);
+        assert!(matches!(stage.begin().await.await, Ok(Err(Error::DiskFull))), "until somebody looks at the disk");
+        stage.gauges.disk_full.store(false, Ordering::Relaxed);
+        stage.begin().await.await.expect("an answer").expect("there is room");
+    }
+}

@@ -33,6 +33,7 @@ mod driven;
 mod operate;
 mod silence;
 mod slot;
+mod timers;
 
 use admission::{Pace, Shares};
 use silence::Silence;
@@ -444,30 +445,6 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             } else {
                 let view = Live::decode(record).map(|live| pb::TransactionView { repeated: true, ..live.view() });
                 answer.send(view.map_err(|error| Error::Unstored { reason: error.to_string() }));
-            }
-        }
-    }
-
-    fn fire(&mut self, now: Timestamp) {
-        if now >= self.silence.at {
-            self.tell_silence(now);
-        }
-        while let Some(Reverse((at, xid))) = self.timers.peek().copied() {
-            if at > now {
-                return;
-            }
-            self.timers.pop();
-            let Some(slot) = self.slots.get_mut(&xid) else { continue };
-            if slot.timer == at {
-                slot.timer = Timestamp::MAX;
-            }
-            if slot.writing {
-                // Whatever the write leads to sets the timer again.
-                continue;
-            }
-            match slot.live.tx.wake_at() {
-                Some(due) if due <= now => self.feed(xid, Event::Woken, now),
-                Some(_) | None => self.settle(xid),
             }
         }
     }

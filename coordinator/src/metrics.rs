@@ -67,7 +67,18 @@ pub fn overloaded(error: &Error) {
     let what = match error {
         Error::Overloaded { what, .. } | Error::ServiceOverloaded { what, .. } => *what,
         Error::DiskFull => "disk",
-        _ => return,
+        Error::Invalid(_)
+        | Error::KeyReused { .. }
+        | Error::BranchDiffers { .. }
+        | Error::NotHere
+        | Error::NotFound
+        | Error::AlreadyDecided { .. }
+        | Error::NothingToDo { .. }
+        | Error::Draining
+        | Error::Declared
+        | Error::Unstored { .. }
+        | Error::Unavailable { .. }
+        | Error::Stopping => return,
     };
     counter!("tercet_overloaded_total", "what" => what).increment(1);
 }

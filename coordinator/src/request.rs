@@ -125,16 +125,13 @@ impl Input {
             Self::Start { answer, .. } | Self::Finish { answer, .. } => answer.send(Err(error())),
             Self::AddBranch { answer, .. } => Added::send(answer, Err(error())),
             Self::Operate { answer, .. } => drop(answer.send(Err(error()))),
-            // Whoever looks sees what the store holds.
-            Self::Look { answer, .. } => drop(answer.send(None)),
-            Self::Adopt { .. }
+            Self::Look { .. }
+            | Self::Adopt { .. }
             | Self::Retry { .. }
             | Self::Wake { .. }
             | Self::Replies(_)
             | Self::Connected { .. }
-            | Self::Lease { .. } => {
-                return Some(self);
-            }
+            | Self::Lease { .. } => return Some(self),
         }
         None
     }

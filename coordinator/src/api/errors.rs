@@ -1,5 +1,6 @@
 //! Errors as gRPC says them: a code for programs, a sentence for people, and google.rpc details for what to do.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tercet_proto::coordinator::v1 as pb;
@@ -17,82 +18,82 @@ pub const DOMAIN: &str = "tercet";
 /// The status that a caller gets.
 pub fn status(error: &Error) -> Status {
     let mut details = ErrorDetails::new();
-    let message = error.to_string();
-    let mut info = |reason: &str, metadata: &[(&str, String)]| {
-        let metadata = metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
-        details.set_error_info(reason, DOMAIN, metadata.collect::<std::collections::HashMap<_, _>>());
-    };
-    let code = match error {
-        Error::Invalid(Invalid { field, limit }) => {
-            details.add_bad_request_violation(field, limit);
-            Code::InvalidArgument
-        }
-        Error::Overloaded { what, limit } => {
-            info("OVERLOADED", &[("what", (*what).to_owned()), ("limit", limit.to_string())]);
-            details.set_retry_info(Some(Duration::from_millis(limits::RETRY_AFTER_MS)));
-            Code::ResourceExhausted
-        }
+    let (code, reason) = kind(error);
+    if let Error::Invalid(Invalid { field, limit }) = error {
+        details.add_bad_request_violation(field, limit);
+    } else {
+        let named = metadata(error).into_iter().map(|(name, value)| (name.to_owned(), value));
+        details.set_error_info(reason, DOMAIN, named.collect::<HashMap<_, _>>());
+    }
+    if let Some(ms) = retry_after_ms(error) {
+        details.set_retry_info(Some(Duration::from_millis(ms)));
+    }
+    Status::with_error_details(code, error.to_string(), details)
+}
+
+/// The code, and the reason in `google.rpc.ErrorInfo`.
+fn kind(error: &Error) -> (Code, &'static str) {
+    match error {
+        Error::Invalid(_) => (Code::InvalidArgument, "INVALID"),
+        Error::Overloaded { .. } => (Code::ResourceExhausted, "OVERLOADED"),
+        Error::ServiceOverloaded { .. } => (Code::ResourceExhausted, "SERVICE_OVERLOADED"),
+        Error::DiskFull => (Code::ResourceExhausted, "DISK_FULL"),
+        Error::KeyReused { .. } => (Code::AlreadyExists, "KEY_REUSED"),
+        Error::BranchDiffers { .. } => (Code::AlreadyExists, "BRANCH_DIFFERS"),
+        // Another coordinator has taken it over. Where it stands is in the store.
+        Error::NotHere => (Code::Unavailable, "MOVED"),
+        Error::NotFound => (Code::NotFound, "NOT_FOUND"),
+        Error::AlreadyDecided { .. } => (Code::FailedPrecondition, "ALREADY_DECIDED"),
+        Error::NothingToDo { .. } => (Code::FailedPrecondition, "NOTHING_TO_DO"),
+        Error::Declared => (Code::FailedPrecondition, "DECLARED"),
+        Error::Draining => (Code::Unavailable, "DRAINING"),
+        Error::Unavailable { .. } => (Code::Unavailable, "STORE_UNAVAILABLE"),
+        Error::Stopping => (Code::Unavailable, "STOPPING"),
+        Error::Unstored { .. } => (Code::Internal, "UNSTORED"),
+    }
+}
+
+fn metadata(error: &Error) -> Vec<(&'static str, String)> {
+    match error {
+        Error::Overloaded { what, limit } => vec![("what", (*what).to_owned()), ("limit", limit.to_string())],
         Error::ServiceOverloaded { service, what, limit } => {
-            let named = [("service", service.clone()), ("what", (*what).to_owned()), ("limit", limit.to_string())];
-            info("SERVICE_OVERLOADED", &named);
-            details.set_retry_info(Some(Duration::from_millis(limits::RETRY_AFTER_MS)));
-            Code::ResourceExhausted
+            vec![("service", service.clone()), ("what", (*what).to_owned()), ("limit", limit.to_string())]
         }
-        Error::KeyReused { xid } => {
-            info("KEY_REUSED", &[("field", "idempotency_key".into()), ("xid", xid.to_string())]);
-            Code::AlreadyExists
-        }
-        Error::BranchDiffers { .. } => {
-            info("BRANCH_DIFFERS", &[("field", "index".into())]);
-            Code::AlreadyExists
-        }
-        Error::NotHere => {
-            // Another coordinator has taken it over. Where it stands is in the store.
-            info("MOVED", &[]);
-            Code::Unavailable
-        }
-        Error::NotFound => {
-            info("NOT_FOUND", &[]);
-            Code::NotFound
-        }
-        Error::AlreadyDecided { status } => {
-            info("ALREADY_DECIDED", &[("status", status_name(*status).into())]);
-            Code::FailedPrecondition
-        }
-        Error::NothingToDo { .. } => {
-            info("NOTHING_TO_DO", &[]);
-            Code::FailedPrecondition
-        }
-        Error::Draining => {
-            info("DRAINING", &[]);
-            details.set_retry_info(Some(Duration::from_millis(limits::RETRY_AFTER_MS)));
-            Code::Unavailable
-        }
-        Error::Declared => {
-            info("DECLARED", &[]);
-            Code::FailedPrecondition
-        }
-        Error::Unstored { .. } => {
-            info("UNSTORED", &[]);
-            Code::Internal
-        }
-        Error::DiskFull => {
-            info("DISK_FULL", &[]);
-            details.set_retry_info(Some(Duration::from_millis(limits::DISK_RETRY_AFTER_MS)));
-            Code::ResourceExhausted
-        }
-        Error::Unavailable { .. } => {
-            info("STORE_UNAVAILABLE", &[]);
-            details.set_retry_info(Some(Duration::from_millis(limits::RETRY_AFTER_MS)));
-            Code::Unavailable
-        }
-        Error::Stopping => {
-            info("STOPPING", &[]);
-            details.set_retry_info(Some(Duration::from_millis(limits::RETRY_AFTER_MS)));
-            Code::Unavailable
-        }
-    };
-    Status::with_error_details(code, message, details)
+        Error::KeyReused { xid } => vec![("field", "idempotency_key".to_owned()), ("xid", xid.to_string())],
+        Error::BranchDiffers { .. } => vec![("field", "index".to_owned())],
+        Error::AlreadyDecided { status } => vec![("status", status_name(*status).to_owned())],
+        Error::Invalid(_)
+        | Error::DiskFull
+        | Error::NotHere
+        | Error::NotFound
+        | Error::NothingToDo { .. }
+        | Error::Declared
+        | Error::Draining
+        | Error::Unavailable { .. }
+        | Error::Stopping
+        | Error::Unstored { .. } => Vec::new(),
+    }
+}
+
+/// When the same may be tried again, where trying again helps.
+fn retry_after_ms(error: &Error) -> Option<u64> {
+    match error {
+        Error::Overloaded { .. }
+        | Error::ServiceOverloaded { .. }
+        | Error::Draining
+        | Error::Unavailable { .. }
+        | Error::Stopping => Some(limits::RETRY_AFTER_MS),
+        Error::DiskFull => Some(limits::DISK_RETRY_AFTER_MS),
+        Error::Invalid(_)
+        | Error::KeyReused { .. }
+        | Error::BranchDiffers { .. }
+        | Error::NotHere
+        | Error::NotFound
+        | Error::AlreadyDecided { .. }
+        | Error::NothingToDo { .. }
+        | Error::Declared
+        | Error::Unstored { .. } => None,
+    }
 }
 
 /// The same, for an entry of a stream.

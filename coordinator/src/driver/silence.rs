@@ -72,7 +72,7 @@ mod tests {
     use crate::plan::Plan;
     use crate::request::{Answer, Waits};
     use crate::store::{
-        self, Beat, ClaimCompensations, Claimed, Lookup, MemoryStore, Owner, Purge, Record, Write, Written,
+        self, Beat, ClaimCompensations, Claimed, Lookup, MemoryStore, Owner, Purge, Query, Record, Write, Written,
     };
 
     /// A store that does not answer writes while its gate is shut, and has no room for anything new while it is full.
@@ -93,7 +93,7 @@ mod tests {
         async fn get(&self, lookup: Lookup) -> Result<Option<Record>, store::Error> {
             self.memory.get(lookup).await
         }
-        async fn list<Q: store::Query>(&self, query: Q) -> Result<Vec<Q::Row>, store::Error> {
+        async fn list<Q: Query>(&self, query: Q) -> Result<Vec<Q::Row>, store::Error> {
             self.memory.list(query).await
         }
         async fn claim_orphans(&self, owner: Owner, limit: u32) -> Result<Vec<Record>, store::Error> {

@@ -250,7 +250,7 @@ fn make_folder(folder: &Path) -> std::io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
     }
-    let above = folder.parent().unwrap_or(Path::new(""));
+    let above = folder.parent().unwrap_or_else(|| Path::new(""));
     make_folder(above)?;
     std::fs::create_dir(folder)?;
     let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };

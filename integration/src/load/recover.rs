@@ -162,7 +162,7 @@ async fn idle(folder: &std::path::Path) -> anyhow::Result<Idle> {
 /// # Errors
 /// When a server does not start or ends by itself, or it takes too long.
 pub async fn run(config: &Config) -> anyhow::Result<Report> {
-    if config.dead >= config.services || config.rows % config.services as u64 != 0 {
+    if config.dead >= config.services || !config.rows.is_multiple_of(config.services as u64) {
         bail!("some services have to come back, and each has the same number of rows");
     }
     let progress = ProgressBar::new_spinner();
@@ -237,6 +237,7 @@ impl Drain<'_> {
         self.report.passers_by = round(passers_by.confirmed as f64 / passers_by.begun.max(1) as f64, 4);
         self.report.passers_by_p50_ms = round(passers_by.ms(0.5), 2);
         self.report.passers_by_p99_ms = round(passers_by.ms(0.99), 2);
+        drop(passers_by);
         self.judge().await?;
         Ok(self.report)
     }
@@ -267,7 +268,7 @@ impl Drain<'_> {
                 report.fairness = round(gone.min().unwrap_or_default() as f64 / each as f64, 3);
             }
             if drained == total {
-                let took = begun.map_or(started.elapsed(), |begun| begun.elapsed()).as_secs_f64();
+                let took = begun.map_or_else(|| started.elapsed(), |begun| begun.elapsed()).as_secs_f64();
                 report.drained = drained;
                 report.drain_s = round(took, 2);
                 report.drained_per_s = round(drained as f64 / took, 1);

@@ -47,7 +47,7 @@ pub trait Made<Db: Database> {
 }
 
 impl<Db: Database> Made<Db> for Service<Db> {
-    fn made(self) -> Result<Service<Db>, String> {
+    fn made(self) -> Result<Self, String> {
         Ok(self)
     }
 }

@@ -233,11 +233,12 @@ impl Drain<'_> {
         let scrape = Scrape::of(self.server.metrics).await?;
         self.report.lag_counted = scrape.sum("tercet_scanner_lag_seconds_count") as u64;
         self.report.commit_p99_ms = round(scrape.quantile("tercet_store_commit_seconds", 0.99) * 1_000.0, 1);
-        let passers_by = passers_by.borrow();
-        self.report.passers_by = round(passers_by.confirmed as f64 / passers_by.begun.max(1) as f64, 4);
-        self.report.passers_by_p50_ms = round(passers_by.ms(0.5), 2);
-        self.report.passers_by_p99_ms = round(passers_by.ms(0.99), 2);
-        drop(passers_by);
+        {
+            let passers_by = passers_by.borrow();
+            self.report.passers_by = round(passers_by.confirmed as f64 / passers_by.begun.max(1) as f64, 4);
+            self.report.passers_by_p50_ms = round(passers_by.ms(0.5), 2);
+            self.report.passers_by_p99_ms = round(passers_by.ms(0.99), 2);
+        }
         self.judge().await?;
         Ok(self.report)
     }

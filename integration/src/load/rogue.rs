@@ -50,7 +50,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 async fn session(config: &Config, round: u64) -> anyhow::Result<()> {
     let (up, messages) = mpsc::channel(64);
-    let send = |message| up.try_send(pb::OpenRequest { message: Some(message) });
+    let send = |message| {
+        up.try_send(pb::OpenRequest { message: Some(message) })
+            .map_err(|_| anyhow::anyhow!("the session takes nothing"))
+    };
     let action = pb::Action { name: crate::noop::HOLD[0].name().into(), operations: vec![1, 2, 3] };
     send(Up::Register(pb::Register {
         service: config.service.clone(),

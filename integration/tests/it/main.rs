@@ -6,6 +6,7 @@ mod conservation;
 mod fence;
 mod flows;
 mod kill;
+mod operators;
 mod power;
 mod servers;
 mod services;

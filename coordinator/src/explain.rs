@@ -52,7 +52,8 @@ impl Facts<'_> {
 pub fn explain(mut facts: Facts<'_>) -> pb::ExplainResponse {
     // The scanner's times stand in its rows; a row that it has taken is taken again when its lease ends.
     for index in 0..facts.live.tx.branches.len() {
-        let due = facts.row(index as u8).filter(|row| row.status == CompensationStatus::Pending);
+        let logged = facts.live.tx.branches[index].progress == Progress::Logged;
+        let due = facts.row(index as u8).filter(|row| logged && row.status == CompensationStatus::Pending);
         if let Some(due) = due.map(|row| row.next_retry_time.max(row.lease_until)) {
             facts.live.tx.branches[index].wake_at = due;
         }

@@ -51,8 +51,8 @@ pub trait Sql: Database<Connection: Migrate> {
     /// Deletes all rows of these transactions.
     fn forget(connection: &mut Self::Connection, xids: &[Xid]) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Fails where this transaction can only be rolled back although its COMMIT would succeed: a statement of it failed,
-    /// and its handler went on.
+    /// Fails where this transaction can only be rolled back although its COMMIT would succeed: a statement of it
+    /// failed, and its handler went on.
     fn check(connection: &mut Self::Connection) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
         let _ = connection;
         std::future::ready(Ok(()))

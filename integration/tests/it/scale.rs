@@ -10,10 +10,10 @@ use tokio::task::LocalSet;
 async fn twice<R: Display>(run: impl AsyncFn() -> anyhow::Result<R>, broken: impl Fn(&R) -> bool) {
     let mut report = LocalSet::new().run_until(run()).await.expect("the servers run");
     if broken(&report) {
-        println!("{report}");
+        eprintln!("{report}");
         report = LocalSet::new().run_until(run()).await.expect("the servers run");
     }
-    println!("{report}");
+    eprintln!("{report}");
     assert!(!broken(&report), "{report}");
 }
 

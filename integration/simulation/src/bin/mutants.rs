@@ -56,7 +56,7 @@ fn run(cli: &Cli) -> anyhow::Result<usize> {
     for (name, patch) in &patches {
         let start = Instant::now();
         apply(&tree, patch, &[])?;
-        let found = hunt(&top, &tree, cli.seeds);
+        let found = hunt(&tree, cli.seeds);
         apply(&tree, patch, &["--reverse"])?;
         let found = found.with_context(|| name.clone())?;
         let seconds = start.elapsed().as_secs();
@@ -89,7 +89,7 @@ fn copy(top: &Path, tree: &Path) -> anyhow::Result<()> {
         let (from, to) = (top.join(file), tree.join(file));
         let Ok(mut content) = std::fs::read(&from) else { continue };
         if file.ends_with("simulation/Cargo.toml") {
-            // A name of its own: the copy is built where the original is, and shares what both depend on.
+            // A name of its own, that tells it from the original's in a list of processes.
             let bin = "\n[[bin]]\nname = \"mutated-sim\"\npath = \"src/bin/sim.rs\"\n";
             content.extend_from_slice(bin.as_bytes());
         }
@@ -103,8 +103,9 @@ fn copy(top: &Path, tree: &Path) -> anyhow::Result<()> {
 }
 
 /// Builds and runs; what the simulation said, if it found something.
-fn hunt(top: &Path, tree: &Path, seeds: u64) -> anyhow::Result<Option<String>> {
-    let target: PathBuf = top.join("target");
+fn hunt(tree: &Path, seeds: u64) -> anyhow::Result<Option<String>> {
+    // Of its own: what is built from a bug must never pass for the original.
+    let target: PathBuf = tree.join("target");
     let mut cargo = Command::new("cargo");
     // The whole workspace, for the same features of what is built already.
     cargo.args(["build", "--workspace", "--bin", "mutated-sim", "--quiet", "--target-dir"]).arg(&target);

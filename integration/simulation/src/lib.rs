@@ -40,7 +40,7 @@ use tercet_coordinator::store::Record;
 use tercet_core::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 pub use campaign::{Campaign, campaign};
 pub use faults::Fault;
@@ -162,7 +162,10 @@ async fn live(setup: Setup, instances: &[&'static str], script: Script) -> Repor
         sleep(FAULTS).await;
         world.end_faults();
     }
-    while initiators.join_next().await.is_some() {}
+    let answered = async { while initiators.join_next().await.is_some() {} };
+    if timeout(LIVENESS, answered).await.is_err() {
+        world.broken("everyone is answered", format_args!("not within {} s after the faults", LIVENESS.as_secs()));
+    }
     let unfinished = check::wait_for_end(&world, LIVENESS).await;
     check::at_the_end(&world, &unfinished).await;
     let (ended, parked) = check::counts(&world).await;

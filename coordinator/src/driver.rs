@@ -8,8 +8,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use tercet_core::{Effects, Event, Reply, Status, Timestamp, Xid, XidSource, step};
@@ -25,7 +25,7 @@ use crate::live::Live;
 use crate::plan::Plan;
 use crate::request::{Answer, Error, Input, Waiter, Waits};
 use crate::scanner::Place;
-use crate::store::{Advance, Owner, Record, Store, Write, Written};
+use crate::store::{Advance, Backlog, Owner, Record, Store, Write, Written};
 use crate::{metrics, writer};
 
 mod admission;
@@ -50,10 +50,10 @@ pub struct Gauges {
     pub commits: AtomicU64,
     /// Rows of those commits.
     pub rows: AtomicU64,
-    /// Rows of `compensation_log` that are tried again, at the last beat.
-    pub pending: AtomicU64,
-    /// And those that wait for a person.
-    pub failed: AtomicU64,
+    /// When the commit under way began, in microseconds of the clock's monotonic time; 0: none is.
+    pub commit_began_us: AtomicU64,
+    /// What waited in `compensation_log` at the last beat.
+    pub backlogs: Mutex<Vec<Backlog>>,
     /// What can be changed while it runs.
     pub controls: Controls,
     /// The disk under the store has no room for new transactions.
@@ -157,6 +157,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                     self.commit = None;
                     self.silence = Silence::default();
                     self.pace.ended(self.clock.monotonic());
+                    self.gauges.commit_began_us.store(0, Ordering::Relaxed);
                     let now = self.clock.now();
                     written.into_iter().for_each(|(xid, written)| self.written(xid, written, now));
                 }
@@ -179,7 +180,9 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         self.gauges.commits.fetch_add(1, Ordering::Relaxed);
         self.gauges.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
         self.silence = Silence::begin(self.clock.now());
-        self.pace.began(self.clock.monotonic());
+        let began = self.clock.monotonic();
+        self.pace.began(began);
+        self.gauges.commit_began_us.store(began.as_micros() as u64, Ordering::Relaxed);
         let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
         self.commit = Some(Box::pin(async move { writer::commit(&*store, &clock, batch).await }));
     }
@@ -280,6 +283,9 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             return;
         }
         let Incoming { branch, operation, attempt, reply, words, .. } = reply;
+        if reply == Reply::Done {
+            slot::count_retries(&slot.live, branch, operation);
+        }
         slot.live.hear(branch, operation, reply, words);
         self.feed(xid, Event::Replied { branch, operation, attempt, reply }, now);
     }

@@ -15,6 +15,7 @@ pub mod driver;
 pub mod explain;
 pub mod limits;
 pub mod live;
+mod look;
 pub mod metrics;
 pub mod names;
 pub mod node;
@@ -128,6 +129,7 @@ pub async fn serve<S: Store>(
     let (superseded, mut ended) = oneshot::channel();
     let parts = (Arc::clone(&store), clock.clone(), inbox.clone(), Arc::clone(&gauges), settings);
     let mut work = background(parts, connected(&sessions), tick, &config, superseded);
+    work.spawn(look::run(clock.clone(), Arc::clone(&gauges), sessions.clone()));
     let mut driven = tokio::spawn(driver.run(stopping));
 
     let addresses = ports.addresses().unwrap_or(Addresses { listen: config.listen, admin: config.admin_listen });

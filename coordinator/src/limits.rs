@@ -124,6 +124,9 @@ pub const RAMP_MS: u64 = 2_000;
 /// A service whose sessions have no room and that has answered nothing for so long gets no retries.
 pub const STUCK_MS: u64 = 2_000;
 
+/// A service that leaves a batch of calls without an answer for so long is slow.
+pub const SLOW_MS: u64 = 2_000;
+
 /// Transactions taken up at a time after a restart.
 pub const ORPHANS_MAX: u32 = 2_000;
 

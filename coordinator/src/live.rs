@@ -374,7 +374,8 @@ impl Live {
     }
 }
 
-fn truncate(text: &mut String, bytes_max: usize) {
+/// Cuts off what is over so many bytes, between two characters.
+pub(crate) fn truncate(text: &mut String, bytes_max: usize) {
     if let Some(end) = (0..=bytes_max).rev().find(|end| text.is_char_boundary(*end))
         && text.len() > bytes_max
     {

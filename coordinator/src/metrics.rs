@@ -4,10 +4,38 @@
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use tercet_core::{Operation, Reply, Status, Timestamp};
 
 use crate::names;
 use crate::request::Error;
+use crate::session::{Health, State};
+use crate::store::{Backlog, Compensation};
+
+const SECONDS: [f64; 14] = [0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
+/// From a second to the day after which attempts are used up, and over a weekend.
+const AGES: [f64; 11] = [1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0];
+const ROWS: [f64; 9] = [1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+/// From the quick attempts to the last by default.
+const RETRIES: [f64; 11] = [1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0, 150.0, 500.0, 1_500.0];
+
+/// What requests can be refused for when there is too much of it.
+const OVERLOADS: [&str; 6] =
+    ["live transactions", "waiting requests", "waiting calls", "commit delay in ms", "call delay in ms", "disk"];
+
+/// An exporter whose histograms have buckets that fit what they measure.
+///
+/// # Errors
+/// None, as long as every list of buckets has one.
+pub fn exporter() -> Result<PrometheusBuilder, BuildError> {
+    let suffix = |text: &str| Matcher::Suffix(text.into());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(suffix("_seconds"), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full("tercet_compensation_age_seconds".into()), &AGES)?
+        .set_buckets_for_metric(suffix("_rows"), &ROWS)?
+        .set_buckets_for_metric(suffix("_calls"), &ROWS)?
+        .set_buckets_for_metric(suffix("_to_success"), &RETRIES)
+}
 
 /// Says what each metric means. Called once, after a recorder is installed.
 pub fn describe() {
@@ -19,8 +47,13 @@ pub fn describe() {
     describe_counter!("tercet_retries_total", "Attempts that will be repeated, by service and operation");
     describe_counter!("tercet_compensations_total", "Branches handed to compensation_log, by service and operation");
     describe_counter!("tercet_parked_total", "Branches parked, by service and operation");
+    describe_histogram!(
+        "tercet_retries_to_success",
+        "Retries of an operation that had any, when it succeeded, by service and operation"
+    );
     describe_histogram!("tercet_store_commit_seconds", "How long a group commit took");
     describe_histogram!("tercet_store_commit_rows", "Rows of one group commit");
+    describe_gauge!("tercet_store_commit_age_seconds", "Since the group commit under way began; 0: none is");
     describe_counter!("tercet_store_failures_total", "Commits of unknown result");
     describe_gauge!("tercet_disk_free_bytes", "Free bytes of the disk under the store");
     describe_gauge!("tercet_disk_full", "1 while new transactions are refused because that disk is full");
@@ -29,9 +62,29 @@ pub fn describe() {
     describe_histogram!("tercet_scanner_lag_seconds", "From the moment a row was due to its attempt, by service");
     describe_gauge!("tercet_live_transactions", "Transactions in memory");
     describe_gauge!("tercet_sessions", "Sessions of participants, by service");
+    describe_gauge!("tercet_service_state", "1 for how a service is doing, 0 for all else, by service and state");
     describe_gauge!("tercet_queued_calls", "Calls that wait for a session to take them, by service");
+    describe_gauge!("tercet_calls_in_flight", "Calls without an answer, by service");
+    describe_gauge!("tercet_oldest_batch_seconds", "Since the oldest batch without an answer was sent, by service");
     describe_gauge!("tercet_compensations_pending", "Rows of compensation_log that are tried again, by service");
-    describe_gauge!("tercet_compensations_failed", "Rows of compensation_log that are parked, by service");
+    describe_gauge!("tercet_compensations_parked", "Rows of compensation_log that wait for a person, by service");
+    describe_gauge!("tercet_compensations_oldest_seconds", "Age of the oldest pending row, by service");
+    describe_gauge!("tercet_compensations_overdue_seconds", "Since the first pending row was due, by service");
+    describe_histogram!("tercet_compensation_age_seconds", "Age of a pending row at each attempt, by service");
+    // A rate sees the first of something only if it was 0 before.
+    for what in OVERLOADS {
+        counter!("tercet_overloaded_total", "what" => what).absolute(0);
+    }
+    abandoned_counter().absolute(0);
+    failures_counter().absolute(0);
+}
+
+fn abandoned_counter() -> Counter {
+    counter!("tercet_abandoned_total")
+}
+
+fn failures_counter() -> Counter {
+    counter!("tercet_store_failures_total")
 }
 
 /// A transaction has ended.
@@ -47,9 +100,14 @@ pub fn committed(rows: usize, took: Duration) {
     histogram!("tercet_store_commit_rows").record(rows as f64);
 }
 
+/// How long the commit that is under way takes already.
+pub fn committing(age: Duration) {
+    gauge!("tercet_store_commit_age_seconds").set(age.as_secs_f64());
+}
+
 /// A commit's result is unknown.
 pub fn store_failed() {
-    counter!("tercet_store_failures_total").increment(1);
+    failures_counter().increment(1);
 }
 
 /// So much of the disk under the store is free.
@@ -85,7 +143,7 @@ pub fn overloaded(error: &Error) {
 
 /// The caller of a request had given up before it was begun.
 pub fn abandoned() {
-    counter!("tercet_abandoned_total").increment(1);
+    abandoned_counter().increment(1);
 }
 
 /// An attempt will be repeated.
@@ -106,15 +164,29 @@ pub fn parked(service: &str, operation: Operation) {
     counter!("tercet_parked_total", "service" => service.to_owned(), "operation" => operation).increment(1);
 }
 
-/// The scanner feeds a row that was due at `due`.
-pub fn scanned(service: &str, due: Timestamp, now: Timestamp) {
-    histogram!("tercet_scanner_lag_seconds", "service" => service.to_owned()).record(seconds(now.ms_since(due)));
+/// An operation has succeeded after so many attempts that had not.
+pub fn succeeded(service: &str, operation: Operation, retries: u32) {
+    let operation = names::operation_name(operation);
+    histogram!("tercet_retries_to_success", "service" => service.to_owned(), "operation" => operation).record(retries);
 }
 
-/// How many rows of `compensation_log` of a service wait, and how many are parked.
-pub fn compensations(service: &str, pending: u64, failed: u64) {
-    gauge!("tercet_compensations_pending", "service" => service.to_owned()).set(pending as f64);
-    gauge!("tercet_compensations_failed", "service" => service.to_owned()).set(failed as f64);
+/// The scanner feeds a row.
+pub fn scanned(row: &Compensation, now: Timestamp) {
+    let service = || row.service.clone();
+    let lag = seconds(now.ms_since(row.next_retry_time));
+    histogram!("tercet_scanner_lag_seconds", "service" => service()).record(lag);
+    let age = seconds(now.ms_since(row.create_time));
+    histogram!("tercet_compensation_age_seconds", "service" => service()).record(age);
+}
+
+/// What waits in `compensation_log` for a service.
+pub fn backlog(backlog: &Backlog, now: Timestamp) {
+    let service = || backlog.service.clone();
+    let since = |at: Option<Timestamp>| at.map_or(0.0, |at| seconds(now.ms_since(at)));
+    gauge!("tercet_compensations_pending", "service" => service()).set(backlog.pending as f64);
+    gauge!("tercet_compensations_parked", "service" => service()).set(backlog.failed as f64);
+    gauge!("tercet_compensations_oldest_seconds", "service" => service()).set(since(backlog.oldest));
+    gauge!("tercet_compensations_overdue_seconds", "service" => service()).set(since(backlog.due));
 }
 
 /// How many transactions are in memory.
@@ -127,6 +199,9 @@ pub fn live(count: u64) {
 pub struct ServiceMetrics {
     sessions: Gauge,
     queued: Gauge,
+    in_flight: Gauge,
+    oldest_batch: Gauge,
+    states: [Gauge; State::ALL.len()],
     calls: metrics::Histogram,
     seconds: metrics::Histogram,
     replies: Vec<Counter>,
@@ -139,6 +214,12 @@ impl ServiceMetrics {
     /// Those of a service that has registered.
     pub fn new(service: &str) -> Self {
         let label = || service.to_owned();
+        for operation in OPERATIONS.map(names::operation_name) {
+            // As in `describe`: a rate sees the first one.
+            for name in ["tercet_retries_total", "tercet_compensations_total", "tercet_parked_total"] {
+                counter!(name, "service" => label(), "operation" => operation).absolute(0);
+            }
+        }
         let replies = OPERATIONS.iter().flat_map(|operation| {
             REPLIES.iter().map(|reply| {
                 let (operation, reply) = (names::operation_name(*operation), names::reply_name(*reply));
@@ -149,21 +230,30 @@ impl ServiceMetrics {
         Self {
             sessions: gauge!("tercet_sessions", "service" => label()),
             queued: gauge!("tercet_queued_calls", "service" => label()),
+            in_flight: gauge!("tercet_calls_in_flight", "service" => label()),
+            oldest_batch: gauge!("tercet_oldest_batch_seconds", "service" => label()),
+            states: State::ALL
+                .map(|state| gauge!("tercet_service_state", "service" => label(), "state" => state.name())),
             calls: histogram!("tercet_batch_calls", "service" => label()),
             seconds: histogram!("tercet_branch_call_seconds", "service" => label()),
             replies: replies.collect(),
         }
     }
 
-    /// An instance has connected, or is gone.
-    pub fn sessions(&self, count: usize) {
-        self.sessions.set(count as f64);
+    /// How it is doing.
+    pub fn measure(&self, health: &Health) {
+        self.sessions.set(health.sessions as f64);
+        self.queued.set(health.queued as f64);
+        self.in_flight.set(health.in_flight as f64);
+        self.oldest_batch.set(health.oldest_batch.as_secs_f64());
+        for (gauge, state) in self.states.iter().zip(State::ALL) {
+            gauge.set(if state == health.state { 1.0 } else { 0.0 });
+        }
     }
 
-    /// A batch was sent; so many calls still wait.
-    pub fn sent(&self, calls: usize, queued: usize) {
+    /// A batch was sent.
+    pub fn sent(&self, calls: usize) {
         self.calls.record(calls as f64);
-        self.queued.set(queued as f64);
     }
 
     /// A batch was answered.

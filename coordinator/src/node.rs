@@ -1,7 +1,6 @@
 //! What a coordinator does beside driving: renews its lease, takes up what nobody drives, deletes what is old.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tercet_core::{Event, Timestamp};
@@ -14,7 +13,7 @@ use crate::driver::{Gauges, Settings};
 use crate::live::Live;
 use crate::outage::Outage;
 use crate::request::Input;
-use crate::store::{self, Backlog, ListQuery, Purge, Record, Store};
+use crate::store::{self, ListQuery, Purge, Record, Store};
 use crate::{limits, metrics, writer};
 
 /// Keeps the node alive and takes up what nobody drives.
@@ -43,17 +42,12 @@ impl<S: Store, K: Clock> Node<S, K> {
         self.take_up(&mut looking, &mut unseen).await;
         loop {
             tokio::time::sleep(Duration::from_millis(BEAT_MS)).await;
-            metrics::live(self.gauges.live.load(Ordering::Relaxed));
             match self.store.beat(owner.node, Some(owner.epoch), LEASE_MS).await {
                 Ok(beat) => {
                     beating.over();
                     self.clock.raise(beat.now);
-                    let sum = |of: fn(&Backlog) -> u64| beat.backlogs.iter().map(of).sum();
-                    self.gauges.pending.store(sum(|backlog| backlog.pending), Ordering::Relaxed);
-                    self.gauges.failed.store(sum(|backlog| backlog.failed), Ordering::Relaxed);
-                    for backlog in &beat.backlogs {
-                        metrics::compensations(&backlog.service, backlog.pending, backlog.failed);
-                    }
+                    beat.backlogs.iter().for_each(|backlog| metrics::backlog(backlog, beat.now));
+                    *self.gauges.backlogs.lock().unwrap_or_else(PoisonError::into_inner) = beat.backlogs;
                     let end = writer::lease_end(beat.now, LEASE_MS);
                     if self.inbox.send(Input::Lease { end }).await.is_err() {
                         return;

@@ -148,7 +148,7 @@ impl<S: Store, K: Clock> Scanner<S, K> {
             }
         }
         for row in rows {
-            metrics::scanned(&row.compensation.service, row.compensation.next_retry_time, now);
+            metrics::scanned(&row.compensation, now);
             self.wake(row, places).await;
         }
         Ok(())

@@ -22,7 +22,10 @@ use crate::metrics::ServiceMetrics;
 use crate::plan::has;
 use crate::{limits, names};
 
+mod health;
 mod load;
+
+pub use health::{Failure, Health, Instance, State};
 
 /// A queue that is shorter is not searched for what nobody waits for any more.
 const SWEEP_MIN: usize = 4_096;
@@ -78,6 +81,8 @@ struct Service {
     dirty: bool,
     sent: Sent,
     replies: [u64; 4],
+    /// What went wrong last.
+    failure: Option<Failure>,
     metrics: ServiceMetrics,
 }
 
@@ -104,36 +109,6 @@ pub struct Sent {
     pub batches: u64,
     /// The calls in them.
     pub calls: u64,
-}
-
-/// One instance of a service, for listings.
-#[derive(Clone, Debug)]
-pub struct Instance {
-    /// Its service.
-    pub service: String,
-    /// Its own name.
-    pub instance: String,
-    /// Its version.
-    pub version: String,
-    /// Calls of its service that no session has taken yet.
-    pub queued: usize,
-    /// Calls that it has not answered yet.
-    pub in_flight: usize,
-    /// Most calls that it takes before it answers one.
-    pub concurrency: usize,
-}
-
-/// How a service is doing.
-#[derive(Clone, Debug)]
-pub struct Health {
-    /// Its name.
-    pub service: String,
-    /// Calls that no session has taken yet.
-    pub queued: usize,
-    /// For how long the oldest batch without an answer has been under way; 0: none is.
-    pub oldest_batch_ms: u64,
-    /// Answers since the start: done, refused, not now, unknown.
-    pub replies: [u64; 4],
 }
 
 /// Why a participant may not register.
@@ -191,6 +166,7 @@ impl Sessions {
             dirty: false,
             sent: Sent::default(),
             replies: [0; 4],
+            failure: None,
             metrics: ServiceMetrics::new(&register.service),
         });
         if service.sessions.is_empty() {
@@ -227,22 +203,22 @@ impl Sessions {
             batches: Vec::new(),
             last: 0,
         });
-        service.metrics.sessions(service.sessions.len());
         Ok((id, first))
     }
 
-    /// Takes a session away. What it had not answered is unknown; what nobody can take any more was not sent.
-    pub fn remove(&self, name: &str, id: SessionId) -> Vec<Incoming> {
+    /// Takes a session away, which ended for this reason. What it had not answered is unknown; what nobody can take any
+    /// more was not sent.
+    pub fn remove(&self, name: &str, id: SessionId, why: &str) -> Vec<Incoming> {
         let mut inner = self.lock();
         let Some(service) = inner.services.get_mut(name) else { return Vec::new() };
-        let gone = service.sessions.extract_if(.., |session| session.id == id);
-        let calls = gone.flat_map(|session| session.batches).flat_map(|batch| batch.calls);
+        let now = self.clock.now();
+        let gone: Vec<_> = service.sessions.extract_if(.., |session| session.id == id).collect();
+        service.failure = gone.iter().find_map(|session| session.lost(why, now)).or_else(|| service.failure.take());
+        let calls = gone.into_iter().flat_map(|session| session.batches).flat_map(|batch| batch.calls);
         let mut replies: Vec<_> = calls.map(|call| call.answered(Reply::Unknown)).collect();
         if service.sessions.is_empty() {
             replies.extend(service.queue.drain(..).map(|call| call.outgoing.answered(Reply::Unreachable)));
         }
-        service.metrics.sessions(service.sessions.len());
-        let now = self.clock.now();
         service.dispatch(now, self.clock.monotonic());
         replies
     }
@@ -269,6 +245,9 @@ impl Sessions {
         let incoming = batch.calls.iter().zip(given).map(|(call, reply)| {
             let (reply, words) = parse(reply);
             service.metrics.replied(call.call.operation, reply);
+            if let Some(text) = health::fault(call, reply, &words) {
+                service.failure = Some(Failure { at: self.clock.now(), text });
+            }
             service.replies[crate::metrics::reply_column(reply)] += 1;
             Incoming { words, ..call.answered(reply) }
         });
@@ -313,43 +292,6 @@ impl Sessions {
             calls: sum.calls + service.sent.calls,
         })
     }
-
-    /// Every service that has registered since the start, by name.
-    pub fn health(&self) -> Vec<Health> {
-        let now = self.clock.monotonic();
-        let inner = self.lock();
-        let all = inner.services.iter().map(|(name, service)| {
-            let batches = service.sessions.iter().flat_map(|session| &session.batches);
-            let oldest = batches.map(|batch| now.saturating_sub(batch.sent_at)).max();
-            Health {
-                service: name.clone(),
-                queued: service.queue.len(),
-                oldest_batch_ms: oldest.map_or(0, |age| age.as_millis() as u64),
-                replies: service.replies,
-            }
-        });
-        let mut all: Vec<_> = all.collect();
-        all.sort_by(|a, b| a.service.cmp(&b.service));
-        all
-    }
-
-    /// Every instance, by service.
-    pub fn instances(&self) -> Vec<Instance> {
-        let inner = self.lock();
-        let all = inner.services.iter().flat_map(|(name, service)| {
-            service.sessions.iter().map(|session| Instance {
-                service: name.clone(),
-                instance: session.instance.clone(),
-                version: session.version.clone(),
-                queued: service.queue.len(),
-                in_flight: session.outstanding,
-                concurrency: session.concurrency,
-            })
-        });
-        let mut all: Vec<_> = all.collect();
-        all.sort_by(|a, b| (&a.service, &a.instance).cmp(&(&b.service, &b.instance)));
-        all
-    }
 }
 
 impl Service {
@@ -375,7 +317,7 @@ impl Service {
             let number = session.last;
             self.sent.batches += 1;
             self.sent.calls += calls.len() as u64;
-            self.metrics.sent(calls.len(), self.queue.len());
+            self.metrics.sent(calls.len());
             let message = pb::Calls { batch: number, calls: calls.iter().map(encode).collect() };
             permit.send(Ok(pb::OpenResponse { message: Some(pb::open_response::Message::Calls(message)) }));
             session.batches.push(Batch { number, sent_at: monotonic, calls });

@@ -436,7 +436,7 @@ pub struct Beat {
 }
 
 /// Compensations of one service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// The service.
     pub service: String,
@@ -444,6 +444,10 @@ pub struct Backlog {
     pub pending: u64,
     /// Those that wait for a person.
     pub failed: u64,
+    /// When the first made of the pending ones was made.
+    pub oldest: Option<Timestamp>,
+    /// When the first due of the pending ones is due, or was when it was last tried: under way it counts as well.
+    pub due: Option<Timestamp>,
 }
 
 /// Which ended transactions may go.

@@ -133,7 +133,7 @@ impl Served {
     /// `first`: how long to wait until the driver hears that its service is there, if it does not know.
     async fn run<U: Uplink>(self, mut up: U, first: Option<Duration>) {
         let why = self.listen(&mut up, first).await;
-        let unanswered = self.service.sessions.remove(&self.name, self.id);
+        let unanswered = self.service.sessions.remove(&self.name, self.id, why);
         let calls = unanswered.len();
         if calls > 0 {
             warn!(service = self.name, instance = self.instance, why, calls, "session closed with unanswered calls");

@@ -2,16 +2,12 @@
 
 use std::process::ExitCode;
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 use crate::{metrics, store};
-
-const SECONDS: [f64; 14] = [0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
-const ROWS: [f64; 9] = [1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
 /// Runs a coordinator until it is told to stop. One runtime on one thread: two cost more of both cores than they bring.
 /// `color`: whether logs for people may have colours.
@@ -77,11 +73,8 @@ fn logs(config: &Config, color: bool) -> anyhow::Result<()> {
 
 fn exporter(config: &Config) -> anyhow::Result<()> {
     let Some(address) = config.metrics else { return Ok(()) };
-    PrometheusBuilder::new()
+    metrics::exporter()?
         .with_http_listener(address)
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS)?
-        .set_buckets_for_metric(Matcher::Suffix("_calls".into()), &ROWS)?
         .install()
         .map_err(|error| anyhow::anyhow!("metrics on {address}: {error}"))?;
     metrics::describe();

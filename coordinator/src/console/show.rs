@@ -103,9 +103,9 @@ pub(super) fn count(number: u64, one: &str, many: &str) -> String {
 /// A word in the colour of what it means: good, still going on, or bad.
 pub(super) fn paint(word: &str, color: bool) -> String {
     let code = match word {
-        "done" | "confirmed" | "passed" => "32",
-        "pending" | "trying" | "confirming" | "cancelling" | "logged" => "33",
-        "failed" | "parked" => "31",
+        "done" | "confirmed" | "passed" | "healthy" => "32",
+        "pending" | "trying" | "confirming" | "cancelling" | "logged" | "slow" | "behind" => "33",
+        "failed" | "parked" | "stuck" | "absent" => "31",
         "skipped" => "2",
         _ => return word.to_owned(),
     };

@@ -49,11 +49,14 @@ struct Service {
     unknown: u64,
 }
 
-fn state(service: &pb::ServiceHealth) -> &'static str {
+/// How a service is doing, in a word.
+pub(super) fn state(service: &pb::ServiceHealth) -> &'static str {
     match service.state() {
         State::Unspecified => "unknown",
         State::Healthy => "healthy",
         State::Slow => "slow",
+        State::Behind => "behind",
+        State::Stuck => "stuck",
         State::Absent => "absent",
     }
 }

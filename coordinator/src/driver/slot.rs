@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use tercet_core::{Note, Progress, Timestamp};
+use tercet_core::{Note, Operation, Progress, Timestamp};
 use tercet_proto::admin::v1 as admin;
 use tercet_proto::coordinator::v1 as pb;
 use tracing::{error, info, warn};
@@ -103,6 +103,18 @@ impl Slot {
                 Waiter::Changed { answer, .. } => drop(answer.send(Err(error()))),
             }
         }
+    }
+}
+
+/// Counts the retries of what succeeds now, if it needed any.
+pub(super) fn count_retries(live: &Live, index: u8, operation: Operation) {
+    let at = usize::from(index);
+    if let (Some(branch), Some(plan)) = (live.tx.branches.get(at), live.plan.branches.get(at))
+        && branch.attempts > 0
+        && !branch.finished()
+        && live.tx.operation(index) == Some(operation)
+    {
+        metrics::succeeded(&plan.service, operation, branch.attempts);
     }
 }
 

@@ -34,18 +34,32 @@ impl Service {
     }
 
     fn room(&self, name: &str, monotonic: Duration) -> Room {
-        let ms = |since: Duration| monotonic.saturating_sub(since).as_millis() as u64;
+        let back_ms = monotonic.saturating_sub(self.back_at).as_millis() as u64;
+        let ramped = self.concurrency() as u64 * back_ms.min(limits::RAMP_MS) / limits::RAMP_MS;
+        let calls = if self.stuck(monotonic) || self.concurrency() == 0 { 0 } else { ramped.max(1) as usize };
+        Room { service: name.to_owned(), calls, busy: self.queue.len() + self.outstanding() }
+    }
+
+    /// Calls that have no answer yet.
+    pub(super) fn outstanding(&self) -> usize {
+        self.sessions.iter().map(|session| session.outstanding).sum()
+    }
+
+    /// When the oldest batch without an answer was sent.
+    pub(super) fn oldest_batch(&self) -> Option<Duration> {
+        self.sessions.iter().flat_map(|session| &session.batches).map(|batch| batch.sent_at).min()
+    }
+
+    /// Whether no session has room and none has answered for long. One that had nothing to answer is not silent.
+    pub(super) fn stuck(&self, monotonic: Duration) -> bool {
         let full = self.sessions.iter().all(|session| session.free().0 == 0);
-        let stuck = full && ms(self.answered_at) > limits::STUCK_MS;
-        let ramped = self.concurrency() as u64 * ms(self.back_at).min(limits::RAMP_MS) / limits::RAMP_MS;
-        let outstanding: usize = self.sessions.iter().map(|session| session.outstanding).sum();
-        let calls = if stuck || self.concurrency() == 0 { 0 } else { ramped.max(1) as usize };
-        Room { service: name.to_owned(), calls, busy: self.queue.len() + outstanding }
+        let silent = |since: Duration| monotonic.saturating_sub(since) > Duration::from_millis(limits::STUCK_MS);
+        full && self.oldest_batch().is_some_and(|sent| silent(sent.max(self.answered_at)))
     }
 
     /// Whether calls have waited for too long already: for more than the next answers, or for longer than they have
     /// left. A service that is merely slow takes all that wait with its next answer.
-    fn behind(&self, clock: &impl Clock) -> bool {
+    pub(super) fn behind(&self, clock: &impl Clock) -> bool {
         let Some(oldest) = self.queue.front() else { return false };
         let waited_ms = clock.monotonic().saturating_sub(oldest.at).as_millis() as u64;
         let left_ms = || oldest.outgoing.call.not_after.ms_since(clock.now());

@@ -78,6 +78,7 @@ macro_rules! store_conformance {
             audit_rows_are_listed_by_every_part_of_the_query,
             each_start_of_a_node_has_its_own_epoch,
             a_beat_counts_compensations,
+            a_beat_tells_the_oldest_compensation,
             a_superseded_start_is_told_so,
             purge_by_age_takes_what_ended_before,
             purge_by_count_keeps_those_that_ended_last,

@@ -139,16 +139,18 @@ impl Store for MemoryStore {
         row.beat_at = now;
         row.lease_until = now.after_ms(lease_ms);
         let epoch = row.epoch;
-        let mut counts = BTreeMap::<&str, (u64, u64)>::new();
+        let mut backlogs = BTreeMap::<&str, Backlog>::new();
         for row in tables.compensations.values() {
-            let (pending, failed) = counts.entry(&row.service).or_default();
-            *pending += u64::from(row.status == CompensationStatus::Pending);
-            *failed += u64::from(row.status == CompensationStatus::Failed);
+            let backlog = backlogs.entry(&row.service).or_default();
+            backlog.failed += u64::from(row.status == CompensationStatus::Failed);
+            if row.status == CompensationStatus::Pending {
+                backlog.pending += 1;
+                backlog.oldest = backlog.oldest.into_iter().chain([row.create_time]).min();
+                backlog.due = backlog.due.into_iter().chain([row.next_retry_time]).min();
+            }
         }
-        let counts = counts.into_iter();
-        let backlogs =
-            counts.map(|(service, (pending, failed))| Backlog { service: service.to_owned(), pending, failed });
-        let mut backlogs: Vec<_> = backlogs.collect();
+        let named = backlogs.into_iter().map(|(service, backlog)| Backlog { service: service.to_owned(), ..backlog });
+        let mut backlogs: Vec<_> = named.collect();
         backlogs.sort_by_key(|backlog| std::cmp::Reverse(backlog.pending + backlog.failed));
         backlogs.truncate(BACKLOGS_MAX);
         Ok(Beat { now, epoch, backlogs })

@@ -32,6 +32,7 @@ const SCHEMA: &[&str] = &[
     include_str!("../../../sql/coordinator/sqlite/0001_init.sql"),
     include_str!("../../../sql/coordinator/sqlite/0002_audit.sql"),
     include_str!("../../../sql/coordinator/sqlite/0003_compensation_count.sql"),
+    include_str!("../../../sql/coordinator/sqlite/0004_compensation_oldest.sql"),
 ];
 
 /// The columns of a [`Record`], in the order of [`decode_record`].
@@ -176,7 +177,12 @@ impl Store for SqliteStore {
         const BEAT: &str = "-- beat
             UPDATE node SET beat_at = $2, lease_until = $3 WHERE id = $1 AND epoch = $4 RETURNING epoch";
         const BACKLOGS: &str = "-- backlogs
-            SELECT service, pending, failed FROM compensation_count ORDER BY pending + failed DESC LIMIT $1";
+            SELECT service, pending, failed,
+                (SELECT create_time FROM compensation_log INDEXED BY compensation_log_oldest
+                    WHERE service = count.service AND status = 0 ORDER BY id LIMIT 1),
+                (SELECT next_retry_time FROM compensation_log INDEXED BY compensation_log_due
+                    WHERE service = count.service AND status = 0 ORDER BY next_retry_time LIMIT 1)
+            FROM compensation_count AS count ORDER BY pending + failed DESC LIMIT $1";
         let mut writer = self.writer.lock().await;
         let now = self.clock.now();
         let row = sqlx::query(if epoch.is_none() { START } else { BEAT })
@@ -421,7 +427,15 @@ fn decode_compensation(row: &SqliteRow) -> Result<Compensation, sqlx::Error> {
 }
 
 fn decode_backlog(row: &SqliteRow) -> Result<Backlog, sqlx::Error> {
-    Ok(Backlog { service: row.try_get(0)?, pending: decode_number(row, 1)?, failed: decode_number(row, 2)? })
+    let time =
+        |index| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(index)?.map(|ms| Timestamp(ms.cast_unsigned())));
+    Ok(Backlog {
+        service: row.try_get(0)?,
+        pending: decode_number(row, 1)?,
+        failed: decode_number(row, 2)?,
+        oldest: time(3)?,
+        due: time(4)?,
+    })
 }
 
 /// SQLite's primary result code, when it is SQLite that speaks.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::{Sqlite, SqlitePool};
 use tercet::fence::Dialect as _;
 use tercet::service::Service;
@@ -192,13 +192,8 @@ async fn make(service: &str, file: &Path) -> anyhow::Result<Service<Sqlite>> {
 }
 
 fn exporter(address: SocketAddr) -> anyhow::Result<PrometheusHandle> {
-    const SECONDS: [f64; 12] = [0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 5.0, 60.0];
-    const ROWS: [f64; 8] = [1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
-    let (recorder, served) = PrometheusBuilder::new()
+    let (recorder, served) = tercet_coordinator::metrics::exporter()?
         .with_http_listener(address)
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS)?
-        .set_buckets_for_metric(Matcher::Suffix("_calls".into()), &ROWS)?
         .build()
         .with_context(|| format!("can not listen on {address} for metrics"))?;
     let handle = recorder.handle();

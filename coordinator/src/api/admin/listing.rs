@@ -1,12 +1,13 @@
 //! What operators look at: transactions, compensations, participants, numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tercet_core::{Progress, Xid};
+use tercet_core::{Progress, Timestamp, Xid};
 use tercet_proto::admin::v1 as pb;
-use tercet_proto::admin::v1::service_health::State;
+use tercet_proto::admin::v1::service_health;
 use tokio::sync::oneshot;
 
 use super::{Service, decode, page, parse_xid, unavailable};
@@ -15,14 +16,12 @@ use crate::explain::{Facts, explain};
 use crate::live::Live;
 use crate::plan::Invalid;
 use crate::request::{Error, Input};
-use crate::store::{AuditQuery, CompensationQuery, CompensationStatus, ListQuery, Lookup, Store};
+use crate::session::{Health, State};
+use crate::store::{AuditQuery, Backlog, CompensationQuery, CompensationStatus, ListQuery, Lookup, Store};
 use crate::{limits, names};
 
 /// Most unfinished transactions that one call looks at.
 const UNFINISHED_MAX: u64 = 10_000;
-
-/// A service whose oldest batch is under way for longer is slow.
-const SLOW_MS: u64 = 2_000;
 
 impl<S: Store> Service<S> {
     pub(super) async fn list(
@@ -115,6 +114,7 @@ impl<S: Store> Service<S> {
     pub(super) fn statistics(&self) -> pb::GetStatisticsResponse {
         let participants = self.sessions.instances().into_iter().map(shown_instance);
         let sent = self.sessions.sent();
+        let backlogs = self.backlogs();
         pb::GetStatisticsResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             now_ms: self.clock.now().0,
@@ -129,8 +129,8 @@ impl<S: Store> Service<S> {
             calls: sent.calls,
             draining: self.gauges.controls.draining(),
             started_at_ms: self.started_at.0,
-            compensations_pending: self.gauges.pending.load(Ordering::Relaxed),
-            compensations_failed: self.gauges.failed.load(Ordering::Relaxed),
+            compensations_pending: backlogs.iter().map(|backlog| backlog.pending).sum(),
+            compensations_failed: backlogs.iter().map(|backlog| backlog.failed).sum(),
             ..pb::GetStatisticsResponse::default()
         }
     }
@@ -196,32 +196,64 @@ impl<S: Store> Service<S> {
         Ok(explain(Facts { live, rows: &rows, acts: &acts, connected: &connected, now: self.clock.now() }))
     }
 
-    /// Every service that is known, with how it is doing.
+    /// What waited in `compensation_log` at the last beat.
+    fn backlogs(&self) -> Vec<Backlog> {
+        self.gauges.backlogs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Every service that is known, with how it is doing: connected since the start, or with work in the log.
     pub(super) fn participants(&self) -> pb::ListParticipantsResponse {
         let mut instances = BTreeMap::<String, Vec<pb::Participant>>::new();
         for instance in self.sessions.instances() {
             instances.entry(instance.service.clone()).or_default().push(shown_instance(instance));
         }
-        let services = self.sessions.health().into_iter().map(|health| {
-            let instances = instances.remove(&health.service).unwrap_or_default();
-            let state = match instances.is_empty() {
-                true => State::Absent,
-                false if health.oldest_batch_ms > SLOW_MS => State::Slow,
-                false => State::Healthy,
-            };
-            pb::ServiceHealth {
-                service: health.service,
-                state: state.into(),
-                queued: health.queued as u32,
-                oldest_batch_ms: health.oldest_batch_ms,
-                done: health.replies[0],
-                refused: health.replies[1],
-                not_now: health.replies[2],
-                unknown: health.replies[3],
-                instances,
-            }
-        });
-        pb::ListParticipantsResponse { services: services.collect() }
+        let mut backlogs = self.backlogs();
+        let mut services: Vec<_> = self.sessions.health().into_iter().map(shown_health).collect();
+        for service in &mut services {
+            service.instances = instances.remove(&service.service).unwrap_or_default();
+        }
+        backlogs.retain(|backlog| backlog.pending + backlog.failed > 0);
+        let now = self.clock.now();
+        for backlog in backlogs {
+            let at = services.iter().position(|service| service.service == backlog.service).unwrap_or_else(|| {
+                let state = service_health::State::Absent.into();
+                services.push(pb::ServiceHealth { service: backlog.service.clone(), state, ..Default::default() });
+                services.len() - 1
+            });
+            let since_ms = |at: Option<Timestamp>| at.map_or(0, |at| now.ms_since(at));
+            services[at].pending = backlog.pending;
+            services[at].parked = backlog.failed;
+            services[at].oldest_pending_ms = since_ms(backlog.oldest);
+            services[at].overdue_ms = since_ms(backlog.due);
+        }
+        services.sort_by(|a, b| a.service.cmp(&b.service));
+        pb::ListParticipantsResponse { services }
+    }
+}
+
+fn shown_health(health: Health) -> pb::ServiceHealth {
+    let state = match health.state {
+        State::Healthy => service_health::State::Healthy,
+        State::Slow => service_health::State::Slow,
+        State::Behind => service_health::State::Behind,
+        State::Stuck => service_health::State::Stuck,
+        State::Absent => service_health::State::Absent,
+    };
+    let (last_error_at_ms, last_error) = health.failure.map(|failure| (failure.at.0, failure.text)).unwrap_or_default();
+    let [done, refused, not_now, unknown] = health.replies;
+    pb::ServiceHealth {
+        service: health.service,
+        state: state.into(),
+        queued: health.queued as u32,
+        in_flight: health.in_flight as u32,
+        oldest_batch_ms: health.oldest_batch.as_millis() as u64,
+        done,
+        refused,
+        not_now,
+        unknown,
+        last_error,
+        last_error_at_ms,
+        ..pb::ServiceHealth::default()
     }
 }
 

@@ -264,6 +264,31 @@ pub async fn a_beat_counts_compensations<B: Bench>(bench: &B) {
     assert_eq!(counts().await, [named("stock", 1, 1)]);
 }
 
+/// A beat tells since when each service's oldest compensation is pending, and when the first is due.
+pub async fn a_beat_tells_the_oldest_compensation<B: Bench>(bench: &B) {
+    let store = bench.open().await;
+    let started = store.beat(1, None, 1_000).await.expect("the store is there");
+    let times = async || {
+        let beat = store.beat(1, Some(started.epoch), 1_000).await.expect("the store is there");
+        beat.backlogs.into_iter().find(|one| one.service == "stock").map(|one| (one.oldest, one.due))
+    };
+    let xids = xids(3);
+    let due = |ms| CompensationWrite { next_retry_time: START.after_ms(ms), ..compensation(0, "stock") };
+    let failed = |ms| CompensationWrite { status: CompensationStatus::Failed, ..due(ms) };
+    log(&store, &xids[..1], |_| vec![due(500)]).await;
+    bench.clock().pass_ms(100);
+    // Younger, and due before it; the one of another service is nobody's business.
+    log(&store, &xids[1..2], |_| vec![due(300)]).await;
+    log(&store, &xids[2..], |_| vec![CompensationWrite { service: "order".into(), ..due(1) }]).await;
+    let at = |ms| Some(START.after_ms(ms));
+    assert_eq!(times().await, Some((at(0), at(300))));
+    let park = |xid, ms| Write::Advance(Advance { compensations: vec![failed(ms)], ..advance(xid, 2) });
+    write_done(&store, vec![park(xids[0], 500)]).await;
+    assert_eq!(times().await, Some((at(100), at(300))), "what is parked is not pending");
+    write_done(&store, vec![park(xids[1], 300)]).await;
+    assert_eq!(times().await, Some((None, None)));
+}
+
 /// An old start that comes back from a long sleep learns that it is over, and its beat renews nothing.
 pub async fn a_superseded_start_is_told_so<B: Bench>(bench: &B) {
     let store = bench.open().await;

@@ -351,7 +351,12 @@ async fn transactions_are_listed_by_service_and_age_and_pages_are_stable() {
 #[tokio::test]
 async fn participants_tell_how_they_are() {
     let coordinator = Coordinator::start().await;
-    let mut party = Party::join(&coordinator, "shop", agrees).await;
+    let mut party = Party::join(&coordinator, "shop", |heard| match (heard.operation, heard.number) {
+        ("confirm", 2) => Say::Refused("sold out"),
+        ("try", 3) => Say::Hangs,
+        _ => Say::Done,
+    })
+    .await;
     coordinator.submit(tcc(vec![branch("shop", 1)]), pb::Wait::Ended).await.expect("it is sound");
     let health = async || {
         let all = coordinator.admin().list_participants(admin::ListParticipantsRequest {}).await.expect("it lists");
@@ -359,10 +364,26 @@ async fn participants_tell_how_they_are() {
     };
     let well = health().await;
     assert_eq!((well.state(), well.done, well.instances.len()), (admin::service_health::State::Healthy, 2, 1));
+    assert_eq!((well.in_flight, well.parked, &*well.last_error), (0, 0, ""));
+
+    let stuck = coordinator.submit(tcc(vec![branch("shop", 2)]), pb::Wait::Ended).await.expect("it is sound");
+    let parked = until("the beat that counts it", async || Some(health().await).filter(|one| one.parked == 1)).await;
+    let xid = Xid::from_slice(&stuck.xid).expect("16 bytes");
+    assert_eq!(parked.last_error, format!("refused the confirm of {xid}: sold out"));
+    assert!(parked.last_error_at_ms >= stuck.created_at_ms && parked.pending == 0, "{parked:?}");
+
+    coordinator.submit(tcc(vec![branch("shop", 3)]), pb::Wait::Accepted).await.expect("it is sound");
+    let stuck = admin::service_health::State::Stuck;
+    let hung = until("its only batch to hang", async || Some(health().await).filter(|one| one.state() == stuck)).await;
+    assert_eq!((hung.in_flight, hung.instances[0].in_flight), (1, 1));
+    assert!(hung.oldest_batch_ms > 2_000, "{hung:?}");
+
     party.die().await;
-    until("a service that is gone", async || {
+    let gone = until("a service that is gone", async || {
         let gone = health().await;
-        (gone.state() == admin::service_health::State::Absent && gone.instances.is_empty()).then_some(())
+        (gone.state() == admin::service_health::State::Absent && gone.instances.is_empty()).then_some(gone)
     })
     .await;
+    assert!(gone.last_error.starts_with("lost the session of "), "{gone:?}");
+    assert!(gone.last_error.ends_with("; 1 calls had no answer"), "{gone:?}");
 }

@@ -1,23 +1,35 @@
 #!/usr/bin/env bash
 # The whole test run: real PostgreSQL and MariaDB in folders of their own, then every test of the workspace.
 #   integration/test.sh [arguments for the test binaries, such as a filter]
-# Installs the two servers where they are missing (Debian, needs root or sudo). Ends with "N passed, N failed".
+# Installs the two servers where they are missing (Debian, needs root or sudo), and unpacks Prometheus' two programs
+# below target. Ends with "N passed, N failed".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$*"; echo "0 passed, 1 failed"; exit 1; }
 
-install() {
+update() {
   command -v apt-get >/dev/null || die "$1 is missing and there is no apt-get to install it with"
-  local as=()
+  as=()
   if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || die "$1 is missing: install it as root, then run this again"
     as=(sudo)
   fi
   say "installing $1"
   "${as[@]}" apt-get update -qq
+}
+
+install() {
+  update "$1"
   DEBIAN_FRONTEND=noninteractive "${as[@]}" apt-get install -y -qq --no-install-recommends "$1" >/dev/null
+}
+
+# A package that is installed would run as a service, on a port that somebody may need.
+unpack_prometheus() {
+  update prometheus
+  mkdir -p "$1"
+  (cd "$1" && apt-get download -qq prometheus 2>/dev/null && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb)
 }
 
 postgres_bin() { printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1; }
@@ -28,6 +40,11 @@ command -v cargo >/dev/null || die "cargo is missing: install Rust $(sed -n 's/^
 [ -x "$(postgres_bin)/initdb" ] || install postgresql-15
 command -v mariadbd >/dev/null || install mariadb-server
 bin=$(postgres_bin)
+if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
+  prometheus=$PWD/target/prometheus
+  [ -x "$prometheus/usr/bin/promtool" ] || unpack_prometheus "$prometheus" || die "prometheus can not be unpacked"
+  PATH=$PATH:$prometheus/usr/bin
+fi
 
 dir=$(mktemp -d)
 chmod 755 "$dir"

@@ -3,8 +3,10 @@
 use std::future::pending;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use sqlx::Sqlite;
 use tercet::action::{Action, Message, Saga, Tcc};
@@ -45,7 +47,14 @@ pub enum Habit {
     Holds,
     /// Answers nothing, and is alive
     Hangs,
+    /// Says "not now" to most confirms
+    Falters,
+    /// Refuses every confirm, which it may not
+    Refuses,
 }
+
+/// Of so many confirms one that falters says "done" to one.
+const FALTERS: u32 = 6;
 
 /// The settings of such participants.
 #[derive(Args, Clone, Debug)]
@@ -83,7 +92,7 @@ async fn serve(name: &str, config: &Config) -> anyhow::Result<()> {
     };
     // A service has its name for as long as the process runs.
     let name: &'static str = String::leak(name.to_owned());
-    let noop = || NoOp { habit: config.habit };
+    let noop = || NoOp { habit: config.habit, confirms: AtomicU32::new(0) };
     let mut service = Service::new(name, [Sqlite::open(&url).await?])
         .tcc_slice(Action::<Tcc, Nothing>::tcc(name, HOLD[0].name()), noop())
         .saga_slice(Action::<Saga, Nothing>::saga(name, STEP[0].name()), noop())
@@ -125,12 +134,8 @@ pub fn start(
     habit: Habit,
 ) -> anyhow::Result<Vec<Process>> {
     let start = |service: &&str| {
-        let spec = spec(program, folder, coordinator, &[*service], fence)?;
-        match habit {
-            Habit::Agrees => spec.start(),
-            Habit::Holds => spec.with("--habit", "holds").start(),
-            Habit::Hangs => spec.with("--habit", "hangs").start(),
-        }
+        let habit = habit.to_possible_value().context("every habit has a name")?;
+        spec(program, folder, coordinator, &[*service], fence)?.with("--habit", habit.get_name()).start()
     };
     SERVICES.iter().map(start).collect()
 }
@@ -173,6 +178,7 @@ pub fn message() -> anyhow::Result<Plan<Message>> {
 
 struct NoOp {
     habit: Habit,
+    confirms: AtomicU32,
 }
 
 impl NoOp {
@@ -181,6 +187,17 @@ impl NoOp {
             pending::<()>().await;
         }
         Ok(vec![Answer::done(); operations.len()])
+    }
+
+    async fn confirmed(&self, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
+        let answer = |_| match self.habit {
+            Habit::Refuses => Answer::refused("the habit of this participant"),
+            Habit::Falters if !self.confirms.fetch_add(1, Ordering::Relaxed).is_multiple_of(FALTERS) => {
+                Answer::not_now(Duration::from_millis(1))
+            }
+            Habit::Agrees | Habit::Holds | Habit::Hangs | Habit::Falters => Answer::done(),
+        };
+        Ok(self.done(operations).await?.iter().map(answer).collect())
     }
 }
 
@@ -196,7 +213,7 @@ impl SliceParticipant for NoOp {
     }
 
     async fn confirm(&self, _: &mut DbTx<Sqlite>, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
-        self.done(operations).await
+        self.confirmed(operations).await
     }
 
     async fn cancel(&self, _: &mut DbTx<Sqlite>, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
@@ -222,6 +239,6 @@ impl SliceReceiver for NoOp {
     type Request = Nothing;
 
     async fn deliver(&self, _: &mut DbTx<Sqlite>, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
-        self.done(operations).await
+        self.confirmed(operations).await
     }
 }

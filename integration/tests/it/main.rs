@@ -1,6 +1,7 @@
 //! The tests that need more than one crate, a real server, or the whole repository.
 
 mod api;
+mod boards;
 mod checker;
 mod conformance;
 mod conservation;

@@ -78,7 +78,7 @@ fn read(folder: &Path, prefix: &str, files: &mut Files) {
 }
 
 fn faults(files: &Files) -> Vec<String> {
-    let rules = [sizes, openings, widths, left_overs, orphans, layout, architecture, top_level, metrics];
+    let rules = [sizes, openings, widths, left_overs, orphans, layout, architecture, top_level, metrics, runbook];
     rules.iter().flat_map(|rule| rule(files)).collect()
 }
 
@@ -259,9 +259,38 @@ fn metrics(files: &Files) -> Vec<String> {
     faults
 }
 
+/// Whom an alert wakes finds what it means, what to look at and what is safe; and no section outlives its alert.
+fn runbook(files: &Files) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut sections = BTreeMap::new();
+    for section in files.get("charts/RUNBOOK.md").map_or("", String::as_str).split("\n## ").skip(1) {
+        let (name, text) = section.split_once('\n').unwrap_or((section, ""));
+        for part in ["**Means** ", "**Look at** ", "**Safe** "].iter().filter(|part| !text.contains(**part)) {
+            faults.push(format!("charts/RUNBOOK.md: {name} has no {part}"));
+        }
+        sections.insert(name, text);
+    }
+    let rules = files.get("charts/alerts.yaml").map_or("", String::as_str);
+    for rule in rules.split("- alert: ").skip(1) {
+        let name = rule.lines().next().unwrap_or_default();
+        if sections.remove(name).is_none() {
+            faults.push(format!("charts/RUNBOOK.md: no section for the alert {name}"));
+        }
+        let link = format!("/RUNBOOK.md#{}\n", name.to_lowercase());
+        if !rule.contains(&link) {
+            faults.push(format!("charts/alerts.yaml: {name} does not lead to its section of the runbook"));
+        }
+    }
+    faults.extend(sections.into_keys().map(|name| format!("charts/RUNBOOK.md: {name} is no alert")));
+    faults
+}
+
 fn metric_names(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("tercet_"))
 }
+
+const ALERT: &str = "- alert: A\n  expr: rate(tercet_a_seconds_bucket[5m])\n  runbook_url: x/RUNBOOK.md#a\n";
+const SECTION: &str = "# Runbook\n\n## A\n\n**Means** x\n\n**Look at** y\n\n**Safe** z\n";
 
 /// Every rule finds the one fault planted for it, and the sound repository has none.
 #[test]
@@ -276,7 +305,8 @@ fn each_rule_sees_its_own_fault() {
         ("coordinator/src/lib.rs", "//! Ours.\npub(crate) mod metrics;\n#[cfg(test)]\nmod tests;\n".to_owned()),
         ("coordinator/src/metrics.rs", "//! Names.\nconst A: &str = \"tercet_a_seconds\";\n".to_owned()),
         ("coordinator/src/tests.rs", format!("//! Long.\n{}", "\n".repeat(600))),
-        ("charts/alerts.yaml", "expr: rate(tercet_a_seconds_bucket[5m])\n".to_owned()),
+        ("charts/alerts.yaml", ALERT.to_owned()),
+        ("charts/RUNBOOK.md", SECTION.to_owned()),
     ]
     .map(|(path, text)| (path.to_owned(), text));
     let sound = Files::from(sound);
@@ -325,6 +355,10 @@ fn each_rule_sees_its_own_fault() {
         ("coordinator/ARCHITECTURE.md", "x\n".repeat(151), "151 lines"),
         ("notes.txt", String::new(), "not a name for the top level"),
         ("charts/dashboard.json", "tercet_b_total".to_owned(), "tercet_b_total is in no metrics.rs"),
+        ("charts/alerts.yaml", ALERT.replace("#a\n", "#b\n"), "A does not lead to its section"),
+        ("charts/alerts.yaml", String::new(), "A is no alert"),
+        ("charts/RUNBOOK.md", "# Runbook\n".to_owned(), "no section for the alert A"),
+        ("charts/RUNBOOK.md", SECTION.replace("**Safe**", "Safe"), "A has no **Safe**"),
     ];
     for (path, text, fault) in planted {
         let mut files = sound.clone();

@@ -1,0 +1,99 @@
+//! A coordinator in trouble: of its participants one is well, one falters, one is gone, and one refuses confirms.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tercet::action::{Action, Message, Tcc};
+use tercet::client::{Client, Options, Wait};
+use tercet::plan;
+use tercet_integration::noop::{self, HOLD, NOTHING, STEP};
+use tercet_integration::processes::{Coordinator, Process, free_port};
+use tercet_proto::stock::v1::Reserve as Nothing;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Refuses every confirm.
+const REFUSED: Action<Tcc, Nothing> = Action::tcc("d", "hold");
+/// Its service is gone.
+const MISSED: Action<Message, Nothing> = Action::message("c", "tell");
+
+/// Servers, and somebody who begins transactions all the time.
+pub(super) struct Stage {
+    /// Where the coordinator shows its metrics.
+    pub(super) metrics: SocketAddr,
+    coordinator: Coordinator,
+    _participants: Vec<Process>,
+    stop: watch::Sender<bool>,
+    load: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Stage {
+    pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let coordinator = Coordinator::start_as(folder, |spec| spec.with("--metrics", metrics.to_string())).await?;
+        let start = |(service, habit): (&str, &str)| {
+            let spec = noop::spec("load", folder, &coordinator.url, &[service], false)?;
+            spec.with("--habit", habit).start()
+        };
+        let habits = [("a", "agrees"), ("b", "falters"), ("d", "refuses"), ("c", "agrees")];
+        let mut participants: Vec<_> = habits.into_iter().map(start).collect::<Result<_, _>>()?;
+        coordinator.wait_for(&mut participants).await?;
+        drop(participants.pop());
+        let (stop, stopped) = watch::channel(false);
+        let load = tokio::spawn(load(coordinator.url.clone(), stopped));
+        Ok(Self { metrics, coordinator, _participants: participants, stop, load })
+    }
+
+    /// Branches that wait for a person, as operators are told.
+    pub(super) async fn parked(&self) -> anyhow::Result<u64> {
+        Ok(self.coordinator.statistics().await?.compensations_failed)
+    }
+
+    /// Ends it.
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        self.stop.send(true).context("the load has ended")?;
+        self.load.await?
+    }
+}
+
+/// Some of everything, some fifty times a second.
+async fn load(url: String, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let client = Client::connect([url], Options::default())?;
+    for turn in 0_u64.. {
+        let [well, falters, gone] = &HOLD;
+        let mut held = plan::tcc();
+        held.branch(well.with(&NOTHING)?);
+        held.branch(falters.with(&NOTHING)?);
+        client.submit(held.build()?, Wait::Accepted).await?;
+        match turn % 8 {
+            1 => {
+                let mut refused = plan::tcc();
+                refused.branch(REFUSED.with(&NOTHING)?);
+                client.submit(refused.build()?, Wait::Accepted).await?;
+            }
+            3 => {
+                let mut missed = plan::message();
+                missed.branch(MISSED.with(&NOTHING)?);
+                client.submit(missed.build()?, Wait::Accepted).await?;
+            }
+            5 => {
+                let mut late = plan::tcc().deadline(Duration::from_millis(300));
+                late.branch(well.with(&NOTHING)?);
+                late.branch(gone.with(&NOTHING)?);
+                client.submit(late.build()?, Wait::Accepted).await?;
+            }
+            7 => {
+                let mut steps = plan::saga();
+                steps.branch(STEP[0].with(&NOTHING)?);
+                client.submit(steps.build()?, Wait::Accepted).await?;
+            }
+            _ => {}
+        }
+        if tokio::time::timeout(Duration::from_millis(20), stopped.changed()).await.is_ok() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -8,8 +8,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use tercet_core::{Effects, Event, Reply, Status, Timestamp, Xid, XidSource, step};
@@ -25,42 +25,21 @@ use crate::live::Live;
 use crate::plan::Plan;
 use crate::request::{Answer, Error, Input, Waiter, Waits};
 use crate::scanner::Place;
-use crate::store::{Advance, Backlog, Owner, Record, Store, Write, Written};
+use crate::store::{Advance, CANARY_MODE, Owner, Record, Store, Write, Written};
 use crate::{metrics, writer};
 
 mod admission;
 mod driven;
+mod gauges;
 mod operate;
 mod silence;
 mod slot;
 mod timers;
 
 use admission::{Pace, Shares};
+pub use gauges::Gauges;
 use silence::Silence;
 use slot::{Slot, observe};
-
-/// What the driver shows of itself.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    /// Transactions in memory.
-    pub live: AtomicU64,
-    /// Transactions that ended since the start.
-    pub ended: AtomicU64,
-    /// Commits since the start.
-    pub commits: AtomicU64,
-    /// Rows of those commits.
-    pub rows: AtomicU64,
-    /// When the commit under way began, in microseconds of the clock's monotonic time; 0: none is.
-    pub commit_began_us: AtomicU64,
-    /// What waited in `compensation_log` at the last beat.
-    pub backlogs: Mutex<Vec<Backlog>>,
-    /// What can be changed while it runs.
-    pub controls: Controls,
-    /// The disk under the store has no room for new transactions.
-    pub disk_full: AtomicBool,
-    /// What is queued for the store waits for too long: new transactions are refused.
-    pub behind: AtomicBool,
-}
 
 /// What the driver is told once.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +65,8 @@ pub struct Driver<S, C, K> {
     /// Its order, in which a driver that ends lets go of them, is the same in each replay; xids are not of anyone's
     /// choosing.
     slots: HashMap<Xid, Box<Slot>, BuildHasherDefault<DefaultHasher>>,
+    /// How many of them are canaries.
+    canaries: usize,
     /// Branches that wait for a service to connect.
     unreachable: BTreeMap<String, BTreeSet<(Xid, u8)>>,
     /// Those whose service has come back, to be woken one after another.
@@ -115,6 +96,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             slots: HashMap::default(),
             unreachable: BTreeMap::new(),
             waking: VecDeque::new(),
+            canaries: 0,
             timers: BinaryHeap::new(),
             queued: Vec::new(),
             commit: None,
@@ -145,7 +127,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                 self.start_commit();
             }
             self.caller.flush();
-            self.gauges.live.store(self.slots.len() as u64, Ordering::Relaxed);
+            self.gauges.live.store(self.slots.len().saturating_sub(self.canaries) as u64, Ordering::Relaxed);
             self.gauges.behind.store(self.behind(), Ordering::Relaxed);
             if self.stopping && self.slots.is_empty() && self.commit.is_none() {
                 return;
@@ -216,13 +198,14 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         if self.stopping {
             return answer.send(Err(Error::Stopping));
         }
-        if self.gauges.controls.draining() {
+        let canary = plan.record.mode == u32::from(CANARY_MODE);
+        if self.gauges.controls.draining() && !canary {
             return answer.send(Err(Error::Draining));
         }
         if answer.is_closed() {
             return metrics::abandoned();
         }
-        if let Some(error) = self.overload(&plan) {
+        if let Some(error) = self.overload(&plan).filter(|_| !canary) {
             metrics::overloaded(&error);
             return answer.send(Err(error));
         }
@@ -239,6 +222,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         slot.calls = std::mem::take(&mut self.effects.calls);
         slot.waiters.push(waiter);
         self.shares.added(&slot.live.plan);
+        self.canaries += usize::from(canary);
         self.slots.insert(xid, Box::new(slot));
         self.queued.push(Write::Create(create));
     }
@@ -249,7 +233,9 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         self.slots.entry(xid).or_insert_with(|| {
             live.tx.recover();
             self.shares.added(&live.plan);
-            Box::new(Slot::adopted(live, now))
+            let slot = Slot::adopted(live, now);
+            self.canaries += usize::from(slot.canary());
+            Box::new(slot)
         });
         self.take(Input::Wake { xid, event }, now);
     }
@@ -360,7 +346,9 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             }
             Some(_) => {}
             None => {
-                if ended {
+                if ended && slot.canary() {
+                    self.gauges.canaries.fetch_add(1, Ordering::Relaxed);
+                } else if ended {
                     self.gauges.ended.fetch_add(1, Ordering::Relaxed);
                     self.caller.forget(xid, &slot.live.plan, slot.not_after);
                     metrics::ended(slot.live.plan.mode, slot.live.tx.status, xid.created_at(), self.clock.now());
@@ -374,6 +362,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     fn remove(&mut self, xid: Xid) {
         let Some(slot) = self.slots.remove(&xid) else { return };
         self.shares.removed(&slot.live.plan);
+        self.canaries = self.canaries.saturating_sub(slot.canary().into());
         if !self.unreachable.is_empty() {
             self.await_no_more(xid, &slot.live.plan);
         }

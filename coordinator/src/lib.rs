@@ -5,7 +5,9 @@
 
 pub mod api;
 pub mod audit;
+pub mod auditor;
 pub mod caller;
+pub mod canary;
 pub mod clock;
 pub mod config;
 pub mod console;
@@ -37,11 +39,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_cron_scheduler::JobScheduler;
 use tonic_health::ServingStatus;
 use tracing::{info, warn};
 
+use crate::canary::Canaries;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, LEASE_MS};
 use crate::door::Door;
@@ -128,7 +131,7 @@ pub async fn serve<S: Store>(
         .map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
     let (superseded, mut ended) = oneshot::channel();
     let parts = (Arc::clone(&store), clock.clone(), inbox.clone(), Arc::clone(&gauges), settings);
-    let mut work = background(parts, connected(&sessions), tick, &config, superseded);
+    let mut work = background(parts, &sessions, tick, &config, superseded);
     work.spawn(look::run(clock.clone(), Arc::clone(&gauges), sessions.clone()));
     let mut driven = tokio::spawn(driver.run(stopping));
 
@@ -148,7 +151,10 @@ pub async fn serve<S: Store>(
     let services = Services { coordinator, sessions: api::sessions::Service::new(sessions, inbox, clock), admin };
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::Serving).await;
-    let space = space::Watch::new(&config, gauges, health.clone()).map(|watch| work.spawn(watch.run()));
+    if let Some(watch) = space::Watch::new(&config, Arc::clone(&gauges)) {
+        work.spawn(watch.run());
+    }
+    work.spawn(canary::watch_readiness(gauges, stop.subscribe(), health.clone()));
     let (close, closing) = oneshot::channel::<()>();
     let closing = closing.map(drop).shared();
     let mut server = std::pin::pin!(services.serve(ports, health_service, closing).fuse());
@@ -162,9 +168,8 @@ pub async fn serve<S: Store>(
     };
     if result.is_ok() {
         info!("stopping: nothing new, what is under way ends");
-        space.iter().for_each(AbortHandle::abort);
-        report(&health, ServingStatus::NotServing).await;
         stop.send(true).ok();
+        report(&health, ServingStatus::NotServing).await;
         drain(&mut server, &mut driven, Duration::from_millis(config.stop_grace_ms)).await;
     }
     // Without a driver every session ends, and every call that waits. Then the connections do, which would outlive
@@ -179,17 +184,21 @@ pub async fn serve<S: Store>(
 /// Starts what a coordinator does beside driving.
 fn background<S: Store>(
     (store, clock, inbox, gauges, settings): (Arc<S>, SystemClock, mpsc::Sender<Input>, Arc<Gauges>, Settings),
-    services: scanner::Services,
+    sessions: &Sessions,
     tick: Arc<Notify>,
     config: &Config,
     superseded: oneshot::Sender<store::Error>,
 ) -> JoinSet<()> {
     let mut work = JoinSet::new();
+    if let Some(canaries) = Canaries::new(sessions.clone(), inbox.clone()) {
+        work.spawn(canaries.run());
+    }
+    work.spawn(sessions.clone().audit());
     work.spawn(node::purge(Arc::clone(&store), clock.clone(), config.retention_seconds, config.retention_max));
     let scanner = Scanner {
         store: Arc::clone(&store),
         clock: clock.clone(),
-        services,
+        services: connected(sessions),
         inbox: inbox.clone(),
         gauges: Arc::clone(&gauges),
         settings,

@@ -154,3 +154,23 @@ pub const DISK_RETRY_AFTER_MS: u64 = 1_000;
 /// How long those who wait for a write hear nothing while the store does not answer. Then they are told so, and nothing
 /// new is taken until it does.
 pub const STORE_SILENCE_MS: u64 = 5_000;
+/// Invariants that are watched, each database counted.
+pub const INVARIANTS_MAX: usize = 1_000;
+
+/// Resources of one invariant that are alarms at a time.
+pub const ALARMS_MAX: usize = 64;
+
+/// Resources that differ, in one page of a participant's.
+pub const MISFITS_SHOWN: usize = 16;
+
+/// How often a canary goes through the driver and the store. Sessions get theirs half as often.
+pub const CANARY_MS: u64 = 500;
+
+/// Sessions that get a canary at a time, so that one row stays small: with more of them each has its turn less often.
+pub const CANARIES_MAX: usize = 64;
+
+/// A coordinator in which nothing has ended for so long, not even a canary, is not ready.
+pub const UNREADY_MS: u64 = 2_000;
+
+/// A session that has not answered its canary for so long is reported.
+pub const CANARY_STUCK_MS: u64 = 3_000;

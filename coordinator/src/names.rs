@@ -100,6 +100,7 @@ pub const fn mode_name(mode: u32) -> &'static str {
         1 => "tcc",
         2 => "saga",
         3 => "message",
+        9 => "canary",
         _ => "unknown",
     }
 }

@@ -306,13 +306,13 @@ fn policy(field: &str, given: pb::RetryPolicy, default: &RetryPolicy) -> Result<
     Ok(retry)
 }
 
-/// Names of services and actions: 1 to 64 of `[a-z0-9_.-]`.
+/// Names of services and actions: 1 to 64 of `[a-z0-9_.-]`. Those that begin with "tercet." are the coordinator's own.
 ///
 /// # Errors
 /// When it is not one.
 pub fn check_name(name: &str, field: impl Fn() -> String) -> Result<(), Invalid> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '-');
-    if (1..=limits::NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(fits) {
+    if (1..=limits::NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(fits) && !name.starts_with("tercet.") {
         return Ok(());
     }
     Err(invalid(field(), format!("1 to {} of [a-z0-9_.-]", limits::NAME_BYTES_MAX)))

@@ -15,16 +15,21 @@ use tercet_proto::store::v1::Plan;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::auditor::Auditor;
 use crate::caller::{Caller, Incoming, Outgoing};
 use crate::clock::{Clock, SystemClock};
 use crate::live::Words;
 use crate::metrics::ServiceMetrics;
 use crate::plan::has;
-use crate::{limits, names};
+use crate::store::CANARY_MODE;
+use crate::{canary, limits, names};
 
+mod audits;
+mod canaries;
 mod health;
 mod load;
 
+use canaries::Canary;
 pub use health::{Failure, Health, Instance, State};
 
 /// A queue that is shorter is not searched for what nobody waits for any more.
@@ -36,6 +41,19 @@ pub type Down = mpsc::Sender<Result<pb::OpenResponse, Status>>;
 /// One session among those of its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(u64);
+
+impl SessionId {
+    /// The number of this one.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<u64> for SessionId {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 struct Session {
     id: SessionId,
@@ -51,6 +69,9 @@ struct Session {
     batches: Vec<Batch>,
     /// Number of its last batch.
     last: u64,
+    canary: Canary,
+    /// Whether it answers the auditor.
+    promises: bool,
 }
 
 /// A batch that has no answer yet.
@@ -79,6 +100,8 @@ struct Service {
     /// In the order of ending, with the time after which no call can begin.
     forget: VecDeque<(Timestamp, Xid)>,
     dirty: bool,
+    /// Canaries that wait for a place in the window of their session.
+    canaries: usize,
     sent: Sent,
     replies: [u64; 4],
     /// What went wrong last.
@@ -99,6 +122,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct Sessions {
     inner: Arc<Mutex<Inner>>,
+    auditor: Arc<Mutex<Auditor>>,
     clock: SystemClock,
 }
 
@@ -132,7 +156,7 @@ pub enum Refusal {
 impl Sessions {
     /// None yet.
     pub fn new(clock: SystemClock) -> Self {
-        Self { inner: Arc::default(), clock }
+        Self { inner: Arc::default(), auditor: Arc::default(), clock }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -164,6 +188,7 @@ impl Sessions {
             sessions: Vec::new(),
             forget: VecDeque::new(),
             dirty: false,
+            canaries: 0,
             sent: Sent::default(),
             replies: [0; 4],
             failure: None,
@@ -202,6 +227,8 @@ impl Sessions {
             down,
             batches: Vec::new(),
             last: 0,
+            canary: Canary::new(monotonic),
+            promises: !register.invariants.is_empty(),
         });
         Ok((id, first))
     }
@@ -243,6 +270,11 @@ impl Sessions {
         service.metrics.answered(now.saturating_sub(batch.sent_at));
         let given = replies.replies.into_iter().map(Some).chain(std::iter::repeat(None));
         let incoming = batch.calls.iter().zip(given).map(|(call, reply)| {
+            if canary::session_of(call).is_some() {
+                session.canary.answered(now);
+                // Whatever it says, it has said something.
+                return call.answered(Reply::Done);
+            }
             let (reply, words) = parse(reply);
             service.metrics.replied(call.call.operation, reply);
             if let Some(text) = health::fault(call, reply, &words) {
@@ -276,12 +308,8 @@ impl Sessions {
     /// Services with at least one session.
     pub fn connected(&self) -> Vec<String> {
         let inner = self.lock();
-        inner
-            .services
-            .iter()
-            .filter(|(_, service)| !service.sessions.is_empty())
-            .map(|(name, _)| name.clone())
-            .collect()
+        let connected = inner.participants().filter(|(_, service)| !service.sessions.is_empty());
+        connected.map(|(name, _)| name.clone()).collect()
     }
 
     /// What went down to all services.
@@ -297,6 +325,9 @@ impl Sessions {
 impl Service {
     /// Sends batches while there are calls and sessions with room. The session with the most room takes the next.
     fn dispatch(&mut self, now: Timestamp, monotonic: Duration) {
+        if self.canaries > 0 {
+            self.send_canaries(monotonic);
+        }
         while !self.queue.is_empty() {
             let Some(session) = self.sessions.iter_mut().max_by_key(|session| session.free()) else { return };
             let (batches, calls) = session.free();
@@ -312,15 +343,14 @@ impl Service {
             if calls.is_empty() {
                 continue;
             }
-            session.outstanding += calls.len();
-            session.last += 1;
-            let number = session.last;
             self.sent.batches += 1;
             self.sent.calls += calls.len() as u64;
             self.metrics.sent(calls.len());
-            let message = pb::Calls { batch: number, calls: calls.iter().map(encode).collect() };
-            permit.send(Ok(pb::OpenResponse { message: Some(pb::open_response::Message::Calls(message)) }));
-            session.batches.push(Batch { number, sent_at: monotonic, calls });
+            permit.send(next_message(
+                (&mut session.last, &mut session.outstanding, &mut session.batches),
+                calls,
+                monotonic,
+            ));
         }
     }
 }
@@ -331,6 +361,19 @@ impl Session {
         let calls = self.concurrency.saturating_sub(self.outstanding);
         if self.leaving || calls == 0 { (0, 0) } else { (self.window.saturating_sub(self.batches.len()), calls) }
     }
+}
+
+/// The next batch of a session, which counts as sent from here on.
+fn next_message(
+    (last, outstanding, batches): (&mut u64, &mut usize, &mut Vec<Batch>),
+    calls: Vec<Outgoing>,
+    sent_at: Duration,
+) -> Result<pb::OpenResponse, Status> {
+    *last += 1;
+    *outstanding += calls.len();
+    let message = pb::Calls { batch: *last, calls: calls.iter().map(encode).collect() };
+    batches.push(Batch { number: *last, sent_at, calls });
+    Ok(pb::OpenResponse { message: Some(pb::open_response::Message::Calls(message)) })
 }
 
 /// Takes at most so many calls off the queue, within the limits of a batch. What may no longer begin is dropped: the
@@ -385,7 +428,12 @@ impl Caller for Sessions {
     fn call(&mut self, call: Outgoing) -> bool {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let Some(service) = inner.services.get_mut(call.service()) else { return false };
+        let name = match canary::session_of(&call) {
+            Some(id) if inner.ask(id, &call, self.clock.monotonic()) => return true,
+            Some(_) => canary::NAME,
+            None => call.service(),
+        };
+        let Some(service) = inner.services.get_mut(name) else { return false };
         if service.sessions.is_empty() {
             return false;
         }
@@ -394,7 +442,7 @@ impl Caller for Sessions {
         }
         if !service.dirty {
             service.dirty = true;
-            inner.dirty.push(call.service().to_owned());
+            inner.dirty.push(name.to_owned());
         }
         if service.queue.len() >= service.sweep_at {
             service.sweep(self.clock.now());
@@ -418,6 +466,9 @@ impl Caller for Sessions {
     }
 
     fn forget(&mut self, xid: Xid, plan: &Plan, not_after: Timestamp) {
+        if plan.mode == u32::from(CANARY_MODE) {
+            return;
+        }
         let mut inner = self.lock();
         for (at, branch) in plan.branches.iter().enumerate() {
             // A service with several branches hears of it once.

@@ -9,9 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tercet_proto::coordinator::v1::coordinator_server;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use tracing::{error, info};
 
 use crate::config::Config;
@@ -31,17 +28,15 @@ pub struct Watch {
     folder: PathBuf,
     /// Bytes that are kept for what is under way.
     reserve: u64,
-    /// Where the driver sees what was found, and says what the store has met.
+    /// Where the driver and readiness see what was found, and the driver says what the store has met.
     gauges: Arc<Gauges>,
-    /// Who is told that nothing new is taken.
-    health: HealthReporter,
 }
 
 impl Watch {
     /// Of the disk under an embedded store; `None` when the store is elsewhere.
-    pub fn new(config: &Config, gauges: Arc<Gauges>, health: HealthReporter) -> Option<Self> {
+    pub fn new(config: &Config, gauges: Arc<Gauges>) -> Option<Self> {
         let (folder, reserve) = (config.data.clone(), config.disk_reserve_mib.saturating_mul(1 << 20));
-        folder.is_dir().then_some(Self { folder, reserve, gauges, health })
+        folder.is_dir().then_some(Self { folder, reserve, gauges })
     }
 
     /// Looks until it is dropped.
@@ -60,7 +55,7 @@ impl Watch {
                     self.gauges.disk_full.store(full, Ordering::Relaxed);
                     if full != told {
                         told = full;
-                        self.tell(full, free).await;
+                        self.tell(full, free);
                     }
                 }
                 Err(error) => outage.failed(&error),
@@ -69,7 +64,7 @@ impl Watch {
         }
     }
 
-    async fn tell(&self, full: bool, free: u64) {
+    fn tell(&self, full: bool, free: u64) {
         metrics::disk_full(full);
         let (folder, reserve) = (self.folder.display(), self.reserve);
         if full {
@@ -77,9 +72,6 @@ impl Watch {
         } else {
             info!(%folder, free, reserve, "the disk has room again");
         }
-        // Of this service only: participants go on, and without them nothing would end.
-        let status = if full { ServingStatus::NotServing } else { ServingStatus::Serving };
-        self.health.set_service_status(coordinator_server::SERVICE_NAME, status).await;
     }
 }
 

@@ -33,6 +33,8 @@ pub const BACKLOGS_MAX: usize = 1_000;
 
 /// Most services of one claim of compensations.
 pub const CLAIM_SERVICES_MAX: usize = 256;
+/// The mode of transactions that only test whether work gets done. A store lists none of them.
+pub const CANARY_MODE: u8 = 9;
 
 /// The durable side of a coordinator. An answer means that the write is on disk.
 pub trait Store: Send + Sync + 'static {
@@ -46,8 +48,8 @@ pub trait Store: Send + Sync + 'static {
     /// The transaction of this name, if there is one.
     fn get(&self, lookup: Lookup) -> impl Future<Output = Result<Option<Record>, Error>> + Send;
 
-    /// The rows that fit every part of the query: transactions ([`ListQuery`]) newest first, compensations
-    /// ([`CompensationQuery`]) and the audit log ([`AuditQuery`]) in order of their ids.
+    /// The rows that fit every part of the query: transactions ([`ListQuery`]) newest first but those of
+    /// [`CANARY_MODE`], compensations ([`CompensationQuery`]) and the audit log ([`AuditQuery`]) in order of their ids.
     fn list<Q: Query>(&self, query: Q) -> impl Future<Output = Result<Vec<Q::Row>, Error>> + Send;
 
     /// Makes `owner` the owner of up to `limit` transactions that are waiting (`wake_at` set) under an older epoch of

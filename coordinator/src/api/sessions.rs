@@ -205,6 +205,10 @@ impl Served {
                 Ok(())
             }
             Up::Heartbeat(_) => Ok(()),
+            Up::Audited(audited) => {
+                self.service.sessions.audited(&self.name, audited);
+                Ok(())
+            }
             Up::Leaving(_) => {
                 self.service.sessions.leave(&self.name, self.id);
                 Ok(())

@@ -18,10 +18,14 @@ use super::show::{Screen, count, paint, span, wrap};
 use super::{Error, offline};
 
 /// The checks that ask the coordinator, each of which needs the one before but for what it found out.
-const ONLINE: [&str; 8] = ["address", "connection", "health", "version", "clock", "room", "participants", "parked"];
+const ONLINE: [&str; 9] =
+    ["address", "connection", "health", "version", "clock", "room", "participants", "parked", "conserved"];
 
 /// How far the clocks may be apart.
 const CLOCK_DIFFERENCE_MS_MAX: u64 = 1_000;
+
+/// Past this age of its last answer a service's books are as good as not audited.
+const AUDIT_AGE_MS_MAX: u64 = 30_000;
 
 /// What to check.
 #[derive(Args, Clone, Debug)]
@@ -148,7 +152,7 @@ async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     };
     if health != ServingStatus::Serving {
         let detail = format!("the coordinator says {}", health.as_str_name());
-        return checks.push(failed("health", detail, "it is starting or stopping: look at its log"));
+        return checks.push(failed("health", detail, "it is starting, stopping, or executes nothing: look at its log"));
     }
     checks.push(passed("health", "speaks gRPC and is serving"));
 
@@ -172,6 +176,7 @@ async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
             let unfinished = response.into_inner();
             checks.push(participants(&unfinished, after));
             checks.push(parked(unfinished.parked));
+            checks.push(conserved(&unfinished.invariants));
         }
         Err(status) => {
             let remedy = "look at the coordinator's log: its store may be unavailable";
@@ -243,6 +248,27 @@ fn participants(statistics: &pb::GetStatisticsResponse, now: Timestamp) -> Check
     });
     let detail = named.collect::<Vec<_>>().join("; ");
     failed("participants", detail, "start an instance of it, or look at its log")
+}
+
+/// An auditor that is silent for long has found nothing wrong, and nothing right either.
+fn conserved(invariants: &[pb::Invariant]) -> Check {
+    let broken = invariants.iter().filter(|one| !one.holds).map(|one| {
+        let first = one.broken.first().map_or_else(
+            || "its sums differ".to_owned(),
+            |first| format!("resource {}: {}", first.resource, first.text),
+        );
+        format!("{} of {}: {first}", one.invariant, one.service)
+    });
+    let silent = invariants.iter().filter(|one| one.holds && one.age_ms > AUDIT_AGE_MS_MAX);
+    let silent =
+        silent.map(|one| format!("{} of {}: not audited for {}", one.invariant, one.service, span(one.age_ms)));
+    let wrong: Vec<_> = broken.chain(silent).collect();
+    if wrong.is_empty() {
+        return passed("conserved", count(invariants.len() as u64, "invariant holds", "invariants hold"));
+    }
+    let remedy = "see what the transaction did with `tercet tx get`, and mend the rows; or accept them: delete the \
+        resource's row of tercet_book";
+    failed("conserved", wrong.join("; "), remedy)
 }
 
 fn parked(number: u64) -> Check {

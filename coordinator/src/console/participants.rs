@@ -40,6 +40,7 @@ struct Instance {
     instance: String,
     version: String,
     in_flight: u32,
+    canary_age_ms: u64,
 }
 
 impl From<pb::ServiceHealth> for Service {
@@ -49,6 +50,7 @@ impl From<pb::ServiceHealth> for Service {
             instance: one.instance,
             version: one.version,
             in_flight: one.in_flight,
+            canary_age_ms: one.canary_age_ms,
         });
         Self {
             service: health.service,
@@ -105,11 +107,11 @@ fn listing(services: &[pb::ServiceHealth], now: Timestamp, color: bool) -> Strin
     let mut parts = vec![table(&header, rows.collect(), Some(1), color)];
     let instances = services.iter().flat_map(|one| &one.instances).map(|one| {
         let (service, instance) = (short(&one.service, 24), short(&one.instance, 32));
-        vec![service, instance, short(&one.version, 12), one.in_flight.to_string()]
+        vec![service, instance, short(&one.version, 12), one.in_flight.to_string(), span(one.canary_age_ms)]
     });
     let instances: Vec<_> = instances.collect();
     if !instances.is_empty() {
-        parts.push(table(&["SERVICE", "INSTANCE", "VERSION", "IN FLIGHT"], instances, None, false));
+        parts.push(table(&["SERVICE", "INSTANCE", "VERSION", "IN FLIGHT", "CANARY"], instances, None, false));
     }
     let failed = services.iter().filter(|one| !one.last_error.is_empty()).map(|one| {
         let ago = span(now.0.saturating_sub(one.last_error_at_ms));
@@ -134,6 +136,7 @@ mod tests {
             version: "0.1.0".into(),
             queued: 120,
             in_flight: 9,
+            canary_age_ms: 700,
         };
         let stock = pb::ServiceHealth {
             service: "stock".into(),
@@ -159,8 +162,8 @@ SERVICE  STATE   SESSIONS  QUEUED  IN FLIGHT  PENDING  PARKED  OLDEST  LAG
 coupon   absent  0         0       0          7        1       2h      61s
 stock    stuck   1         120     9          0        0       -       -
 
-SERVICE  INSTANCE   VERSION  IN FLIGHT
-stock    host-1:77  0.1.0    9
+SERVICE  INSTANCE   VERSION  IN FLIGHT  CANARY
+stock    host-1:77  0.1.0    9          700ms
 
 SERVICE  WHEN     LAST ERROR
 coupon   61s ago  lost the session of host-2:9";

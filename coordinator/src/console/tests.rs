@@ -53,6 +53,7 @@ async fn stock(address: &str) {
         actions: vec![session::Action { name: "any".into(), operations: vec![1, 2, 3] }],
         window: 1,
         concurrency: 0,
+        invariants: Vec::new(),
     };
     up.send(send(session::open_request::Message::Register(register))).await.expect("it is open");
     let mut client = SessionsClient::connect(address.to_owned()).await.expect("it listens");

@@ -12,6 +12,7 @@ use crate::live::Live;
 use crate::metrics;
 use crate::request::{Added, Error, Input, Waiter};
 use crate::scanner::Place;
+use crate::store::CANARY_MODE;
 
 /// A transaction, and what waits for its write.
 pub(super) struct Slot {
@@ -50,6 +51,10 @@ impl Slot {
     /// own lease ends.
     pub(super) fn adopted(live: Live, now: Timestamp) -> Self {
         Self { not_after: now.after_ms(LEASE_MS), ..Self::new(live, 0) }
+    }
+
+    pub(super) fn canary(&self) -> bool {
+        self.live.plan.mode == u32::from(CANARY_MODE)
     }
 
     /// Answers those whose moment has come. Only called when the state in memory is the durable one.

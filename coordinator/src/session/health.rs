@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tercet_core::{Operation, Reply, Timestamp};
 
-use super::{Service, Session, Sessions};
+use super::{Inner, Service, Session, Sessions};
 use crate::caller::Outgoing;
 use crate::clock::Clock;
-use crate::limits;
 use crate::live::{Words, truncate};
+use crate::{canary, limits};
 
 /// One instance of a service, for listings.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Instance {
     pub in_flight: usize,
     /// Most calls that it takes before it answers one.
     pub concurrency: usize,
+    /// Since it last answered a canary, or was opened.
+    pub canary_age: Duration,
 }
 
 /// How a service is doing, from good to bad.
@@ -103,32 +105,41 @@ pub(super) fn fault(call: &Outgoing, reply: Reply, words: &Words) -> Option<Stri
     Some(format!("{what} the {operation} of {xid}{colon}{reason}"))
 }
 
+impl Inner {
+    /// All services but the coordinator's own.
+    pub(super) fn participants(&self) -> impl Iterator<Item = (&String, &Service)> {
+        self.services.iter().filter(|(name, _)| *name != canary::NAME)
+    }
+}
+
 impl Sessions {
     /// Every service that has registered since the start, by name.
     pub fn health(&self) -> Vec<Health> {
         let inner = self.lock();
-        inner.services.iter().map(|(name, service)| service.health(name, &self.clock)).collect()
+        inner.participants().map(|(name, service)| service.health(name, &self.clock)).collect()
     }
 
     /// Has each service's metrics say how it is doing.
     pub fn measure(&self) {
         let inner = self.lock();
-        for (name, service) in &inner.services {
+        for (name, service) in inner.participants() {
             service.metrics.measure(&service.health(name, &self.clock));
         }
     }
 
     /// Every instance, by service.
     pub fn instances(&self) -> Vec<Instance> {
+        let now = self.clock.monotonic();
         let inner = self.lock();
-        let all = inner.services.iter().flat_map(|(name, service)| {
+        let all = inner.participants().flat_map(|(name, service)| {
             service.sessions.iter().map(|session| Instance {
                 service: name.clone(),
                 instance: session.instance.clone(),
                 version: session.version.clone(),
                 queued: service.queue.len(),
-                in_flight: session.outstanding,
+                in_flight: session.in_flight(),
                 concurrency: session.concurrency,
+                canary_age: now.saturating_sub(session.canary.answered_at),
             })
         });
         let mut all: Vec<_> = all.collect();

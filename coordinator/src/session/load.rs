@@ -15,7 +15,7 @@ impl Sessions {
     pub fn rooms(&self) -> Vec<Room> {
         let monotonic = self.clock.monotonic();
         let inner = self.lock();
-        let connected = inner.services.iter().filter(|(_, service)| !service.sessions.is_empty());
+        let connected = inner.participants().filter(|(_, service)| !service.sessions.is_empty());
         connected.map(|(name, service)| service.room(name, monotonic)).collect()
     }
 

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tercet_core::{Timestamp, Xid};
 
 use super::{
-    Advance, AuditQuery, BACKLOGS_MAX, Backlog, Beat, ClaimCompensations, Claimed, Compensation, CompensationQuery,
-    CompensationStatus, CompensationWrite, Create, Error, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX, Key, ListQuery,
-    Lists, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
+    Advance, AuditQuery, BACKLOGS_MAX, Backlog, Beat, CANARY_MODE, ClaimCompensations, Claimed, Compensation,
+    CompensationQuery, CompensationStatus, CompensationWrite, Create, Error, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX,
+    Key, ListQuery, Lists, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
 };
 use crate::audit::{AuditRow, AuditWrite};
 use crate::clock::Clock;
@@ -179,7 +179,8 @@ impl Lists for MemoryStore {
         let keys: Vec<Key> =
             query.label.map(Key::Label).into_iter().chain(query.business_key.map(Key::Business)).collect();
         let fits = |record: &&Record| {
-            query.status.is_none_or(|status| record.status == status)
+            record.mode != CANARY_MODE
+                && query.status.is_none_or(|status| record.status == status)
                 && !(query.unfinished && record.ended_at.is_some())
                 && query.before.is_none_or(|before| record.xid < before)
                 && query.from.is_none_or(|from| record.xid >= from)

@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 
 use self::batch::Writer;
 use super::{
-    AuditQuery, BACKLOGS_MAX, Backlog, Beat, ClaimCompensations, Claimed, Compensation, CompensationQuery,
+    AuditQuery, BACKLOGS_MAX, Backlog, Beat, CANARY_MODE, ClaimCompensations, Claimed, Compensation, CompensationQuery,
     CompensationStatus, Error, Key, ListQuery, Lists, Lookup, Owner, Purge, Query, Record, Store, Write, Written,
 };
 use crate::audit::AuditRow;
@@ -315,6 +315,7 @@ fn list_sql(query: ListQuery) -> QueryBuilder<Sqlite> {
             "tx.xid"
         }
     };
+    sql.push(" AND mode <> ").push_bind(i64::from(CANARY_MODE));
     for key in keys {
         let (kind, text) = key_parts(&key);
         sql.push(" AND EXISTS (SELECT 1 FROM tx_key WHERE xid = tx.xid AND kind = ").push_bind(kind);

@@ -1,7 +1,9 @@
 //! The coordinator through its API and the SDK: over real sockets, on SQLite, with participants that do what a test
 //! says.
 
+mod auditor;
 mod bulkhead;
+mod canary;
 mod compensation;
 mod driven;
 mod garbage;

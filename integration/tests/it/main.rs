@@ -2,6 +2,7 @@
 
 mod api;
 mod boards;
+mod books;
 mod checker;
 mod conformance;
 mod conservation;

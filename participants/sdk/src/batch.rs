@@ -14,6 +14,7 @@ use tercet_proto::participant::v1::{self as pb, Call, Reply, reply};
 use tracing::{error, warn};
 
 use crate::clock::StoreClock;
+use crate::conserve::Invariant;
 use crate::context::Context;
 use crate::fence::{Dialect, Operation};
 use crate::handler::{Job, Outcome, shortened};
@@ -22,6 +23,7 @@ use crate::participant::Answer;
 use crate::service::Registered;
 use crate::xid::Xid;
 
+mod book;
 mod forget;
 mod local;
 mod place;
@@ -30,6 +32,8 @@ use forget::Round;
 use local::Failure;
 use place::Place;
 
+/// The action of a coordinator's canaries, which only ask whether batches are run.
+const CANARY: &str = "tercet.canary";
 /// How many keys are remembered for having failed.
 const SUSPECTS_MAX: usize = 1_024;
 type Key = (Xid, u32);
@@ -79,6 +83,7 @@ pub struct Executor<Db: Dialect> {
     places: Vec<Place<Db>>,
     /// `None` runs handlers without a fence.
     fence_id: Option<[u8; 16]>,
+    invariants: Vec<Invariant>,
     suspects: Mutex<Suspects>,
     forgotten: tokio::sync::Mutex<Round>,
     clock: StoreClock,
@@ -90,6 +95,7 @@ impl<Db: Dialect> Executor<Db> {
         actions: Vec<Registered<Db>>,
         pools: Vec<Pool<Db>>,
         fence_id: Option<[u8; 16]>,
+        invariants: Vec<Invariant>,
     ) -> Self {
         let by_name = actions.iter().enumerate().map(|(at, action)| (action.name, at)).collect();
         let places = pools.into_iter().map(Place::new).collect();
@@ -99,6 +105,7 @@ impl<Db: Dialect> Executor<Db> {
             by_name,
             places,
             fence_id,
+            invariants,
             suspects: Mutex::default(),
             forgotten: tokio::sync::Mutex::default(),
             clock: StoreClock::default(),
@@ -115,6 +122,7 @@ impl<Db: Dialect> Executor<Db> {
             service: self.service.to_owned(),
             actions: actions.collect(),
             fence_id: self.fence_id.unwrap_or_default().to_vec().into(),
+            invariants: self.invariants.iter().map(|invariant| invariant.name.to_owned()).collect(),
             ..pb::Register::default()
         }
     }
@@ -170,6 +178,9 @@ impl<Db: Dialect> Executor<Db> {
         let xid = Xid::from_slice(&call.xid).ok_or_else(|| unknown("the xid is not 16 bytes"))?;
         let operation =
             Operation::of(call.operation()).ok_or_else(|| unknown("the operation is none that this version knows"))?;
+        if call.action == CANARY {
+            return Err(Ok(Answer::done()));
+        }
         // Another instance, of another version, may know the action.
         let action = self.by_name.get(call.action.as_str()).copied();
         let action = action.ok_or_else(|| unknown("this instance does not know the action"))?;
@@ -240,12 +251,16 @@ impl<Db: Dialect> Executor<Db> {
         if lot.is_empty() {
             return;
         }
-        let text = match self.run_in_place(&self.places[place], &lot).await {
+        let mut ran = self.run_in_place(&self.places[place], &lot, false).await;
+        if lot.len() == 1 && matches!(ran, Err(Failure::Differs)) {
+            ran = self.run_in_place(&self.places[place], &lot, true).await;
+        }
+        let text = match ran {
             Ok(found) => {
                 outcomes.extend(lot.iter().map(|item| item.at).zip(found));
                 return;
             }
-            Err(Failure::Failed(_) | Failure::Panicked) if lot.len() > 1 => {
+            Err(Failure::Failed(_) | Failure::Panicked | Failure::Differs) if lot.len() > 1 => {
                 let second = lot.split_off(lot.len() / 2);
                 lots.extend([second, lot]);
                 return;
@@ -258,6 +273,7 @@ impl<Db: Dialect> Executor<Db> {
                 self.suspects().add(lot[0].key());
                 "the handler panicked".to_owned()
             }
+            Err(Failure::Differs) => "its rows and its book differ".to_owned(),
             Err(Failure::Conflict(text) | Failure::NotBegun(text) | Failure::Lost(text)) => text,
         };
         let (item, operations) = (&lot[0], lot.len());

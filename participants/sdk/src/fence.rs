@@ -38,6 +38,7 @@ mod sql;
 mod sqlite;
 
 pub use guard::{CommitError, commit_sender, guard};
+pub use sql::prepare;
 pub(crate) use sql::{Sql, check_table, migrate};
 
 /// A database that can hold a fence: `sqlx::Sqlite`, `sqlx::Postgres` or `sqlx::MySql` (MariaDB too), by feature.

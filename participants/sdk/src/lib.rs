@@ -80,6 +80,7 @@ pub mod batch;
 pub mod bootstrap;
 pub mod client;
 mod clock;
+pub mod conserve;
 pub mod context;
 pub mod fence;
 #[cfg(test)]

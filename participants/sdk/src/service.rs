@@ -18,6 +18,7 @@ use tracing::info;
 
 use crate::action::{Action, Message, Saga, Sender, Tcc};
 use crate::batch::Executor;
+use crate::conserve::Invariant;
 use crate::fence::{self, Dialect};
 use crate::handler::{self, Asked, Handler};
 use crate::participant::{Compensable, Participant, Receiver, SliceCompensable, SliceParticipant, SliceReceiver};
@@ -91,6 +92,7 @@ pub struct Service<Db: Dialect> {
     /// The first thing that is wrong with what the author said.
     mistake: Option<String>,
     fenced: bool,
+    invariants: Vec<Invariant>,
     coordinators: Vec<String>,
     instance: String,
     version: String,
@@ -115,6 +117,7 @@ impl<Db: Dialect> Service<Db> {
             actions: Vec::new(),
             mistake: None,
             fenced: true,
+            invariants: Vec::new(),
             coordinators: Vec::new(),
             instance,
             version: String::new(),
@@ -189,6 +192,14 @@ impl<Db: Dialect> Service<Db> {
     /// The tables that [`Service::tables`] named.
     pub fn business_tables(&self) -> &[&'static str] {
         &self.tables
+    }
+
+    /// Promises what its resources conserve: the coordinator watches it, and names the first transaction that breaks
+    /// it.
+    #[must_use]
+    pub fn conserve(mut self, invariant: Invariant) -> Self {
+        self.invariants.push(invariant);
+        self
     }
 
     /// Runs handlers without a fence: for measuring, or for handlers that are idempotent themselves, and bear a cancel
@@ -281,7 +292,13 @@ impl<Db: Dialect> Service<Db> {
                 fence::check_table::<Db>(&mut connection, table).await.map_err(elsewhere)?;
             }
         }
-        Ok(Executor::new(self.name, self.actions, self.databases, self.fenced.then(|| id.to_be_bytes())))
+        Ok(Executor::new(
+            self.name,
+            self.actions,
+            self.databases,
+            self.fenced.then(|| id.to_be_bytes()),
+            self.invariants,
+        ))
     }
 
     /// Runs the service until `shutdown` ends: a session with each coordinator, opened again whenever it breaks, and
@@ -332,10 +349,22 @@ impl<Db: Dialect> Service<Db> {
         if let Some(text) = &self.mistake {
             return mistake(text.clone());
         }
-        for name in [self.name].into_iter().chain(self.actions.iter().map(|action| action.name)) {
+        for name in [self.name]
+            .into_iter()
+            .chain(self.actions.iter().map(|action| action.name))
+            .chain(self.invariants.iter().map(|invariant| invariant.name))
+        {
             let letters = name.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-'));
             if !letters || name.is_empty() || name.len() > 64 {
                 return mistake(format!("the name {name:?} is not 1 to 64 of [a-z0-9_.-]"));
+            }
+        }
+        if !self.fenced && !self.invariants.is_empty() {
+            return mistake(format!("service {} promises to conserve something and has no fence", self.name));
+        }
+        for action in self.invariants.iter().flat_map(Invariant::actions) {
+            if !self.actions.iter().any(|own| own.name == action) {
+                return mistake(format!("an invariant knows the action {action}, which service {} has not", self.name));
             }
         }
         if self.actions.is_empty() {

@@ -12,7 +12,7 @@ use tercet_proto::participant::v1::open_request::Message as Up;
 use tercet_proto::participant::v1::open_response::Message as Down;
 use tercet_proto::participant::v1::sessions_client::SessionsClient;
 use tercet_proto::participant::v1::{
-    Calls, Forget, Heartbeat, Leaving, OpenRequest, OpenResponse, Register, Registered, Replies,
+    Audit, Calls, Forget, Heartbeat, Leaving, OpenRequest, OpenResponse, Register, Registered, Replies,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
@@ -110,8 +110,8 @@ pub(crate) async fn hold<Db: Dialect>(
     }
 }
 
-/// What was running, and its replies: none for a round of forgetting.
-type Finished = Option<Replies>;
+/// What was running, and what goes up for it: nothing for a round of forgetting.
+type Finished = Option<Up>;
 
 struct Session<'a, Db: Dialect> {
     executor: &'a Executor<Db>,
@@ -146,8 +146,8 @@ impl<'a, Db: Dialect> Session<'a, Db> {
         }
         while let Some(finished) = running.next().await {
             // Of a broken session there is nobody to take them.
-            if let (Some(replies), Ok(())) = (finished, &ended) {
-                send(&up, Up::Replies(replies))?;
+            if let (Some(message), Ok(())) = (finished, &ended) {
+                send(&up, message)?;
             }
         }
         drop(up);
@@ -172,7 +172,7 @@ impl<'a, Db: Dialect> Session<'a, Db> {
         let mut down = client.open(ReceiverStream::new(from_us)).await?.into_inner();
         match down.message().await?.and_then(|first| first.message) {
             Some(Down::Registered(registered)) => Ok((down, registered)),
-            Some(Down::Calls(_) | Down::Heartbeat(_) | Down::Forget(_)) => {
+            Some(Down::Calls(_) | Down::Heartbeat(_) | Down::Forget(_) | Down::Audit(_)) => {
                 Err(Ended::Broke(Status::internal("the first message is not a welcome")))
             }
             None => Err(Ended::Closed),
@@ -198,8 +198,8 @@ impl<'a, Db: Dialect> Session<'a, Db> {
                 biased;
                 () = is_set(stop) => return Ok(()),
                 Some(finished) = running.next(), if !running.is_empty() => {
-                    if let Some(replies) = finished {
-                        send(up, Up::Replies(replies))?;
+                    if let Some(message) = finished {
+                        send(up, message)?;
                     }
                 }
                 message = down.message() => {
@@ -207,6 +207,7 @@ impl<'a, Db: Dialect> Session<'a, Db> {
                     match message?.ok_or(Ended::Closed)?.message {
                         Some(Down::Calls(calls)) => running.push(self.run_batch(calls)),
                         Some(Down::Forget(forget)) => running.push(self.forget(forget)),
+                        Some(Down::Audit(audit)) => running.push(self.audit(audit)),
                         Some(Down::Heartbeat(heartbeat)) => self.executor.hear(heartbeat.now_ms),
                         Some(Down::Registered(_)) | None => {}
                     }
@@ -219,7 +220,12 @@ impl<'a, Db: Dialect> Session<'a, Db> {
 
     fn run_batch(&self, Calls { batch, calls }: Calls) -> BoxFuture<'a, Finished> {
         let executor = self.executor;
-        async move { Some(Replies { batch, replies: executor.run(calls).await }) }.boxed()
+        async move { Some(Up::Replies(Replies { batch, replies: executor.run(calls).await })) }.boxed()
+    }
+
+    fn audit(&self, audit: Audit) -> BoxFuture<'a, Finished> {
+        let executor = self.executor;
+        async move { Some(Up::Audited(executor.audit(audit).await)) }.boxed()
     }
 
     fn forget(&self, Forget { floor_ms, xids }: Forget) -> BoxFuture<'a, Finished> {

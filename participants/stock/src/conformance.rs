@@ -11,7 +11,7 @@ use super::store::{Change, Store};
 use super::{RESERVE, RESTOCK, audit, seed, service};
 
 /// Item 1 with 10 units, of which 6 are issued.
-async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
+async fn rows<Db: Store + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
     seed(&pool, &[(1, 10)]).await?;
     let mut db_tx = pool.begin().await?;
     Db::change(&mut db_tx, &BTreeMap::from([(1, Change { free: -6, reserved: 0, issued: 6 })])).await?;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 use tercet::action::{Action, Saga, Tcc};
-use tercet::fence::Dialect;
+use tercet::conserve::{Change as Moved, Invariant};
+use tercet::fence::{self, Dialect};
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
 use tercet_proto::stock::v1 as pb;
@@ -75,16 +76,33 @@ pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Servic
     Ok(Service::new(SERVICE, [pool])
         .tables(&["stock"])
         .tcc_slice(RESERVE, Reserve(PhantomData))
-        .saga_slice(RESTOCK, Restock(PhantomData)))
+        .saga_slice(RESTOCK, Restock(PhantomData))
+        .conserve(units()))
+}
+
+/// What this service promises: only transactions and deliveries move units.
+fn units() -> Invariant {
+    Invariant::new("units", "SELECT item AS resource, reserved, issued, free, total FROM stock")
+        .tcc(RESERVE, |request| {
+            let units = request.count.into();
+            (request.item, Moved::reserve(units), Moved::issue(units))
+        })
+        .saga(RESTOCK, |request| {
+            let units = i64::from(request.count);
+            (request.item, Moved { reserved: 0, issued: -units, free: units })
+        })
 }
 
 /// Creates items with so many units, all free; an item that exists gets as many more.
 ///
 /// # Errors
 /// The database's.
-pub async fn seed<Db: Store>(pool: &sqlx::Pool<Db>, items: &[(i64, i64)]) -> sqlx::Result<()> {
+pub async fn seed<Db: Store + Dialect>(pool: &sqlx::Pool<Db>, items: &[(i64, i64)]) -> sqlx::Result<()> {
+    fence::prepare(pool).await.map_err(sqlx::Error::from)?;
     let mut db_tx = pool.begin().await?;
     Db::add(&mut db_tx, items).await?;
+    let delivered = |(item, units): &(i64, i64)| (*item, Moved { free: *units, ..Moved::default() });
+    units().enter(&mut *db_tx, None, &items.iter().map(delivered).collect::<Vec<_>>()).await?;
     db_tx.commit().await
 }
 

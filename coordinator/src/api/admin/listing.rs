@@ -127,6 +127,8 @@ impl<S: Store> Service<S> {
             ended: self.gauges.ended.load(Ordering::Relaxed),
             batches: sent.batches,
             calls: sent.calls,
+            invariants: self.sessions.invariants(),
+            idle_ms: self.gauges.idle_ms.load(Ordering::Relaxed),
             draining: self.gauges.controls.draining(),
             started_at_ms: self.started_at.0,
             compensations_pending: backlogs.iter().map(|backlog| backlog.pending).sum(),
@@ -264,6 +266,7 @@ fn shown_instance(instance: crate::session::Instance) -> pb::Participant {
         version: instance.version,
         queued: instance.queued as u32,
         in_flight: instance.in_flight as u32,
+        canary_age_ms: instance.canary_age.as_millis() as u64,
     }
 }
 

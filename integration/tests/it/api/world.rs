@@ -118,6 +118,11 @@ impl Coordinator {
         format!("http://{}", self.config.listen)
     }
 
+    /// The file of its store.
+    pub(super) fn file(&self) -> std::path::PathBuf {
+        self.config.data.join("tercet.db")
+    }
+
     fn channel(&self) -> Channel {
         Endpoint::from_shared(self.url()).expect("it is a URL").connect_lazy()
     }

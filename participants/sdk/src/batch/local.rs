@@ -25,7 +25,9 @@ pub(super) enum Failure {
     Conflict(String),
     /// It failed and was rolled back; fewer operations at once may succeed.
     Failed(String),
-    /// As above, and its connection is in doubt.
+    /// Operations did not do what their invariant says, and were rolled back.
+    Differs,
+    /// As `Failed`, and its connection is in doubt.
     Panicked,
     /// It could not begin on this connection: nothing has happened.
     NotBegun(String),
@@ -33,7 +35,7 @@ pub(super) enum Failure {
     Lost(String),
 }
 
-fn failure<Db: Dialect>(error: sqlx::Error) -> Failure {
+pub(super) fn failure<Db: Dialect>(error: sqlx::Error) -> Failure {
     if Db::is_conflict(&error) {
         Failure::Conflict(error.to_string())
     } else if matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed) {
@@ -45,7 +47,12 @@ fn failure<Db: Dialect>(error: sqlx::Error) -> Failure {
 
 impl<Db: Dialect> Executor<Db> {
     /// One local transaction, run again while it loses against others.
-    pub(super) async fn run_in_place(&self, place: &Place<Db>, lot: &[Item]) -> Result<Vec<Outcome>, Failure> {
+    pub(super) async fn run_in_place(
+        &self,
+        place: &Place<Db>,
+        lot: &[Item],
+        accuse: bool,
+    ) -> Result<Vec<Outcome>, Failure> {
         let not_after = lot.iter().map(|item| item.job.context.not_after_ms).min().unwrap_or(u64::MAX);
         let deadline = self.clock.instant_of(not_after);
         let run = async {
@@ -55,7 +62,7 @@ impl<Db: Dialect> Executor<Db> {
             loop {
                 attempts += 1;
                 let mut connection = place.connection().await.map_err(|error| Failure::Lost(error.to_string()))?;
-                match self.transact(&mut connection, lot, deadline).await {
+                match self.transact((place, &mut connection), (lot, accuse), deadline).await {
                     Ok(outcomes) => {
                         place.put(connection);
                         return Ok(outcomes);
@@ -69,7 +76,7 @@ impl<Db: Dialect> Executor<Db> {
                         tokio::time::sleep(Duration::from_millis(u64::from(attempts) + u64::from(spread))).await;
                     }
                     Err(failure) => {
-                        if matches!(failure, Failure::Conflict(_) | Failure::Failed(_)) {
+                        if matches!(failure, Failure::Conflict(_) | Failure::Failed(_) | Failure::Differs) {
                             place.put(connection);
                         }
                         return Err(failure);
@@ -89,8 +96,8 @@ impl<Db: Dialect> Executor<Db> {
     /// connection is in doubt.
     async fn transact(
         &self,
-        connection: &mut Db::Connection,
-        lot: &[Item],
+        (place, connection): (&Place<Db>, &mut Db::Connection),
+        (lot, accuse): (&[Item], bool),
         deadline: Option<Instant>,
     ) -> Result<Vec<Outcome>, Failure> {
         let begun = match Db::BEGIN {
@@ -103,7 +110,7 @@ impl<Db: Dialect> Executor<Db> {
             // A connection that lay idle may have been closed by the server.
             Err(error) => return Err(Failure::NotBegun(error.to_string())),
         };
-        let ran = match self.fill(&mut db_tx, lot).await {
+        let ran = match self.fill(&mut db_tx, place, lot, accuse).await {
             // A commit that late could come after the fence has forgotten the calls.
             Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
                 Err(Failure::Lost("the calls' time was over".to_owned()))
@@ -120,19 +127,28 @@ impl<Db: Dialect> Executor<Db> {
                 }
                 Ok(outcomes)
             }
-            Err(failure @ (Failure::Conflict(_) | Failure::Failed(_))) => match db_tx.rollback().await {
-                Ok(()) => Err(failure),
-                Err(error) => Err(Failure::Lost(format!("ROLLBACK of unknown result: {error}"))),
-            },
+            Err(failure @ (Failure::Conflict(_) | Failure::Failed(_) | Failure::Differs)) => {
+                match db_tx.rollback().await {
+                    Ok(()) => Err(failure),
+                    Err(error) => Err(Failure::Lost(format!("ROLLBACK of unknown result: {error}"))),
+                }
+            }
             Err(failure @ (Failure::Panicked | Failure::NotBegun(_) | Failure::Lost(_))) => Err(failure),
         }
     }
 
     /// All of a local transaction between its BEGIN and its COMMIT.
-    async fn fill(&self, db_tx: &mut DbTx<Db>, lot: &[Item]) -> Result<Vec<Outcome>, Failure> {
+    async fn fill(
+        &self,
+        db_tx: &mut DbTx<Db>,
+        place: &Place<Db>,
+        lot: &[Item],
+        accuse: bool,
+    ) -> Result<Vec<Outcome>, Failure> {
         let (mut steps, prevs) = self.enter(db_tx, lot).await?;
         self.handle(db_tx, lot, &mut steps).await?;
         let ran = steps.iter().any(|step| matches!(step, Step::Ran(_)));
+        self.book(db_tx, place, (lot, &steps), accuse).await?;
         let mut settled = Vec::new();
         let outcomes = steps
             .into_iter()
@@ -207,7 +223,7 @@ impl<Db: Dialect> Executor<Db> {
 }
 
 /// How far an operation has come.
-enum Step {
+pub(super) enum Step {
     /// The handler is to run.
     Run,
     /// The handler has run.

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt as _;
 use sqlx::mysql::{MySqlDatabaseError, MySqlPoolOptions, MySqlRow};
 use sqlx::{ConnectOptions as _, Either, Executor, MySql, MySqlConnection, Pool, Row as _, SqlStr};
 
-use super::sql::{found, signed};
+use super::sql::{Numbered, found, signed};
 use super::{Dialect, Entry, Found, Settled, Sql, State};
 use crate::xid::Xid;
 
@@ -19,7 +19,16 @@ impl Dialect for MySql {
 impl Sql for MySql {
     const WRITERS: usize = 16;
     const BEGIN: Option<&'static str> = None;
-    const SCHEMA: &'static str = include_str!("../../../../sql/fence/mysql/0001_fence.sql");
+    const SCHEMA: [&'static str; 2] = [
+        include_str!("../../../../sql/fence/mysql/0001_fence.sql"),
+        include_str!("../../../../sql/fence/mysql/0002_book.sql"),
+    ];
+    const INTEGER: &'static str = "SIGNED";
+    const BOOK_ADD: &'static str = " ON DUPLICATE KEY UPDATE
+        reserved = reserved + VALUES(reserved), issued = issued + VALUES(issued), free = free + VALUES(free),
+        operations = operations + VALUES(operations),
+        xid = IF(broken = '' AND VALUES(xid) <> '', VALUES(xid), xid)";
+    const BOOK_KEEP: &'static str = "ON DUPLICATE KEY UPDATE fresh = tercet_book.fresh";
 
     async fn connect(pool: &Pool<Self>) -> Result<MySqlConnection, sqlx::Error> {
         pool.connect_options().connect().await
@@ -27,6 +36,21 @@ impl Sql for MySql {
 
     async fn execute(connection: &mut MySqlConnection, sql: SqlStr) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(sql).execute(connection).await.map(|_| ())
+    }
+
+    async fn fetch(
+        connection: &mut MySqlConnection,
+        sql: String,
+        numbers: usize,
+    ) -> Result<Vec<Numbered>, sqlx::Error> {
+        let sql = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(sql));
+        let rows = sqlx::raw_sql(sql).fetch_all(connection).await?;
+        rows.iter()
+            .map(|row| {
+                let texts = (numbers..row.len()).map(|at| row.try_get(at)).collect::<Result<_, _>>()?;
+                Ok(((0..numbers).map(|at| row.try_get(at)).collect::<Result<_, _>>()?, texts))
+            })
+            .collect()
     }
 
     async fn fence_id(connection: &mut MySqlConnection) -> Result<[u8; 16], sqlx::Error> {

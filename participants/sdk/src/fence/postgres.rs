@@ -3,7 +3,7 @@
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions as _, PgConnection, Pool, Postgres, Row as _, SqlStr};
 
-use super::sql::{found, signed};
+use super::sql::{Numbered, found, signed};
 use super::{Dialect, Entry, Found, Settled, Sql};
 use crate::xid::Xid;
 
@@ -16,7 +16,16 @@ impl Dialect for Postgres {
 impl Sql for Postgres {
     const WRITERS: usize = 16;
     const BEGIN: Option<&'static str> = None;
-    const SCHEMA: &'static str = include_str!("../../../../sql/fence/postgres/0001_fence.sql");
+    const SCHEMA: [&'static str; 2] = [
+        include_str!("../../../../sql/fence/postgres/0001_fence.sql"),
+        include_str!("../../../../sql/fence/postgres/0002_book.sql"),
+    ];
+    const INTEGER: &'static str = "BIGINT";
+    const BOOK_ADD: &'static str = " ON CONFLICT (invariant, resource) DO UPDATE SET
+        reserved = tercet_book.reserved + excluded.reserved, issued = tercet_book.issued + excluded.issued,
+        free = tercet_book.free + excluded.free, operations = tercet_book.operations + excluded.operations,
+        xid = CASE WHEN tercet_book.broken = '' AND excluded.xid <> '' THEN excluded.xid ELSE tercet_book.xid END";
+    const BOOK_KEEP: &'static str = "ON CONFLICT DO NOTHING";
 
     async fn connect(pool: &Pool<Self>) -> Result<PgConnection, sqlx::Error> {
         pool.connect_options().connect().await
@@ -24,6 +33,17 @@ impl Sql for Postgres {
 
     async fn execute(connection: &mut PgConnection, sql: SqlStr) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(sql).execute(connection).await.map(|_| ())
+    }
+
+    async fn fetch(connection: &mut PgConnection, sql: String, numbers: usize) -> Result<Vec<Numbered>, sqlx::Error> {
+        let sql = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(sql));
+        let rows = sqlx::raw_sql(sql).fetch_all(connection).await?;
+        rows.iter()
+            .map(|row| {
+                let texts = (numbers..row.len()).map(|at| row.try_get(at)).collect::<Result<_, _>>()?;
+                Ok(((0..numbers).map(|at| row.try_get(at)).collect::<Result<_, _>>()?, texts))
+            })
+            .collect()
     }
 
     async fn fence_id(connection: &mut PgConnection) -> Result<[u8; 16], sqlx::Error> {

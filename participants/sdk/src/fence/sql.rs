@@ -14,14 +14,27 @@ pub trait Sql: Database<Connection: Migrate> {
     const WRITERS: usize;
     /// Begins a transaction that is going to write.
     const BEGIN: Option<&'static str>;
-    /// The tables.
-    const SCHEMA: &'static str;
+    /// The tables, oldest first.
+    const SCHEMA: [&'static str; 2];
+    /// A whole number of 64 bits in a CAST.
+    const INTEGER: &'static str;
+    /// What the book does with an entry for a resource that it has.
+    const BOOK_ADD: &'static str;
+    /// What the book does with a resource that it has, when it is offered again.
+    const BOOK_KEEP: &'static str;
 
     /// A connection of the SDK's own.
     fn connect(pool: &Pool<Self>) -> impl Future<Output = Result<Self::Connection, sqlx::Error>> + Send;
 
     /// Runs statements without parameters.
     fn execute(connection: &mut Self::Connection, sql: SqlStr) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Runs statements without parameters and returns the rows of the last: so many numbers, then texts.
+    fn fetch(
+        connection: &mut Self::Connection,
+        sql: String,
+        numbers: usize,
+    ) -> impl Future<Output = Result<Vec<Numbered>, sqlx::Error>> + Send;
 
     /// The random id that the database was given with its fence.
     fn fence_id(connection: &mut Self::Connection) -> impl Future<Output = Result<[u8; 16], sqlx::Error>> + Send;
@@ -62,10 +75,25 @@ pub trait Sql: Database<Connection: Migrate> {
     fn is_conflict(error: &sqlx::Error) -> bool;
 }
 
+/// The numbers and the texts of a row.
+pub(super) type Numbered = (Vec<i64>, Vec<String>);
+
+/// Makes the fence's tables where they are missing, as a service does at its start: for those who write beside it
+/// before.
+///
+/// # Errors
+/// When the database can not be used, or its tables are of another version.
+pub async fn prepare<Db: super::Dialect>(pool: &Pool<Db>) -> Result<(), sqlx::migrate::MigrateError> {
+    migrate::<Db>(&mut Db::connect(pool).await?).await
+}
+
 /// Makes the fence's tables where they are missing.
 pub(crate) async fn migrate<Db: Sql>(connection: &mut Db::Connection) -> Result<(), sqlx::migrate::MigrateError> {
-    let first = Migration::new(1, "fence".into(), MigrationType::Simple, SqlStr::from_static(Db::SCHEMA), false);
-    let mut migrator = Migrator::with_migrations(vec![first]);
+    let versions = (1..).zip(["fence", "book"]).zip(Db::SCHEMA);
+    let versions = versions.map(|((version, name), sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
+    });
+    let mut migrator = Migrator::with_migrations(versions.collect());
     migrator.dangerous_set_table_name("tercet_fence_migrations");
     migrator.run_direct(None, connection, false).await
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Pool, Row as _, SqlStr, Sqlite, SqliteConnection};
 
-use super::sql::{found, signed};
+use super::sql::{Numbered, found, signed};
 use super::{Dialect, Entry, Found, Settled, Sql};
 use crate::xid::Xid;
 
@@ -33,7 +33,16 @@ impl Dialect for Sqlite {
 impl Sql for Sqlite {
     const WRITERS: usize = 1;
     const BEGIN: Option<&'static str> = Some("BEGIN IMMEDIATE");
-    const SCHEMA: &'static str = include_str!("../../../../sql/fence/sqlite/0001_fence.sql");
+    const SCHEMA: [&'static str; 2] = [
+        include_str!("../../../../sql/fence/sqlite/0001_fence.sql"),
+        include_str!("../../../../sql/fence/sqlite/0002_book.sql"),
+    ];
+    const INTEGER: &'static str = "BIGINT";
+    const BOOK_ADD: &'static str = " ON CONFLICT (invariant, resource) DO UPDATE SET
+        reserved = tercet_book.reserved + excluded.reserved, issued = tercet_book.issued + excluded.issued,
+        free = tercet_book.free + excluded.free, operations = tercet_book.operations + excluded.operations,
+        xid = CASE WHEN tercet_book.broken = '' AND excluded.xid <> '' THEN excluded.xid ELSE tercet_book.xid END";
+    const BOOK_KEEP: &'static str = "ON CONFLICT DO NOTHING";
 
     async fn connect(pool: &Pool<Self>) -> Result<SqliteConnection, sqlx::Error> {
         durable(SqliteConnectOptions::clone(&pool.connect_options())).connect().await
@@ -41,6 +50,21 @@ impl Sql for Sqlite {
 
     async fn execute(connection: &mut SqliteConnection, sql: SqlStr) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(sql).execute(connection).await.map(|_| ())
+    }
+
+    async fn fetch(
+        connection: &mut SqliteConnection,
+        sql: String,
+        numbers: usize,
+    ) -> Result<Vec<Numbered>, sqlx::Error> {
+        let sql = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(sql));
+        let rows = sqlx::raw_sql(sql).fetch_all(connection).await?;
+        rows.iter()
+            .map(|row| {
+                let texts = (numbers..row.len()).map(|at| row.try_get(at)).collect::<Result<_, _>>()?;
+                Ok(((0..numbers).map(|at| row.try_get(at)).collect::<Result<_, _>>()?, texts))
+            })
+            .collect()
     }
 
     async fn fence_id(connection: &mut SqliteConnection) -> Result<[u8; 16], sqlx::Error> {

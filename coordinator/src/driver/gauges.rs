@@ -1,0 +1,34 @@
+//! What the driver shows of itself while it runs.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use crate::controls::Controls;
+use crate::store::Backlog;
+
+/// What the driver shows of itself.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Transactions in memory.
+    pub live: AtomicU64,
+    /// Transactions that ended since the start.
+    pub ended: AtomicU64,
+    /// Canaries that ended since the start, which are not among those.
+    pub canaries: AtomicU64,
+    /// Since one of either ended, in milliseconds.
+    pub idle_ms: AtomicU64,
+    /// Commits since the start.
+    pub commits: AtomicU64,
+    /// Rows of those commits.
+    pub rows: AtomicU64,
+    /// When the commit under way began, in microseconds of the clock's monotonic time; 0: none is.
+    pub commit_began_us: AtomicU64,
+    /// What waited in `compensation_log` at the last beat.
+    pub backlogs: Mutex<Vec<Backlog>>,
+    /// What can be changed while it runs.
+    pub controls: Controls,
+    /// The disk under the store has no room for new transactions.
+    pub disk_full: AtomicBool,
+    /// What is queued for the store waits for too long: new transactions are refused.
+    pub behind: AtomicBool,
+}

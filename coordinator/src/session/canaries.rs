@@ -1,0 +1,130 @@
+//! The canaries of each session: asked in turn, sent when there is a place for them, and how long ago they were
+//! answered.
+
+use std::time::Duration;
+
+use tercet_core::Operation;
+use tracing::warn;
+
+use super::{Inner, Service, Session, SessionId, Sessions, next_message};
+use crate::caller::Outgoing;
+use crate::clock::Clock as _;
+use crate::{canary, limits};
+
+/// What one session owes its canaries.
+#[derive(Debug)]
+pub(super) struct Canary {
+    /// Waits for a place in the window.
+    waiting: Option<Outgoing>,
+    /// Since when one has no answer.
+    asked_at: Option<Duration>,
+    /// When one was last chosen for it.
+    chosen_at: Duration,
+    /// When it last answered one, or was opened.
+    pub(super) answered_at: Duration,
+    /// Whether its silence has been told.
+    told: bool,
+}
+
+impl Canary {
+    pub(super) fn new(now: Duration) -> Self {
+        Self { waiting: None, asked_at: None, chosen_at: Duration::ZERO, answered_at: now, told: false }
+    }
+
+    /// The session has answered one.
+    pub(super) fn answered(&mut self, now: Duration) {
+        (self.asked_at, self.answered_at, self.told) = (None, now, false);
+    }
+}
+
+impl Sessions {
+    /// The sessions whose turn it is to get a canary: those that have answered their last one, and had it longest ago.
+    pub fn next_canaries(&self) -> Vec<(String, SessionId)> {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        let mut free: Vec<_> = inner
+            .services
+            .iter_mut()
+            .filter(|(name, _)| *name != canary::NAME)
+            .flat_map(|(name, service)| service.sessions.iter_mut().map(move |session| (name, session)))
+            .filter(|(_, session)| !session.leaving && session.canary.asked_at.is_none())
+            .collect();
+        if free.len() > limits::CANARIES_MAX {
+            free.select_nth_unstable_by_key(limits::CANARIES_MAX, |(_, session)| session.canary.chosen_at);
+            free.truncate(limits::CANARIES_MAX);
+        }
+        let chosen = free.into_iter().map(|(name, session)| {
+            session.canary.chosen_at = now;
+            (name.clone(), session.id)
+        });
+        chosen.collect()
+    }
+
+    /// For each service the longest time since one of its sessions answered a canary. Logs a session that owes one for
+    /// long, once.
+    pub fn canary_ages(&self) -> Vec<(String, Duration)> {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        let services = inner.services.iter_mut().filter(|(name, _)| *name != canary::NAME);
+        let ages = services.map(|(name, service)| {
+            for session in &mut service.sessions {
+                let owes = session.canary.asked_at.map_or(Duration::ZERO, |asked_at| now.saturating_sub(asked_at));
+                if owes > Duration::from_millis(limits::CANARY_STUCK_MS) && !session.canary.told {
+                    session.canary.told = true;
+                    let ms = owes.as_millis() as u64;
+                    warn!(service = name, instance = session.instance, ms, "a session does not answer its canary");
+                }
+            }
+            let ages = service.sessions.iter().map(|session| now.saturating_sub(session.canary.answered_at));
+            (name.clone(), ages.max().unwrap_or_default())
+        });
+        ages.collect()
+    }
+}
+
+impl Inner {
+    /// Puts a canary before its session. False: that is not there, or it is a call that participants are not asked.
+    pub(super) fn ask(&mut self, id: SessionId, call: &Outgoing, now: Duration) -> bool {
+        let Some(service) = self.services.get_mut(call.service()) else { return false };
+        let session = service.sessions.iter_mut().find(|session| session.id == id);
+        let Some(session) = session.filter(|_| call.call.operation == Operation::Try) else { return false };
+        session.canary.asked_at.get_or_insert(now);
+        session.canary.waiting = Some(call.clone());
+        service.canaries += 1;
+        if !service.dirty {
+            service.dirty = true;
+            self.dirty.push(call.service().to_owned());
+        }
+        true
+    }
+}
+
+impl Session {
+    /// Calls without an answer, canaries left out.
+    pub(super) fn in_flight(&self) -> usize {
+        let calls = self.batches.iter().flat_map(|batch| &batch.calls);
+        calls.filter(|call| canary::session_of(call).is_none()).count()
+    }
+}
+
+impl Service {
+    /// Sends the canaries for which there is a place by now.
+    pub(super) fn send_canaries(&mut self, now: Duration) {
+        self.canaries = 0;
+        for session in &mut self.sessions {
+            let room = session.batches.len() < session.window;
+            let Some(call) = session.canary.waiting.take_if(|_| room) else {
+                self.canaries += usize::from(session.canary.waiting.is_some());
+                continue;
+            };
+            // A stream that is full or closed owes the answer all the same.
+            if let Ok(permit) = session.down.try_reserve() {
+                permit.send(next_message(
+                    (&mut session.last, &mut session.outstanding, &mut session.batches),
+                    vec![call],
+                    now,
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Canaries: a coordinator that does not execute says so, and so does a session.
+
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Executor as _};
+use tercet_proto::coordinator::v1 as pb;
+use tonic_health::pb as health;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::party::{Party, Say, agrees};
+use super::world::{Coordinator, branch, tcc, until, violation};
+
+async fn store(coordinator: &Coordinator) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(coordinator.file()).busy_timeout(Duration::from_secs(5));
+    options.connect().await.expect("the file opens")
+}
+
+async fn ready(coordinator: &Coordinator) -> bool {
+    let mut client = HealthClient::new(coordinator.raw());
+    let service = "tercet.coordinator.v1.Coordinator".into();
+    let answer = client.check(health::HealthCheckRequest { service }).await.expect("it answers");
+    answer.into_inner().status() == ServingStatus::Serving
+}
+
+#[tokio::test]
+async fn a_coordinator_whose_store_is_stuck_is_not_ready_within_three_seconds_and_ready_again_afterwards() {
+    let coordinator = Coordinator::start().await;
+    let party = Party::join(&coordinator, "stock", agrees).await;
+    let mut other = store(&coordinator).await;
+    other.execute("BEGIN IMMEDIATE").await.expect("it gets the lock");
+    let held = Instant::now();
+    let mut client = coordinator.client();
+    let request = pb::SubmitRequest { transaction: Some(tcc(vec![branch("stock", 1)])), wait: pb::Wait::Ended.into() };
+    let accepted = tokio::spawn(async move { client.submit(request).await });
+    until("a coordinator that is not ready", async || (!ready(&coordinator).await).then_some(())).await;
+    let unready = held.elapsed();
+    assert!(unready < Duration::from_secs(3), "{unready:?}");
+    assert!(coordinator.statistics().await.idle_ms >= 2_000);
+    other.execute("ROLLBACK").await.expect("it lets go");
+    until("a coordinator that is ready", async || ready(&coordinator).await.then_some(())).await;
+    let view = accepted.await.expect("no panic").expect("it was accepted").into_inner().transaction;
+    assert_eq!(view.expect("a view").status(), pb::Status::Confirmed);
+    assert_eq!(party.effects().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_execute_shows_in_its_own_health_alone() {
+    let coordinator = Coordinator::start().await;
+    let _sound = Party::join(&coordinator, "stock", agrees).await;
+    let stuck = Party::join(&coordinator, "coupon", |_| Say::Hangs).await;
+    let ages = async || {
+        let mut all = coordinator.statistics().await.participants;
+        all.sort_by(|a, b| b.service.cmp(&a.service));
+        (all[0].canary_age_ms, all[1].canary_age_ms)
+    };
+    // Both answer as long as nothing hangs, again and again.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(4_500) {
+        let (sound, other) = ages().await;
+        assert!(sound < 3_500 && other < 3_500, "{sound} and {other} ms");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let slow = pb::Branch { call_timeout_ms: 60_000, ..branch("coupon", 1) };
+    coordinator.submit(tcc(vec![slow]), pb::Wait::Accepted).await.expect("it is accepted");
+    stuck.hears("try", 1, 1).await;
+    until("an old canary", async || {
+        let (sound, stuck) = ages().await;
+        assert!(sound < 3_500, "{sound} ms");
+        assert!(ready(&coordinator).await, "a participant's troubles are its own");
+        (stuck > 4_000).then_some(())
+    })
+    .await;
+    // None of it is ever retried, parked or listed.
+    assert_eq!(coordinator.count().await, 1);
+    assert!(coordinator.compensations().await.is_empty());
+}
+
+#[tokio::test]
+async fn canaries_are_transactions_that_no_listing_shows_and_nobody_else_can_make() {
+    let coordinator = Coordinator::start().await;
+    let party = Party::join(&coordinator, "stock", agrees).await;
+    let mut reader = store(&coordinator).await;
+    // With two branches: its own and those of sessions.
+    until("canaries that have ended", async || {
+        let sql = "SELECT count(*), count(ended_at) FROM tx WHERE mode = 9 AND status = 4";
+        let (all, ended): (i64, i64) = sqlx::query_as(sql).fetch_one(&mut reader).await.expect("it reads");
+        (all > 3 && ended == all).then_some(())
+    })
+    .await;
+    assert_eq!(coordinator.count().await, 0);
+    assert_eq!(coordinator.statistics().await.ended, 0);
+    assert!(coordinator.statistics().await.participants.iter().all(|one| one.service == "stock"));
+    assert!(party.heard().is_empty());
+    let own = pb::Branch { action: "tercet.canary".into(), ..branch("stock", 1) };
+    let refused = coordinator.submit(tcc(vec![own]), pb::Wait::Decided).await.expect_err("the name is reserved");
+    assert_eq!(violation(&refused).0, "transaction.branches[0].action");
+}

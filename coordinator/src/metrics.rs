@@ -12,9 +12,14 @@ use crate::request::Error;
 use crate::session::{Health, State};
 use crate::store::{Backlog, Compensation};
 
-const SECONDS: [f64; 14] = [0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
+/// Close enough together that a quantile between two of them says something.
+const SECONDS: [f64; 20] = [
+    0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0,
+    300.0, 900.0,
+];
 /// From a second to the day after which attempts are used up, and over a weekend.
-const AGES: [f64; 11] = [1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0];
+const AGES: [f64; 14] =
+    [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1_800.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0];
 const ROWS: [f64; 9] = [1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 /// From the quick attempts to the last by default.
 const RETRIES: [f64; 11] = [1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0, 150.0, 500.0, 1_500.0];

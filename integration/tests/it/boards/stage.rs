@@ -1,4 +1,5 @@
-//! A coordinator in trouble: of its participants one is well, one falters, one is gone, and one refuses confirms.
+//! A coordinator in trouble: of its participants one is well, one falters, one is gone, one refuses what it may not,
+//! and one hangs.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,6 +17,8 @@ use tokio::task::JoinHandle;
 
 /// Refuses every confirm.
 const REFUSED: Action<Tcc, Nothing> = Action::tcc("d", "hold");
+/// Its service hangs.
+const HUNG: Action<Tcc, Nothing> = Action::tcc("e", "hold");
 /// Its service is gone.
 const MISSED: Action<Message, Nothing> = Action::message("c", "tell");
 
@@ -37,7 +40,7 @@ impl Stage {
             let spec = noop::spec("load", folder, &coordinator.url, &[service], false)?;
             spec.with("--habit", habit).start()
         };
-        let habits = [("a", "agrees"), ("b", "falters"), ("d", "refuses"), ("c", "agrees")];
+        let habits = [("a", "agrees"), ("b", "falters"), ("d", "refuses"), ("e", "hangs"), ("c", "agrees")];
         let mut participants: Vec<_> = habits.into_iter().map(start).collect::<Result<_, _>>()?;
         coordinator.wait_for(&mut participants).await?;
         drop(participants.pop());
@@ -83,6 +86,12 @@ async fn load(url: String, mut stopped: watch::Receiver<bool>) -> anyhow::Result
                 late.branch(well.with(&NOTHING)?);
                 late.branch(gone.with(&NOTHING)?);
                 client.submit(late.build()?, Wait::Accepted).await?;
+            }
+            // Refused once it is known to hang.
+            6 => {
+                let mut hung = plan::tcc().deadline(Duration::from_secs(5));
+                hung.branch(HUNG.with(&NOTHING)?);
+                drop(client.submit(hung.build()?, Wait::Accepted).await);
             }
             7 => {
                 let mut steps = plan::saga();

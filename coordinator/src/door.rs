@@ -2,17 +2,18 @@
 //!
 //! A new transaction is refused, by name and with a time to come again, while the coordinator or one of the services
 //! that it names is behind with what it has taken already. Refusing is the cheapest thing there is, so that an
-//! overload costs those inside next to nothing; and nothing that has been accepted is ever shed. Limits that only the
+//! overload costs those inside next to nothing: it comes before the request is looked at any further, and has no more of
+//! the thread's time than `turnstile.rs` lets it have. Nothing that has been accepted is ever shed. Limits that only the
 //! driver knows are in `driver/admission.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tercet_proto::coordinator::v1::Branch;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::driver::Gauges;
-use crate::plan::Plan;
 use crate::request::{Error, Input};
 use crate::session::Sessions;
 use crate::{limits, metrics};
@@ -31,25 +32,29 @@ impl Door {
         Self { inbox, gauges, sessions }
     }
 
-    /// Whether a transaction with this plan may begin now.
+    /// Whether a transaction with these branches may begin now. A refusal leaves when there is time for it.
     ///
     /// # Errors
     /// What it has to wait for.
-    pub fn admit(&self, plan: &Plan) -> Result<(), Error> {
-        let refused = self.refusal(plan);
-        if let Some(error) = refused {
-            metrics::overloaded(&error);
-            return Err(error);
+    pub async fn admit(&self, branches: &[Branch]) -> Result<(), Error> {
+        let admitted = self.admitted(branches);
+        if admitted.is_err() {
+            self.gauges.turnstile.pass().await;
         }
-        Ok(())
+        admitted
     }
 
-    fn refusal(&self, plan: &Plan) -> Option<Error> {
-        let services = plan.record.branches.iter().map(|branch| branch.service.as_str());
-        self.busy().or_else(|| {
+    /// The same at once, for a stream, which is not read faster than it is answered.
+    ///
+    /// # Errors
+    /// What it has to wait for.
+    pub fn admitted(&self, branches: &[Branch]) -> Result<(), Error> {
+        let services = branches.iter().map(|branch| branch.service.as_str());
+        let refusal = self.busy().or_else(|| {
             let service = self.sessions.behind(services)?.to_owned();
             Some(Error::ServiceOverloaded { service, what: "call delay in ms", limit: limits::BEHIND_MS as usize })
-        })
+        });
+        refusal.inspect(metrics::overloaded).map_or(Ok(()), Err)
     }
 
     /// What this coordinator is behind with, whatever comes. A stream is not read meanwhile: its client waits instead.

@@ -129,6 +129,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             self.caller.flush();
             self.gauges.live.store(self.slots.len().saturating_sub(self.canaries) as u64, Ordering::Relaxed);
             self.gauges.behind.store(self.behind(), Ordering::Relaxed);
+            self.gauges.turnstile.turn();
             if self.stopping && self.slots.is_empty() && self.commit.is_none() {
                 return;
             }
@@ -151,6 +152,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                     inputs.drain(..).for_each(|input| self.take(input, now));
                 }
                 () = std::future::ready(()), if !self.waking.is_empty() => {}
+                () = self.gauges.turnstile.rung() => {}
                 () = sleep_until(&self.clock, timer), if timer < Timestamp::MAX => {}
                 _ = stop.changed(), if !self.stopping => self.stopping = true,
             }

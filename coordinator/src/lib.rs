@@ -31,6 +31,7 @@ pub mod session;
 pub mod space;
 pub mod store;
 mod text;
+pub mod turnstile;
 pub mod writer;
 
 use std::net::SocketAddr;

@@ -100,6 +100,7 @@ fn server(names: &[&'static str], health: HealthServer<impl Health>) -> Router {
     let reflection = reflection.build_v1().expect("the descriptors are made by the build");
     Server::builder()
         .max_concurrent_streams(limits::STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(limits::RESETS_MAX))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .add_service(health)

@@ -96,6 +96,7 @@ struct Service {
     back_at: Duration,
     /// When it last answered, or came.
     answered_at: Duration,
+    pace: load::Pace,
     sessions: Vec<Session>,
     /// In the order of ending, with the time after which no call can begin.
     forget: VecDeque<(Timestamp, Xid)>,
@@ -185,6 +186,7 @@ impl Sessions {
             sweep_at: SWEEP_MIN,
             back_at: Duration::ZERO,
             answered_at: Duration::ZERO,
+            pace: load::Pace::default(),
             sessions: Vec::new(),
             forget: VecDeque::new(),
             dirty: false,
@@ -266,6 +268,10 @@ impl Sessions {
         let batch = session.batches.remove(at);
         session.outstanding -= batch.calls.len();
         let now = self.clock.monotonic();
+        if !service.queue.is_empty() {
+            let since = service.answered_at.max(batch.sent_at);
+            service.pace.answered(batch.calls.len(), now.saturating_sub(since));
+        }
         service.answered_at = now;
         service.metrics.answered(now.saturating_sub(batch.sent_at));
         let given = replies.replies.into_iter().map(Some).chain(std::iter::repeat(None));

@@ -74,6 +74,9 @@ pub struct Config {
     /// What they do with their calls
     #[arg(long, value_enum, default_value_t)]
     habit: Habit,
+    /// How long they take for the same operation of any number of calls
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
 }
 
 /// Runs them until the process is killed.
@@ -92,7 +95,8 @@ async fn serve(name: &str, config: &Config) -> anyhow::Result<()> {
     };
     // A service has its name for as long as the process runs.
     let name: &'static str = String::leak(name.to_owned());
-    let noop = || NoOp { habit: config.habit, confirms: AtomicU32::new(0) };
+    let delay = Duration::from_millis(config.delay_ms);
+    let noop = || NoOp { habit: config.habit, delay, confirms: AtomicU32::new(0) };
     let mut service = Service::new(name, [Sqlite::open(&url).await?])
         .tcc_slice(Action::<Tcc, Nothing>::tcc(name, HOLD[0].name()), noop())
         .saga_slice(Action::<Saga, Nothing>::saga(name, STEP[0].name()), noop())
@@ -178,6 +182,7 @@ pub fn message() -> anyhow::Result<Plan<Message>> {
 
 struct NoOp {
     habit: Habit,
+    delay: Duration,
     confirms: AtomicU32,
 }
 
@@ -185,6 +190,9 @@ impl NoOp {
     async fn done(&self, operations: &[Op<Nothing>]) -> sqlx::Result<Vec<Answer>> {
         if self.habit == Habit::Hangs {
             pending::<()>().await;
+        }
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
         }
         Ok(vec![Answer::done(); operations.len()])
     }

@@ -51,8 +51,8 @@ impl<S: Store> Service<S> {
         Self { store, door, watches: Arc::default() }
     }
 
+    /// Of what the door has let in.
     async fn start(&self, plan: Plan, wait: Waits) -> Result<pb::TransactionView, Error> {
-        self.door.admit(&plan)?;
         let (sender, receiver) = oneshot::channel();
         self.door.put(Input::Start { plan: Box::new(plan), wait, answer: Answer::One(sender) })?;
         let view = receiver.await.unwrap_or(Err(Error::Stopping))?;
@@ -138,14 +138,16 @@ impl<S: Store> Service<S> {
     /// One entry of a stream into the driver; its answer goes to `answers`.
     fn submit_entry(&self, entry: pb::submit_stream_request::Entry, answers: &mpsc::UnboundedSender<Entry>) {
         let id = entry.id;
-        let started = declared(entry.request.unwrap_or_default(), Some(&entry.traceparent)).and_then(|(plan, wait)| {
+        let request = entry.request.unwrap_or_default();
+        let admitted = self.door.admitted(branches(&request));
+        let declared = admitted.and_then(|()| declared(request, Some(&entry.traceparent)));
+        let started = declared.and_then(|(plan, wait)| {
             if !plan.idempotency_key.is_empty() {
                 // It may be a repeat of something that is not in memory, and has to be followed.
                 let (service, answers) = (self.clone(), answers.clone());
                 tokio::spawn(async move { drop(answers.send((id, service.start(plan, wait).await))) });
                 return Ok(());
             }
-            self.door.admit(&plan)?;
             let answer = Answer::Entry(id, answers.clone());
             self.door.put(Input::Start { plan: Box::new(plan), wait, answer })
         });
@@ -154,6 +156,11 @@ impl<S: Store> Service<S> {
             drop(answers.send((id, Err(error))));
         }
     }
+}
+
+/// What a request names, unchecked.
+fn branches(request: &pb::SubmitRequest) -> &[pb::Branch] {
+    request.transaction.as_ref().map_or(&[], |transaction| &transaction.branches)
 }
 
 fn satisfied_by(view: &pb::TransactionView, wait: Waits) -> bool {
@@ -194,9 +201,13 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl<S: Store> Coordinator for Service<S> {
     async fn submit(&self, request: Request<pb::SubmitRequest>) -> Result<Response<pb::SubmitResponse>, Status> {
         let traceparent = traceparent(&request);
-        let (plan, wait) =
-            declared(request.into_inner(), traceparent.as_deref()).map_err(|error| errors::status(&error))?;
-        let view = self.start(plan, wait).await.map_err(|error| errors::status(&error))?;
+        let request = request.into_inner();
+        let submitted = async {
+            self.door.admit(branches(&request)).await?;
+            let (plan, wait) = declared(request, traceparent.as_deref())?;
+            self.start(plan, wait).await
+        };
+        let view = submitted.await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(pb::SubmitResponse { transaction: Some(view) }))
     }
 
@@ -251,6 +262,7 @@ impl<S: Store> Coordinator for Service<S> {
     async fn begin(&self, request: Request<pb::BeginRequest>) -> Result<Response<pb::BeginResponse>, Status> {
         let traceparent = traceparent(&request);
         let begun = async {
+            self.door.admit(&[]).await?;
             let mut plan = Plan::begun(request.into_inner())?;
             trace(&mut plan, traceparent.as_deref());
             self.start(plan, Waits::Accepted).await
@@ -272,8 +284,10 @@ impl<S: Store> Coordinator for Service<S> {
 
     async fn prepare(&self, request: Request<pb::PrepareRequest>) -> Result<Response<pb::PrepareResponse>, Status> {
         let traceparent = traceparent(&request);
+        let request = request.into_inner();
         let prepared = async {
-            let mut plan = Plan::prepared(request.into_inner())?;
+            self.door.admit(&request.receivers).await?;
+            let mut plan = Plan::prepared(request)?;
             trace(&mut plan, traceparent.as_deref());
             self.start(plan, Waits::Accepted).await
         };

@@ -1,6 +1,7 @@
 //! Errors as gRPC says them: a code for programs, a sentence for people, and google.rpc details for what to do.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tercet_proto::coordinator::v1 as pb;
@@ -15,8 +16,31 @@ use crate::request::Error;
 /// Who says so, in `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "tercet";
 
+/// Refusals for want of room that are kept.
+const SAID_MAX: usize = 8;
+
+thread_local! {
+    /// What was refused last, and how that was said: when there is no room it is the same few, over and over.
+    static SAID: RefCell<VecDeque<(Error, Status)>> = const { RefCell::new(VecDeque::new()) };
+}
+
 /// The status that a caller gets.
 pub fn status(error: &Error) -> Status {
+    if !matches!(error, Error::Overloaded { .. } | Error::ServiceOverloaded { .. }) {
+        return say(error);
+    }
+    SAID.with_borrow_mut(|said| {
+        if let Some((_, status)) = said.iter().find(|(one, _)| one == error) {
+            return status.clone();
+        }
+        let status = say(error);
+        said.truncate(SAID_MAX - 1);
+        said.push_front((error.clone(), status.clone()));
+        status
+    })
+}
+
+fn say(error: &Error) -> Status {
     let mut details = ErrorDetails::new();
     let (code, reason) = kind(error);
     if let Error::Invalid(Invalid { field, limit }) = error {

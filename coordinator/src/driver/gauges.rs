@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::controls::Controls;
 use crate::store::Backlog;
+use crate::turnstile::Turnstile;
 
 /// What the driver shows of itself.
 #[derive(Debug, Default)]
@@ -31,4 +32,6 @@ pub struct Gauges {
     pub disk_full: AtomicBool,
     /// What is queued for the store waits for too long: new transactions are refused.
     pub behind: AtomicBool,
+    /// Where refusals wait for the driver's turns.
+    pub turnstile: Turnstile,
 }

@@ -27,6 +27,28 @@ impl Sessions {
     }
 }
 
+/// How quickly a service answers while calls wait for it: sums that forget, of about the last eight answers.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    seconds: f64,
+    calls: f64,
+}
+
+impl Pace {
+    /// So many calls were answered, so long after the answer before.
+    pub(super) fn answered(&mut self, calls: usize, after: Duration) {
+        const KEPT: f64 = 7.0 / 8.0;
+        self.seconds = KEPT * self.seconds + after.as_secs_f64();
+        self.calls = KEPT * self.calls + calls as f64;
+    }
+
+    /// How long one more would wait behind so many (Little's law). Nothing is known before the first answer.
+    fn wait(&self, queued: usize) -> Duration {
+        let each = self.seconds / self.calls.max(1.0);
+        Duration::try_from_secs_f64(each * queued as f64).unwrap_or(Duration::MAX)
+    }
+}
+
 impl Service {
     /// Calls that all its sessions together take.
     fn concurrency(&self) -> usize {
@@ -57,18 +79,36 @@ impl Service {
         full && self.oldest_batch().is_some_and(|sent| silent(sent.max(self.answered_at)))
     }
 
-    /// Whether calls have waited for too long already: for more than the next answers, or for longer than they have
-    /// left. A service that is merely slow takes all that wait with its next answer.
-    pub(super) fn behind(&self, clock: &impl Clock) -> bool {
+    /// Whether calls that wait have waited, or one more would wait, for too long: for more than the next answers, or for
+    /// longer than they have left. A service that is merely slow takes all that wait with its next answer.
+    fn behind(&self, clock: &impl Clock) -> bool {
         let Some(oldest) = self.queue.front() else { return false };
         let waited_ms = clock.monotonic().saturating_sub(oldest.at).as_millis() as u64;
         let left_ms = || oldest.outgoing.call.not_after.ms_since(clock.now());
-        waited_ms > limits::BEHIND_MS && (self.queue.len() > self.concurrency() || waited_ms > left_ms())
+        let most = Duration::from_millis(limits::BEHIND_MS);
+        let late = waited_ms > limits::BEHIND_MS;
+        let many = self.queue.len() > self.concurrency();
+        many && (late || self.pace.wait(self.queue.len()) > most) || late && waited_ms > left_ms()
     }
 
     /// Drops what may no longer begin: the machine has given it up and calls again, or has gone.
     pub(super) fn sweep(&mut self, now: Timestamp) {
         self.queue.retain(|queued| queued.outgoing.call.not_after > now);
         self.sweep_at = (2 * self.queue.len()).max(SWEEP_MIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_as_long_as_its_service_takes_for_it() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.wait(1_000), Duration::ZERO, "nothing is known yet");
+        (0..20).for_each(|_| pace.answered(10, Duration::from_millis(50)));
+        assert_eq!(pace.wait(20).as_millis().next_multiple_of(10), 100);
+        (0..40).for_each(|_| pace.answered(100, Duration::from_millis(50)));
+        assert!(pace.wait(20) < Duration::from_millis(15), "it has become quicker");
     }
 }

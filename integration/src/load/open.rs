@@ -1,5 +1,5 @@
-//! Transactions that begin when they are due, whether or not the ones before have been answered, and that nobody
-//! repeats: each refusal is seen.
+//! Transactions that begin when they are due, whether or not the ones before have been answered: as calls that nobody
+//! repeats, so that each refusal is seen, or through the SDK, as an initiator's program has them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -7,6 +7,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use tercet::action::Tcc;
+use tercet::client::{Client, Error, Options, Outcome, Wait};
+use tercet::plan::Plan;
 use tercet_proto::coordinator::v1 as pb;
 use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use tokio::task::JoinSet;
@@ -44,29 +47,47 @@ enum Told {
     Other(String),
 }
 
-/// Calls the coordinator, once for each transaction.
-pub(super) struct Caller {
-    channels: Vec<CoordinatorClient<Channel>>,
-    turn: Cell<usize>,
+/// How transactions reach the coordinator.
+pub(super) enum Caller {
+    /// Once each, whatever it answers.
+    Calls { channels: Vec<CoordinatorClient<Channel>>, turn: Cell<usize> },
+    /// Through the SDK, which asks again in its own time. All have the same plan.
+    Sdk { client: Client, plan: Plan<Tcc> },
 }
 
 impl Caller {
     pub(super) fn new(url: &str) -> anyhow::Result<Self> {
         let channel = |_| anyhow::Ok(CoordinatorClient::new(Endpoint::from_shared(url.to_owned())?.connect_lazy()));
-        Ok(Self { channels: (0..CHANNELS).map(channel).collect::<Result<_, _>>()?, turn: Cell::default() })
+        Ok(Self::Calls { channels: (0..CHANNELS).map(channel).collect::<Result<_, _>>()?, turn: Cell::default() })
     }
 
-    async fn call(&self, request: pb::SubmitRequest) -> Told {
-        let turn = self.turn.get();
-        self.turn.set(turn + 1);
-        let mut request = Request::new(request);
-        request.set_timeout(TIMEOUT);
-        match self.channels[turn % CHANNELS].clone().submit(request).await {
-            Ok(answer) => {
-                let status = answer.into_inner().transaction.unwrap_or_default().status();
-                if status == pb::Status::Confirmed { Told::Confirmed } else { Told::Other(status.as_str_name().into()) }
+    pub(super) fn sdk(url: &str, plan: Plan<Tcc>) -> anyhow::Result<Self> {
+        let options = Options { timeout: TIMEOUT / 2, ..Options::default() };
+        Ok(Self::Sdk { client: Client::connect([url], options)?, plan })
+    }
+
+    async fn call(&self, request: &pb::SubmitRequest) -> Told {
+        match self {
+            Self::Calls { channels, turn } => {
+                let at = turn.replace(turn.get() + 1);
+                let mut request = Request::new(request.clone());
+                request.set_timeout(TIMEOUT);
+                match channels[at % CHANNELS].clone().submit(request).await {
+                    Ok(answer) => {
+                        let status = answer.into_inner().transaction.unwrap_or_default().status();
+                        let confirmed = status == pb::Status::Confirmed;
+                        if confirmed { Told::Confirmed } else { Told::Other(status.as_str_name().into()) }
+                    }
+                    Err(status) => refusal(&status),
+                }
             }
-            Err(status) => refusal(&status),
+            Self::Sdk { client, plan } => match client.submit(plan.clone(), Wait::Ended).await {
+                Ok(view) if view.outcome() == Some(Outcome::Confirmed) => Told::Confirmed,
+                Ok(view) => Told::Other(view.status().to_string()),
+                Err(Error::Overloaded { .. }) => Told::Refused("overloaded".into()),
+                Err(Error::Unknown { status, .. }) => Told::Other(format!("unknown: {}", status.message())),
+                Err(error) => Told::Other(error.to_string()),
+            },
         }
     }
 }
@@ -180,6 +201,6 @@ pub(super) async fn open(caller: &Rc<Caller>, kinds: &[(pb::SubmitRequest, Share
 
 async fn one(caller: &Caller, (request, tally): &(pb::SubmitRequest, Shared), due: Instant) {
     tally.borrow_mut().begun += 1;
-    let told = caller.call(request.clone()).await;
+    let told = caller.call(request).await;
     tally.borrow_mut().record(due, told);
 }

@@ -16,6 +16,9 @@ use crate::host;
 use crate::noop;
 use crate::processes::{Coordinator, Process};
 
+/// From acceptance to decision, of what the SDK submits.
+const DEADLINE: Duration = Duration::from_secs(30);
+
 /// Clients of the load to which latency is compared.
 const FEW: usize = 4;
 
@@ -34,6 +37,13 @@ pub struct Config {
     /// Clients that find the peak
     #[arg(long, default_value_t = 64)]
     pub clients: usize,
+    /// Through the SDK, which asks again and keeps back; without it each is one call, and none knows any restraint
+    #[arg(long)]
+    pub sdk: bool,
+    /// How long participants take for the same operation of any number of calls: then it is they who can do no more,
+    /// and without it the processors
+    #[arg(long, default_value_t = 0)]
+    pub delay_ms: u64,
     /// Calls that each participant takes at a time
     #[arg(long, default_value_t = 64)]
     pub concurrency: u32,
@@ -99,11 +109,16 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
     let mut coordinator = Coordinator::start(folder.path()).await?;
     let start = |service: &str| {
         let spec = noop::spec("load", folder.path(), &coordinator.url, &[service], true)?;
-        spec.with("--concurrency", config.concurrency.to_string()).start()
+        let spec = spec.with("--concurrency", config.concurrency.to_string());
+        spec.with("--delay-ms", config.delay_ms.to_string()).start()
     };
     let mut participants = noop::SERVICES.into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
     coordinator.wait_for(&mut participants).await?;
-    let caller = Rc::new(Caller::new(&coordinator.url)?);
+    let caller = Rc::new(if config.sdk {
+        Caller::sdk(&coordinator.url, noop::tcc(DEADLINE)?)?
+    } else {
+        Caller::new(&coordinator.url)?
+    });
 
     progress.set_message("finding the peak");
     peak(&caller, config.clients, 1).await?;

@@ -4,7 +4,7 @@
 
 use std::fmt::Display;
 
-use tercet_integration::load::{bulkhead, recover};
+use tercet_integration::load::{bulkhead, overload, recover};
 use tokio::task::LocalSet;
 
 async fn twice<R: Display>(run: impl AsyncFn() -> anyhow::Result<R>, broken: impl Fn(&R) -> bool) {
@@ -27,4 +27,18 @@ async fn a_long_log_goes_evenly_and_within_what_each_service_takes_and_a_dead_on
 async fn a_service_in_any_trouble_costs_the_others_nothing() {
     let config = bulkhead::Config { trouble: None, clients: 16, seconds: 2, rate: None, p99_max: 5.0, json: false };
     twice(async || bulkhead::run(&config).await, |report| !report.broken.is_empty()).await;
+}
+
+#[tokio::test]
+async fn five_times_what_services_can_do_is_refused_by_name_and_costs_what_they_can_do_little() {
+    let config = overload::Config {
+        factor: 5.0,
+        seconds: 20,
+        clients: 64,
+        sdk: false,
+        delay_ms: 25,
+        concurrency: 10,
+        json: false,
+    };
+    twice(async || overload::run(&config).await, |report| !report.broken.is_empty()).await;
 }

@@ -11,6 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::error::retry_after;
+use super::throttle::{Begins, Throttle};
 use crate::context::Traceparent;
 use crate::plan::InvalidField;
 use crate::retry::{overload_delays, reconnect_delays};
@@ -28,6 +29,7 @@ pub(super) struct Link {
     addresses: Vec<[Coordinator; CHANNELS]>,
     current: AtomicUsize,
     turn: AtomicUsize,
+    throttle: Throttle,
 }
 
 impl fmt::Debug for Link {
@@ -48,7 +50,12 @@ impl Link {
             return Err(InvalidField::new("addresses", "at least one"));
         }
         let current = usize::try_from(random % addresses.len() as u64).unwrap_or_default();
-        Ok(Self { addresses, current: AtomicUsize::new(current), turn: AtomicUsize::new(0) })
+        Ok(Self {
+            addresses,
+            current: AtomicUsize::new(current),
+            turn: AtomicUsize::new(0),
+            throttle: Throttle::default(),
+        })
     }
 
     /// The coordinator to call now, and its place for [`Link::leave`].
@@ -66,7 +73,8 @@ impl Link {
     }
 
     /// Calls, and calls again while the coordinator was not reached or is overloaded. Only for requests that may be
-    /// repeated.
+    /// repeated. What is refused for want of room is repeated in the first half of the time; the second is there for
+    /// the answer to the last of them.
     pub(super) async fn call<Q, A, F>(
         &self,
         request: Q,
@@ -75,33 +83,43 @@ impl Link {
         send: impl Fn(Coordinator, tonic::Request<Q>) -> F,
     ) -> Result<A, Status>
     where
-        Q: Clone,
+        Q: Clone + Begins,
         F: Future<Output = Result<tonic::Response<A>, Status>>,
     {
-        let deadline = Instant::now() + timeout;
+        let begun = Instant::now();
+        let (patience, deadline) = (begun + timeout / 2, begun + timeout);
         let (mut delays, mut overloads) = (reconnect_delays(), overload_delays());
         let mut lost = None;
         loop {
             let (at, coordinator) = self.pick();
-            let mut attempt = tonic::Request::new(request.clone());
-            if let Some(traceparent) = traceparent {
-                traceparent.to_metadata(attempt.metadata_mut());
-            }
-            attempt.set_timeout(deadline.saturating_duration_since(Instant::now()));
-            let answer = tokio::time::timeout_at(deadline, send(coordinator, attempt)).await;
+            let answer = match self.throttle.admit(&request, Instant::now()) {
+                Ok(()) => {
+                    let mut attempt = tonic::Request::new(request.clone());
+                    if let Some(traceparent) = traceparent {
+                        traceparent.to_metadata(attempt.metadata_mut());
+                    }
+                    attempt.set_timeout(deadline.saturating_duration_since(Instant::now()));
+                    let answer = tokio::time::timeout_at(deadline, send(coordinator, attempt)).await;
+                    let refusal = answer.as_ref().ok().and_then(|answer| answer.as_ref().err());
+                    let refusal = refusal.filter(|status| retry_after(status).is_some());
+                    self.throttle.told(&request, refusal, Instant::now());
+                    answer
+                }
+                Err(kept_back) => Ok(Err(kept_back)),
+            };
             let status = match answer {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => status,
                 Err(_) => return Err(Status::deadline_exceeded("no answer within the time-out")),
             };
-            let delay = if is_lost(&status) {
+            let (delay, last) = if is_lost(&status) {
                 self.leave(at);
-                delays.next()
+                (delays.next(), deadline)
             } else {
-                retry_after(&status).map(|asked| asked + overloads.next().unwrap_or_default())
+                (retry_after(&status).map(|asked| asked + overloads.next().unwrap_or_default()), patience)
             };
             // The status at hand says more than that the time was up.
-            let Some(again_at) = delay.map(|delay| Instant::now() + delay).filter(|at| *at < deadline) else {
+            let Some(again_at) = delay.map(|delay| Instant::now() + delay).filter(|at| *at < last) else {
                 // That nothing has happened is true of the last attempt, and not of one before that was lost.
                 let refused = status.code() == Code::ResourceExhausted;
                 return Err(lost.filter(|_| refused).unwrap_or(status));

@@ -74,7 +74,7 @@ pub struct Config {
     /// What they do with their calls
     #[arg(long, value_enum, default_value_t)]
     habit: Habit,
-    /// How long they take for the same operation of any number of calls
+    /// How long each call takes them, one after another
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
 }
@@ -192,7 +192,7 @@ impl NoOp {
             pending::<()>().await;
         }
         if !self.delay.is_zero() {
-            tokio::time::sleep(self.delay).await;
+            tokio::time::sleep(self.delay * operations.len() as u32).await;
         }
         Ok(vec![Answer::done(); operations.len()])
     }

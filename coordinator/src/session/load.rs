@@ -81,7 +81,7 @@ impl Service {
 
     /// Whether calls that wait have waited, or one more would wait, for too long: for more than the next answers, or for
     /// longer than they have left. A service that is merely slow takes all that wait with its next answer.
-    fn behind(&self, clock: &impl Clock) -> bool {
+    pub(super) fn behind(&self, clock: &impl Clock) -> bool {
         let Some(oldest) = self.queue.front() else { return false };
         let waited_ms = clock.monotonic().saturating_sub(oldest.at).as_millis() as u64;
         let left_ms = || oldest.outgoing.call.not_after.ms_since(clock.now());

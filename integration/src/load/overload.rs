@@ -40,8 +40,8 @@ pub struct Config {
     /// Through the SDK, which asks again and keeps back; without it each is one call, and none knows any restraint
     #[arg(long)]
     pub sdk: bool,
-    /// How long participants take for the same operation of any number of calls: then it is they who can do no more,
-    /// and without it the processors
+    /// How long each call takes a participant, one after another: then it is they who can do no more, and without it
+    /// the processors
     #[arg(long, default_value_t = 0)]
     pub delay_ms: u64,
     /// Calls that each participant takes at a time

@@ -36,7 +36,7 @@ async fn five_times_what_services_can_do_is_refused_by_name_and_costs_what_they_
         seconds: 20,
         clients: 64,
         sdk: false,
-        delay_ms: 25,
+        delay_ms: 5,
         concurrency: 10,
         json: false,
     };

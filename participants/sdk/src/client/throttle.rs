@@ -20,7 +20,7 @@ const OVER: f64 = 2.0;
 /// Refusals that say little yet.
 const FEW: f64 = 16.0;
 /// After so long what was seen counts half.
-const HALF_LIFE: Duration = Duration::from_secs(1);
+const HALF_LIFE: Duration = Duration::from_millis(500);
 /// As a coordinator asks for.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 

@@ -2,8 +2,8 @@
 //!
 //! A new transaction is refused, by name and with a time to come again, while the coordinator or one of the services
 //! that it names is behind with what it has taken already. Refusing is the cheapest thing there is, so that an
-//! overload costs those inside next to nothing: it comes before the request is looked at any further, and has no more of
-//! the thread's time than `turnstile.rs` lets it have. Nothing that has been accepted is ever shed. Limits that only the
+//! overload costs those inside next to nothing: it comes before the request is looked at any further, and takes no more
+//! of the thread's time than `turnstile.rs` lets it. Nothing that has been accepted is ever shed. Limits that only the
 //! driver knows are in `driver/admission.rs`.
 
 use std::sync::Arc;

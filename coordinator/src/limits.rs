@@ -71,8 +71,8 @@ pub const FLAP_MS: u64 = 1_000;
 /// Requests under way on one connection; a client keeps the next ones to itself.
 pub const STREAMS_MAX: u32 = 2_048;
 
-/// Requests that were given up before they were looked at, of one connection: past it the connection is closed, with all
-/// that is under way on it. A client gives up many at once when it has overloaded this coordinator.
+/// Requests that were given up before they were looked at, of one connection: past it the connection is closed, with
+/// all that is under way on it. A client gives up many at once when it has overloaded this coordinator.
 pub const RESETS_MAX: usize = 2_048;
 
 /// Refusals that leave between two turns of the driver.

@@ -23,7 +23,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             return Some(Error::DiskFull);
         }
         let live_max = self.gauges.controls.live_max();
-        if self.slots.len() >= live_max {
+        if self.slots.len().saturating_sub(self.canaries) >= live_max {
             return Some(Error::Overloaded { what: "live transactions", limit: live_max });
         }
         let refused =

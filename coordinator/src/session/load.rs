@@ -79,8 +79,8 @@ impl Service {
         full && self.oldest_batch().is_some_and(|sent| silent(sent.max(self.answered_at)))
     }
 
-    /// Whether calls that wait have waited, or one more would wait, for too long: for more than the next answers, or for
-    /// longer than they have left. A service that is merely slow takes all that wait with its next answer.
+    /// Whether calls that wait have waited, or one more would wait, for too long: for more than the next answers, or
+    /// for longer than they have left. A service that is merely slow takes all that wait with its next answer.
     pub(super) fn behind(&self, clock: &impl Clock) -> bool {
         let Some(oldest) = self.queue.front() else { return false };
         let waited_ms = clock.monotonic().saturating_sub(oldest.at).as_millis() as u64;

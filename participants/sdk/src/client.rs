@@ -59,8 +59,8 @@ impl Wait {
 /// How a [`Client`] behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How long one call may take, repeats and the wait asked for included. 30 s. What an overloaded coordinator refuses
-    /// is repeated for half of it.
+    /// How long one call may take, repeats and the wait asked for included. 30 s. What an overloaded coordinator
+    /// refuses is repeated for half of it.
     pub timeout: Duration,
     /// How many transactions one [`Batching`] has sent without an answer before more have to wait. 4,096.
     pub outstanding_max: usize,

@@ -227,12 +227,13 @@ impl<S: Store> Coordinator for Service<S> {
         tokio::spawn(async move {
             while let Some(Ok(request)) = entries.next().await {
                 for entry in request.entries {
-                    while service.door.busy().is_some() && !service.door.is_closed() {
-                        tokio::time::sleep(Duration::from_millis(BUSY_MS)).await;
-                    }
                     match Arc::clone(&room).acquire_owned().await {
                         Ok(permit) => permit.forget(),
                         Err(_) => return,
+                    }
+                    // Last, so that it still holds when the entry is looked at.
+                    while service.door.busy().is_some() && !service.door.is_closed() {
+                        tokio::time::sleep(Duration::from_millis(BUSY_MS)).await;
                     }
                     service.submit_entry(entry, &answers);
                 }

@@ -3,7 +3,8 @@
 //! What a retry means is the machine's to say. The scanner keeps a bounded number of rows under way for each service
 //! and claims the next ones as those finish, so that a million due rows cost no more memory than a thousand, a service
 //! is never handed more than it takes at a time, and one with many rows starves none with few. A row is leased for as
-//! long as its attempt may take; when the process dies meanwhile, the lease lapses and the row is due again.
+//! long as its attempt may take. When the process dies meanwhile, its next start takes the row at once, and another
+//! node does when the lease has lapsed.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -60,7 +60,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Leases compensations that are due, so that nobody else gets them before `lease_until`, and shows each with its
     /// transaction; those that are due for longest first, so many of each service that a stuck one starves no other. A
-    /// write that leaves one pending ends its lease.
+    /// write that leaves one pending ends its lease, and so does a newer start of the node that holds it.
     fn claim_compensations(
         &self,
         claim: ClaimCompensations,

@@ -68,6 +68,7 @@ macro_rules! store_conformance {
             what_is_ended_or_waits_for_nothing_is_no_orphan,
             a_claimed_orphan_is_stale_for_its_old_owner,
             due_compensations_are_claimed_once_until_their_lease_ends,
+            a_lease_ends_with_the_start_that_took_it,
             a_write_ends_the_lease_of_a_compensation,
             each_service_gets_its_share_of_compensations,
             a_claimed_compensation_comes_with_its_transaction,

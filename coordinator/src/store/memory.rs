@@ -28,6 +28,8 @@ struct Tables {
     xids: BTreeMap<String, Xid>,
     keys: BTreeSet<(Key, Xid)>,
     compensations: BTreeMap<u64, Compensation>,
+    /// Who leased a compensation last.
+    lessees: BTreeMap<u64, Owner>,
     nodes: BTreeMap<u16, Node>,
     audit: Vec<AuditRow>,
     last_id: u64,
@@ -107,11 +109,13 @@ impl Store for MemoryStore {
 
     async fn claim_compensations(&self, claim: ClaimCompensations) -> Result<Vec<Claimed>, Error> {
         let mut tables = self.tables();
-        let Tables { records, compensations, .. } = &mut *tables;
+        let Tables { records, compensations, lessees, .. } = &mut *tables;
+        let older = |lessee: &Owner| lessee.node == claim.owner.node && lessee.epoch < claim.owner.epoch;
         let mut due: Vec<&mut Compensation> = compensations
             .values_mut()
             .filter(|row| row.status == CompensationStatus::Pending)
-            .filter(|row| row.next_retry_time <= claim.now && row.lease_until <= claim.now)
+            .filter(|row| row.next_retry_time <= claim.now)
+            .filter(|row| row.lease_until <= claim.now || lessees.get(&row.id).is_some_and(older))
             .collect();
         due.sort_by_key(|row| (row.next_retry_time, row.id));
         let mut free: BTreeMap<String, u32> = claim.services.into_iter().collect();
@@ -120,6 +124,7 @@ impl Store for MemoryStore {
             if let Some(left) = free.get_mut(&row.service).filter(|left| **left > 0) {
                 *left -= 1;
                 row.lease_until = claim.lease_until;
+                lessees.insert(row.id, claim.owner);
                 let record = records.get(&row.xid).cloned();
                 claimed.extend(record.map(|record| Claimed { compensation: row.clone(), record }));
             }
@@ -169,6 +174,8 @@ impl Store for MemoryStore {
         tables.xids.retain(|_, xid| !gone.contains(xid));
         tables.keys.retain(|(_, xid)| !gone.contains(xid));
         tables.compensations.retain(|_, row| !gone.contains(&row.xid));
+        let Tables { compensations, lessees, .. } = &mut *tables;
+        lessees.retain(|id, _| compensations.contains_key(id));
         Ok(gone.len() as u64)
     }
 }

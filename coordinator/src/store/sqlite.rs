@@ -347,15 +347,17 @@ fn list_sql(query: ListQuery) -> QueryBuilder<Sqlite> {
 
 /// Each service by the index and with its own limit, which SQLite takes from no row.
 fn claim_sql(claim: ClaimCompensations) -> QueryBuilder<Sqlite> {
-    let now = claim.now.0.cast_signed();
+    let (now, node, epoch) = (claim.now.0.cast_signed(), i64::from(claim.owner.node), claim.owner.epoch.cast_signed());
     let mut sql = QueryBuilder::<Sqlite>::new("-- claim_compensations\nUPDATE compensation_log SET lease_until = ");
-    sql.push_bind(claim.lease_until.0.cast_signed()).push(", owner_node = ").push_bind(i64::from(claim.owner.node));
-    sql.push(", owner_epoch = ").push_bind(claim.owner.epoch.cast_signed()).push(" WHERE id IN (");
+    sql.push_bind(claim.lease_until.0.cast_signed()).push(", owner_node = ").push_bind(node);
+    sql.push(", owner_epoch = ").push_bind(epoch).push(" WHERE id IN (");
     for (at, (service, limit)) in claim.services.into_iter().enumerate() {
         sql.push(if at == 0 { "" } else { " UNION ALL " });
         sql.push("SELECT * FROM (SELECT id FROM compensation_log WHERE service = ").push_bind(service);
-        sql.push(" AND status = 0 AND next_retry_time <= ").push_bind(now).push(" AND lease_until <= ").push_bind(now);
-        sql.push(" ORDER BY next_retry_time LIMIT ").push_bind(i64::from(limit)).push(")");
+        sql.push(" AND status = 0 AND next_retry_time <= ").push_bind(now).push(" AND (lease_until <= ").push_bind(now);
+        // What an older start of this node had leased died with it.
+        sql.push(" OR owner_node = ").push_bind(node).push(" AND owner_epoch < ").push_bind(epoch);
+        sql.push(") ORDER BY next_retry_time LIMIT ").push_bind(i64::from(limit)).push(")");
     }
     sql.push(") RETURNING ").push(COMPENSATION);
     sql

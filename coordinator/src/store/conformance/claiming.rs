@@ -145,6 +145,20 @@ pub async fn due_compensations_are_claimed_once_until_their_lease_ends<B: Bench>
     assert_eq!(compensations(&store).await[0].lease_until, START.after_ms(2_001));
 }
 
+/// What a start of a node had leased when it died is due for the next one at once, and for no other node.
+pub async fn a_lease_ends_with_the_start_that_took_it<B: Bench>(bench: &B) {
+    let store = bench.open().await;
+    let xids = xids(2);
+    log(&store, &xids, |_| vec![compensation(0, "stock")]).await;
+    let by = |node, epoch| ClaimCompensations { owner: Owner { node, epoch }, ..claim(&["stock"], START, 10) };
+    assert_eq!(claimed(&store, by(1, 3)).await.len(), 2);
+    assert_eq!(claimed(&store, by(1, 3)).await, []);
+    assert_eq!(claimed(&store, by(2, 4)).await, []);
+    assert_eq!(claimed(&store, by(1, 2)).await, []);
+    assert_eq!(claimed(&store, by(1, 4)).await, [(xids[0], 0), (xids[1], 0)]);
+    assert_eq!(claimed(&store, by(1, 4)).await, []);
+}
+
 /// What is put back is free again when it is due; what is done or parked is not claimed any more.
 pub async fn a_write_ends_the_lease_of_a_compensation<B: Bench>(bench: &B) {
     let store = bench.open().await;

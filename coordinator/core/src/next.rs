@@ -58,7 +58,7 @@ pub fn next(tx: &Tx, now: Timestamp) -> Next {
     let due = |(index, branch): (usize, &Branch)| branch.progress == Progress::Due && tx.ready(index as u8);
     // Just read from the store, it is due at once.
     let at_once = tx.branches.iter().enumerate().any(due).then_some(now);
-    let woken = at_once.or_else(|| tx.wake_at()).filter(|at| *at < Timestamp::MAX);
+    let woken = at_once.or_else(|| tx.wake_at());
     let logged = tx.branches.iter().enumerate().filter(|(_, branch)| branch.progress == Progress::Logged);
     let scanned = logged.map(|(index, branch)| (branch.wake_at, index as u8)).min();
     match (woken, scanned) {

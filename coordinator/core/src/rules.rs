@@ -307,6 +307,16 @@ fn operations_and_statuses_say_what_they_are() {
     let ended = [Status::Trying, Status::Confirming, Status::Cancelling, Status::Confirmed, Status::Cancelled]
         .map(Status::ended);
     assert_eq!(ended, [false, false, false, true, true]);
+    assert!(!Status::Trying.decided() && Status::Cancelling.decided() && Status::Confirmed.decided());
+    let of_one = [
+        Act::Retry { branch: 3 },
+        Act::Park { branch: 3 },
+        Act::Resume { branch: 3 },
+        Act::Resolve { branch: 3 },
+        Act::SetRetry { branch: 3, policy: RETRY },
+    ];
+    assert_eq!(of_one.map(Act::branch), [Some(3); 5]);
+    assert_eq!([Act::ForceConfirm, Act::ForceCancel].map(Act::branch), [None; 2]);
     let branches = |afters: &[&[u8]]| -> Vec<Branch> {
         afters.iter().map(|after| Branch::new(Operations::TCC, after, RETRY, 0)).collect()
     };
@@ -394,6 +404,7 @@ fn the_first_decision_stays_whoever_forces_another_one() {
     let mut story = Story::new(Operations::TCC, 1);
     story.woken(0).acts(10, Act::ForceCancel);
     assert_eq!((story.tx.status, story.tx.cause), (Status::Cancelling, Some(Cause::Forced)));
+    assert_eq!(story.effects.acted, 1);
 }
 
 #[test]
@@ -404,6 +415,7 @@ fn a_forced_confirm_never_confirms_what_was_not_tried() {
     let mut begun = Story::of(Tx::new(Xid([9; 16]), true, Timestamp(1_000), vec![]));
     begun.at(0, Event::BranchAdded(Branch::new(Operations::TCC, &[], RETRY, 300))).acts(10, Act::ForceConfirm);
     assert_eq!((begun.tx.status, begun.calls()), (Status::Confirming, vec![(0, Operation::Confirm, 0, 310)]));
+    assert_eq!(begun.effects.acted, 1);
     let mut late = Story::of(Tx::new(Xid([9; 16]), true, Timestamp(1_000), vec![]));
     late.acts(1_000, Act::ForceConfirm);
     assert_eq!((late.tx.status, late.effects.acted), (Status::Cancelled, 0), "the deadline came first");
@@ -451,4 +463,60 @@ fn what_comes_next_is_what_the_machine_then_does() {
     );
     story.at(430, Event::Retry { branch: 0 }).replied(440, 0, Operation::Confirm, Reply::Done);
     assert_eq!(next(&story.tx, now), Next::Ended);
+}
+
+#[test]
+fn what_comes_next_is_the_earlier_of_a_timer_and_a_row() {
+    let mut story = Story::new(Operations::TCC, 2);
+    story.woken(0).replied(0, 0, Operation::Try, Reply::Done).replied(0, 1, Operation::Try, Reply::Done);
+    story.acts(0, Act::SetRetry { branch: 0, policy: RetryPolicy { quick_attempts: 1, ..RETRY } });
+    story.replied(200, 0, Operation::Confirm, Reply::Unknown);
+    assert_eq!((story.progress(0), story.tx.branches[0].wake_at), (Progress::Logged, Timestamp(300)));
+    assert_eq!(story.tx.wake_at(), Some(Timestamp(300)), "the other is called until then");
+    let now = Timestamp(201);
+    let woken = |at| Next::Woken { at, what: What::AskAgain(Operation::Confirm, 1, at.after_ms(100)) };
+    assert_eq!(next(&story.tx, now), woken(Timestamp(300)), "at the same time the timer comes first");
+    story.tx.branches[1].wake_at = Timestamp(299);
+    assert_eq!(next(&story.tx, now), woken(Timestamp(299)));
+    story.tx.branches[1].wake_at = Timestamp(301);
+    let scanned = Next::Scanned { at: Timestamp(300), branch: 0, what: What::Call(Operation::Confirm, 0) };
+    assert_eq!(next(&story.tx, now), scanned);
+}
+
+#[test]
+fn a_call_that_succeeds_takes_its_branch_out_of_the_log_in_the_store_too() {
+    let mut story = Story::new(Operations::TCC, 2);
+    story.woken(0).replied(0, 0, Operation::Try, Reply::Done).replied(0, 1, Operation::Try, Reply::Done);
+    story.acts(0, Act::SetRetry { branch: 0, policy: RetryPolicy { quick_attempts: 1, ..RETRY } });
+    story.replied(200, 0, Operation::Confirm, Reply::Unknown);
+    let mut late = Story::of(story.tx.clone());
+    late.replied(250, 0, Operation::Confirm, Reply::Done);
+    assert_eq!((late.progress(0), late.effects.persist), (Progress::Done, true));
+    story.at(300, Event::Retry { branch: 0 });
+    assert_eq!(story.progress(0), Progress::Called);
+    story.replied(310, 0, Operation::Confirm, Reply::Done);
+    assert_eq!((story.effects.compensations.len(), story.effects.persist), (1, true));
+    assert_eq!(story.tx.status, Status::Confirming);
+}
+
+#[test]
+fn a_branch_that_a_person_has_retried_has_a_row_only_where_a_crash_would_not_lead_back_to_it() {
+    let mut delayed = Story::confirming();
+    delayed.replied(10, 0, Operation::Confirm, Reply::Unknown).acts(20, Act::Retry { branch: 0 });
+    assert_eq!((delayed.calls(), delayed.effects.compensations.len()), (vec![(0, Operation::Confirm, 0, 320)], 0));
+    // Parked before its turn has come: what comes before it leads to it.
+    let branch = |after: &[u8]| Branch::new(Operations::TCC, after, RETRY, 300);
+    let mut early = Story::of(Tx::new(Xid([9; 16]), false, Timestamp(1_000), vec![branch(&[]), branch(&[0])]));
+    early.woken(0).replied(0, 0, Operation::Try, Reply::Done).replied(0, 1, Operation::Try, Reply::Done);
+    early.acts(10, Act::Park { branch: 1 }).acts(20, Act::Retry { branch: 1 });
+    assert_eq!((early.effects.compensations[0].status, early.tx.branches[1].logged), (RowStatus::Done, false));
+}
+
+#[test]
+fn a_question_is_not_resolved_by_hand() {
+    let mut story = Story::prepared();
+    story.woken(1_000).acts(1_001, Act::Park { branch: 0 });
+    assert_eq!(story.progress(0), Progress::Parked(Parked::ByPerson));
+    story.acts(1_002, Act::Resolve { branch: 0 });
+    assert_eq!((story.effects.acted, story.progress(0)), (0, Progress::Parked(Parked::ByPerson)));
 }

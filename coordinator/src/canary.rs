@@ -94,7 +94,7 @@ impl Canaries {
             window: limits::WINDOW_MAX,
             ..participant::Register::default()
         };
-        let (id, _) = sessions.add(&register, down).ok()?;
+        let (id, _) = sessions.add(&register, down, None).ok()?;
         Some(Self { sessions, inbox, id, calls, own: None, asked: None, turn: false })
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use tercet_secure::{Error, server};
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,6 +25,18 @@ pub struct Config {
     /// Where operators connect.
     #[arg(long, env = "TERCET_ADMIN_LISTEN", default_value = "127.0.0.1:7069")]
     pub admin_listen: SocketAddr,
+
+    /// How the ports are secured.
+    #[command(flatten)]
+    pub security: server::Settings,
+
+    /// Who may call, a line each as `tercet token` prints them; read again when it changes. Without it everyone may
+    #[arg(long, env = "TERCET_TOKENS", value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+
+    /// Serve other addresses than loopback without tokens
+    #[arg(long, env = "TERCET_INSECURE_NO_TOKENS")]
+    pub insecure_no_tokens: bool,
 
     /// Where Prometheus scrapes /metrics; leave it out for none.
     #[arg(long, env = "TERCET_METRICS")]
@@ -68,6 +81,26 @@ pub struct Config {
     /// What is logged: a level, or directives such as "info,tercet_coordinator=debug".
     #[arg(long, env = "TERCET_LOG_FILTER", default_value = "info,tokio_cron_scheduler=warn")]
     pub log_filter: String,
+}
+
+impl Config {
+    /// Whether everything that it opens is secured, or loopback, or allowed by name.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(&self) -> Result<(), Error> {
+        self.security.check("listen", self.listen)?;
+        self.security.check("admin_listen", self.admin_listen)?;
+        self.metrics.map_or(Ok(()), |address| self.security.check("metrics", address))?;
+        if self.tokens.is_some() || self.insecure_no_tokens {
+            return Ok(());
+        }
+        let ports = [("listen", self.listen), ("admin_listen", self.admin_listen)];
+        let exposed = ports.into_iter().find(|(_, address)| !address.ip().is_loopback());
+        exposed.map_or(Ok(()), |(setting, address)| {
+            Err(Error::Exposed { setting, address, needs: "--tokens", flag: "--insecure-no-tokens" })
+        })
+    }
 }
 
 /// The lease of a node in milliseconds. Another node may take its transactions over after this; a call of it is valid

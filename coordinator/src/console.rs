@@ -15,6 +15,7 @@ mod show;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod token;
 mod transaction;
 mod tx;
 
@@ -66,6 +67,9 @@ struct Common {
     #[arg(long = "as", global = true, value_name = "NAME", env = "USER", hide_env_values = true)]
     #[arg(default_value = "unknown")]
     operator: String,
+    /// Whom to trust, and how to be known.
+    #[command(flatten)]
+    security: tercet_secure::client::Settings,
 
     /// Write one JSON document, for programs
     #[arg(long, global = true)]
@@ -91,6 +95,8 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Make a secret, and print the line for the coordinator's file of tokens
+    Token(token::Options),
     #[command(flatten)]
     Ask(Ask),
 }
@@ -128,6 +134,9 @@ enum Error {
     /// It can not be an address at all.
     #[error("--admin {address:?} {why}; give one such as http://127.0.0.1:7069")]
     Address { address: String, why: &'static str },
+    /// Its certificates, keys or secret can not be used.
+    #[error(transparent)]
+    Security(#[from] tercet_secure::Error),
     /// The coordinator does not take what was asked.
     #[error("the coordinator refused: {0}")]
     Refused(String),
@@ -171,7 +180,7 @@ impl Error {
             Self::Output(_) | Self::Failed { .. } | Self::Broken(_) | Self::Unread { .. } | Self::Some { .. } => {
                 ExitCode::FAILURE
             }
-            Self::Address { .. } | Self::Refused(_) => ExitCode::from(2),
+            Self::Address { .. } | Self::Security(_) | Self::Refused(_) => ExitCode::from(2),
             Self::Unreachable { .. } => ExitCode::from(3),
             Self::NotFound(_) | Self::NoRow(_) => ExitCode::from(4),
             Self::Unfit(_) | Self::Unsure(_) => ExitCode::from(5),
@@ -194,6 +203,13 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "tercet", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
+        Command::Token(options) => match token::run(&options, &mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("tercet: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Command::Ask(ask) => ask_and_show(ask, &common),
     }
 }
@@ -219,9 +235,9 @@ fn ask_and_show(ask: Ask, common: &Common) -> ExitCode {
 }
 
 async fn run(ask: Ask, common: &Common, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
-    let connect = || Client::connect(&common.admin, &common.operator);
+    let connect = || Client::connect(common);
     match ask {
-        Ask::Doctor(options) => return doctor::run(&options, &common.admin, screen).await,
+        Ask::Doctor(options) => return doctor::run(&options, common, screen).await,
         Ask::Tx(command) => tx::run(command, connect().await?, screen).await?,
         Ask::Compensation(command) => compensation::run(command, connect().await?, screen).await?,
         Ask::Participants => participants::run(connect().await?, screen).await?,

@@ -31,6 +31,7 @@ pub mod session;
 pub mod space;
 pub mod store;
 mod text;
+pub mod tokens;
 pub mod turnstile;
 pub mod writer;
 
@@ -52,7 +53,7 @@ use crate::door::Door;
 use crate::driver::{Driver, Gauges, Settings};
 use crate::request::Input;
 use crate::scanner::Scanner;
-use crate::server::{Addresses, Ports, Services, report};
+use crate::server::{Addresses, Ports, Security, Services, report};
 use crate::session::Sessions;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Owner, Store};
@@ -73,6 +74,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A port can not be secured as it is asked for, or would be open to everyone.
+    #[error(transparent)]
+    Security(#[from] tercet_secure::Error),
     /// The store does not open, or has ended this node.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -116,6 +120,7 @@ pub async fn serve<S: Store>(
     ready: oneshot::Sender<Addresses>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
+    let security = Security::load(&config)?;
     let beat = store.beat(config.node, None, LEASE_MS).await?;
     clock.raise(beat.now);
     let owner = Owner { node: config.node, epoch: beat.epoch };
@@ -158,7 +163,7 @@ pub async fn serve<S: Store>(
     work.spawn(canary::watch_readiness(gauges, stop.subscribe(), health.clone()));
     let (close, closing) = oneshot::channel::<()>();
     let closing = closing.map(drop).shared();
-    let mut server = std::pin::pin!(services.serve(ports, health_service, closing).fuse());
+    let mut server = std::pin::pin!(services.serve(ports, health_service, security, closing).fuse());
     // The server takes connections from the moment it is first polled; the ports hold them until then.
     ready.send(addresses).ok();
     info!(address = %addresses.listen, admin = %addresses.admin, node = config.node, epoch = beat.epoch, "ready");

@@ -1,19 +1,25 @@
 //! The coordinator's two gRPC ports: one for initiators and participants, one for operators.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tercet_proto::admin::v1::admin_server::{self, AdminServer};
 use tercet_proto::coordinator::v1::coordinator_server::{self, CoordinatorServer};
 use tercet_proto::participant::v1::sessions_server::{self, SessionsServer};
+use tercet_secure::server::{Protocol, Tls, incoming};
 use tokio::net::TcpListener;
-use tonic::transport::server::{Router, Server, TcpIncoming};
+use tonic::transport::server::{Router, Server};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{self, Health, HealthServer};
 use tonic_health::server::HealthReporter;
 use tonic_reflection::pb::v1::server_reflection_server;
+use tower_layer::{Identity, Stack};
+use tracing::info;
 
+use crate::api::access::Access;
 use crate::config::Config;
 use crate::store::Store;
+use crate::tokens::Tokens;
 use crate::{Error, api, limits};
 
 /// Both ports, taken and not served yet.
@@ -59,6 +65,28 @@ async fn open(setting: &'static str, address: SocketAddr) -> Result<TcpListener,
     TcpListener::bind(address).await.map_err(|source| Error::Listen { setting, address, source })
 }
 
+/// Who is let in on the two ports, and what is allowed there.
+pub(crate) struct Security {
+    tls: Option<Tls>,
+    access: Access,
+}
+
+impl Security {
+    /// Reads the files of a configuration.
+    ///
+    /// # Errors
+    /// When they can not be used, or a port would be open to more than this machine and nobody has allowed that.
+    pub(crate) fn load(config: &Config) -> Result<Self, tercet_secure::Error> {
+        config.check()?;
+        let tls = config.security.load(Protocol::Http2)?;
+        let tokens = config.tokens.as_deref().map(Tokens::watch).transpose()?;
+        if tokens.is_none() {
+            info!("no tokens: whoever reaches a port may do everything");
+        }
+        Ok(Self { tls, access: Access(tokens.map(Arc::new)) })
+    }
+}
+
 /// What is served on the two ports.
 pub(crate) struct Services<S: Store> {
     pub coordinator: api::coordinator::Service<S>,
@@ -72,26 +100,28 @@ impl<S: Store> Services<S> {
         self,
         ports: Ports,
         health: HealthServer<impl Health>,
+        security: Security,
         closing: impl Future<Output = ()> + Clone,
     ) -> Result<(), tonic::transport::Error> {
         let message = limits::MESSAGE_BYTES_MAX + limits::BODY_BYTES_MAX;
-        let public = server(&[coordinator_server::SERVICE_NAME, sessions_server::SERVICE_NAME], health.clone())
+        let names = [coordinator_server::SERVICE_NAME, sessions_server::SERVICE_NAME];
+        let public = server(&names, health.clone(), &security)
             .add_service(CoordinatorServer::new(self.coordinator).max_decoding_message_size(message))
             .add_service(SessionsServer::new(self.sessions).max_decoding_message_size(message))
-            .serve_with_incoming_shutdown(incoming(ports.listen), closing.clone());
-        let admin = server(&[admin_server::SERVICE_NAME], health)
+            .serve_with_incoming_shutdown(incoming(ports.listen, security.tls.clone()), closing.clone());
+        let admin = server(&[admin_server::SERVICE_NAME], health, &security)
             .add_service(AdminServer::new(self.admin))
-            .serve_with_incoming_shutdown(incoming(ports.admin), closing);
+            .serve_with_incoming_shutdown(incoming(ports.admin, security.tls), closing);
         tokio::try_join!(public, admin).map(|_| ())
     }
 }
 
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
 /// A port's server with health, and with reflection of what this port has.
-fn server(names: &[&'static str], health: HealthServer<impl Health>) -> Router {
+fn server(
+    names: &[&'static str],
+    health: HealthServer<impl Health>,
+    security: &Security,
+) -> Router<Stack<Access, Identity>> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(tercet_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
@@ -101,6 +131,7 @@ fn server(names: &[&'static str], health: HealthServer<impl Health>) -> Router {
     Server::builder()
         .max_concurrent_streams(limits::STREAMS_MAX)
         .http2_max_pending_accept_reset_streams(Some(limits::RESETS_MAX))
+        .layer(security.access.clone())
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .add_service(health)

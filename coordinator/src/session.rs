@@ -9,25 +9,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tercet_core::{Operation, Reply, Timestamp, Xid};
+use tercet_core::{Reply, Timestamp, Xid};
 use tercet_proto::participant::v1 as pb;
+use tercet_proto::participant::v1::open_response::Message;
 use tercet_proto::store::v1::Plan;
+use tercet_secure::sign::Session as Signing;
+use tercet_secure::token::hex;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use self::wire::{encode, parse, sealed};
 use crate::auditor::Auditor;
 use crate::caller::{Caller, Incoming, Outgoing};
+use crate::canary;
 use crate::clock::{Clock, SystemClock};
-use crate::live::Words;
+use crate::limits;
 use crate::metrics::ServiceMetrics;
-use crate::plan::has;
 use crate::store::CANARY_MODE;
-use crate::{canary, limits, names};
 
 mod audits;
 mod canaries;
 mod health;
 mod load;
+mod wire;
 
 use canaries::Canary;
 pub use health::{Failure, Health, Instance, State};
@@ -66,6 +70,8 @@ struct Session {
     outstanding: usize,
     leaving: bool,
     down: Down,
+    /// Set where the participant takes nothing unsigned.
+    signing: Option<Signing>,
     batches: Vec<Batch>,
     /// Number of its last batch.
     last: u64,
@@ -169,7 +175,12 @@ impl Sessions {
     ///
     /// # Errors
     /// When it has another fence than its siblings, or there is no room.
-    pub fn add(&self, register: &pb::Register, down: Down) -> Result<(SessionId, Option<Duration>), Refusal> {
+    pub fn add(
+        &self,
+        register: &pb::Register,
+        down: Down,
+        signing: Option<Signing>,
+    ) -> Result<(SessionId, Option<Duration>), Refusal> {
         let monotonic = self.clock.monotonic();
         let mut inner = self.lock();
         if inner.services.values().map(|service| service.sessions.len()).sum::<usize>() >= limits::SESSIONS_MAX {
@@ -227,6 +238,7 @@ impl Sessions {
             outstanding: 0,
             leaving: false,
             down,
+            signing,
             batches: Vec::new(),
             last: 0,
             canary: Canary::new(monotonic),
@@ -294,11 +306,15 @@ impl Sessions {
         Some(incoming)
     }
 
-    /// What a service may forget by now, in one message; `None`: nothing yet.
-    pub fn forgettable(&self, name: &str) -> Option<pb::Forget> {
+    /// Tells a session the time, and what its service may forget by now. `false`: it has no room for that.
+    pub fn beat(&self, name: &str, id: SessionId) -> bool {
         let now = self.clock.now();
         let mut inner = self.lock();
-        let service = inner.services.get_mut(name)?;
+        let Some(service) = inner.services.get_mut(name) else { return true };
+        let Some(session) = service.sessions.iter_mut().find(|session| session.id == id) else { return true };
+        let Ok(permit) = session.down.try_reserve() else { return false };
+        permit.send(Ok(sealed(&mut session.signing, Message::Heartbeat(pb::Heartbeat { now_ms: now.0 }))));
+        let Ok(permit) = session.down.try_reserve() else { return false };
         let mut forget = pb::Forget::default();
         while let Some((not_after, xid)) = service.forget.front().copied() {
             if not_after >= now || forget.xids.len() >= limits::FORGET_BATCH_MAX {
@@ -308,7 +324,10 @@ impl Sessions {
             forget.floor_ms = forget.floor_ms.max(not_after.0);
             forget.xids.push(Bytes::copy_from_slice(&xid.0));
         }
-        (!forget.xids.is_empty()).then_some(forget)
+        if !forget.xids.is_empty() {
+            permit.send(Ok(sealed(&mut session.signing, Message::Forget(forget))));
+        }
+        true
     }
 
     /// Services with at least one session.
@@ -354,6 +373,7 @@ impl Service {
             self.metrics.sent(calls.len());
             permit.send(next_message(
                 (&mut session.last, &mut session.outstanding, &mut session.batches),
+                &mut session.signing,
                 calls,
                 monotonic,
             ));
@@ -372,6 +392,7 @@ impl Session {
 /// The next batch of a session, which counts as sent from here on.
 fn next_message(
     (last, outstanding, batches): (&mut u64, &mut usize, &mut Vec<Batch>),
+    signing: &mut Option<Signing>,
     calls: Vec<Outgoing>,
     sent_at: Duration,
 ) -> Result<pb::OpenResponse, Status> {
@@ -379,7 +400,7 @@ fn next_message(
     *outstanding += calls.len();
     let message = pb::Calls { batch: *last, calls: calls.iter().map(encode).collect() };
     batches.push(Batch { number: *last, sent_at, calls });
-    Ok(pb::OpenResponse { message: Some(pb::open_response::Message::Calls(message)) })
+    Ok(sealed(signing, Message::Calls(message)))
 }
 
 /// Takes at most so many calls off the queue, within the limits of a batch. What may no longer begin is dropped: the
@@ -396,38 +417,6 @@ fn next_batch(queue: &mut VecDeque<Queued>, calls_max: usize, now: Timestamp) ->
         }
     }
     batch
-}
-
-fn encode(outgoing: &Outgoing) -> pb::Call {
-    let call = &outgoing.call;
-    let branch = &outgoing.plan.branches[usize::from(call.branch)];
-    pb::Call {
-        xid: Bytes::copy_from_slice(&outgoing.xid.0),
-        branch: call.branch.into(),
-        operation: names::operation_number(call.operation).into(),
-        tried: has(branch, Operation::Try),
-        action: branch.action.clone(),
-        request: branch.request.clone(),
-        attempt: call.attempt,
-        not_after_ms: call.not_after.0,
-        traceparent: outgoing.plan.traceparent.clone(),
-    }
-}
-
-/// Only the participant's own words make a reply; nothing at all is unknown.
-fn parse(reply: Option<pb::Reply>) -> (Reply, Words) {
-    let words = |reason: String| Words { reason, ..Words::default() };
-    match reply.and_then(|reply| reply.answer) {
-        Some(pb::reply::Answer::Done(result)) => (Reply::Done, Words { result, reason: String::new() }),
-        Some(pb::reply::Answer::Refused(reason)) => (Reply::Refused, words(reason)),
-        Some(pb::reply::Answer::NotNowMs(delay_ms)) => (Reply::NotNow { delay_ms }, Words::default()),
-        Some(pb::reply::Answer::Unknown(reason)) => (Reply::Unknown, words(reason)),
-        None => (Reply::Unknown, words("the participant did not answer".into())),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Caller for Sessions {

@@ -120,6 +120,13 @@ fn retry_after_ms(error: &Error) -> Option<u64> {
     }
 }
 
+/// This caller may not do this.
+pub fn denied(name: &str, why: &str) -> Status {
+    let metadata = HashMap::from([("name".to_owned(), name.to_owned())]);
+    let details = ErrorDetails::with_error_info("DENIED", DOMAIN, metadata);
+    Status::with_error_details(Code::PermissionDenied, format!("{name} may not: {why}"), details)
+}
+
 /// The same, for an entry of a stream.
 pub fn entry(error: &Error) -> pb::Error {
     let status = status(error);

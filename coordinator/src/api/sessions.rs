@@ -1,13 +1,17 @@
 //! `tercet.participant.v1.Sessions`: what participants open.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use tercet_proto::participant::v1 as pb;
 use tercet_proto::participant::v1::open_request::Message as Up;
 use tercet_proto::participant::v1::open_response::Message as Down;
 use tercet_proto::participant::v1::sessions_server::Sessions as Contract;
+use tercet_secure::sign::{NONCE_BYTES, Session as Signing};
+use tercet_secure::token::random;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
@@ -21,6 +25,7 @@ use crate::limits;
 use crate::plan::{Invalid, check_name};
 use crate::request::{Error, Input};
 use crate::session::{Refusal, SessionId, Sessions};
+use crate::tokens::{Identity, Role};
 
 /// The first message has to come within this time.
 const REGISTER_MS_MAX: u64 = 5_000;
@@ -58,17 +63,27 @@ impl Contract for Service {
     type OpenStream = Streamed;
 
     async fn open(&self, request: Request<Streaming<pb::OpenRequest>>) -> Result<Response<Self::OpenStream>, Status> {
-        Ok(Response::new(Box::pin(self.session(request.into_inner()).await?)))
+        let identity = request.extensions().get::<Arc<Identity>>().cloned();
+        Ok(Response::new(Box::pin(self.session_of(identity.as_deref(), request.into_inner()).await?)))
     }
 }
 
 impl Service {
-    /// Opens a session: what comes back goes down to the participant.
+    /// Opens a session of anybody: what comes back goes down to the participant.
     ///
     /// # Errors
     /// When it does not register as it must. The status tells the participant why.
-    pub async fn session<U: Uplink>(
+    pub async fn session<U: Uplink>(&self, up: U) -> Result<ReceiverStream<Result<pb::OpenResponse, Status>>, Status> {
+        self.session_of(None, up).await
+    }
+
+    /// The same of somebody known, who may be only the services of its token.
+    ///
+    /// # Errors
+    /// When it does not register as it must. The status tells the participant why.
+    async fn session_of<U: Uplink>(
         &self,
+        identity: Option<&Identity>,
         mut up: U,
     ) -> Result<ReceiverStream<Result<pb::OpenResponse, Status>>, Status> {
         let first = tokio::time::timeout(Duration::from_millis(REGISTER_MS_MAX), up.next()).await;
@@ -79,17 +94,40 @@ impl Service {
         check(&register).map_err(|error| errors::status(&error))?;
         // A batch in each place of the window, and what else may be on its way.
         let (down, responses) = mpsc::channel(limits::WINDOW_MAX as usize + 4);
-        let registered =
-            pb::Registered { heartbeat_ms: HEARTBEAT_MS, silence_max_ms: SILENCE_MS_MAX, now_ms: self.clock.now().0 };
+        let now_ms = self.clock.now().0;
+        let (nonce, signing) = signed(&register, now_ms, identity)?;
+        let registered = pb::Registered { heartbeat_ms: HEARTBEAT_MS, silence_max_ms: SILENCE_MS_MAX, now_ms, nonce };
         // An empty channel has room.
         drop(down.try_send(Ok(pb::OpenResponse { message: Some(Down::Registered(registered)) })));
-        let added = self.sessions.add(&register, down.clone());
+        let added = self.sessions.add(&register, down.clone(), signing);
         let (id, first) = added.map_err(|refusal| refused(&refusal))?;
         info!(service = register.service, instance = register.instance, version = register.version, "session opened");
         let served = Served { service: self.clone(), name: register.service, instance: register.instance, id, down };
         tokio::spawn(served.run(up, first));
         Ok(ReceiverStream::new(responses))
     }
+}
+
+/// The own nonce and the session's key, where the participant wants signatures and may be this service at all.
+fn signed(
+    register: &pb::Register,
+    now_ms: u64,
+    identity: Option<&Identity>,
+) -> Result<(Bytes, Option<Signing>), Status> {
+    let key = match identity {
+        None => None,
+        Some(Identity { role: Role::Participant { services, key }, .. }) if services.contains(&register.service) => {
+            key.as_ref()
+        }
+        Some(Identity { name, .. }) => {
+            return Err(errors::denied(name, &format!("register the service {}", register.service)));
+        }
+    };
+    // Without a nonce of the coordinator's the participant knows that it gets no signatures, and refuses that.
+    let Some(key) = key.filter(|_| !register.nonce.is_empty()) else { return Ok((Bytes::new(), None)) };
+    let nonce = random::<NONCE_BYTES>().map_err(|error| Status::unavailable(error.to_string()))?;
+    let signing = key.session(&register.service, [&register.nonce, &nonce], now_ms);
+    Ok((Bytes::copy_from_slice(&nonce), Some(signing)))
 }
 
 fn refused(refusal: &Refusal) -> Status {
@@ -116,6 +154,9 @@ fn check(register: &pb::Register) -> Result<(), Error> {
     }
     if register.fence_id.len() != 16 {
         return Err(Invalid { field: "register.fence_id".into(), limit: "16 bytes".into() }.into());
+    }
+    if !matches!(register.nonce.len(), 0 | NONCE_BYTES) {
+        return Err(Invalid { field: "register.nonce".into(), limit: format!("none, or {NONCE_BYTES} bytes") }.into());
     }
     Ok(())
 }
@@ -187,7 +228,7 @@ impl Served {
                     if heard.elapsed() > silence_max {
                         return "it was silent for too long";
                     }
-                    if !self.beat() {
+                    if !self.service.sessions.beat(&self.name, self.id) {
                         return "it does not read";
                     }
                 }
@@ -215,14 +256,5 @@ impl Served {
             }
             Up::Register(_) => Err("it registered twice"),
         }
-    }
-
-    /// Whether there was room for it.
-    fn beat(&self) -> bool {
-        let now_ms = self.service.clock.now().0;
-        let heartbeat = Down::Heartbeat(pb::Heartbeat { now_ms });
-        let forget = self.service.sessions.forgettable(&self.name).map(Down::Forget);
-        let mut messages = [Some(heartbeat), forget].into_iter().flatten();
-        messages.all(|message| self.down.try_send(Ok(pb::OpenResponse { message: Some(message) })).is_ok())
     }
 }

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use tercet_proto::admin::v1::admin_client::AdminClient;
+use tercet_secure::client::{Credentials, Target};
+use tonic::codegen::InterceptedService;
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::Error;
+use super::{Common, Error};
 
 /// How long a connection may take.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -20,7 +23,7 @@ const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// A connected coordinator's port for operators.
 pub(super) struct Client {
     /// What it answers.
-    pub admin: AdminClient<Channel>,
+    pub admin: AdminClient<InterceptedService<Channel, Credentials>>,
     /// As it was given.
     address: String,
     /// Who asks.
@@ -29,22 +32,24 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects.
-    pub(super) async fn connect(address: &str, operator: &str) -> Result<Self, Error> {
-        let endpoint = endpoint(address)?.connect_timeout(CONNECT_TIMEOUT);
-        let address = shown(&endpoint);
-        let channel = endpoint.connect().await;
+    pub(super) async fn connect(common: &Common) -> Result<Self, Error> {
+        let credentials = Credentials::load(&common.security)?;
+        let target = target(&common.admin, &credentials)?;
+        let address = shown(target.uri());
+        let channel = target.connect().await;
         let channel = channel.map_err(|error| Error::Unreachable { address: address.clone(), cause: root(&error) })?;
-        Ok(Self { operator: operator.to_owned(), ..Self::new(channel, address) })
+        Ok(Self { operator: common.operator.clone(), ..Self::new(channel, credentials, address) })
     }
 
     /// Over a channel that is connected already.
-    pub(super) fn new(channel: Channel, address: String) -> Self {
-        let admin = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    pub(super) fn new(channel: Channel, credentials: Credentials, address: String) -> Self {
+        let admin = AdminClient::with_interceptor(channel, credentials);
+        let admin = admin.max_decoding_message_size(MESSAGE_BYTES_MAX);
         Self { admin, address, operator: String::new() }
     }
 
     /// A request that says who asks.
-    pub(super) fn signed<T>(&self, message: T) -> tonic::Request<T> {
+    pub(super) fn named<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = request(message);
         // What can not be said in a header is refused as it would be without a name.
         if let Ok(operator) = self.operator.parse() {
@@ -96,15 +101,15 @@ pub(super) fn request<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// Reads an address: `http://HOST:PORT`, or without the scheme. Of several, the first.
+/// Reads an address: `http://HOST:PORT`, the same with https, or without the scheme. Of several, the first.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, Error> {
     let refused = |why| Error::Address { address: text.to_owned(), why };
     let first = text.split(',').next().unwrap_or_default().trim();
     let address = if first.contains("://") { first.to_owned() } else { format!("http://{first}") };
     let endpoint = Endpoint::from_shared(address).map_err(|_| refused("is not an address"))?;
     let uri = endpoint.uri();
-    if uri.scheme_str() != Some("http") {
-        return Err(refused("has another scheme than http"));
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(refused("has another scheme than http and https"));
     }
     if uri.host().is_none_or(str::is_empty) {
         return Err(refused("has no host"));
@@ -115,9 +120,15 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, Error> {
     Ok(endpoint)
 }
 
+/// What to connect to, in the time that a connection may take.
+pub(super) fn target(text: &str, credentials: &Credentials) -> Result<Target, Error> {
+    let target = credentials.target(endpoint(text)?.uri().to_string().trim_end_matches('/'))?;
+    Ok(target.with(|endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT)))
+}
+
 /// An address as people write it.
-pub(super) fn shown(endpoint: &Endpoint) -> String {
-    endpoint.uri().to_string().trim_end_matches('/').to_owned()
+pub(super) fn shown(uri: &Uri) -> String {
+    uri.to_string().trim_end_matches('/').to_owned()
 }
 
 /// What lies under an error, in one line.
@@ -138,7 +149,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_lost_connection_is_told_from_an_answer() {
-        let client = Client::new(Endpoint::from_static("http://a:1").connect_lazy(), "http://a:1".into());
+        let client = Client::new(
+            Endpoint::from_static("http://a:1").connect_lazy(),
+            Credentials::default(),
+            "http://a:1".into(),
+        );
         let blame = |status| client.blame("x", &status);
         let lost = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
         assert!(matches!(blame(lost), Error::Unreachable { cause, .. } if cause == "broken pipe"));
@@ -156,7 +171,10 @@ mod tests {
         assert_eq!(read("node-1:7069, node-2:7069"), Ok("http://node-1:7069/".into()));
         assert_eq!(read("[::1]:7069"), Ok("http://[::1]:7069/".into()));
         assert_eq!(read("localhost"), Err(format!("--admin \"localhost\" has no port{hint}")));
-        assert_eq!(read("https://a:1"), Err(format!("--admin \"https://a:1\" has another scheme than http{hint}")));
+        assert_eq!(
+            read("ftp://a:1"),
+            Err(format!("--admin \"ftp://a:1\" has another scheme than http and https{hint}"))
+        );
         assert_eq!(read("a b"), Err(format!("--admin \"a b\" is not an address{hint}")));
     }
 }

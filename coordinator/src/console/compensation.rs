@@ -131,7 +131,7 @@ pub(super) async fn run(command: Command, mut client: Client, screen: &mut Scree
         Command::Retry(options) => return retry(options, client, screen).await,
         Command::Resolve { id, sure } => {
             sure.ask(&format!("Nobody calls compensation {id} any more"))?;
-            let asked = client.signed(pb::ResolveCompensationRequest { id, change: sure.change() });
+            let asked = client.named(pb::ResolveCompensationRequest { id, change: sure.change() });
             let told = client.admin.resolve_compensation(asked).await.map_err(|status| no_row(id, &client, &status));
             return tell(told?.into_inner().changed, &sure.why(), screen);
         }
@@ -193,7 +193,7 @@ async fn retry(options: Retry, mut client: Client, screen: &mut Screen<'_>) -> R
     };
     let (mut all, mut failed) = (Vec::new(), 0);
     loop {
-        let told = client.admin.retry_compensations(client.signed(asked.clone())).await;
+        let told = client.admin.retry_compensations(client.named(asked.clone())).await;
         let first = asked.ids.first().copied().unwrap_or_default();
         let told = told.map_err(|status| no_row(first, &client, &status));
         let told = told?.into_inner();

@@ -8,14 +8,15 @@ use serde::Serialize;
 use tercet_core::Timestamp;
 use tercet_proto::admin::v1 as pb;
 use tercet_proto::admin::v1::admin_server::SERVICE_NAME;
+use tercet_secure::client::Credentials;
 use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::client::{CONNECT_TIMEOUT, Client, endpoint, request, root, shown, status_text};
+use super::client::{CONNECT_TIMEOUT, Client, endpoint, request, root, shown, status_text, target};
 use super::show::{Screen, count, paint, span, wrap};
-use super::{Error, offline};
+use super::{Common, Error, offline};
 
 /// The checks that ask the coordinator, each of which needs the one before but for what it found out.
 const ONLINE: [&str; 9] =
@@ -86,9 +87,9 @@ struct Report {
 }
 
 /// Makes every check it can. The exit code is a failure when one failed.
-pub(super) async fn run(options: &Options, address: &str, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
+pub(super) async fn run(options: &Options, common: &Common, screen: &mut Screen<'_>) -> Result<ExitCode, Error> {
     let mut checks = Vec::new();
-    online(address, screen, &mut checks).await;
+    online(common, screen, &mut checks).await;
     // What could not be reached can not be asked.
     if let Some(last) = checks.last().map(|check| check.name) {
         let rest = ONLINE.iter().skip(checks.len());
@@ -96,7 +97,7 @@ pub(super) async fn run(options: &Options, address: &str, screen: &mut Screen<'_
     }
     if let Some(folder) = &options.data {
         let connected = checks.iter().any(|check| check.name == "connection" && check.outcome == Outcome::Passed);
-        checks.extend(offline::checks(folder, address, connected).await);
+        checks.extend(offline::checks(folder, &common.admin, connected).await);
     }
     let ok = checks.iter().all(|check| check.outcome != Outcome::Failed);
     if screen.json {
@@ -122,8 +123,8 @@ fn report(checks: &[Check], color: bool) -> String {
 }
 
 /// Adds checks in the order of [`ONLINE`], up to the first after which the next can not be made.
-async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
-    let (endpoint, host, port) = match resolve(address).await {
+async fn online(common: &Common, screen: &Screen<'_>, checks: &mut Vec<Check>) {
+    let (endpoint, host, port) = match resolve(&common.admin).await {
         Ok((endpoint, addresses, host, port)) => {
             checks.push(passed("address", format!("{host}:{port} is {addresses}")));
             (endpoint, host, port)
@@ -141,7 +142,13 @@ async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
             return checks.push(failed("connection", format!("{host}:{port}: {cause}"), remedy));
         }
     }
-    let channel = match endpoint.clone().connect_timeout(CONNECT_TIMEOUT).connect().await {
+    let credentials = Credentials::load(&common.security);
+    let target = credentials.map_err(Error::from).and_then(|own| Ok((target(&common.admin, &own)?, own)));
+    let (target, credentials) = match target {
+        Ok(target) => target,
+        Err(error) => return checks.push(failed("health", error.to_string(), "see `tercet doctor --help`")),
+    };
+    let channel = match target.connect().await {
         Ok(channel) => channel,
         Err(error) => return checks.push(failed("health", root(&error), NOT_A_COORDINATOR)),
     };
@@ -156,7 +163,7 @@ async fn online(address: &str, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     }
     checks.push(passed("health", "speaks gRPC and is serving"));
 
-    let mut client = Client::new(channel, shown(&endpoint));
+    let mut client = Client::new(channel, credentials, shown(endpoint.uri()));
     let before = screen.now();
     let statistics = client.admin.get_statistics(request(pb::GetStatisticsRequest::default())).await;
     let after = screen.now();

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use tercet_secure::page;
+use tercet_secure::server::Protocol;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -19,7 +22,7 @@ pub fn main(config: Config, color: bool) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
-            exporter(&config)?;
+            exporter(&config).await?;
             let (ready, _address) = oneshot::channel();
             Ok(crate::run(config, ready, shutdown()).await?)
         })
@@ -48,6 +51,7 @@ fn advice(error: &crate::Error) -> &'static str {
     match error {
         crate::Error::Listen { .. } => "stop what has the port, or name another address",
         crate::Error::Schedule(_) => "give one such as \"*/5 * * * * *\", every five seconds, with --scanner-cron",
+        crate::Error::Security(_) => "see `tercet serve --help`",
         crate::Error::Serve(_) => "look at the log above",
         crate::Error::Store(store::Error::Unavailable(_)) => "see `tercet doctor --data DIR`",
         crate::Error::Store(store::Error::Full(_)) => "make room on its disk, or name another with --data",
@@ -71,13 +75,17 @@ fn logs(config: &Config, color: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn exporter(config: &Config) -> anyhow::Result<()> {
+async fn exporter(config: &Config) -> anyhow::Result<()> {
     let Some(address) = config.metrics else { return Ok(()) };
-    metrics::exporter()?
-        .with_http_listener(address)
-        .install()
-        .map_err(|error| anyhow::anyhow!("metrics on {address}: {error}"))?;
+    config.check()?;
+    let tls = config.security.load(Protocol::Http1)?;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|error| anyhow::anyhow!("metrics: can not listen on {address}: {error}"))?;
+    let recorder = metrics::exporter()?.build_recorder();
+    let handle = recorder.handle();
+    ::metrics::set_global_recorder(recorder).map_err(|_| anyhow::anyhow!("another metrics recorder is installed"))?;
     metrics::describe();
+    tokio::spawn(page::serve(listener, tls, "/metrics", move || handle.render()));
     Ok(())
 }
 

@@ -229,7 +229,7 @@ pub(super) struct Drain {
 }
 
 pub(super) async fn drain(options: Drain, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
-    let asked = client.signed(pb::DrainRequest { undo: options.undo, change: options.why.change() });
+    let asked = client.named(pb::DrainRequest { undo: options.undo, change: options.why.change() });
     let drained = client.admin.drain(asked).await.map_err(|status| client.blame("like that", &status))?.into_inner();
     tell(drained.difference, &options.why, screen)?;
     if !screen.json {
@@ -289,7 +289,7 @@ struct Limit {
 pub(super) async fn limits(command: Limits, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
     match command {
         Limits::Set { name, value, why } => {
-            let asked = client.signed(pb::SetLimitRequest { name, value, change: why.change() });
+            let asked = client.named(pb::SetLimitRequest { name, value, change: why.change() });
             let set = client.admin.set_limit(asked).await.map_err(|status| client.blame("like that", &status))?;
             tell(set.into_inner().difference, &why, screen)
         }

@@ -52,8 +52,7 @@ async fn stock(address: &str) {
         fence_id: vec![1; 16].into(),
         actions: vec![session::Action { name: "any".into(), operations: vec![1, 2, 3] }],
         window: 1,
-        concurrency: 0,
-        invariants: Vec::new(),
+        ..session::Register::default()
     };
     up.send(send(session::open_request::Message::Register(register))).await.expect("it is open");
     let mut client = SessionsClient::connect(address.to_owned()).await.expect("it listens");

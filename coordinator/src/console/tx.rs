@@ -135,21 +135,21 @@ pub(super) async fn run(command: Command, client: Client, screen: &mut Screen<'_
         Command::Retry(target) => {
             let message =
                 admin::RetryRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
-            let told = client.admin.clone().retry(client.signed(message)).await;
+            let told = client.admin.clone().retry(client.named(message)).await;
             let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &target.why, screen)
         }
         Command::Park(target) => {
             let message =
                 admin::ParkRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
-            let told = client.admin.clone().park(client.signed(message)).await;
+            let told = client.admin.clone().park(client.named(message)).await;
             let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &target.why, screen)
         }
         Command::Resume(target) => {
             let message =
                 admin::ResumeRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
-            let told = client.admin.clone().resume(client.signed(message)).await;
+            let told = client.admin.clone().resume(client.named(message)).await;
             let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &target.why, screen)
         }
@@ -162,21 +162,21 @@ pub(super) async fn run(command: Command, client: Client, screen: &mut Screen<'_
             };
             let (xid, branch, change) = (bytes(target.xid), target.branch, target.why.change());
             let message = admin::SetRetryPolicyRequest { xid, branch, retry: Some(retry), change };
-            let told = client.admin.clone().set_retry_policy(client.signed(message)).await;
+            let told = client.admin.clone().set_retry_policy(client.named(message)).await;
             let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &target.why, screen)
         }
         Command::ForceConfirm(forced) => {
             forced.sure.ask(&format!("This confirms {}", forced.xid))?;
             let message = admin::ForceConfirmRequest { xid: bytes(forced.xid), change: forced.sure.change() };
-            let told = client.admin.clone().force_confirm(client.signed(message)).await;
+            let told = client.admin.clone().force_confirm(client.named(message)).await;
             let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &forced.sure.why(), screen)
         }
         Command::ForceCancel(forced) => {
             forced.sure.ask(&format!("This cancels {}", forced.xid))?;
             let message = admin::ForceCancelRequest { xid: bytes(forced.xid), change: forced.sure.change() };
-            let told = client.admin.clone().force_cancel(client.signed(message)).await;
+            let told = client.admin.clone().force_cancel(client.named(message)).await;
             let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &forced.sure.why(), screen)
         }

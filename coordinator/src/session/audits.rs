@@ -6,6 +6,7 @@ use tercet_proto::admin::v1 as admin;
 use tercet_proto::participant::v1 as pb;
 
 use super::Sessions;
+use super::wire::sealed;
 use crate::auditor::{Auditor, ROUND};
 use crate::clock::Clock as _;
 
@@ -20,16 +21,18 @@ impl Sessions {
 
     fn ask_all(&self, turn: usize) {
         let now = self.clock.monotonic();
-        let inner = self.lock();
+        let mut inner = self.lock();
         let mut auditor = self.auditor();
-        for (name, service) in &inner.services {
-            let promising: Vec<_> =
-                service.sessions.iter().filter(|session| session.promises && !session.leaving).collect();
-            let Some(session) = promising.get(turn % promising.len().max(1)) else { continue };
+        for (name, service) in &mut inner.services {
+            let mut promising: Vec<_> =
+                service.sessions.iter_mut().filter(|session| session.promises && !session.leaving).collect();
+            let at = turn % promising.len().max(1);
+            let Some(session) = promising.get_mut(at) else { continue };
             let Some(audit) = auditor.ask(name, now) else { continue };
-            let message = pb::OpenResponse { message: Some(pb::open_response::Message::Audit(audit)) };
             // A stream that is full is asked again when its answer is overdue.
-            drop(session.down.try_send(Ok(message)));
+            if let Ok(permit) = session.down.try_reserve() {
+                permit.send(Ok(sealed(&mut session.signing, pb::open_response::Message::Audit(audit))));
+            }
         }
         auditor.measure(now);
     }

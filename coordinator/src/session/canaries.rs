@@ -121,6 +121,7 @@ impl Service {
             if let Ok(permit) = session.down.try_reserve() {
                 permit.send(next_message(
                     (&mut session.last, &mut session.outstanding, &mut session.batches),
+                    &mut session.signing,
                     vec![call],
                     now,
                 ));

@@ -131,7 +131,7 @@ impl Process {
                         Some(Down::Calls(calls)) => self.answer(up, calls).await?,
                         Some(Down::Forget(forget)) => self.forget(forget).await,
                         Some(Down::Heartbeat(heartbeat)) => self.executor.hear(heartbeat.now_ms),
-                        Some(Down::Registered(_) | Down::Audit(_)) | None => {}
+                        Some(Down::Registered(_) | Down::Audit(_) | Down::Signed(_)) | None => {}
                     }
                 }
                 _ = beats.tick() => {

@@ -120,7 +120,7 @@ fn flood(url: &str, clients: i64, stop: &Rc<Cell<bool>>) -> anyhow::Result<JoinS
     let options = Options { outstanding_max: STREAM_MAX.unsigned_abs() as usize, ..Options::default() };
     let mut tasks = JoinSet::new();
     for first in (0..clients).step_by(STREAM_MAX as usize) {
-        let stream = Client::connect([url], options)?.batching();
+        let stream = Client::connect([url], options.clone())?.batching();
         for _ in first..clients.min(first + STREAM_MAX) {
             let (stream, plan, stop) = (stream.clone(), plan.clone(), Rc::clone(stop));
             tasks.spawn_local(async move {

@@ -75,7 +75,7 @@ async fn session(config: &Config, round: u64) -> anyhow::Result<()> {
                 send(Up::Replies(garbage(&calls, round + batches)))?;
             }
             Some(Down::Heartbeat(beat)) => send(Up::Heartbeat(beat))?,
-            Some(Down::Registered(_) | Down::Forget(_) | Down::Audit(_)) | None => {}
+            Some(Down::Registered(_) | Down::Forget(_) | Down::Audit(_) | Down::Signed(_)) | None => {}
         }
     }
     Ok(())

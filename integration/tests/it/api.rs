@@ -12,6 +12,7 @@ mod limits;
 mod messages;
 mod operate;
 mod party;
+mod secure;
 mod sessions;
 mod stream;
 mod submit;

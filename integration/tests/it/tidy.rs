@@ -34,11 +34,12 @@ const SKIPPED: [&str; 4] = [".git", "target", "data", "node_modules"];
 
 /// Which of our crates each crate may depend on. Services know the SDK and never each other; the coordinator knows no
 /// participant; only the testing kit, the platform and this crate know both sides.
-const LAYOUT: [(&str, &[&str]); 9] = [
+const LAYOUT: [(&str, &[&str]); 10] = [
     ("tercet-core", &[]),
     ("tercet-proto", &[]),
-    ("tercet", &["tercet-proto"]),
-    ("tercet-coordinator", &["tercet-core", "tercet-proto"]),
+    ("tercet-secure", &[]),
+    ("tercet", &["tercet-proto", "tercet-secure"]),
+    ("tercet-coordinator", &["tercet-core", "tercet-proto", "tercet-secure"]),
     ("tercet-testing", &["tercet", "tercet-coordinator", "tercet-core", "tercet-proto"]),
     ("tercet-simulation", &["tercet", "tercet-coordinator", "tercet-core", "tercet-proto"]),
     ("tercet-stock", SERVICE),

@@ -14,6 +14,8 @@ use tercet::service::Service;
 use tercet_coordinator::config::{Config, LogFormat};
 use tercet_proto::admin::v1::GetStatisticsRequest;
 use tercet_proto::admin::v1::admin_client::AdminClient;
+use tercet_secure::{page, server};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Everything has to be connected within this time.
@@ -70,7 +72,7 @@ pub struct Running {
 /// # Errors
 /// When a port or a database can not be had, or the services do not connect in time.
 pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
-    let metrics = exporter(addresses.metrics)?;
+    let metrics = exporter(addresses.metrics).await?;
     let (stop, stopping) = watch::channel(false);
     let (failed, failures) = mpsc::unbounded_channel();
     let mut running = Running { addresses: addresses.clone(), metrics, threads: Vec::new(), stop, failures };
@@ -155,6 +157,9 @@ fn coordinator_config(addresses: &Addresses) -> Config {
     Config {
         listen: addresses.coordinator,
         admin_listen: addresses.admin,
+        security: server::Settings::default(),
+        tokens: None,
+        insecure_no_tokens: false,
         metrics: None,
         data: addresses.data.join("coordinator"),
         node: 0,
@@ -191,19 +196,16 @@ async fn make(service: &str, file: &Path) -> anyhow::Result<Service<Sqlite>> {
     made.with_context(|| file.display().to_string())
 }
 
-fn exporter(address: SocketAddr) -> anyhow::Result<PrometheusHandle> {
-    let (recorder, served) = tercet_coordinator::metrics::exporter()?
-        .with_http_listener(address)
-        .build()
-        .with_context(|| format!("can not listen on {address} for metrics"))?;
+async fn exporter(address: SocketAddr) -> anyhow::Result<PrometheusHandle> {
+    server::Settings::default().check("metrics", address)?;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("can not listen on {address} for metrics"))?;
+    let recorder = tercet_coordinator::metrics::exporter()?.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).ok().context("another metrics recorder is installed")?;
     tercet_coordinator::metrics::describe();
-    tokio::spawn(async move {
-        if served.await.is_err() {
-            tracing::error!("the metrics port has failed");
-        }
-    });
+    let shown = handle.clone();
+    tokio::spawn(page::serve(listener, None, "/metrics", move || shown.render()));
     Ok(handle)
 }
 

@@ -18,6 +18,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use sqlx::Pool;
+use tercet_secure::server::Protocol;
+use tercet_secure::{client, page, server};
+use tokio::net::TcpListener;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
@@ -53,6 +56,12 @@ pub struct Config {
     /// Address for Prometheus to read metrics from; none when left out
     #[arg(long, env = "TERCET_METRICS")]
     pub metrics: Option<SocketAddr>,
+    /// How the own ports are secured.
+    #[command(flatten)]
+    pub own_ports: server::Settings,
+    /// How the connections to coordinators are.
+    #[command(flatten)]
+    pub security: client::Settings,
     /// Text for people, JSON for machines
     #[arg(long, env = "TERCET_LOG", value_enum, default_value_t = LogFormat::Text)]
     pub log: LogFormat,
@@ -82,8 +91,9 @@ impl Config {
     pub async fn serve<Db: Dialect>(self, service: Service<Db>) -> anyhow::Result<()> {
         let mut service = self.coordinator.into_iter().fold(service.version(self.version), Service::coordinator);
         if let Some(address) = self.listen {
-            service = service.listen(address);
+            service = service.listen(address).own_port(self.own_ports);
         }
+        service = service.security(self.security);
         Ok(service.run(stop_signal()?).await?)
     }
 
@@ -104,7 +114,10 @@ pub async fn run(
     let matches = Config::command().name(name).version(version).about(about).get_matches();
     let mut config = Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     version.clone_into(&mut config.version);
-    let started = begin_logs(&config).and_then(|()| begin_metrics(&config));
+    let started = match begin_logs(&config) {
+        Ok(()) => begin_metrics(&config).await,
+        failed => failed,
+    };
     let result = match started {
         Ok(()) => start(config).await,
         Err(error) => Err(error),
@@ -137,14 +150,20 @@ fn begin_logs(config: &Config) -> anyhow::Result<()> {
     wrong.map_or(Ok(()), Err)
 }
 
-fn begin_metrics(config: &Config) -> anyhow::Result<()> {
+async fn begin_metrics(config: &Config) -> anyhow::Result<()> {
     let Some(address) = config.metrics else { return Ok(()) };
-    let exporter = PrometheusBuilder::new()
-        .with_http_listener(address)
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
-        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS));
-    let begun = exporter.and_then(PrometheusBuilder::install);
-    begun.map_err(|error| anyhow::anyhow!("metrics on {address}: {error}"))
+    config.own_ports.check("metrics", address)?;
+    let tls = config.own_ports.load(Protocol::Http1)?;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|error| anyhow::anyhow!("metrics: can not listen on {address}: {error}"))?;
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_rows".into()), &ROWS)?
+        .build_recorder();
+    let handle = recorder.handle();
+    ::metrics::set_global_recorder(recorder).map_err(|_| anyhow::anyhow!("another metrics recorder is installed"))?;
+    tokio::spawn(page::serve(listener, tls, "/metrics", move || handle.render()));
+    Ok(())
 }
 
 /// Ends when the process is asked to: SIGTERM, or Ctrl-C.

@@ -32,6 +32,7 @@ use crate::action::{Message, Sender};
 use crate::context::{Context, Traceparent};
 use crate::plan::{Branch, Builder, InvalidField, Plan, Tried, millis};
 use crate::xid::Xid;
+pub use tercet_secure::client::Settings as Security;
 
 /// What a call waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,18 +58,20 @@ impl Wait {
 }
 
 /// How a [`Client`] behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How long one call may take, repeats and the wait asked for included. 30 s. What an overloaded coordinator
     /// refuses is repeated for half of it.
     pub timeout: Duration,
     /// How many transactions one [`Batching`] has sent without an answer before more have to wait. 4,096.
     pub outstanding_max: usize,
+    /// Which coordinators it trusts, and how it is known to them. By default it has no secret and speaks http.
+    pub security: Security,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), outstanding_max: 4_096 }
+        Self { timeout: Duration::from_secs(30), outstanding_max: 4_096, security: Security::default() }
     }
 }
 
@@ -82,17 +85,17 @@ pub struct Client {
 
 impl Client {
     /// Connects at the first call, again after every loss: first after about 20 ms, then at most 500 ms apart. With
-    /// several addresses (`host:port` or `http://host:port`) it stays with one until that is lost, and starts at a
-    /// random one. To be called within a tokio runtime.
+    /// several addresses (`host:port`, `http://host:port` or `https://host:port`) it stays with one until that is lost,
+    /// and starts at a random one. To be called within a tokio runtime.
     ///
     /// # Errors
-    /// When there is no address or one that can not be read.
+    /// When there is no address or one that can not be read, or a file of [`Options::security`] can not be used.
     pub fn connect<A: AsRef<str>>(
         addresses: impl IntoIterator<Item = A>,
         options: Options,
     ) -> Result<Self, InvalidField> {
         let keys = Keys::default();
-        let link = Link::new(addresses, keys.prefix)?;
+        let link = Link::new(addresses, &options.security, keys.prefix)?;
         Ok(Self { link: Arc::new(link), keys: Arc::new(keys), options })
     }
 
@@ -115,7 +118,7 @@ impl Client {
     /// when many tasks submit at a time. To be called within a tokio runtime, once: clones of the handle share its
     /// stream.
     pub fn batching(&self) -> Batching {
-        Batching::new(self.link.clone(), self.options)
+        Batching::new(self.link.clone(), &self.options)
     }
 
     /// Begins a transaction whose tries the initiator calls by itself. Takes a plan without branches: they are added

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tercet_secure::server::{Tls, incoming};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 
 use crate::service::{Error, is_set};
@@ -23,6 +23,7 @@ type Serving = BoxFuture<'static, Result<(), Error>>;
 /// Opens the port, so that one in use is an error at once. Returns where it is, and what serves it until `stopped`.
 pub(crate) async fn open(
     address: SocketAddr,
+    tls: Option<Tls>,
     mut routes: Routes,
     descriptors: &[&'static [u8]],
     mut welcome: watch::Receiver<bool>,
@@ -55,7 +56,7 @@ pub(crate) async fn open(
     let serve = async move {
         let (mut signal, mut last) = (signal.clone(), signal);
         let until = async move { is_set(&mut signal).await };
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = incoming(listener, tls);
         let served = Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming, until);
         let over = async move {
             is_set(&mut last).await;
@@ -83,8 +84,8 @@ mod tests {
         let (registered, welcome) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (address, serving) = open(any, Routes::default(), &[], welcome, stopped.clone()).await.unwrap();
-        let in_use = open(address, Routes::default(), &[], registered.subscribe(), stopped).await;
+        let (address, serving) = open(any, None, Routes::default(), &[], welcome, stopped.clone()).await.unwrap();
+        let in_use = open(address, None, Routes::default(), &[], registered.subscribe(), stopped).await;
         assert!(matches!(in_use, Err(Error::Port { .. })));
         let serving = tokio::spawn(serving);
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();

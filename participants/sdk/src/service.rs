@@ -11,9 +11,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use sqlx::Pool;
 use tercet_proto::participant::v1::Register;
+use tercet_secure::client::{self, Credentials, Target};
+use tercet_secure::server::{self, Protocol};
 use tokio::sync::watch;
 use tonic::service::Routes;
-use tonic::transport::Endpoint;
 use tracing::info;
 
 use crate::action::{Action, Message, Saga, Sender, Tcc};
@@ -23,7 +24,7 @@ use crate::fence::{self, Dialect};
 use crate::handler::{self, Asked, Handler};
 use crate::participant::{Compensable, Participant, Receiver, SliceCompensable, SliceParticipant, SliceReceiver};
 use crate::port;
-use crate::session;
+use crate::session::{self, Coordinator};
 
 /// For the first packets of a connection to a coordinator.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -57,6 +58,10 @@ pub enum Error {
     /// The own port broke while it was served.
     #[error("the own port broke")]
     Server(#[source] tonic::transport::Error),
+    /// Its certificates, keys or secret can not be used, or a port would be open to everyone: mend the setting that
+    /// the error names.
+    #[error(transparent)]
+    Security(#[from] tercet_secure::Error),
     /// A database can not be used: reach it, or give it the rights to make tables.
     #[error("database {place} can not be used")]
     Database {
@@ -99,6 +104,8 @@ pub struct Service<Db: Dialect> {
     window: Option<u32>,
     concurrency: u32,
     address: Option<SocketAddr>,
+    own_port: server::Settings,
+    security: client::Settings,
     routes: Routes,
     descriptors: Vec<&'static [u8]>,
 }
@@ -124,12 +131,14 @@ impl<Db: Dialect> Service<Db> {
             window: None,
             concurrency: 0,
             address: None,
+            own_port: server::Settings::default(),
+            security: client::Settings::default(),
             routes: Routes::default(),
             descriptors: Vec::new(),
         }
     }
 
-    /// Adds a coordinator by its URL, `http://host:port`. The service holds a session with each.
+    /// Adds a coordinator by its URL, `http://host:port` or `https://host:port`. The service holds a session with each.
     #[must_use]
     pub fn coordinator(mut self, url: impl Into<String>) -> Self {
         self.coordinators.push(url.into());
@@ -170,6 +179,20 @@ impl<Db: Dialect> Service<Db> {
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
+        self
+    }
+
+    /// How the own port is secured. By default it has no TLS, and so may listen on loopback only.
+    #[must_use]
+    pub fn own_port(mut self, settings: server::Settings) -> Self {
+        self.own_port = settings;
+        self
+    }
+
+    /// Which coordinators it trusts, and how it is known to them.
+    #[must_use]
+    pub fn security(mut self, settings: client::Settings) -> Self {
+        self.security = settings;
         self
     }
 
@@ -309,20 +332,21 @@ impl<Db: Dialect> Service<Db> {
     /// Those of [`Error`]. A coordinator that can not be reached, or refuses the service, is no error: it is logged and
     /// tried again.
     pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        let mut endpoints = Vec::new();
-        for url in &self.coordinators {
-            match Endpoint::from_shared(url.clone()) {
-                Ok(endpoint) => endpoints.push(endpoint.tcp_nodelay(true).connect_timeout(CONNECT_MAX)),
-                Err(error) => return Err(Error::Mistake(format!("the coordinator's URL {url:?}: {error}"))),
-            }
-        }
+        let credentials = Credentials::load(&self.security)?;
+        let targets = self
+            .coordinators
+            .iter()
+            .map(|url| Ok(credentials.target(url)?.with(|endpoint| endpoint.connect_timeout(CONNECT_MAX))));
+        let targets: Vec<Target> = targets.collect::<Result<_, Error>>()?;
         let (registered, welcome) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
         let routes = std::mem::take(&mut self.routes);
         let port = match self.address {
             Some(address) => {
+                self.own_port.check("listen", address)?;
+                let tls = self.own_port.load(Protocol::Http2)?;
                 let (address, serving) =
-                    port::open(address, routes, &self.descriptors, welcome, stopped.clone()).await?;
+                    port::open(address, tls, routes, &self.descriptors, welcome, stopped.clone()).await?;
                 info!(service = self.name, %address, "own port open");
                 serving
             }
@@ -332,9 +356,10 @@ impl<Db: Dialect> Service<Db> {
         let window = self.window.unwrap_or(if Db::WRITERS == 1 { 1 } else { 4 });
         let executor = self.executor().await?;
         let register = Register { instance, version, window, concurrency, ..executor.register() };
-        let sessions = endpoints
-            .into_iter()
-            .map(|endpoint| session::hold(&executor, endpoint, register.clone(), &registered, stopped.clone()));
+        let sessions = targets.into_iter().map(|target| {
+            let coordinator = Coordinator { target, credentials: credentials.clone() };
+            session::hold(&executor, coordinator, register.clone(), &registered, stopped.clone())
+        });
         let sessions = join_all(sessions).map(|_| Ok(()));
         let stopping = async {
             shutdown.await;

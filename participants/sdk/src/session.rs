@@ -8,17 +8,20 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
+use prost::Message as _;
 use tercet_proto::participant::v1::open_request::Message as Up;
 use tercet_proto::participant::v1::open_response::Message as Down;
 use tercet_proto::participant::v1::sessions_client::SessionsClient;
 use tercet_proto::participant::v1::{
-    Audit, Calls, Forget, Heartbeat, Leaving, OpenRequest, OpenResponse, Register, Registered, Replies,
+    Audit, Calls, Forget, Heartbeat, Leaving, OpenRequest, OpenResponse, Register, Registered, Replies, Signed,
 };
+use tercet_secure::client::{Credentials, Target};
+use tercet_secure::sign::{NONCE_BYTES, Refusal, Session as Signing};
+use tercet_secure::token::random;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tracing::{error, info, warn};
 
 use crate::batch::Executor;
@@ -54,11 +57,19 @@ enum Ended {
     Silent(Duration),
     #[error("the coordinator takes no replies")]
     Stuck,
+    /// Somebody is in between, or the coordinator has another key. Nothing of the message was run.
+    #[error(transparent)]
+    Untrusted(#[from] Refusal),
+    #[error("the coordinator does not sign what it sends: its tokens have no key for this service")]
+    Unsigned,
 }
 
 impl From<Status> for Ended {
     fn from(status: Status) -> Self {
-        if matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument) {
+        if matches!(
+            status.code(),
+            Code::FailedPrecondition | Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied
+        ) {
             Self::Refused(status)
         } else {
             Self::Broke(status)
@@ -66,21 +77,27 @@ impl From<Status> for Ended {
     }
 }
 
-/// Holds a session with the coordinator at this endpoint until `stop` says so. `registered` is set at the first
+/// Where a coordinator is, and how it is spoken to.
+pub(crate) struct Coordinator {
+    pub(crate) target: Target,
+    pub(crate) credentials: Credentials,
+}
+
+/// Holds a session with this coordinator until `stop` says so. `registered` is set at the first
 /// welcome.
 pub(crate) async fn hold<Db: Dialect>(
     executor: &Executor<Db>,
-    endpoint: Endpoint,
+    coordinator: Coordinator,
     register: Register,
     registered: &watch::Sender<bool>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let coordinator = endpoint.uri().to_string();
+    let address = coordinator.target.uri().to_string();
     let mut delays = reconnect_delays();
     let mut reported = String::new();
     while !*stop.borrow() {
         let mut welcomed = false;
-        let session = Session { executor, endpoint: &endpoint, coordinator: &coordinator };
+        let session = Session { executor, coordinator: &coordinator, address: &address };
         let ended = match session.run(&register, registered, &mut welcomed, &mut stop).await {
             Ok(()) => break,
             Err(ended) => ended,
@@ -93,15 +110,18 @@ pub(crate) async fn hold<Db: Dialect>(
         let text = ended.to_string();
         if text != reported {
             match &ended {
-                Ended::Refused(status) => error!(coordinator, error = status.message(), "registration refused"),
+                Ended::Refused(status) => error!(address, error = status.message(), "registration refused"),
+                Ended::Untrusted(_) | Ended::Unsigned => {
+                    error!(address, error = text, "the session is not to be trusted")
+                }
                 Ended::Unreachable(_) | Ended::Broke(_) | Ended::Closed | Ended::Silent(_) | Ended::Stuck => {
-                    warn!(coordinator, error = text, "no session, trying again");
+                    warn!(address, error = text, "no session, trying again");
                 }
             }
             reported = text;
         }
         let delay = match ended {
-            Ended::Refused(_) => REFUSED_DELAY,
+            Ended::Refused(_) | Ended::Untrusted(_) | Ended::Unsigned => REFUSED_DELAY,
             Ended::Unreachable(_) | Ended::Broke(_) | Ended::Closed | Ended::Silent(_) | Ended::Stuck => {
                 delays.next().unwrap_or(REFUSED_DELAY)
             }
@@ -115,8 +135,8 @@ type Finished = Option<Up>;
 
 struct Session<'a, Db: Dialect> {
     executor: &'a Executor<Db>,
-    endpoint: &'a Endpoint,
-    coordinator: &'a str,
+    coordinator: &'a Coordinator,
+    address: &'a str,
 }
 
 impl<'a, Db: Dialect> Session<'a, Db> {
@@ -134,13 +154,13 @@ impl<'a, Db: Dialect> Session<'a, Db> {
             () = is_set(stop) => return Ok(()),
             opened = timeout(OPEN_MAX, self.open(register.clone(), &up, from_us)) => opened,
         };
-        let (mut down, welcome) = opened.unwrap_or(Err(Ended::Silent(OPEN_MAX)))?;
+        let (mut down, welcome, mut signing) = opened.unwrap_or(Err(Ended::Silent(OPEN_MAX)))?;
         *welcomed = true;
         self.executor.greet(welcome.now_ms);
         registered.send_replace(true);
-        info!(coordinator = self.coordinator, service = register.service, "session registered");
+        info!(address = self.address, service = register.service, "session registered");
         let mut running = FuturesUnordered::new();
-        let ended = self.serve(&up, &mut down, &welcome, &mut running, stop).await;
+        let ended = self.serve(&up, (&mut down, &mut signing), &welcome, &mut running, stop).await;
         if ended.is_ok() {
             send(&up, Up::Leaving(Leaving {}))?;
         }
@@ -160,19 +180,34 @@ impl<'a, Db: Dialect> Session<'a, Db> {
 
     async fn open(
         &self,
-        register: Register,
+        mut register: Register,
         up: &mpsc::Sender<OpenRequest>,
         from_us: mpsc::Receiver<OpenRequest>,
-    ) -> Result<(Streaming<OpenResponse>, Registered), Ended> {
+    ) -> Result<(Streaming<OpenResponse>, Registered, Option<Signing>), Ended> {
+        let Coordinator { target, credentials } = self.coordinator;
+        let key = credentials.key();
+        if key.is_some() {
+            let nonce = random::<NONCE_BYTES>().map_err(|error| Ended::Broke(Status::internal(error.to_string())))?;
+            register.nonce = nonce.to_vec().into();
+        }
+        let (service, nonce) = (register.service.clone(), register.nonce.clone());
         send(up, Up::Register(register))?;
-        let channel = self.endpoint.connect().await.map_err(Ended::Unreachable)?;
+        let channel = target.connect().await.map_err(Ended::Unreachable)?;
         let mut client = SessionsClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let mut down = client.open(ReceiverStream::new(from_us)).await?.into_inner();
+        let mut request = Request::new(ReceiverStream::new(from_us));
+        credentials.authorize(request.metadata_mut());
+        let mut down = client.open(request).await?.into_inner();
         match down.message().await?.and_then(|first| first.message) {
-            Some(Down::Registered(registered)) => Ok((down, registered)),
-            Some(Down::Calls(_) | Down::Heartbeat(_) | Down::Forget(_) | Down::Audit(_)) => {
+            Some(Down::Registered(registered)) if key.is_some() && registered.nonce.len() != NONCE_BYTES => {
+                Err(Ended::Unsigned)
+            }
+            Some(Down::Registered(registered)) => {
+                let signing = key.map(|key| key.session(&service, [&nonce, &registered.nonce], registered.now_ms));
+                Ok((down, registered, signing))
+            }
+            Some(Down::Calls(_) | Down::Heartbeat(_) | Down::Forget(_) | Down::Audit(_) | Down::Signed(_)) => {
                 Err(Ended::Broke(Status::internal("the first message is not a welcome")))
             }
             None => Err(Ended::Closed),
@@ -183,7 +218,7 @@ impl<'a, Db: Dialect> Session<'a, Db> {
     async fn serve(
         &self,
         up: &mpsc::Sender<OpenRequest>,
-        down: &mut Streaming<OpenResponse>,
+        (down, signing): (&mut Streaming<OpenResponse>, &mut Option<Signing>),
         welcome: &Registered,
         running: &mut FuturesUnordered<BoxFuture<'a, Finished>>,
         stop: &mut watch::Receiver<bool>,
@@ -204,12 +239,12 @@ impl<'a, Db: Dialect> Session<'a, Db> {
                 }
                 message = down.message() => {
                     heard = Instant::now();
-                    match message?.ok_or(Ended::Closed)?.message {
+                    match opened(message?.ok_or(Ended::Closed)?, signing)? {
                         Some(Down::Calls(calls)) => running.push(self.run_batch(calls)),
                         Some(Down::Forget(forget)) => running.push(self.forget(forget)),
                         Some(Down::Audit(audit)) => running.push(self.audit(audit)),
                         Some(Down::Heartbeat(heartbeat)) => self.executor.hear(heartbeat.now_ms),
-                        Some(Down::Registered(_)) | None => {}
+                        Some(Down::Registered(_) | Down::Signed(_)) | None => {}
                     }
                 }
                 _ = beats.tick() => send(up, Up::Heartbeat(Heartbeat::default()))?,
@@ -235,6 +270,22 @@ impl<'a, Db: Dialect> Session<'a, Db> {
             None
         }
         .boxed()
+    }
+}
+
+/// What is in a message, past its signature where the session has them.
+fn opened(message: OpenResponse, signing: &mut Option<Signing>) -> Result<Option<Down>, Ended> {
+    match (message.message, signing) {
+        (Some(Down::Signed(Signed { number, message, signature })), Some(signing)) => {
+            signing.verify(number, &message, &signature)?;
+            let inner = OpenResponse::decode(message).map_err(|error| Status::internal(error.to_string()))?;
+            Ok(inner.message)
+        }
+        (Some(Down::Calls(_) | Down::Forget(_) | Down::Heartbeat(_) | Down::Audit(_)), Some(_)) => {
+            Err(Refusal::Forged.into())
+        }
+        (Some(Down::Signed(_)), None) => Err(Ended::Broke(Status::internal("a signature that nobody asked for"))),
+        (message, _) => Ok(message),
     }
 }
 

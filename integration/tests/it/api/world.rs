@@ -10,6 +10,7 @@ use tercet_proto::admin::v1 as admin;
 use tercet_proto::admin::v1::admin_client::AdminClient;
 use tercet_proto::coordinator::v1 as pb;
 use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use tercet_secure::server;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint};
@@ -57,13 +58,16 @@ impl Coordinator {
         Self::with(|_| {}).await
     }
 
-    pub(super) async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let folder = tempfile::tempdir().expect("a folder can be made");
-        let mut config = Config {
+    /// How one is started with its data here.
+    pub(super) fn config(folder: &std::path::Path) -> Config {
+        Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            security: server::Settings::default(),
+            tokens: None,
+            insecure_no_tokens: false,
             metrics: None,
-            data: folder.path().to_owned(),
+            data: folder.to_owned(),
             node: 0,
             live_max: 200_000,
             scanner_cron: "* * * * * *".into(),
@@ -73,7 +77,12 @@ impl Coordinator {
             stop_grace_ms: 5_000,
             log: LogFormat::Text,
             log_filter: "info".into(),
-        };
+        }
+    }
+
+    pub(super) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let mut config = Self::config(folder.path());
         change(&mut config);
         let mut coordinator = Self { config, running: None, stopped: Vec::new(), _folder: folder };
         coordinator.start_again().await;
@@ -131,12 +140,16 @@ impl Coordinator {
         CoordinatorClient::new(self.channel())
     }
 
+    pub(super) fn admin_url(&self) -> String {
+        format!("http://{}", self.config.admin_listen)
+    }
+
     pub(super) fn raw(&self) -> Channel {
         self.channel()
     }
 
     pub(super) fn raw_admin(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.config.admin_listen)).expect("it is a URL").connect_lazy()
+        Endpoint::from_shared(self.admin_url()).expect("it is a URL").connect_lazy()
     }
 
     pub(super) fn admin(&self) -> AdminClient<Channel> {

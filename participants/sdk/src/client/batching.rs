@@ -50,7 +50,7 @@ pub struct Batching {
 }
 
 impl Batching {
-    pub(super) fn new(link: Arc<Link>, options: Options) -> Self {
+    pub(super) fn new(link: Arc<Link>, options: &Options) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         tokio::spawn(run(link, jobs, options.outstanding_max.max(1)));
         Self { queue, timeout: options.timeout }
@@ -189,7 +189,7 @@ async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Job>, outstanding_max: u
         }
         let (at, mut coordinator) = link.pick();
         let (up, batches) = mpsc::channel(1);
-        let opened = coordinator.submit_stream(ReceiverStream::new(batches)).await;
+        let opened = coordinator.submit_stream(link.request(ReceiverStream::new(batches))).await;
         let end = match opened {
             Ok(answers) => {
                 let mut answered = false;

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use tercet_secure::client::{Credentials, Settings};
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::error::retry_after;
@@ -30,6 +31,7 @@ pub(super) struct Link {
     current: AtomicUsize,
     turn: AtomicUsize,
     throttle: Throttle,
+    credentials: Credentials,
 }
 
 impl fmt::Debug for Link {
@@ -42,9 +44,13 @@ impl Link {
     /// Begins with the address that a random number picks, so that many clients spread over the coordinators.
     pub(super) fn new<A: AsRef<str>>(
         addresses: impl IntoIterator<Item = A>,
+        security: &Settings,
         random: u64,
     ) -> Result<Self, InvalidField> {
-        let addresses = addresses.into_iter().enumerate().map(|(at, address)| open(at, address.as_ref()));
+        let credentials =
+            Credentials::load(security).map_err(|error| InvalidField::new("security", error.to_string()))?;
+        let addresses = addresses.into_iter().enumerate();
+        let addresses = addresses.map(|(at, address)| open(&credentials, at, address.as_ref()));
         let addresses: Vec<_> = addresses.collect::<Result<_, _>>()?;
         if addresses.is_empty() {
             return Err(InvalidField::new("addresses", "at least one"));
@@ -55,6 +61,7 @@ impl Link {
             current: AtomicUsize::new(current),
             turn: AtomicUsize::new(0),
             throttle: Throttle::default(),
+            credentials,
         })
     }
 
@@ -63,6 +70,13 @@ impl Link {
         let at = self.current.load(Ordering::Relaxed);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         (at, self.addresses[at][turn % CHANNELS].clone())
+    }
+
+    /// A request with the own token, if there is one.
+    pub(super) fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        self.credentials.authorize(request.metadata_mut());
+        request
     }
 
     /// The coordinator at this place did not answer: the next call goes to the next one.
@@ -94,7 +108,7 @@ impl Link {
             let (at, coordinator) = self.pick();
             let answer = match self.throttle.admit(&request, Instant::now()) {
                 Ok(()) => {
-                    let mut attempt = tonic::Request::new(request.clone());
+                    let mut attempt = self.request(request.clone());
                     if let Some(traceparent) = traceparent {
                         traceparent.to_metadata(attempt.metadata_mut());
                     }
@@ -138,19 +152,17 @@ pub(super) fn is_lost(status: &Status) -> bool {
     status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }
 
-fn open(at: usize, address: &str) -> Result<[Coordinator; CHANNELS], InvalidField> {
-    let invalid = || InvalidField::new(format!("addresses[{at}]"), "host:port or http://host:port");
-    let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(address).map_err(|_| invalid())?;
-    if endpoint.uri().scheme_str() != Some("http") {
-        return Err(invalid());
-    }
-    let endpoint = endpoint
-        .connect_timeout(Duration::from_secs(2))
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(3))
-        .keep_alive_while_idle(true);
+fn open(credentials: &Credentials, at: usize, address: &str) -> Result<[Coordinator; CHANNELS], InvalidField> {
+    let limit = "host:port, http://host:port, or https://host:port with a ca";
+    let target = credentials.target(address).map_err(|_| InvalidField::new(format!("addresses[{at}]"), limit))?;
+    let target = target.with(|endpoint| {
+        endpoint
+            .connect_timeout(Duration::from_secs(2))
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(3))
+            .keep_alive_while_idle(true)
+    });
     Ok(std::array::from_fn(|_| {
-        CoordinatorClient::new(endpoint.connect_lazy()).max_decoding_message_size(ANSWER_BYTES_MAX)
+        CoordinatorClient::new(target.connect_lazy()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }))
 }

@@ -144,7 +144,7 @@ async fn another_address_is_called_when_the_first_is_silent() {
     let mut fake = Fake::start_anywhere().await;
     let addresses = [nobody.to_string(), format!("http://{}", fake.address)];
     // It begins with the first, where nobody is.
-    let link = Link::new(addresses, 0).unwrap();
+    let link = Link::new(addresses, &Security::default(), 0).unwrap();
     let client = Client { link: Arc::new(link), ..client(&fake) };
     let script = async {
         let (_, reply) = fake.submit().await;

@@ -66,7 +66,7 @@ impl Watch {
         let answers = match &mut self.answers {
             Some(answers) => answers,
             empty @ None => {
-                let request = pb::WatchRequest { xid: bytes_of(self.xid) };
+                let request = self.link.request(pb::WatchRequest { xid: bytes_of(self.xid) });
                 let answers = coordinator.watch(request).await.map_err(|status| (at, status))?;
                 empty.insert(answers.into_inner())
             }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use sqlx::{Pool, Sqlite};
 use tempfile::TempDir;
-use tercet_proto::participant::v1::Operation::Try;
+use tercet_proto::participant::v1::Call;
+use tercet_proto::participant::v1::Operation::{Confirm, Try};
 use tercet_proto::participant::v1::reply::Answer;
 use tercet_proto::participant::v1::sessions_server::{Sessions, SessionsServer};
 use tokio::net::TcpListener;
@@ -19,6 +20,8 @@ use tonic::{Request, Response};
 use super::*;
 use crate::fixture::{Gate, Shop, TAKE, answers, call, done, refused, shop_database};
 use crate::service::{Error, Service};
+use tercet_secure::client::Settings;
+use tercet_secure::sign::Key;
 
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,9 +50,31 @@ impl Opened {
         }
     }
 
+    /// Whether the participant ends the session, however, and says nothing before.
+    async fn ends(&mut self) -> bool {
+        loop {
+            match timeout(PATIENCE, self.up.message()).await.expect("an end in time") {
+                Ok(Some(OpenRequest { message: Some(Up::Heartbeat(_)) })) => {}
+                Ok(Some(_)) => return false,
+                Ok(None) | Err(_) => return true,
+            }
+        }
+    }
+
+    /// Welcomes a participant that wants signatures, as the coordinator would.
+    async fn welcome_signed(&mut self, key: &Key) -> Signing {
+        let Some(Up::Register(register)) = self.hear().await else { panic!("the first message is no registration") };
+        let nonce = vec![9; NONCE_BYTES];
+        let signing = key.session(&register.service, [&register.nonce, &nonce], 1_000);
+        let nonce = nonce.into();
+        self.say(Down::Registered(Registered { heartbeat_ms: 20, silence_max_ms: 5_000, now_ms: 1_000, nonce })).await;
+        signing
+    }
+
     async fn welcome(&mut self, silence_max_ms: u32) -> Register {
         let Some(Up::Register(register)) = self.hear().await else { panic!("the first message is no registration") };
-        self.say(Down::Registered(Registered { heartbeat_ms: 20, silence_max_ms, now_ms: 100 })).await;
+        self.say(Down::Registered(Registered { heartbeat_ms: 20, silence_max_ms, now_ms: 100, ..Default::default() }))
+            .await;
         register
     }
 }
@@ -90,6 +115,23 @@ impl World {
         let service = world.service().run(async { drop(stopped.await) });
         (world.stop, world.service) = (Some(stop), Some(tokio::spawn(service)));
         world
+    }
+
+    /// The same with a secret of the service's; its key signs what comes down.
+    async fn start_signed() -> (Self, Key) {
+        let mut world = Self::start(100).await;
+        world.stop().await;
+        let (path, digits) = (world._folder.path().join("secret"), "5a".repeat(32));
+        std::fs::write(&path, format!("{digits}.{digits}\n")).unwrap();
+        let security = Settings { token_file: Some(path), ..Settings::default() };
+        let (stop, stopped) = oneshot::channel();
+        let service = world.service().security(security).run(async { drop(stopped.await) });
+        (world.stop, world.service) = (Some(stop), Some(tokio::spawn(service)));
+        // Sessions of the one that stopped.
+        while let Ok(stale) = world.opened.try_recv() {
+            drop(stale);
+        }
+        (world, Key::new([0x5a; 32]))
     }
 
     fn service(&self) -> Service<Sqlite> {
@@ -183,4 +225,87 @@ async fn a_panic_in_a_handler_kills_neither_session_nor_batch() {
     let unknown = Answer::Unknown("the handler panicked".to_owned());
     assert_eq!(answers(replies.replies), [done("held"), unknown, done("held")]);
     world.stop().await;
+}
+
+/// A batch of one call, signed by whoever has `signing`.
+fn sealed(signing: &mut Signing, batch: u64, call: Call) -> Signed {
+    let calls = Down::Calls(Calls { batch, calls: vec![call] });
+    let message = OpenResponse { message: Some(calls) }.encode_to_vec();
+    let (number, signature) = signing.sign(&message);
+    Signed { number, message: message.into(), signature: signature.into() }
+}
+
+fn confirm() -> Call {
+    Call { not_after_ms: u64::MAX, ..call(1, Confirm, 7) }
+}
+
+async fn confirmed(pool: &Pool<Sqlite>) -> i64 {
+    let sql = "SELECT COUNT(*) FROM tercet_fence WHERE state = 2";
+    sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_forged_replayed_or_expired_confirm_is_refused() {
+    let (mut world, key) = World::start_signed().await;
+    let forged = |mut signed: Signed| {
+        let mut bytes = signed.message.to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        signed.message = bytes.into();
+        signed
+    };
+    let mut session = world.next().await;
+    let mut signing = session.welcome_signed(&key).await;
+    session.say(Down::Signed(sealed(&mut signing, 1, Call { not_after_ms: u64::MAX, ..call(1, Try, 7) }))).await;
+    let Some(Up::Replies(replies)) = session.hear().await else { panic!("no replies") };
+    assert_eq!(answers(replies.replies), [done("held")]);
+
+    // Past its time it is answered with not now, whoever has signed it.
+    let expired = Call { not_after_ms: 10, ..confirm() };
+    session.say(Down::Signed(sealed(&mut signing, 2, expired))).await;
+    let Some(Up::Replies(replies)) = session.hear().await else { panic!("no replies") };
+    assert_eq!(answers(replies.replies), [Answer::NotNowMs(0)]);
+    assert_eq!(confirmed(&world.pool).await, 0);
+
+    session.say(Down::Signed(forged(sealed(&mut signing, 3, confirm())))).await;
+    assert!(session.ends().await, "the session ends at once");
+    let mut session = world.next().await;
+    session.welcome_signed(&key).await;
+    session.say(Down::Calls(Calls { batch: 1, calls: vec![confirm()] })).await;
+    assert!(session.ends().await, "what is not signed is forged");
+    let mut session = world.next().await;
+    session.welcome_signed(&key).await;
+    session.say(Down::Heartbeat(Heartbeat { now_ms: 0 })).await;
+    assert!(session.ends().await, "so is a time that would let an expired call run");
+    let mut session = world.next().await;
+    session.welcome_signed(&Key::new([0; 32])).await;
+    let mut stranger = Key::new([0; 32]).session("shop", [&[1; NONCE_BYTES], &[9; NONCE_BYTES]], 1_000);
+    session.say(Down::Signed(sealed(&mut stranger, 1, confirm()))).await;
+    assert!(session.ends().await, "another key is not the coordinator's");
+    assert_eq!(confirmed(&world.pool).await, 0);
+
+    let mut session = world.next().await;
+    let mut signing = session.welcome_signed(&key).await;
+    let once = sealed(&mut signing, 1, confirm());
+    session.say(Down::Signed(once.clone())).await;
+    let Some(Up::Replies(replies)) = session.hear().await else { panic!("no replies") };
+    assert!(matches!(answers(replies.replies)[..], [Answer::Done(_)]));
+    assert_eq!(confirmed(&world.pool).await, 1);
+    session.say(Down::Signed(once.clone())).await;
+    assert!(session.ends().await, "a replay ends the session");
+    // Nor in a later session, whose nonces are others.
+    let mut session = world.next().await;
+    session.welcome_signed(&key).await;
+    session.say(Down::Signed(once)).await;
+    assert!(session.ends().await, "a replay from another session does too");
+    drop(session);
+    world.next().await.welcome_signed(&key).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_does_not_sign_is_refused() {
+    let (mut world, key) = World::start_signed().await;
+    let mut session = world.next().await;
+    session.welcome(5_000).await;
+    assert!(session.ends().await);
+    world.next().await.welcome_signed(&key).await;
 }

@@ -1,0 +1,316 @@
+//! Who is let in, and who is not: TLS, client certificates, tokens, and what they may do.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use tempfile::TempDir;
+use tercet::client::{Client, Options, Outcome, Wait};
+use tercet_coordinator::config::Config;
+use tercet_proto::admin::v1 as admin;
+use tercet_proto::coordinator::v1 as pb;
+use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use tercet_proto::participant::v1 as session;
+use tercet_proto::participant::v1::open_request::Message as Up;
+use tercet_proto::participant::v1::sessions_client::SessionsClient;
+use tercet_secure::client::{Credentials, Settings};
+use tercet_secure::token::{hash, hex, random};
+use tonic::codegen::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::party::{Party, agrees};
+use super::world::{Coordinator, in_time, until};
+
+/// Somebody who signs certificates.
+struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).expect("it signs").pem();
+        Self { certificate, issuer: Issuer::new(parameters, key) }
+    }
+
+    /// Writes a certificate of this machine and its key under this name.
+    fn issue(&self, folder: &Path, name: &str, expired: bool) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().expect("a key");
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut parameters = CertificateParams::new(names).expect("they are names");
+        if expired {
+            parameters.not_after = date_time_ymd(2020, 1, 1);
+        }
+        let certificate = parameters.signed_by(&key, &self.issuer).expect("it signs");
+        (
+            write(folder, &format!("{name}.pem"), &certificate.pem()),
+            write(folder, &format!("{name}.key"), &key.serialize_pem()),
+        )
+    }
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).expect("the folder is there");
+    path
+}
+
+/// A coordinator with mutual TLS, and what its clients need.
+struct Secured {
+    coordinator: Coordinator,
+    authority: Authority,
+    folder: TempDir,
+}
+
+impl Secured {
+    async fn start(change: impl FnOnce(&Path, &mut Config)) -> Self {
+        let (folder, authority) = (tempfile::tempdir().expect("a folder"), Authority::new());
+        let (cert, key) = authority.issue(folder.path(), "server", false);
+        let ca = write(folder.path(), "ca.pem", &authority.certificate);
+        let coordinator = Coordinator::with(|config| {
+            config.security.tls_cert = Some(cert);
+            config.security.tls_key = Some(key);
+            config.security.tls_client_ca = Some(ca);
+            change(folder.path(), config);
+        });
+        Self { coordinator: coordinator.await, authority, folder }
+    }
+
+    fn urls(&self) -> [String; 2] {
+        [self.coordinator.url(), self.coordinator.admin_url()].map(|url| url.replace("http", "https"))
+    }
+
+    /// A client that trusts this authority and shows a certificate of that one.
+    fn client(&self, trusted: &Authority, own: Option<(&Authority, bool)>) -> Settings {
+        let name = hex(&random::<8>().expect("random bytes"));
+        let ca = Some(write(self.folder.path(), &format!("{name}.ca"), &trusted.certificate));
+        let own = own.map(|(signer, expired)| signer.issue(self.folder.path(), &name, expired));
+        let (client_cert, client_key) = own.unzip();
+        Settings { ca, client_cert, client_key, ..Settings::default() }
+    }
+
+    fn trusted(&self) -> Settings {
+        self.client(&self.authority, Some((&self.authority, false)))
+    }
+}
+
+async fn channel(url: &str, settings: &Settings) -> Result<(Channel, Credentials), String> {
+    let credentials = Credentials::load(settings).map_err(|error| error.to_string())?;
+    let target = credentials.target(url).map_err(|error| error.to_string())?;
+    let channel = in_time("a connection", target.connect()).await.map_err(|error| format!("{error:?}"))?;
+    Ok((channel, credentials))
+}
+
+async fn healthy(channel: Channel) -> Result<(), String> {
+    let answer = in_time("an answer", HealthClient::new(channel).check(HealthCheckRequest::default())).await;
+    answer.map(drop).map_err(|status| format!("{status:?}"))
+}
+
+/// Whether a client is let in at all.
+async fn enters(url: &str, settings: &Settings) -> Result<(), String> {
+    healthy(channel(url, settings).await?.0).await
+}
+
+#[tokio::test]
+async fn only_who_is_trusted_gets_through_to_either_port() {
+    let secured = Secured::start(|_, _| {}).await;
+    let (own, other) = (&secured.authority, Authority::new());
+    for url in secured.urls() {
+        assert_eq!(enters(&url, &secured.trusted()).await, Ok(()));
+        enters(&url, &secured.client(own, None)).await.expect_err("it shows no certificate");
+        enters(&url, &secured.client(own, Some((&other, false)))).await.expect_err("another has signed it");
+        enters(&url, &secured.client(own, Some((own, true)))).await.expect_err("it has expired");
+        let wrong = enters(&url, &secured.client(&other, Some((own, false)))).await.expect_err("it trusts another");
+        assert!(wrong.contains("UnknownIssuer"), "{wrong}");
+        enters(&url.replace("https", "http"), &Settings::default()).await.expect_err("it speaks no TLS");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_certificate_of_the_coordinator_is_refused() {
+    let secured = Secured::start(|_, _| {}).await;
+    let trusted = secured.trusted();
+    secured.authority.issue(secured.folder.path(), "server", true);
+    let expired = until("the expired certificate", async || enters(&secured.urls()[0], &trusted).await.err()).await;
+    assert!(expired.contains("Expired"), "{expired}");
+}
+
+#[tokio::test]
+async fn certificates_are_read_again_while_old_connections_go_on() {
+    let secured = Secured::start(|_, _| {}).await;
+    let url = &secured.urls()[0];
+    let (old, _credentials) = channel(url, &secured.trusted()).await.expect("it is trusted");
+    healthy(old.clone()).await.expect("it is let in");
+    let other = Authority::new();
+    let renewed = secured.client(&other, Some((&other, false)));
+    enters(url, &renewed).await.expect_err("neither side trusts the other yet");
+    // One file after another, as people and programs do it.
+    other.issue(secured.folder.path(), "server", false);
+    write(secured.folder.path(), "ca.pem", &other.certificate);
+    until("the new certificates", async || enters(url, &renewed).await.ok()).await;
+    healthy(old).await.expect("it was let in before");
+    enters(url, &secured.trusted()).await.expect_err("its time is over");
+}
+
+/// A secret in a file of its own, and the line that lets it in.
+fn token(folder: &Path, name: &str, role: &str) -> (Settings, String) {
+    let [bearer, key] = [random::<32>(), random::<32>()].map(|bytes| hex(&bytes.expect("random bytes")));
+    let secret = if role.starts_with("participant") { format!("{bearer}.{key}") } else { bearer.clone() };
+    let token_file = Some(write(folder, &format!("{name}.secret"), &secret));
+    let key = if role.starts_with("participant") { format!(" {key}") } else { String::new() };
+    let line = format!("{name} {role} {}{key}\n", hex(&hash(&bearer)));
+    (Settings { token_file, ..Settings::default() }, line)
+}
+
+type Authorized = InterceptedService<Channel, Credentials>;
+
+async fn authorized(url: &str, settings: &Settings) -> Authorized {
+    let (channel, credentials) = channel(url, settings).await.expect("it answers");
+    InterceptedService::new(channel, credentials)
+}
+
+/// A call of an initiator.
+async fn initiates(coordinator: &Coordinator, settings: &Settings) -> Code {
+    let mut client = CoordinatorClient::new(authorized(&coordinator.url(), settings).await);
+    let key = Some(pb::get_request::Key::IdempotencyKey("nobody's".into()));
+    client.get(pb::GetRequest { key }).await.expect_err("there is none").code()
+}
+
+/// What a call of this method on the admin port is told.
+async fn operates(coordinator: &Coordinator, settings: &Settings, method: &str) -> Code {
+    let mut grpc = tonic::client::Grpc::new(authorized(&coordinator.admin_url(), settings).await);
+    grpc.ready().await.expect("it takes calls");
+    let path = format!("/tercet.admin.v1.Admin/{method}").parse().expect("it is a path");
+    let codec = tonic_prost::ProstCodec::<admin::GetStatisticsRequest, admin::GetStatisticsResponse>::default();
+    let answer = grpc.unary(tonic::Request::new(admin::GetStatisticsRequest::default()), path, codec).await;
+    answer.map_or_else(|status: Status| status.code(), |_| Code::Ok)
+}
+
+async fn registers(coordinator: &Coordinator, settings: &Settings, service: &str) -> Result<(), Status> {
+    let mut client = SessionsClient::new(authorized(&coordinator.url(), settings).await);
+    let register = session::Register {
+        service: service.into(),
+        actions: vec![session::Action { name: "act".into(), operations: vec![1, 2, 3] }],
+        fence_id: vec![7; 16].into(),
+        ..Default::default()
+    };
+    let first = session::OpenRequest { message: Some(Up::Register(register)) };
+    let mut down = client.open(tokio_stream::once(first)).await?.into_inner();
+    down.message().await.map(drop)
+}
+
+#[tokio::test]
+async fn each_token_opens_its_own_doors_and_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let roles = ["initiator", "participant shop,depot", "operator view", "operator operate", "operator force"];
+    let names = ["initiator", "participant", "view", "operate", "force"];
+    let made: Vec<_> = names.iter().zip(roles).map(|(name, role)| token(folder.path(), name, role)).collect();
+    let lines: String = made.iter().map(|(_, line)| line.as_str()).collect();
+    let tokens = write(folder.path(), "tokens", &lines);
+    let coordinator = Coordinator::with(|config| config.tokens = Some(tokens.clone())).await;
+    let [initiator, participant, view, operate, force] = [0, 1, 2, 3, 4].map(|at: usize| &made[at].0);
+    let (none, (wrong, late)) = (Settings::default(), token(folder.path(), "late", "initiator"));
+
+    assert_eq!(initiates(&coordinator, initiator).await, Code::NotFound);
+    for stranger in [&none, &wrong] {
+        assert_eq!(initiates(&coordinator, stranger).await, Code::Unauthenticated);
+        assert_eq!(operates(&coordinator, stranger, "GetStatistics").await, Code::Unauthenticated);
+        let refused = registers(&coordinator, stranger, "shop").await.expect_err("it has no token");
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+    for other in [participant, view, force] {
+        assert_eq!(initiates(&coordinator, other).await, Code::PermissionDenied);
+    }
+    assert_eq!(registers(&coordinator, participant, "depot").await.map_err(|status| status.code()), Ok(()));
+    for (other, service) in [(initiator, "shop"), (force, "shop"), (participant, "bakery")] {
+        let refused = registers(&coordinator, other, service).await.expect_err("it is not for that");
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        assert!(refused.message().contains(if service == "bakery" { service } else { "participant" }), "{refused:?}");
+    }
+    for (operator, denied) in [
+        (initiator, &["GetStatistics", "Retry", "ForceConfirm"][..]),
+        (participant, &["GetStatistics", "Retry", "ForceConfirm"]),
+        (view, &["Retry", "Park", "Drain", "SetLimit", "ForceConfirm", "ResolveCompensation"]),
+        (operate, &["ForceConfirm", "ForceCancel", "ResolveCompensation", "WhateverComesNext"]),
+        (force, &[]),
+    ] {
+        for method in ["GetStatistics", "Retry", "ForceConfirm"].iter().chain(denied) {
+            let refused = operates(&coordinator, operator, method).await == Code::PermissionDenied;
+            assert_eq!(refused, denied.contains(method), "{method}");
+        }
+    }
+
+    // Read again: who is added comes in, who is taken out does not.
+    write(folder.path(), "tokens", &late);
+    until("the new token", async || (initiates(&coordinator, &wrong).await == Code::NotFound).then_some(())).await;
+    assert_eq!(initiates(&coordinator, initiator).await, Code::Unauthenticated);
+    write(folder.path(), "tokens", "nonsense\n");
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    assert_eq!(initiates(&coordinator, &wrong).await, Code::NotFound, "a file that can not be read changes nothing");
+}
+
+#[tokio::test]
+async fn all_of_it_together_confirms_a_transaction() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (participant, stock) = token(folder.path(), "shop", "participant shop");
+    let (initiator, shop) = token(folder.path(), "buyer", "initiator");
+    let tokens = write(folder.path(), "tokens", &(stock + &shop));
+    let secured = Secured::start(|_, config| config.tokens = Some(tokens)).await;
+    let [url, _] = secured.urls();
+    let with = |token: Settings| Settings { token_file: token.token_file, ..secured.trusted() };
+    let party = Party::away("shop", agrees).await;
+    let service = party.service(url.clone()).security(with(participant));
+    let running = tokio::spawn(service.run(std::future::pending()));
+    let options = Options { security: with(initiator), ..Options::default() };
+    let client = Client::connect([&url], options).expect("it is an address");
+    let action: tercet::action::Action<tercet::action::Tcc, tercet::action::Json<i64>> =
+        tercet::action::Action::tcc("shop", "act");
+    for at in 0..20 {
+        let mut plan = tercet::plan::tcc();
+        plan.branch(action.with(&tercet::action::Json(at)).expect("it is a number"));
+        let plan = plan.build().expect("it is within the limits");
+        let view = if at % 2 == 0 {
+            client.submit(plan, Wait::Ended).await
+        } else {
+            client.batching().submit(plan, Wait::Ended).await
+        };
+        assert_eq!(view.expect("it is let in").outcome(), Some(Outcome::Confirmed));
+    }
+    running.abort();
+}
+
+#[tokio::test]
+async fn what_is_not_loopback_starts_only_secured_or_allowed_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let anywhere = "0.0.0.0:0".parse().expect("it is an address");
+    let tell = async |change: &dyn Fn(&mut Config)| {
+        let mut config = Coordinator::config(folder.path());
+        change(&mut config);
+        let (ready, _started) = tokio::sync::oneshot::channel();
+        let run = Box::pin(tercet_coordinator::run(config, ready, std::future::ready(())));
+        in_time("the end", run).await.err().map_or_else(String::new, |error| error.to_string())
+    };
+    let plain = "0.0.0.0:0 is not loopback: give --tls-cert and --tls-key, or allow it with --insecure-plaintext";
+    assert_eq!(tell(&|config| config.listen = anywhere).await, format!("listen: {plain}"));
+    assert_eq!(tell(&|config| config.admin_listen = anywhere).await, format!("admin_listen: {plain}"));
+    assert_eq!(tell(&|config| config.metrics = Some(anywhere)).await, format!("metrics: {plain}"));
+    let plaintext = |config: &mut Config| {
+        config.listen = anywhere;
+        config.security.insecure_plaintext = true;
+    };
+    let open = tell(&plaintext).await;
+    assert_eq!(open, "listen: 0.0.0.0:0 is not loopback: give --tokens, or allow it with --insecure-no-tokens");
+    assert_eq!(tell(&|_| {}).await, "");
+    assert_eq!(tell(&|config| config.security.tls_cert = Some("a.pem".into())).await, "tls_cert: needs tls_key too");
+    let missing = tell(&|config| config.tokens = Some("/nowhere/tokens".into())).await;
+    assert_eq!(missing, "tokens: can not read /nowhere/tokens");
+
+    let service = Party::away("shop", agrees).await.service("http://127.0.0.1:1".into()).listen(anywhere);
+    let refused = service.run(std::future::pending()).await.expect_err("it is everyone's");
+    assert_eq!(refused.to_string(), format!("listen: {plain}"));
+}

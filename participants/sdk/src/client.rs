@@ -80,7 +80,7 @@ impl Default for Options {
 pub struct Client {
     link: Arc<Link>,
     keys: Arc<Keys>,
-    options: Options,
+    options: Arc<Options>,
 }
 
 impl Client {
@@ -96,7 +96,7 @@ impl Client {
     ) -> Result<Self, InvalidField> {
         let keys = Keys::default();
         let link = Link::new(addresses, &options.security, keys.prefix)?;
-        Ok(Self { link: Arc::new(link), keys: Arc::new(keys), options })
+        Ok(Self { link: Arc::new(link), keys: Arc::new(keys), options: Arc::new(options) })
     }
 
     /// Runs a declared transaction. Repeated by itself where no answer came: a plan without an idempotency key gets a

@@ -160,7 +160,7 @@ async fn a_coordinator_that_comes_later_is_found() {
     let options = Options { timeout: Duration::from_millis(200), ..Options::default() };
     let mut client = Client::connect([nobody.to_string()], options).unwrap();
     assert!(matches!(client.submit(plan(1, ""), Wait::Decided).await, Err(Error::Unknown { .. })));
-    client.options.timeout = Options::default().timeout;
+    Arc::make_mut(&mut client.options).timeout = Options::default().timeout;
     let mut fake = Fake::start(TcpListener::bind(nobody).await.unwrap());
     let script = async {
         let (_, reply) = fake.submit().await;

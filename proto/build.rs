@@ -2,15 +2,18 @@
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "tercet/admin/v1/admin.proto",
     "tercet/coordinator/v1/coordinator.proto",
     "tercet/coupon/v1/coupon.proto",
+    "tercet/coupon_template/v1/coupon_template.proto",
     "tercet/order/v1/order.proto",
     "tercet/participant/v1/session.proto",
     "tercet/stock/v1/stock.proto",
     "tercet/store/v1/record.proto",
 ];
+
+const TEMPLATE: &str = ".tercet.coupon_template.v1";
 
 #[allow(clippy::disallowed_methods, reason = "cargo tells a build script where to write by environment variables only")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,6 +26,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .btree_map(".")
         // Bodies are handed from hop to hop without a copy.
         .bytes(".tercet")
+        // The rules of coupons are JSON in the database too: a field that nobody knows is a mistake, never ignored.
+        .message_attribute(TEMPLATE, "#[derive(serde::Serialize, serde::Deserialize)]")
+        .message_attribute(TEMPLATE, "#[serde(default, deny_unknown_fields)]")
+        .enum_attribute(
+            TEMPLATE,
+            "#[derive(serde::Serialize, serde::Deserialize)] #[serde(rename_all = \"snake_case\")]",
+        )
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -30,6 +30,7 @@ packages!(
     admin => "tercet.admin.v1",
     coordinator => "tercet.coordinator.v1",
     coupon => "tercet.coupon.v1",
+    coupon_template => "tercet.coupon_template.v1",
     order => "tercet.order.v1",
     participant => "tercet.participant.v1",
     stock => "tercet.stock.v1",

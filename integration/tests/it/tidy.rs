@@ -42,11 +42,12 @@ const LAYOUT: [(&str, &[&str]); 10] = [
     ("tercet-coordinator", &["tercet-core", "tercet-proto", "tercet-secure"]),
     ("tercet-testing", &["tercet", "tercet-coordinator", "tercet-core", "tercet-proto"]),
     ("tercet-simulation", &["tercet", "tercet-coordinator", "tercet-core", "tercet-proto"]),
+    ("tercet-rules", &["tercet-proto"]),
     ("tercet-stock", SERVICE),
     ("tercet-coupon", SERVICE),
     ("tercet-order", SERVICE),
 ];
-const SERVICE: &[&str] = &["tercet", "tercet-proto"];
+const SERVICE: &[&str] = &["tercet", "tercet-proto", "tercet-rules"];
 const ANYTHING: [&str; 2] = ["tercet-platform", "tercet-integration"];
 
 /// Text files by their path from the top, with `/`.

@@ -1,0 +1,205 @@
+//! Every error that a user, a shop or an operator sees: its code, its texts in Chinese and English, and how it travels.
+//!
+//! A service answers [`Fault::status`]; whoever speaks with people reads it back with [`Fault::from_status`] and shows
+//! [`Fault::text`] in their language. A new error is a line of the table below.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::invalid::Invalid;
+use crate::rules::Refusal;
+
+/// Who says so, in `google.rpc.ErrorInfo`.
+pub const DOMAIN: &str = "tercet.coupon";
+
+/// When the same may be tried again, where trying again helps.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The language of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// English.
+    En,
+    /// Chinese.
+    Zh,
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $code:ident, $http:literal, $zh:literal, $en:literal;)*) => {
+        /// What went wrong, for programs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {$(
+            $(#[$doc])*
+            $variant,
+        )*}
+
+        impl Code {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// As it stands in `google.rpc.ErrorInfo` and in HTTP's answers.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// The code of gRPC.
+            pub const fn grpc(self) -> tonic::Code {
+                match self { $(Self::$variant => tonic::Code::$code),* }
+            }
+
+            /// The status of HTTP.
+            pub const fn http(self) -> u16 {
+                match self { $(Self::$variant => $http),* }
+            }
+
+            /// What it says, with `{name}` where an argument goes.
+            const fn pattern(self, language: Language) -> &'static str {
+                match language {
+                    Language::Zh => match self { $(Self::$variant => $zh),* },
+                    Language::En => match self { $(Self::$variant => $en),* },
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Nothing is wrong with the request: come again.
+    SystemBusy = "SYSTEM_BUSY", Unavailable, 503,
+        "系统繁忙，请稍后重试", "The system is busy, please try again later";
+    /// A field is wrong.
+    Invalid = "INVALID", InvalidArgument, 400,
+        "{field}：{limit_zh}", "{field}: {limit}";
+    /// It does not exist.
+    NotFound = "NOT_FOUND", NotFound, 404,
+        "{what} {id} 不存在", "{what} {id} does not exist";
+    /// Somebody else has changed it since it was read: read again.
+    Conflict = "CONFLICT", Aborted, 409,
+        "数据已被他人修改（当前修订号 {revision}），请刷新后重试",
+        "Someone else has changed it (it is at revision {revision}), please read it again";
+    /// The life of the template does not allow it now.
+    NotAllowed = "NOT_ALLOWED", FailedPrecondition, 409,
+        "模板处于 {status} 状态，不能执行 {action}", "The template is {status}: {action} is not possible";
+    /// There is no such version to do it with.
+    WrongVersion = "WRONG_VERSION", FailedPrecondition, 409,
+        "版本 {version} 不能执行 {action}", "Version {version} is not one for {action}";
+    /// The key was used for another request.
+    KeyReused = "KEY_REUSED", AlreadyExists, 409,
+        "幂等键已用于另一个请求", "The idempotency key was used for another request";
+    /// Not for this user.
+    NotOffered = "NOT_OFFERED", FailedPrecondition, 403,
+        "您暂不能领取此优惠券", "This coupon is not offered to you";
+    /// Claims have not begun.
+    NotStarted = "NOT_STARTED", FailedPrecondition, 409,
+        "领取尚未开始", "It can not be claimed yet";
+    /// Claims have ended.
+    Over = "OVER", FailedPrecondition, 409,
+        "领取已结束", "It can not be claimed any more";
+    /// The user has all that he may have.
+    PerUserLimit = "PER_USER_LIMIT", FailedPrecondition, 409,
+        "每人限领 {limit} 张", "Each user may claim {limit}";
+    /// The user has all that he may have today.
+    PerUserDayLimit = "PER_USER_DAY_LIMIT", FailedPrecondition, 409,
+        "每人每天限领 {limit} 张", "Each user may claim {limit} a day";
+    /// The coupon's time has not come.
+    NotYetValid = "NOT_YET_VALID", FailedPrecondition, 409,
+        "优惠券尚未生效", "The coupon is not valid yet";
+    /// The coupon's time is over.
+    Expired = "EXPIRED", FailedPrecondition, 409,
+        "优惠券已过期", "The coupon has expired";
+    /// Nothing in the order is what the coupon is for.
+    OutOfScope = "OUT_OF_SCOPE", FailedPrecondition, 409,
+        "订单中没有适用此优惠券的商品", "Nothing in the order is what the coupon is for";
+    /// The order costs too little.
+    BelowThreshold = "BELOW_THRESHOLD", FailedPrecondition, 409,
+        "还差 {missing} 元可用", "The order is {missing} yuan short of it";
+}
+
+/// An error with what its text needs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text(Language::En))]
+pub struct Fault {
+    /// Which.
+    pub code: Code,
+    arguments: BTreeMap<String, String>,
+}
+
+impl Code {
+    /// The code of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.name() == name)
+    }
+
+    /// A fault with what the text of this code needs.
+    pub fn fault<const N: usize>(self, arguments: [(&str, String); N]) -> Fault {
+        let arguments = arguments.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Fault { code: self, arguments }
+    }
+}
+
+impl Fault {
+    /// For people.
+    pub fn text(&self, language: Language) -> String {
+        let mut text = String::new();
+        let mut rest = self.code.pattern(language);
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, after) = after.split_once('}').unwrap_or((after, ""));
+            text.push_str(before);
+            text.push_str(self.argument(name).unwrap_or_default());
+            rest = after;
+        }
+        text + rest
+    }
+
+    /// What the text needs, by its name.
+    pub fn argument(&self, name: &str) -> Option<&str> {
+        self.arguments.get(name).map(String::as_str)
+    }
+
+    /// As a service answers it.
+    pub fn status(&self) -> tonic::Status {
+        let mut details = ErrorDetails::new();
+        let arguments = self.arguments.clone().into_iter().collect::<HashMap<_, _>>();
+        details.set_error_info(self.code.name(), DOMAIN, arguments);
+        if self.code == Code::Invalid {
+            let argument = |name| self.argument(name).unwrap_or_default();
+            details.add_bad_request_violation(argument("field"), argument("limit"));
+        }
+        if self.code == Code::SystemBusy {
+            details.set_retry_info(Some(RETRY_AFTER));
+        }
+        tonic::Status::with_error_details(self.code.grpc(), self.text(Language::En), details)
+    }
+
+    /// What a service answered; `None` where it was not one of ours, or is newer.
+    pub fn from_status(status: &tonic::Status) -> Option<Self> {
+        let info = status.get_details_error_info()?;
+        let code = Code::from_name(&info.reason).filter(|_| info.domain == DOMAIN)?;
+        Some(Self { code, arguments: info.metadata.into_iter().collect() })
+    }
+}
+
+impl From<Invalid> for Fault {
+    fn from(error: Invalid) -> Self {
+        let (limit, limit_zh) = (error.limit.text(Language::En), error.limit.text(Language::Zh));
+        Code::Invalid.fault([("field", error.field), ("limit", limit), ("limit_zh", limit_zh)])
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotOffered => Code::NotOffered.fault([]),
+            Refusal::NotStarted(at_ms) => Code::NotStarted.fault([("at_ms", at_ms.to_string())]),
+            Refusal::Over(at_ms) => Code::Over.fault([("at_ms", at_ms.to_string())]),
+            Refusal::PerUser(limit) => Code::PerUserLimit.fault([("limit", limit.to_string())]),
+            Refusal::PerUserDay(limit) => Code::PerUserDayLimit.fault([("limit", limit.to_string())]),
+            Refusal::NotYetValid(at_ms) => Code::NotYetValid.fault([("at_ms", at_ms.to_string())]),
+            Refusal::Expired(at_ms) => Code::Expired.fault([("at_ms", at_ms.to_string())]),
+            Refusal::OutOfScope => Code::OutOfScope.fault([]),
+            Refusal::BelowThreshold(missing) => Code::BelowThreshold.fault([("missing", missing.to_string())]),
+        }
+    }
+}

@@ -15,4 +15,5 @@ mod power;
 mod scale;
 mod servers;
 mod services;
+mod templates;
 mod tidy;

@@ -34,7 +34,7 @@ const SKIPPED: [&str; 4] = [".git", "target", "data", "node_modules"];
 
 /// Which of our crates each crate may depend on. Services know the SDK and never each other; the coordinator knows no
 /// participant; only the testing kit, the platform and this crate know both sides.
-const LAYOUT: [(&str, &[&str]); 10] = [
+const LAYOUT: [(&str, &[&str]); 12] = [
     ("tercet-core", &[]),
     ("tercet-proto", &[]),
     ("tercet-secure", &[]),
@@ -45,6 +45,7 @@ const LAYOUT: [(&str, &[&str]); 10] = [
     ("tercet-rules", &["tercet-proto"]),
     ("tercet-stock", SERVICE),
     ("tercet-coupon", SERVICE),
+    ("tercet-coupon-template", SERVICE),
     ("tercet-order", SERVICE),
 ];
 const SERVICE: &[&str] = &["tercet", "tercet-proto", "tercet-rules"];

@@ -37,6 +37,9 @@ struct Cli {
     /// The order service's own address.
     #[arg(long, default_value = "127.0.0.1:7073")]
     order: SocketAddr,
+    /// The template service's own address.
+    #[arg(long, default_value = "127.0.0.1:7074")]
+    template: SocketAddr,
     /// Where Prometheus reads /metrics.
     #[arg(long, default_value = "127.0.0.1:7079")]
     metrics: SocketAddr,
@@ -80,7 +83,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         data: cli.data,
         coordinator: cli.coordinator,
         admin: cli.admin,
-        services: [cli.stock, cli.coupon, cli.order],
+        services: [cli.stock, cli.coupon, cli.order, cli.template],
         metrics: cli.metrics,
     };
     let mut running = start(addresses).await?;
@@ -125,12 +128,12 @@ fn commits(running: &Running) -> f64 {
 }
 
 fn show_addresses(addresses: &Addresses) {
-    println!("  coordinator  {}", addresses.url());
-    println!("  operators    {}", addresses.admin_url());
+    println!("  coordinator      {}", addresses.url());
+    println!("  operators        {}", addresses.admin_url());
     for (service, address) in SERVICES.iter().zip(addresses.services) {
-        println!("  {service:<11}  http://{address}   {}", addresses.database(service).display());
+        println!("  {service:<15}  http://{address}   {}", addresses.database(service).display());
     }
-    println!("  metrics      http://{}/metrics\n", addresses.metrics);
+    println!("  metrics          http://{}/metrics\n", addresses.metrics);
     println!("Look at the last transactions:");
     println!("  cargo run --release -p tercet-coordinator -- tx list --admin {}\n", addresses.admin_url());
 }

@@ -15,14 +15,18 @@ use tercet_coordinator::config::{Config, LogFormat};
 use tercet_proto::admin::v1::GetStatisticsRequest;
 use tercet_proto::admin::v1::admin_client::AdminClient;
 use tercet_secure::{page, server};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Everything has to be connected within this time.
 const READY_MAX: Duration = Duration::from_secs(10);
 
+/// Between two looks whether it is.
+const POLL: Duration = Duration::from_millis(5);
+
 /// The services of the platform.
-pub const SERVICES: [&str; 3] = [tercet_stock::SERVICE, tercet_coupon::SERVICE, tercet_order::SERVICE];
+pub const SERVICES: [&str; 4] =
+    [tercet_stock::SERVICE, tercet_coupon::SERVICE, tercet_order::SERVICE, tercet_coupon_template::SERVICE];
 
 /// Where everything listens and lives.
 #[derive(Clone, Debug)]
@@ -34,7 +38,7 @@ pub struct Addresses {
     /// The coordinator's port for operators.
     pub admin: SocketAddr,
     /// The services' own ports, in the order of [`SERVICES`].
-    pub services: [SocketAddr; 3],
+    pub services: [SocketAddr; SERVICES.len()],
     /// Where Prometheus reads.
     pub metrics: SocketAddr,
 }
@@ -67,7 +71,7 @@ pub struct Running {
     failures: mpsc::UnboundedReceiver<anyhow::Error>,
 }
 
-/// Starts everything and waits until each service has a session with the coordinator.
+/// Starts everything and waits until each service is ready: most of them need a session with the coordinator for it.
 ///
 /// # Errors
 /// When a port or a database can not be had, or the services do not connect in time.
@@ -191,6 +195,7 @@ async fn make(service: &str, file: &Path) -> anyhow::Result<Service<Sqlite>> {
         tercet_stock::SERVICE => tercet_stock::service(pool).await,
         tercet_coupon::SERVICE => tercet_coupon::service(pool).await,
         tercet_order::SERVICE => tercet_order::service(pool).await,
+        tercet_coupon_template::SERVICE => tercet_coupon_template::service(pool).await,
         other => bail!("there is no service {other}"),
     };
     made.with_context(|| file.display().to_string())
@@ -209,15 +214,24 @@ async fn exporter(address: SocketAddr) -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
-/// Ends when every service has a session.
+/// Ends when every service has a session, or an open port where it needs none.
 async fn connected(addresses: &Addresses) -> anyhow::Result<()> {
+    let (alone, participants): (Vec<_>, Vec<_>) = SERVICES
+        .into_iter()
+        .zip(addresses.services)
+        .partition(|(service, _)| *service == tercet_coupon_template::SERVICE);
+    for (_, address) in alone {
+        while TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
     let mut admin = AdminClient::connect(addresses.admin_url()).await?;
     loop {
         let statistics = admin.get_statistics(GetStatisticsRequest::default()).await?.into_inner();
-        let has = |service: &&str| statistics.participants.iter().any(|participant| participant.service == **service);
-        if SERVICES.iter().all(has) {
+        let has = |(service, _): &(&str, _)| statistics.participants.iter().any(|own| own.service == *service);
+        if participants.iter().all(has) {
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(POLL).await;
     }
 }

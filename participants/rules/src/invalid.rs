@@ -45,6 +45,8 @@ pub enum Limit {
     Printable,
     /// One of those that the schema lists.
     Listed,
+    /// What the page before has as its next.
+    Page,
 }
 
 impl Invalid {
@@ -87,6 +89,7 @@ impl Limit {
             Self::Somebody => "it selects somebody".to_owned(),
             Self::Printable => "it has no control characters".to_owned(),
             Self::Listed => "it is one of those in the schema".to_owned(),
+            Self::Page => "it is `next` of the page before".to_owned(),
         }
     }
 
@@ -106,6 +109,7 @@ impl Limit {
             Self::Somebody => "至少要选中一位用户".to_owned(),
             Self::Printable => "不能含控制字符".to_owned(),
             Self::Listed => "须为接口定义中的取值".to_owned(),
+            Self::Page => "须为上一页的 next".to_owned(),
         }
     }
 }

@@ -196,7 +196,9 @@ impl<Db: Dialect> Service<Db> {
         self
     }
 
-    /// Serves these on the own port too. `descriptors` is their encoded `FileDescriptorSet`, for reflection.
+    /// Serves these on the own port too. `descriptors` is their encoded `FileDescriptorSet`, for reflection. A service
+    /// that has routes and no action takes part in no transaction: it needs neither coordinator nor fence, and its
+    /// health is SERVING as soon as it runs.
     #[must_use]
     pub fn routes(mut self, routes: Routes, descriptors: &'static [u8]) -> Self {
         self.routes = routes;
@@ -280,6 +282,10 @@ impl<Db: Dialect> Service<Db> {
         self.register(action, Arc::new(Asked))
     }
 
+    const fn takes_part(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
     fn register<Mode, R>(mut self, action: Action<Mode, R>, handler: Arc<dyn Handler<Db>>) -> Self {
         if action.service() != self.name {
             let (service, name, own) = (action.service(), action.name(), self.name);
@@ -300,11 +306,12 @@ impl<Db: Dialect> Service<Db> {
     /// Those of [`Error`].
     pub async fn executor(self) -> Result<Executor<Db>, Error> {
         self.check()?;
+        let fenced = self.fenced && self.takes_part();
         let mut id = 0_u128;
         for (place, pool) in self.databases.iter().enumerate() {
             let database = |source| Error::Database { place, source };
             let mut connection = Db::connect(pool).await.map_err(database)?;
-            if self.fenced {
+            if fenced {
                 fence::migrate::<Db>(&mut connection).await.map_err(|error| database(sqlx::Error::from(error)))?;
                 let own = Db::fence_id(&mut connection).await.map_err(database)?;
                 // The order matters: `place` goes by it.
@@ -315,13 +322,7 @@ impl<Db: Dialect> Service<Db> {
                 fence::check_table::<Db>(&mut connection, table).await.map_err(elsewhere)?;
             }
         }
-        Ok(Executor::new(
-            self.name,
-            self.actions,
-            self.databases,
-            self.fenced.then(|| id.to_be_bytes()),
-            self.invariants,
-        ))
+        Ok(Executor::new(self.name, self.actions, self.databases, fenced.then(|| id.to_be_bytes()), self.invariants))
     }
 
     /// Runs the service until `shutdown` ends: a session with each coordinator, opened again whenever it breaks, and
@@ -333,10 +334,10 @@ impl<Db: Dialect> Service<Db> {
     /// tried again.
     pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let credentials = Credentials::load(&self.security)?;
-        let targets = self
-            .coordinators
-            .iter()
-            .map(|url| Ok(credentials.target(url)?.with(|endpoint| endpoint.connect_timeout(CONNECT_MAX))));
+        let takes_part = self.takes_part();
+        let coordinators = self.coordinators.iter().filter(|_| takes_part);
+        let targets =
+            coordinators.map(|url| Ok(credentials.target(url)?.with(|endpoint| endpoint.connect_timeout(CONNECT_MAX))));
         let targets: Vec<Target> = targets.collect::<Result<_, Error>>()?;
         let (registered, welcome) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
@@ -355,6 +356,9 @@ impl<Db: Dialect> Service<Db> {
         let (instance, version, concurrency) = (self.instance.clone(), self.version.clone(), self.concurrency);
         let window = self.window.unwrap_or(if Db::WRITERS == 1 { 1 } else { 4 });
         let executor = self.executor().await?;
+        if !takes_part {
+            registered.send_replace(true);
+        }
         let register = Register { instance, version, window, concurrency, ..executor.register() };
         let sessions = targets.into_iter().map(|target| {
             let coordinator = Coordinator { target, credentials: credentials.clone() };
@@ -392,8 +396,8 @@ impl<Db: Dialect> Service<Db> {
                 return mistake(format!("an invariant knows the action {action}, which service {} has not", self.name));
             }
         }
-        if self.actions.is_empty() {
-            return mistake(format!("service {} has no action", self.name));
+        if !self.takes_part() && self.descriptors.is_empty() {
+            return mistake(format!("service {} has neither actions nor routes", self.name));
         }
         if self.databases.is_empty() {
             return mistake(format!("service {} has no database", self.name));
@@ -436,7 +440,7 @@ mod tests {
             (shop(&pool).window(17), "the window is not 1 to 16 batches"),
             (shop(&pool).tables(&["shop; DROP"]), "\"shop; DROP\" is not the name of a table"),
             (Service::new("Shop", [pool.clone()]), "the name \"Shop\" is not 1 to 64 of [a-z0-9_.-]"),
-            (Service::new("shop", [pool.clone()]), "service shop has no action"),
+            (Service::new("shop", [pool.clone()]), "service shop has neither actions nor routes"),
             (Service::new("shop", []).tcc(TAKE, handler()), "service shop has no database"),
         ] {
             assert_eq!(mistake(service).await, text);

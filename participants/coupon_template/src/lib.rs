@@ -1,0 +1,39 @@
+//! The template service: kinds of coupons with their rules, the versions of these rules, and how a new version reaches
+//! its users.
+//!
+//! The rules themselves are values of [`tercet_rules`]; here is their life ([`lifecycle`]), what can be done with them
+//! ([`templates`]) and where they are kept ([`store`]). The service takes part in no transaction of the coordinator: a
+//! change of a template is one local transaction.
+
+use std::sync::Arc;
+
+use sqlx::migrate::MigrateError;
+use tercet::fence::Dialect;
+use tercet::service::Service;
+use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplatesServer;
+use tonic::service::Routes;
+
+pub mod api;
+pub mod lifecycle;
+pub mod limits;
+pub mod store;
+pub mod template;
+pub mod templates;
+
+use store::Store;
+use templates::Templates;
+
+/// The service's name.
+pub const SERVICE: &str = "coupon_template";
+
+/// The service over this database, whose tables are made where they are missing.
+///
+/// # Errors
+/// When the tables can not be made, or are not those of this version.
+pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, MigrateError> {
+    Db::migrate(&pool).await?;
+    let server = CouponTemplatesServer::from_arc(Arc::new(api::Api::new(Templates::new(pool.clone()))));
+    let server = server.max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+    let routes = Routes::new(server);
+    Ok(Service::new(SERVICE, [pool]).routes(routes, tercet_proto::DESCRIPTORS))
+}

@@ -1,0 +1,571 @@
+//! The template service's SQL. A table name, a parameter and a sum read alike in both dialects, so a statement has one
+//! text; what differs is named in [`Words`].
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use tercet::participant::DbTx;
+use tercet_proto::coupon_template::v1 as pb;
+use tercet_rules::{Audience, DecodeError, Period, Rules, decode, encode};
+
+use crate::lifecycle::{Standing, Status};
+use crate::template::{Template, Version};
+
+/// How a template is made: what makes the same request again recognisable.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The caller's key.
+    pub key: &'a str,
+    /// A hash of the rest of the request.
+    pub hash: &'a str,
+}
+
+/// One row of the business log, without its number.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The template.
+    pub template_id: i64,
+    /// The template's, after the change.
+    pub revision: u64,
+    /// When.
+    pub at_ms: i64,
+    /// Who.
+    pub operator: String,
+    /// What.
+    pub action: &'static str,
+    /// Why.
+    pub reason: String,
+    /// The template before it; nothing where it is new.
+    pub before: Option<String>,
+    /// The template after it.
+    pub after: String,
+}
+
+/// Where a page of templates of one status begins: after this start, end and id.
+pub type Place = (i64, i64, i64);
+
+/// A database that this service can live in.
+pub trait Store: sqlx::Database {
+    /// Begins a local transaction that is going to write.
+    const BEGIN: &'static str;
+    /// The statement of [`Store::list_status`], for looking at its plan: status, start, latest start, earliest end,
+    /// start, end, end, id and limit.
+    const LIST_STATUS: &'static str;
+
+    /// Creates the tables, or brings them up to date.
+    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
+
+    /// The database's clock, in milliseconds.
+    fn now_ms(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<i64>> + Send;
+
+    /// Writes a new template, whose id is set here. A unique violation where the key is taken.
+    fn create(
+        db_tx: &mut DbTx<Self>,
+        template: &Template,
+        origin: Origin<'_>,
+    ) -> impl Future<Output = sqlx::Result<i64>> + Send;
+
+    /// The template that this key has made, and its hash.
+    fn made_by(db_tx: &mut DbTx<Self>, key: &str) -> impl Future<Output = sqlx::Result<Option<(i64, String)>>> + Send;
+
+    /// One template.
+    fn template(
+        db_tx: &mut DbTx<Self>,
+        template_id: i64,
+    ) -> impl Future<Output = sqlx::Result<Option<Template>>> + Send;
+
+    /// Replaces the template of revision `before`; false when it is at another one by now.
+    fn replace(
+        db_tx: &mut DbTx<Self>,
+        template: &Template,
+        before: u64,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
+    /// The rules of a version.
+    fn version(
+        db_tx: &mut DbTx<Self>,
+        template_id: i64,
+        version: u32,
+    ) -> impl Future<Output = sqlx::Result<Option<Version>>> + Send;
+
+    /// Writes the rules of a version that nobody has had.
+    fn put_version(
+        db_tx: &mut DbTx<Self>,
+        template_id: i64,
+        version: u32,
+        rules: &Rules,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Notes that everyone has this version, if it is the first time.
+    fn note_published(
+        db_tx: &mut DbTx<Self>,
+        template_id: i64,
+        version: u32,
+        at_ms: i64,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Writes a row of the business log.
+    fn log(db_tx: &mut DbTx<Self>, entry: &Entry) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// So many templates of a status after a place, by start, end and id; with `at_ms` only those that may be claimed
+    /// then.
+    fn list_status(
+        db_tx: &mut DbTx<Self>,
+        status: Status,
+        at_ms: Option<i64>,
+        after: Place,
+        limit: u32,
+    ) -> impl Future<Output = sqlx::Result<Vec<Template>>> + Send;
+
+    /// So many templates above an id.
+    fn list_all(
+        db_tx: &mut DbTx<Self>,
+        after: i64,
+        limit: u32,
+    ) -> impl Future<Output = sqlx::Result<Vec<Template>>> + Send;
+
+    /// So many rows of the business log below a number, newest first; of a template unless it is 0, and of an operator
+    /// unless it is empty.
+    fn changes(
+        db_tx: &mut DbTx<Self>,
+        template_id: i64,
+        operator: &str,
+        before: i64,
+        limit: u32,
+    ) -> impl Future<Output = sqlx::Result<Vec<pb::LoggedChange>>> + Send;
+
+    /// Takes this number as the last of its source; false when it is not above the one before.
+    fn take_report(
+        db_tx: &mut DbTx<Self>,
+        source: &str,
+        sequence: i64,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
+    /// The first of these that is no version of a template, if there is one.
+    fn unknown(
+        db_tx: &mut DbTx<Self>,
+        usage: &[pb::Usage],
+    ) -> impl Future<Output = sqlx::Result<Option<(i64, i64)>>> + Send;
+
+    /// Adds these up, under the version that each template is trying now.
+    fn count(db_tx: &mut DbTx<Self>, usage: &[pb::Usage]) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// While this version was tried: its own usage, and that of all others.
+    fn compare(
+        db_tx: &mut DbTx<Self>,
+        template_id: i64,
+        version: u32,
+    ) -> impl Future<Output = sqlx::Result<[pb::UsageTotals; 2]>> + Send;
+}
+
+macro_rules! template_columns {
+    () => {
+        "template_id, name, status, revision, live, candidate, newest, previous, audience, start_time, end_time, \
+         created_ms, updated_ms"
+    };
+}
+
+/// The list of one status. Both databases are told the index: on a small table they would not ask for it.
+macro_rules! list_status {
+    ($hint:literal) => {
+        concat!(
+            "-- template_list_status
+            SELECT ",
+            template_columns!(),
+            " FROM template ",
+            $hint,
+            "
+            WHERE status = ? AND start_time >= ? AND start_time <= ? AND end_time > ?
+                AND (start_time > ? OR end_time > ? OR (end_time = ? AND template_id > ?))
+            ORDER BY start_time, end_time, template_id LIMIT ?"
+        )
+    };
+}
+
+/// What the dialects say differently.
+struct Words {
+    now_ms: &'static str,
+    list_status: &'static str,
+    put_version: &'static str,
+    first_report: &'static str,
+    unknown: &'static str,
+    count: &'static str,
+}
+
+#[cfg(feature = "sqlite")]
+const SQLITE: Words = Words {
+    now_ms: "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+    list_status: list_status!("INDEXED BY template_listed"),
+    put_version: "-- template_put_version
+        INSERT INTO template_version(template_id, version, rules) VALUES (?, ?, ?)
+        ON CONFLICT(template_id, version) DO UPDATE SET rules = excluded.rules",
+    first_report: "-- template_first_report
+        INSERT INTO template_usage_source(source, last) VALUES (?, 0) ON CONFLICT DO NOTHING",
+    unknown: "-- template_unknown
+        SELECT j.value->>0, j.value->>1 FROM json_each(?) AS j
+        LEFT JOIN template AS t ON t.template_id = j.value->>0 AND j.value->>1 BETWEEN 1 AND t.newest
+        WHERE t.template_id IS NULL LIMIT 1",
+    count:
+        "-- template_count
+        INSERT INTO template_usage(template_id, tried, version, claimed, used, refunded, discount_cents, order_cents)
+        SELECT t.template_id, CASE WHEN t.status = 2 THEN t.candidate ELSE 0 END, j.value->>1, j.value->>2,
+            j.value->>3, j.value->>4, j.value->>5, j.value->>6
+        FROM json_each(?) AS j JOIN template AS t ON t.template_id = j.value->>0 WHERE true
+        ON CONFLICT(template_id, tried, version) DO UPDATE SET claimed = claimed + excluded.claimed,
+            used = used + excluded.used, refunded = refunded + excluded.refunded,
+            discount_cents = discount_cents + excluded.discount_cents, order_cents = order_cents + excluded.order_cents",
+};
+
+#[cfg(feature = "mysql")]
+const MYSQL: Words = Words {
+    now_ms: "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
+    list_status: list_status!("FORCE INDEX (template_listed)"),
+    put_version: "-- template_put_version
+        INSERT INTO template_version(template_id, version, rules) VALUES (?, ?, ?)
+        ON DUPLICATE KEY UPDATE rules = VALUES(rules)",
+    first_report: "-- template_first_report
+        INSERT IGNORE INTO template_usage_source(source, last) VALUES (?, 0)",
+    unknown: "-- template_unknown
+        SELECT j.template_id, j.version
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (template_id BIGINT PATH '$[0]', version BIGINT PATH '$[1]')) AS j
+        LEFT JOIN template AS t ON t.template_id = j.template_id AND j.version BETWEEN 1 AND t.newest
+        WHERE t.template_id IS NULL LIMIT 1",
+    count: "-- template_count
+        INSERT INTO template_usage(template_id, tried, version, claimed, used, refunded, discount_cents, order_cents)
+        SELECT t.template_id, IF(t.status = 2, t.candidate, 0), j.version, j.claimed, j.used, j.refunded, j.discount,
+            j.ordered
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (template_id BIGINT PATH '$[0]', version BIGINT PATH '$[1]',
+            claimed BIGINT PATH '$[2]', used BIGINT PATH '$[3]', refunded BIGINT PATH '$[4]',
+            discount BIGINT PATH '$[5]', ordered BIGINT PATH '$[6]')) AS j
+        STRAIGHT_JOIN template AS t ON t.template_id = j.template_id
+        ON DUPLICATE KEY UPDATE claimed = template_usage.claimed + VALUES(claimed),
+            used = template_usage.used + VALUES(used), refunded = template_usage.refunded + VALUES(refunded),
+            discount_cents = template_usage.discount_cents + VALUES(discount_cents),
+            order_cents = template_usage.order_cents + VALUES(order_cents)",
+};
+
+const CREATE: &str = "-- template_create
+    INSERT INTO template(name, status, revision, live, candidate, newest, previous, audience, start_time, end_time,
+        created_ms, updated_ms, idempotency_key, request_hash)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const MADE_BY: &str = "-- template_made_by
+    SELECT template_id, request_hash FROM template WHERE idempotency_key = ?";
+const TEMPLATE: &str = concat!("-- template_get\nSELECT ", template_columns!(), " FROM template WHERE template_id = ?");
+const REPLACE: &str = "-- template_replace
+    UPDATE template SET status = ?, revision = ?, live = ?, candidate = ?, newest = ?, previous = ?, audience = ?,
+        start_time = ?, end_time = ?, updated_ms = ?
+    WHERE template_id = ? AND revision = ?";
+const VERSION: &str = "-- template_version
+    SELECT rules, published_ms FROM template_version WHERE template_id = ? AND version = ?";
+const NOTE_PUBLISHED: &str = "-- template_note_published
+    UPDATE template_version SET published_ms = ? WHERE template_id = ? AND version = ? AND published_ms IS NULL";
+const LOG: &str = "-- template_log
+    INSERT INTO template_change(template_id, revision, at_ms, operator, action, reason, state_before, state_after)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+const LIST_ALL: &str = concat!(
+    "-- template_list_all\nSELECT ",
+    template_columns!(),
+    " FROM template WHERE template_id > ? ORDER BY template_id LIMIT ?"
+);
+
+macro_rules! changes {
+    ($name:literal, $where:literal) => {
+        concat!(
+            "-- template_changes_",
+            $name,
+            "
+            SELECT change_id, template_id, revision, at_ms, operator, action, reason, state_before, state_after
+            FROM template_change WHERE ",
+            $where,
+            " change_id < ? ORDER BY change_id DESC LIMIT ?"
+        )
+    };
+}
+
+const CHANGES: &str = changes!("all", "");
+const CHANGES_OF_TEMPLATE: &str = changes!("of_template", "template_id = ? AND (? = '' OR operator = ?) AND");
+const CHANGES_OF_OPERATOR: &str = changes!("of_operator", "operator = ? AND");
+const TAKE_REPORT: &str = "-- template_take_report
+    UPDATE template_usage_source SET last = ? WHERE source = ? AND last < ?";
+const COMPARE: &str = "-- template_compare
+    SELECT CAST(COALESCE(SUM(claimed), 0) AS SIGNED), CAST(COALESCE(SUM(used), 0) AS SIGNED),
+        CAST(COALESCE(SUM(refunded), 0) AS SIGNED), CAST(COALESCE(SUM(discount_cents), 0) AS SIGNED),
+        CAST(COALESCE(SUM(order_cents), 0) AS SIGNED)
+    FROM template_usage WHERE template_id = ? AND tried = ? AND (version = ?) = ?";
+
+macro_rules! store {
+    ($database:ty, $words:ident, $begin:literal, $migration:literal) => {
+        impl Store for $database {
+            const BEGIN: &'static str = $begin;
+            const LIST_STATUS: &'static str = $words.list_status;
+
+            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
+                let first = include_str!($migration).into_sql_str();
+                let first = Migration::new(1, "coupon template".into(), MigrationType::Simple, first, false);
+                let mut migrator = Migrator::with_migrations(vec![first]);
+                migrator.dangerous_set_table_name("coupon_template_migrations");
+                migrator.run(pool).await
+            }
+
+            async fn now_ms(db_tx: &mut DbTx<Self>) -> sqlx::Result<i64> {
+                sqlx::query_scalar($words.now_ms).fetch_one(db_tx).await
+            }
+
+            async fn create(db_tx: &mut DbTx<Self>, template: &Template, origin: Origin<'_>) -> sqlx::Result<i64> {
+                let Standing { status, live, candidate, newest, previous } = template.standing;
+                sqlx::query(CREATE)
+                    .bind(&template.name)
+                    .bind(status as i64)
+                    .bind(signed(template.revision))
+                    .bind(i64::from(live))
+                    .bind(i64::from(candidate))
+                    .bind(i64::from(newest))
+                    .bind(i64::from(previous))
+                    .bind(audience_text(template))
+                    .bind(template.claim.start_ms())
+                    .bind(template.claim.end_ms())
+                    .bind(template.created_ms)
+                    .bind(template.updated_ms)
+                    .bind(origin.key)
+                    .bind(origin.hash)
+                    .execute(&mut *db_tx)
+                    .await?;
+                let made = Self::made_by(db_tx, origin.key).await?;
+                made.map(|(template_id, _)| template_id).ok_or(sqlx::Error::RowNotFound)
+            }
+
+            async fn made_by(db_tx: &mut DbTx<Self>, key: &str) -> sqlx::Result<Option<(i64, String)>> {
+                sqlx::query_as(MADE_BY).bind(key).fetch_optional(db_tx).await
+            }
+
+            async fn template(db_tx: &mut DbTx<Self>, template_id: i64) -> sqlx::Result<Option<Template>> {
+                let row: Option<Row> = sqlx::query_as(TEMPLATE).bind(template_id).fetch_optional(db_tx).await?;
+                row.map(template).transpose()
+            }
+
+            async fn replace(db_tx: &mut DbTx<Self>, template: &Template, before: u64) -> sqlx::Result<bool> {
+                let Standing { status, live, candidate, newest, previous } = template.standing;
+                let done = sqlx::query(REPLACE)
+                    .bind(status as i64)
+                    .bind(signed(template.revision))
+                    .bind(i64::from(live))
+                    .bind(i64::from(candidate))
+                    .bind(i64::from(newest))
+                    .bind(i64::from(previous))
+                    .bind(audience_text(template))
+                    .bind(template.claim.start_ms())
+                    .bind(template.claim.end_ms())
+                    .bind(template.updated_ms)
+                    .bind(template.template_id)
+                    .bind(signed(before))
+                    .execute(db_tx)
+                    .await?;
+                Ok(done.rows_affected() == 1)
+            }
+
+            async fn version(db_tx: &mut DbTx<Self>, template_id: i64, version: u32) -> sqlx::Result<Option<Version>> {
+                let query = sqlx::query_as(VERSION).bind(template_id).bind(i64::from(version));
+                let row: Option<(String, Option<i64>)> = query.fetch_optional(db_tx).await?;
+                let read = |(text, published_ms): (String, Option<i64>)| {
+                    let rules = decode(&text).map_err(|error: DecodeError| broken(error))?;
+                    Ok(Version { rules, published_ms })
+                };
+                row.map(read).transpose()
+            }
+
+            async fn put_version(
+                db_tx: &mut DbTx<Self>,
+                template_id: i64,
+                version: u32,
+                rules: &Rules,
+            ) -> sqlx::Result<()> {
+                let query = sqlx::query($words.put_version).bind(template_id).bind(i64::from(version));
+                query.bind(encode(rules)).execute(db_tx).await.map(drop)
+            }
+
+            async fn note_published(
+                db_tx: &mut DbTx<Self>,
+                template_id: i64,
+                version: u32,
+                at_ms: i64,
+            ) -> sqlx::Result<()> {
+                let query = sqlx::query(NOTE_PUBLISHED).bind(at_ms).bind(template_id).bind(i64::from(version));
+                query.execute(db_tx).await.map(drop)
+            }
+
+            async fn log(db_tx: &mut DbTx<Self>, entry: &Entry) -> sqlx::Result<()> {
+                sqlx::query(LOG)
+                    .bind(entry.template_id)
+                    .bind(signed(entry.revision))
+                    .bind(entry.at_ms)
+                    .bind(&entry.operator)
+                    .bind(entry.action)
+                    .bind(&entry.reason)
+                    .bind(&entry.before)
+                    .bind(&entry.after)
+                    .execute(db_tx)
+                    .await
+                    .map(drop)
+            }
+
+            async fn list_status(
+                db_tx: &mut DbTx<Self>,
+                status: Status,
+                at_ms: Option<i64>,
+                (start_ms, end_ms, template_id): Place,
+                limit: u32,
+            ) -> sqlx::Result<Vec<Template>> {
+                let rows: Vec<Row> = sqlx::query_as(Self::LIST_STATUS)
+                    .bind(status as i64)
+                    .bind(start_ms)
+                    .bind(at_ms.unwrap_or(i64::MAX))
+                    .bind(at_ms.unwrap_or(-1))
+                    .bind(start_ms)
+                    .bind(end_ms)
+                    .bind(end_ms)
+                    .bind(template_id)
+                    .bind(i64::from(limit))
+                    .fetch_all(db_tx)
+                    .await?;
+                rows.into_iter().map(template).collect()
+            }
+
+            async fn list_all(db_tx: &mut DbTx<Self>, after: i64, limit: u32) -> sqlx::Result<Vec<Template>> {
+                let query = sqlx::query_as(LIST_ALL).bind(after).bind(i64::from(limit));
+                let rows: Vec<Row> = query.fetch_all(db_tx).await?;
+                rows.into_iter().map(template).collect()
+            }
+
+            async fn changes(
+                db_tx: &mut DbTx<Self>,
+                template_id: i64,
+                operator: &str,
+                before: i64,
+                limit: u32,
+            ) -> sqlx::Result<Vec<pb::LoggedChange>> {
+                let query = match (template_id, operator) {
+                    (0, "") => sqlx::query_as(CHANGES),
+                    (0, operator) => sqlx::query_as(CHANGES_OF_OPERATOR).bind(operator),
+                    (template_id, operator) => {
+                        sqlx::query_as(CHANGES_OF_TEMPLATE).bind(template_id).bind(operator).bind(operator)
+                    }
+                };
+                let rows: Vec<LogRow> = query.bind(before).bind(i64::from(limit)).fetch_all(db_tx).await?;
+                Ok(rows.into_iter().map(logged).collect())
+            }
+
+            async fn take_report(db_tx: &mut DbTx<Self>, source: &str, sequence: i64) -> sqlx::Result<bool> {
+                sqlx::query($words.first_report).bind(source).execute(&mut *db_tx).await?;
+                let query = sqlx::query(TAKE_REPORT).bind(sequence).bind(source).bind(sequence);
+                Ok(query.execute(db_tx).await?.rows_affected() == 1)
+            }
+
+            async fn unknown(db_tx: &mut DbTx<Self>, usage: &[pb::Usage]) -> sqlx::Result<Option<(i64, i64)>> {
+                sqlx::query_as($words.unknown).bind(usage_text(usage)).fetch_optional(db_tx).await
+            }
+
+            async fn count(db_tx: &mut DbTx<Self>, usage: &[pb::Usage]) -> sqlx::Result<()> {
+                sqlx::query($words.count).bind(usage_text(usage)).execute(db_tx).await.map(drop)
+            }
+
+            async fn compare(
+                db_tx: &mut DbTx<Self>,
+                template_id: i64,
+                version: u32,
+            ) -> sqlx::Result<[pb::UsageTotals; 2]> {
+                let mut both = [pb::UsageTotals::default(); 2];
+                for (own, totals) in [1_i64, 0].into_iter().zip(&mut both) {
+                    let query = sqlx::query_as(COMPARE).bind(template_id).bind(i64::from(version));
+                    let sums = query.bind(i64::from(version)).bind(own).fetch_one(&mut *db_tx).await?;
+                    *totals = usage_totals(sums);
+                }
+                Ok(both)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "sqlite")]
+store!(sqlx::Sqlite, SQLITE, "BEGIN IMMEDIATE", "../../../sql/coupon_template/sqlite/0001_coupon_template.sql");
+#[cfg(feature = "mysql")]
+store!(sqlx::MySql, MYSQL, "START TRANSACTION", "../../../sql/coupon_template/mysql/0001_coupon_template.sql");
+
+type Row = (i64, String, i64, i64, i64, i64, i64, i64, Option<String>, i64, i64, i64, i64);
+
+fn template(row: Row) -> sqlx::Result<Template> {
+    let (
+        template_id,
+        name,
+        status,
+        revision,
+        live,
+        candidate,
+        newest,
+        previous,
+        audience,
+        start,
+        end,
+        created_ms,
+        updated_ms,
+    ) = row;
+    let version = |number: i64| u32::try_from(number).map_err(broken);
+    let audience = audience.map(|text| {
+        let wire: pb::Audience = serde_json::from_str(&text).map_err(broken)?;
+        Audience::try_from(&wire).map_err(broken)
+    });
+    Ok(Template {
+        template_id,
+        name,
+        standing: Standing {
+            status: Status::from_number(status).ok_or_else(|| broken("a template's status is 1 to 5"))?,
+            live: version(live)?,
+            candidate: version(candidate)?,
+            newest: version(newest)?,
+            previous: version(previous)?,
+        },
+        revision: revision.unsigned_abs(),
+        audience: audience.transpose()?,
+        claim: Period::new(start, end).map_err(broken)?,
+        created_ms,
+        updated_ms,
+    })
+}
+
+type LogRow = (i64, i64, i64, i64, String, String, String, Option<String>, String);
+
+fn logged(row: LogRow) -> pb::LoggedChange {
+    let (change_id, template_id, revision, at_ms, operator, action, reason, before, after) = row;
+    let (revision, before) = (revision.unsigned_abs(), before.unwrap_or_default());
+    pb::LoggedChange { change_id, template_id, revision, at_ms, operator, action, reason, before, after }
+}
+
+fn usage_totals((claimed, used, refunded, discount_cents, order_cents): (i64, i64, i64, i64, i64)) -> pb::UsageTotals {
+    let part = i128::from(used.max(0)) * 10_000 / i128::from(claimed.max(1));
+    let use_basis_points = if claimed > 0 { u32::try_from(part).unwrap_or(u32::MAX) } else { 0 };
+    pb::UsageTotals { claimed, used, refunded, discount_cents, order_cents, use_basis_points }
+}
+
+/// Sorted by key, so that two transactions lock in the same order.
+fn usage_text(usage: &[pb::Usage]) -> String {
+    let row = |one: &pb::Usage| {
+        (one.template_id, one.version, one.claimed, one.used, one.refunded, one.discount_cents, one.order_cents)
+    };
+    let mut rows: Vec<_> = usage.iter().map(row).collect();
+    rows.sort_unstable();
+    serde_json::to_string(&rows).expect("numbers have a form in JSON")
+}
+
+fn audience_text(template: &Template) -> Option<String> {
+    let text = |audience: &Audience| {
+        serde_json::to_string(&pb::Audience::from(audience)).expect("numbers and texts have a form in JSON")
+    };
+    template.audience.as_ref().map(text)
+}
+
+/// A revision as databases hold it.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}

@@ -95,6 +95,10 @@ pub struct Report {
     pub unfinished: usize,
     /// Sums that are wrong.
     pub conservation: usize,
+    /// What the auditor found not to be conserved, at any time. Each would be a false alarm: nobody changes anything.
+    pub alarms: usize,
+    /// Operations that it had looked at by the end.
+    pub audited: u64,
     /// After a kill of the coordinator alone: from ready again to the end of the last one that was in doubt. The worst.
     pub last_in_doubt_s: f64,
     /// Each of those.
@@ -116,8 +120,10 @@ impl fmt::Display for Report {
             f,
             "{acknowledged} acknowledged: {confirmed} confirmed, {cancelled} cancelled; {unknown} asked again"
         )?;
-        let Self { lost, split, unfinished, conservation, last_in_doubt_s, each_last_in_doubt_s, .. } = self;
+        let Self { lost, split, unfinished, conservation, .. } = self;
+        let Self { alarms, audited, last_in_doubt_s, each_last_in_doubt_s, .. } = self;
         writeln!(f, "{lost} lost, {split} split, {unfinished} unfinished, {conservation} that do not add up")?;
+        writeln!(f, "{alarms} alarms of the auditor over {audited} operations")?;
         writeln!(f, "the last in doubt ended {last_in_doubt_s} s after ready at most, of {each_last_in_doubt_s:?}")?;
         self.broken.iter().try_for_each(|broken| writeln!(f, "  BROKEN: {broken}"))
     }
@@ -167,6 +173,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
         report.broken.push(format!("{} clients have no answer after {PATIENCE:?}", clients.len()));
     }
     stage.wait_ended().await;
+    (report.alarms, report.audited) = stage.audited().await?;
     stage.close().await?;
     progress.finish_and_clear();
     report.conclude(&world, &checker::check(folder).await?);
@@ -211,6 +218,12 @@ impl Report {
         self.last_in_doubt_s = self.each_last_in_doubt_s.iter().copied().fold(0.0, f64::max);
         self.broken.extend(verdict.findings.iter().map(ToString::to_string));
         self.broken.extend(world.faults.borrow().iter().cloned());
+        if self.alarms > 0 {
+            self.broken.push(format!("{} false alarms of the auditor: see the coordinator's log", self.alarms));
+        }
+        if self.audited == 0 {
+            self.broken.push("the auditor looked at nothing".into());
+        }
         if world.acknowledged() != verdict.acknowledged {
             self.broken.push(format!("the history has not {} answers", world.acknowledged()));
         }

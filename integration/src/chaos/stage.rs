@@ -17,6 +17,9 @@ use crate::shop::{self, Filling, SERVICES};
 /// For anything that a run waits for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A page of the auditor's takes no longer than this by far.
+const AUDIT_MAX: Duration = Duration::from_secs(1);
+
 /// Coupons of the template that is sold out soon.
 const FEW: i64 = 300;
 
@@ -165,6 +168,30 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Waits until the auditor has looked at what has ended. Says how many alarms it has raised, all starts of the
+    /// coordinator together, and how many operations it has looked at.
+    pub(super) async fn audited(&mut self) -> anyhow::Result<(usize, u64)> {
+        let begun = Instant::now();
+        let invariants = loop {
+            let all = self.coordinator.statistics().await?.invariants;
+            // A page that was under way before is not younger than this.
+            let since = begun.elapsed().saturating_sub(AUDIT_MAX).as_millis() as u64;
+            if !all.is_empty() && all.iter().all(|one| one.age_ms < since) {
+                break all;
+            }
+            self.check()?;
+            if begun.elapsed() > PATIENCE {
+                bail!("the auditor has heard nothing for {PATIENCE:?}: {all:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let log = std::fs::read_to_string(self.folder.join("coordinator.log")).unwrap_or_default();
+        let told = log.lines().filter(|line| line.contains("not conserved")).count();
+        // One that an instance told a coordinator that was killed at that moment is told to the next one too.
+        let standing: usize = invariants.iter().filter(|one| !one.holds).map(|one| one.broken.len().max(1)).sum();
+        Ok((told.max(standing), invariants.iter().map(|one| one.watermark).sum()))
     }
 
     /// Ends them all, and leaves what the checker reads.

@@ -27,6 +27,7 @@ async fn thirty_kills_and_freezes_of_servers_and_their_mariadb_harm_nothing() {
 async fn campaign(config: KillConfig) -> KillReport {
     let report = LocalSet::new().run_until(chaos::kill(&config)).await.expect("the servers run");
     assert!(report.broken.is_empty(), "{report}");
+    assert!(report.alarms == 0 && report.audited > report.confirmed, "{report}");
     assert!(report.in_doubt_min >= config.in_doubt, "{report}");
     report
 }

@@ -1,13 +1,19 @@
 //! Books beside the fence on all three databases: a broken handler and a row changed by hand are each found and named.
 
+use std::time::{Duration, Instant};
+
 use sqlx::{AssertSqlSafe, MySql, Postgres, Sqlite};
 use tercet::action::{Action, Json, Tcc};
 use tercet::batch::Executor;
+use tercet::client::{Client, Options, Wait};
 use tercet::conserve::{Change, Invariant};
 use tercet::fence::Dialect;
 use tercet::participant::{Answer, DbTx, Participant};
+use tercet::plan;
 use tercet::service::Service;
+use tercet_integration::processes::Coordinator;
 use tercet_integration::servers;
+use tercet_proto::admin::v1::{Broken, Invariant as Watched};
 use tercet_proto::participant::v1::{Audit, AuditPage, Call, Operation, Position, Reply, reply};
 
 const TAKE: Action<Tcc, Json<(i64, i64)>> = Action::tcc("shop", "take");
@@ -171,4 +177,81 @@ async fn what_is_not_conserved_is_named_on_postgres() {
 async fn what_is_not_conserved_is_named_on_mariadb() {
     let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
     story!(MySql, &url);
+}
+
+/// The coordinator's word on the only invariant, once `wanted` says so.
+async fn seen(coordinator: &Coordinator, what: &str, wanted: impl Fn(&Watched) -> bool) -> Watched {
+    let begun = Instant::now();
+    loop {
+        let last = coordinator.statistics().await.expect("it answers").invariants.pop();
+        match last {
+            Some(watched) if wanted(&watched) => return watched,
+            last => assert!(begun.elapsed() < Duration::from_secs(20), "no {what}: {last:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A coordinator that is a process of its own, a real database, and a person who changes a row: named in five seconds.
+/// So is the first transaction of a handler that counts wrong, however many come after it.
+macro_rules! alarm {
+    ($database:ty, $url:expr) => {{
+        let pool = <$database as Dialect>::open($url).await.expect("the database opens");
+        let run = async |sql: &'static str| {
+            sqlx::raw_sql(sql).execute(&pool).await.expect(sql);
+        };
+        run(SHELF).await;
+        run("INSERT INTO shelf VALUES (1, 0, 0, 1000, 1000), (2, 0, 0, 50, 50)").await;
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let coordinator = Coordinator::start(folder.path()).await.expect("it gets ready");
+        let service = Service::new("shop", [pool.clone()]).tables(&["shelf"]).conserve(promise());
+        let service = service.tcc(TAKE, Shop::<$database>(std::marker::PhantomData));
+        let running = tokio::spawn(service.coordinator(&coordinator.url).run(std::future::pending()));
+        let client = Client::connect([coordinator.url.clone()], Options::default()).expect("an address");
+        let take = async |resource: i64, units: i64| {
+            let mut plan = plan::tcc();
+            plan.branch(TAKE.with(&Json((resource, units))).expect("it is small"));
+            let plan = plan.build().expect("it is sound");
+            let view = client.submit(plan, Wait::Ended).await.expect("an answer").confirmed().expect("confirmed");
+            view.xid()
+        };
+        let last = take(1, 3).await;
+        seen(&coordinator, "sound books", |watched| watched.holds && watched.watermark == 2).await;
+
+        let changed = Instant::now();
+        run("UPDATE shelf SET free = free - 1, issued = issued + 1 WHERE resource = 1").await;
+        let alarm = seen(&coordinator, "alarm", |watched| !watched.holds).await;
+        assert!(changed.elapsed() < Duration::from_secs(5), "{:?}", changed.elapsed());
+        let [Broken { resource: 1, text, after, by }] = &alarm.broken[..] else { panic!("{alarm:?}") };
+        assert_eq!((&after[..], by.len()), (&last.as_bytes()[..], 0), "by nobody, after the last transaction");
+        assert!(text.starts_with("changed outside any transaction, after transaction "), "{text}");
+
+        // Seven is what the handler can not count.
+        let first = take(2, 7).await;
+        take(2, 7).await;
+        take(2, 1).await;
+        let alarm = seen(&coordinator, "second alarm", |watched| watched.broken.len() == 2).await;
+        assert_eq!(alarm.broken[1].by, first.as_bytes()[..], "{alarm:?}");
+        let log = std::fs::read_to_string(folder.path().join("coordinator.log")).expect("it has a log");
+        assert_eq!(log.matches("not conserved").count(), 2, "each is told once: {log}");
+        running.abort();
+    }};
+}
+
+#[tokio::test]
+async fn a_row_changed_by_hand_is_named_in_five_seconds_on_sqlite() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    alarm!(Sqlite, &format!("sqlite://{}/shop.db", folder.path().display()));
+}
+
+#[tokio::test]
+async fn a_row_changed_by_hand_is_named_in_five_seconds_on_postgres() {
+    let Some(url) = servers::postgres().await.expect("the server answers") else { return };
+    alarm!(Postgres, &url);
+}
+
+#[tokio::test]
+async fn a_row_changed_by_hand_is_named_in_five_seconds_on_mariadb() {
+    let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
+    alarm!(MySql, &url);
 }

@@ -1,14 +1,18 @@
 //! Canaries: tiny real transactions that tell whether work gets done, not only accepted.
 //!
-//! Twice a second one goes through the driver and the store's group commit to a participant of the coordinator's own,
-//! an in-process session, and back. While none of these ends, and nothing else does either, the coordinator accepts but
-//! does not execute: it says NOT_SERVING. No participant is part of it, so none can make the coordinator unready.
+//! Whatever ends is a sign of life. Something may be under way and nothing end for good reasons (a participant is
+//! away), so then twice a second one goes through the driver and the store's group commit to a participant of the
+//! coordinator's own, an in-process session, and back. While not even these end, the coordinator accepts but does not
+//! execute: it says NOT_SERVING. No participant is part of it, so none can make the coordinator unready. With nothing
+//! under way there is nothing to tell, and one in ten seconds is enough to find a store that is stuck before anybody
+//! comes: each costs synced commits.
 //!
-//! Once a second another one has a branch for each of some sessions, in turn, whose try goes down that very session and
-//! is answered by the SDK's executor. It waits for a place in the session's window as every batch does, so a session
-//! whose handlers hang does not answer it although it still says that it is alive. What becomes of such a transaction
-//! matters to nobody, only when the session answered. Its cancels, and tries for sessions that are gone, are answered
-//! by the coordinator's own participant, so nothing of it is ever retried or parked.
+//! Half as often, another one has a branch for each of some sessions, in turn, that have answered nothing lately. Its
+//! try goes down that very session and is answered by the SDK's executor. It waits for a place in the session's window
+//! as every batch does, so a session whose handlers hang does not answer it although it still says that it is alive.
+//! What becomes of such a transaction matters to nobody, only when the session answered. Its cancels, and tries for
+//! sessions that are gone, are answered by the coordinator's own participant, so nothing of it is ever retried or
+//! parked.
 //!
 //! Canaries are of a mode of their own, which listings leave out. They are purged like everything that has ended.
 
@@ -73,10 +77,13 @@ fn plan(branches: impl Iterator<Item = (String, Bytes)>) -> Plan {
 pub struct Canaries {
     sessions: Sessions,
     inbox: mpsc::Sender<Input>,
+    gauges: Arc<Gauges>,
     id: SessionId,
     calls: mpsc::Receiver<Result<participant::OpenResponse, tonic::Status>>,
-    /// The latest of its own.
-    own: Option<Ended>,
+    /// The latest of its own, and when it was begun.
+    own: Option<(Ended, Instant)>,
+    /// What had ended at the latest tick.
+    ended: u64,
     /// The latest for sessions: the driver does nothing for those who have gone.
     asked: Option<Ended>,
     /// Whether the latest tick was one for sessions.
@@ -87,7 +94,7 @@ type Ended = oneshot::Receiver<Result<TransactionView, request::Error>>;
 
 impl Canaries {
     /// Opens the session of the coordinator's own participant. Before any participant comes, so there is room.
-    pub fn new(sessions: Sessions, inbox: mpsc::Sender<Input>) -> Option<Self> {
+    pub fn new(sessions: Sessions, inbox: mpsc::Sender<Input>, gauges: Arc<Gauges>) -> Option<Self> {
         let (down, calls) = mpsc::channel(limits::WINDOW_MAX as usize);
         let register = participant::Register {
             service: NAME.to_owned(),
@@ -95,7 +102,7 @@ impl Canaries {
             ..participant::Register::default()
         };
         let (id, _) = sessions.add(&register, down, None).ok()?;
-        Some(Self { sessions, inbox, id, calls, own: None, asked: None, turn: false })
+        Some(Self { sessions, inbox, gauges, id, calls, own: None, ended: 0, asked: None, turn: false })
     }
 
     /// Until the driver is gone.
@@ -118,12 +125,20 @@ impl Canaries {
 
     fn tick(&mut self) {
         metrics::canaries(&self.sessions.canary_ages());
-        // One at a time: a coordinator that executes nothing is not handed more and more of them.
-        if self.own.as_mut().is_some_and(|own| own.try_recv() == Err(TryRecvError::Empty)) {
-            return;
+        let ended = self.gauges.ended.load(Ordering::Relaxed);
+        let lives = std::mem::replace(&mut self.ended, ended) != ended;
+        let quiet = !under_way(&self.gauges, &self.inbox);
+        if let Some((own, began)) = &mut self.own {
+            // One at a time: a coordinator that executes nothing is not handed more and more of them.
+            let ends = own.try_recv() == Err(TryRecvError::Empty);
+            if ends || quiet && began.elapsed() < Duration::from_millis(limits::CANARY_QUIET_MS) {
+                return;
+            }
         }
-        self.own = Some(self.start([(NAME.to_owned(), Bytes::new())]));
-        self.turn = !self.turn;
+        if !lives || quiet {
+            self.own = Some((self.start([(NAME.to_owned(), Bytes::new())]), Instant::now()));
+        }
+        self.turn = quiet || !self.turn;
         let asked = if self.turn { self.sessions.next_canaries() } else { Vec::new() };
         if !asked.is_empty() {
             let request = |id: SessionId| Bytes::copy_from_slice(&id.number().to_be_bytes());
@@ -148,9 +163,18 @@ impl Canaries {
     }
 }
 
+/// Whether the driver has anything to end, or to begin.
+fn under_way(gauges: &Gauges, inbox: &mpsc::Sender<Input>) -> bool {
+    gauges.under_way.load(Ordering::Relaxed) > 0 || inbox.capacity() < inbox.max_capacity()
+}
+
 /// Says in `health` when the coordinator stops executing, has no room on its disk, or is well again; until `stopping`
-/// is set. Anything that ends is a sign of life; canaries see to it that there is always something to end.
-pub async fn watch_readiness(gauges: Arc<Gauges>, mut stopping: watch::Receiver<bool>, health: HealthReporter) {
+/// is set. Anything that ends is a sign of life; canaries see to it that something ends while something is under way.
+pub async fn watch_readiness(
+    (gauges, inbox): (Arc<Gauges>, mpsc::Sender<Input>),
+    mut stopping: watch::Receiver<bool>,
+    health: HealthReporter,
+) {
     let (mut last, mut at) = (0, Instant::now());
     let (mut executes, mut full) = (true, false);
     loop {
@@ -159,7 +183,7 @@ pub async fn watch_readiness(gauges: Arc<Gauges>, mut stopping: watch::Receiver<
             () = tokio::time::sleep(LOOK) => {}
         }
         let ended = gauges.ended.load(Ordering::Relaxed) + gauges.canaries.load(Ordering::Relaxed);
-        if ended != last {
+        if ended != last || !under_way(&gauges, &inbox) {
             (last, at) = (ended, Instant::now());
         }
         let age = at.elapsed();
@@ -185,4 +209,44 @@ pub async fn watch_readiness(gauges: Arc<Gauges>, mut stopping: watch::Receiver<
 
 fn status(ready: bool) -> ServingStatus {
     if ready { ServingStatus::Serving } else { ServingStatus::NotServing }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::IntoRequest as _;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_server::Health as _;
+    use tonic_health::server::HealthService;
+
+    use super::*;
+
+    /// How long until it says that it is not ready, of ten seconds.
+    async fn unready_after(health: &HealthService) -> Option<Duration> {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep(LOOK).await;
+            let service = coordinator_server::SERVICE_NAME.to_owned();
+            let said = health.check(HealthCheckRequest { service }.into_request()).await.expect("it is known");
+            if said.into_inner().status == ServingStatus::NotServing as i32 {
+                return Some(begun.elapsed());
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_driver_that_hangs_is_not_ready_in_three_seconds_once_something_waits_for_it() {
+        let (inbox, _nobody_reads) = mpsc::channel(limits::WINDOW_MAX as usize);
+        let gauges = Arc::new(Gauges::default());
+        let (_stop, stopping) = watch::channel(false);
+        let reporter = HealthReporter::new();
+        report(&reporter, ServingStatus::Serving).await;
+        let health = HealthService::from_health_reporter(reporter.clone());
+        let watching = tokio::spawn(watch_readiness((Arc::clone(&gauges), inbox.clone()), stopping, reporter));
+        assert_eq!(unready_after(&health).await, None, "nothing is under way");
+        inbox.try_send(Input::Replies(Vec::new())).expect("there is room");
+        let waited = unready_after(&health).await;
+        assert!(waited.is_some_and(|waited| waited < Duration::from_secs(3)), "{waited:?}");
+        watching.abort();
+    }
 }

@@ -128,6 +128,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             }
             self.caller.flush();
             self.gauges.live.store(self.slots.len().saturating_sub(self.canaries) as u64, Ordering::Relaxed);
+            self.gauges.under_way.store(self.slots.len() as u64, Ordering::Relaxed);
             self.gauges.behind.store(self.behind(), Ordering::Relaxed);
             self.gauges.turnstile.turn();
             if self.stopping && self.slots.is_empty() && self.commit.is_none() {

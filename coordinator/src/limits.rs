@@ -170,13 +170,18 @@ pub const ALARMS_MAX: usize = 64;
 /// Resources that differ, in one page of a participant's.
 pub const MISFITS_SHOWN: usize = 16;
 
-/// How often a canary goes through the driver and the store. Sessions get theirs half as often.
+/// How often a canary goes through the driver and the store while something is under way and nothing ends. Sessions
+/// that answer nothing get theirs half as often.
 pub const CANARY_MS: u64 = 500;
+
+/// How often both do while nothing is under way: each costs a few synced commits, on a machine that may be a laptop.
+pub const CANARY_QUIET_MS: u64 = 10_000;
 
 /// Sessions that get a canary at a time, so that one row stays small: with more of them each has its turn less often.
 pub const CANARIES_MAX: usize = 64;
 
-/// A coordinator in which nothing has ended for so long, not even a canary, is not ready.
+/// A coordinator that has something under way, and in which nothing has ended for so long, not even a canary, is not
+/// ready.
 pub const UNREADY_MS: u64 = 2_000;
 
 /// A session that has not answered its canary for so long is reported.

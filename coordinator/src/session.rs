@@ -285,6 +285,7 @@ impl Sessions {
             service.pace.answered(batch.calls.len(), now.saturating_sub(since));
         }
         service.answered_at = now;
+        session.canary.lives(now);
         service.metrics.answered(now.saturating_sub(batch.sent_at));
         let given = replies.replies.into_iter().map(Some).chain(std::iter::repeat(None));
         let incoming = batch.calls.iter().zip(given).map(|(call, reply)| {

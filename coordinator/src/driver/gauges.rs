@@ -12,11 +12,13 @@ use crate::turnstile::Turnstile;
 pub struct Gauges {
     /// Transactions in memory.
     pub live: AtomicU64,
+    /// Those and the canaries in memory, which are not among them.
+    pub under_way: AtomicU64,
     /// Transactions that ended since the start.
     pub ended: AtomicU64,
     /// Canaries that ended since the start, which are not among those.
     pub canaries: AtomicU64,
-    /// Since one of either ended, in milliseconds.
+    /// Since one of either ended, while any is under way, in milliseconds.
     pub idle_ms: AtomicU64,
     /// Commits since the start.
     pub commits: AtomicU64,

@@ -20,7 +20,7 @@ pub(super) struct Canary {
     asked_at: Option<Duration>,
     /// When one was last chosen for it.
     chosen_at: Duration,
-    /// When it last answered one, or was opened.
+    /// When it last answered one, or a call, or was opened.
     pub(super) answered_at: Duration,
     /// Whether its silence has been told.
     told: bool,
@@ -33,12 +33,23 @@ impl Canary {
 
     /// The session has answered one.
     pub(super) fn answered(&mut self, now: Duration) {
-        (self.asked_at, self.answered_at, self.told) = (None, now, false);
+        self.asked_at = None;
+        self.lives(now);
+    }
+
+    fn is_due(&self, now: Duration) -> bool {
+        self.asked_at.is_none() && now.saturating_sub(self.answered_at) > Duration::from_millis(limits::CANARY_MS)
+    }
+
+    /// The session has answered a batch, whatever was in it.
+    pub(super) fn lives(&mut self, now: Duration) {
+        (self.answered_at, self.told) = (now, false);
     }
 }
 
 impl Sessions {
-    /// The sessions whose turn it is to get a canary: those that have answered their last one, and had it longest ago.
+    /// The sessions whose turn it is to get a canary: those that have answered their last one, and nothing since
+    /// lately. Who had one longest ago comes first.
     pub fn next_canaries(&self) -> Vec<(String, SessionId)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -47,7 +58,7 @@ impl Sessions {
             .iter_mut()
             .filter(|(name, _)| *name != canary::NAME)
             .flat_map(|(name, service)| service.sessions.iter_mut().map(move |session| (name, session)))
-            .filter(|(_, session)| !session.leaving && session.canary.asked_at.is_none())
+            .filter(|(_, session)| !session.leaving && session.canary.is_due(now))
             .collect();
         if free.len() > limits::CANARIES_MAX {
             free.select_nth_unstable_by_key(limits::CANARIES_MAX, |(_, session)| session.canary.chosen_at);
@@ -60,7 +71,7 @@ impl Sessions {
         chosen.collect()
     }
 
-    /// For each service the longest time since one of its sessions answered a canary. Logs a session that owes one for
+    /// For each service the longest time since one of its sessions answered anything. Logs a session that owes one for
     /// long, once.
     pub fn canary_ages(&self) -> Vec<(String, Duration)> {
         let now = self.clock.monotonic();

@@ -25,7 +25,7 @@ pub struct Instance {
     pub in_flight: usize,
     /// Most calls that it takes before it answers one.
     pub concurrency: usize,
-    /// Since it last answered a canary, or was opened.
+    /// Since it last answered a canary or a call, or was opened.
     pub canary_age: Duration,
 }
 

@@ -17,6 +17,17 @@ async fn store(coordinator: &Coordinator) -> SqliteConnection {
     options.connect().await.expect("the file opens")
 }
 
+/// Something is under way until the test ends: its service never comes.
+async fn keep_busy(coordinator: &Coordinator) {
+    let waits = pb::Transaction { deadline_ms: 600_000, ..tcc(vec![branch("missing", 1)]) };
+    coordinator.submit(waits, pb::Wait::Accepted).await.expect("it is accepted");
+}
+
+/// Canaries that the store has seen.
+async fn canaries(reader: &mut SqliteConnection) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM tx WHERE mode = 9").fetch_one(reader).await.expect("it reads")
+}
+
 async fn ready(coordinator: &Coordinator) -> bool {
     let mut client = HealthClient::new(coordinator.raw());
     let service = "tercet.coordinator.v1.Coordinator".into();
@@ -50,6 +61,7 @@ async fn a_session_that_does_not_execute_shows_in_its_own_health_alone() {
     let coordinator = Coordinator::start().await;
     let _sound = Party::join(&coordinator, "stock", agrees).await;
     let stuck = Party::join(&coordinator, "coupon", |_| Say::Hangs).await;
+    keep_busy(&coordinator).await;
     let ages = async || {
         let mut all = coordinator.statistics().await.participants;
         all.sort_by(|a, b| b.service.cmp(&a.service));
@@ -73,7 +85,7 @@ async fn a_session_that_does_not_execute_shows_in_its_own_health_alone() {
     })
     .await;
     // None of it is ever retried, parked or listed.
-    assert_eq!(coordinator.count().await, 1);
+    assert_eq!(coordinator.count().await, 2);
     assert!(coordinator.compensations().await.is_empty());
 }
 
@@ -82,6 +94,7 @@ async fn canaries_are_transactions_that_no_listing_shows_and_nobody_else_can_mak
     let coordinator = Coordinator::start().await;
     let party = Party::join(&coordinator, "stock", agrees).await;
     let mut reader = store(&coordinator).await;
+    keep_busy(&coordinator).await;
     // With two branches: its own and those of sessions.
     until("canaries that have ended", async || {
         let sql = "SELECT count(*), count(ended_at) FROM tx WHERE mode = 9 AND status = 4";
@@ -89,11 +102,35 @@ async fn canaries_are_transactions_that_no_listing_shows_and_nobody_else_can_mak
         (all > 3 && ended == all).then_some(())
     })
     .await;
-    assert_eq!(coordinator.count().await, 0);
+    assert_eq!(coordinator.count().await, 1);
     assert_eq!(coordinator.statistics().await.ended, 0);
     assert!(coordinator.statistics().await.participants.iter().all(|one| one.service == "stock"));
     assert!(party.heard().is_empty());
     let own = pb::Branch { action: "tercet.canary".into(), ..branch("stock", 1) };
     let refused = coordinator.submit(tcc(vec![own]), pb::Wait::Decided).await.expect_err("the name is reserved");
     assert_eq!(violation(&refused).0, "transaction.branches[0].action");
+}
+
+#[tokio::test]
+async fn a_coordinator_with_nothing_to_do_writes_next_to_nothing_and_one_that_ends_transactions_has_no_canaries() {
+    let coordinator = Coordinator::start().await;
+    let _party = Party::join(&coordinator, "stock", agrees).await;
+    let mut reader = store(&coordinator).await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        coordinator.submit(tcc(vec![branch("stock", 1)]), pb::Wait::Ended).await.expect("it is accepted");
+    }
+    // The first one of all, and those of a machine that stood still for a while.
+    let while_busy = canaries(&mut reader).await;
+    assert!(while_busy < 4, "{while_busy}");
+    let before = coordinator.statistics().await.store_commits;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let quiet = coordinator.statistics().await;
+    assert!(quiet.store_commits - before <= 8, "{} commits", quiet.store_commits - before);
+    assert!(ready(&coordinator).await && quiet.idle_ms == 0, "{} ms", quiet.idle_ms);
+    assert!(canaries(&mut reader).await <= while_busy + 2);
+    // Busy without an end it wants to know.
+    keep_busy(&coordinator).await;
+    let seen = canaries(&mut reader).await;
+    until("canaries", async || (canaries(&mut reader).await > seen + 2).then_some(())).await;
 }

@@ -99,8 +99,14 @@ impl Auditor {
 
     /// Says how old and how sound everything is.
     pub fn measure(&self, now: Duration) {
+        let mut all = BTreeMap::<(&str, &str), (Duration, usize)>::new();
         for ((service, invariant, _), watched) in &self.watched {
-            metrics::audited(service, invariant, now.saturating_sub(watched.heard_at), watched.broken());
+            let (age, broken) = all.entry((service, invariant)).or_default();
+            *age = now.saturating_sub(watched.heard_at).max(*age);
+            *broken += watched.broken();
+        }
+        for ((service, invariant), (age, broken)) in all {
+            metrics::audited(service, invariant, age, broken);
         }
     }
 
@@ -146,6 +152,7 @@ impl Watched {
         self.heard_at = now;
         let invariant = &page.invariant;
         let until = page.next.unwrap_or(i64::MAX);
+        let mut raised = 0;
         let before: Vec<i64> = self.alarms.range(page.after..=until).map(|(resource, _)| *resource).collect();
         // A page shows only the first few.
         let full = page.misfits.len() >= limits::MISFITS_SHOWN;
@@ -161,6 +168,7 @@ impl Watched {
             }
             if self.alarms.insert(misfit.resource, misfit.clone()).is_none() {
                 let (resource, text) = (misfit.resource, text(misfit));
+                raised += 1;
                 error!(service, invariant, place = page.place, resource, text, "not conserved");
             }
         }
@@ -170,8 +178,11 @@ impl Watched {
                 && (found.reserved, found.issued, found.free) != (booked.reserved, booked.issued, booked.free);
         let unnamed = odd && page.misfits.is_empty();
         if unnamed && !self.unnamed {
+            raised += 1;
             error!(service, invariant, place = page.place, ?found, ?booked, "not conserved: the sums differ");
         }
+        // Also when there are none, so that a rate sees the first.
+        metrics::alarmed(service, invariant, raised);
         self.unnamed = unnamed || self.unnamed && self.after.is_some();
         self.pass.add(&page);
         self.after = page.next;

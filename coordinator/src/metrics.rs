@@ -66,9 +66,13 @@ pub fn describe() {
     describe_counter!("tercet_abandoned_total", "Requests whose callers had given up before they were begun");
     describe_histogram!("tercet_scanner_lag_seconds", "From the moment a row was due to its attempt, by service");
     describe_gauge!("tercet_live_transactions", "Transactions in memory");
-    describe_gauge!("tercet_idle_seconds", "Since a transaction ended; canaries see to it that one always does");
-    describe_gauge!("tercet_canary_age_seconds", "Since a session answered a canary: its longest, by service");
+    describe_gauge!("tercet_idle_seconds", "Since a transaction ended, if only a canary; 0: none is under way");
+    describe_gauge!(
+        "tercet_canary_age_seconds",
+        "Since a session answered a canary or a call: its longest, by service"
+    );
     describe_gauge!("tercet_audit_age_seconds", "Since a page of a book came, by service and invariant");
+    describe_counter!("tercet_invariant_alarms_total", "Resources found not to be conserved, by service and invariant");
     describe_gauge!("tercet_invariant_broken", "Resources that are not conserved, by service and invariant");
     describe_gauge!("tercet_sessions", "Sessions of participants, by service");
     describe_gauge!("tercet_service_state", "1 for how a service is doing, 0 for all else, by service and state");
@@ -203,7 +207,7 @@ pub fn live(count: u64) {
     gauge!("tercet_live_transactions").set(count as f64);
 }
 
-/// How long ago something ended.
+/// How long ago something ended while something is under way.
 pub fn idle(age: Duration) {
     gauge!("tercet_idle_seconds").set(age.as_secs_f64());
 }
@@ -215,11 +219,17 @@ pub fn canaries(ages: &[(String, Duration)]) {
     }
 }
 
-/// How old and how sound what a service conserves is; of several databases the last one counts.
+/// How old and how sound what a service conserves is, in the worst and in all of its databases.
 pub fn audited(service: &str, invariant: &str, age: Duration, broken: usize) {
     let labels = [("service", service.to_owned()), ("invariant", invariant.to_owned())];
     gauge!("tercet_audit_age_seconds", &labels).set(age.as_secs_f64());
     gauge!("tercet_invariant_broken", &labels).set(broken as f64);
+}
+
+/// So many resources have been found not to be conserved.
+pub fn alarmed(service: &str, invariant: &str, resources: u64) {
+    let labels = [("service", service.to_owned()), ("invariant", invariant.to_owned())];
+    counter!("tercet_invariant_alarms_total", &labels).increment(resources);
 }
 
 /// The metrics of one service, looked up once.

@@ -33,7 +33,37 @@ struct Statistics {
     calls: u64,
     compensations_pending: u64,
     compensations_failed: u64,
+    idle_ms: u64,
+    invariants: Vec<Invariant>,
     services: Vec<Service>,
+}
+
+/// What a service promises to conserve in one of its databases.
+#[derive(Serialize)]
+struct Invariant {
+    service: String,
+    invariant: String,
+    place: u32,
+    holds: bool,
+    age_ms: u64,
+    resources: u64,
+    operations: u64,
+    broken: Vec<String>,
+}
+
+impl From<&pb::Invariant> for Invariant {
+    fn from(one: &pb::Invariant) -> Self {
+        Self {
+            service: one.service.clone(),
+            invariant: one.invariant.clone(),
+            place: one.place,
+            holds: one.holds,
+            age_ms: one.age_ms,
+            resources: one.resources,
+            operations: one.watermark,
+            broken: one.broken.iter().map(|broken| format!("resource {}: {}", broken.resource, broken.text)).collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -103,6 +133,8 @@ impl From<&Seen> for Statistics {
             calls: statistics.calls,
             compensations_pending: statistics.compensations_pending,
             compensations_failed: statistics.compensations_failed,
+            idle_ms: statistics.idle_ms,
+            invariants: statistics.invariants.iter().map(Invariant::from).collect(),
             services: services.collect(),
         }
     }
@@ -186,9 +218,19 @@ fn overview(seen: &Seen, before: Option<&Seen>, color: bool) -> String {
     ));
     let (pending, failed) = (now.compensations_pending, now.compensations_failed);
     lines.push(format!("  log        {pending} retried, {failed} waiting for a person"));
+    lines.extend(now.invariants.iter().map(conserved));
     lines.push(String::new());
     lines.push(services(&seen.services, color));
     lines.join("\n")
+}
+
+/// What is promised, and whether it holds; `doctor` tells who broke it.
+fn conserved(one: &pb::Invariant) -> String {
+    let pb::Invariant { service, invariant, resources, watermark, .. } = one;
+    let broken = count(one.broken.len().max(1) as u64, "resource is", "resources are");
+    let holds = if one.holds { "holds".to_owned() } else { format!("BROKEN: {broken} wrong, see `tercet doctor`") };
+    let age = span(one.age_ms);
+    format!("  conserved  {invariant} of {service}, {resources} resources, {watermark} operations, {age} ago: {holds}")
 }
 
 /// Services with their health, for people.
@@ -313,4 +355,27 @@ pub(super) async fn limits(command: Limits, mut client: Client, screen: &mut Scr
 fn shown(limit: pb::Limit) -> Limit {
     let pb::Limit { name, value, least, most, configured, text } = limit;
     Limit { name, value, configured, least, most, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_promised_and_broken_stands_out() {
+        let mut units = pb::Invariant {
+            service: "stock".into(),
+            invariant: "units".into(),
+            resources: 3,
+            watermark: 70,
+            age_ms: 900,
+            holds: true,
+            ..pb::Invariant::default()
+        };
+        assert_eq!(conserved(&units), "  conserved  units of stock, 3 resources, 70 operations, 900ms ago: holds");
+        units.holds = false;
+        units.broken = vec![pb::Broken { resource: 7, text: "changed".into(), ..pb::Broken::default() }; 2];
+        assert!(conserved(&units).ends_with("BROKEN: 2 resources are wrong, see `tercet doctor`"));
+        assert_eq!(Invariant::from(&units).broken[1], "resource 7: changed");
+    }
 }

@@ -147,6 +147,8 @@ async fn a_prometheus_of_a_coordinator_in_trouble_answers_every_board_and_alert(
         ("TercetRefusedInPhaseTwo", "d"),
         ("TercetParticipantGone", "c"),
         ("TercetParticipantStuck", "e"),
+        ("TercetSessionSilent", "e"),
+        ("TercetInvariantBroken", "stock"),
     ];
     let firing_all = |firing: &[(String, String)]| {
         wanted.iter().all(|(alert, service)| firing.iter().any(|one| one.0 == *alert && one.1 == *service))

@@ -2,6 +2,10 @@
 //!
 //! A coupon goes from pending (its claim is under way) to issued, from there to locked by an order, and to used by it.
 //! Its terms are those of its template on the day of the claim. Money is in cents.
+//!
+//! It declares no invariant: it keeps no levels. How many coupons of a template are reserved, issued and free stands in
+//! the stock service, as an item of that template, and is watched there. A coupon here is one row whose every step asks
+//! for the status before it, so a book of it would repeat the row, once for each coupon ever claimed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;

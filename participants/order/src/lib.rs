@@ -2,6 +2,9 @@
 //!
 //! An order is frozen while its placing is under way: its amounts stand from its first row on. Then it is placed or
 //! closed; a placed one is paid; a placed or paid one may be refunded. Money is in cents.
+//!
+//! It declares no invariant: an order is one row, whose amounts never change and whose every step asks for the status
+//! before it. There is no sum that steps could get wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;

@@ -1,16 +1,18 @@
 //! A coordinator in trouble: of its participants one is well, one falters, one is gone, one refuses what it may not,
-//! and one hangs.
+//! one hangs, and of one somebody has changed a row.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use sqlx::Sqlite;
 use tercet::action::{Action, Message, Tcc};
 use tercet::client::{Client, Options, Wait};
+use tercet::fence::Dialect as _;
 use tercet::plan;
 use tercet_integration::noop::{self, HOLD, NOTHING, STEP};
-use tercet_integration::processes::{Coordinator, Process, free_port};
+use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
 use tercet_proto::stock::v1::Reserve as Nothing;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -42,6 +44,7 @@ impl Stage {
         };
         let habits = [("a", "agrees"), ("b", "falters"), ("d", "refuses"), ("e", "hangs"), ("c", "agrees")];
         let mut participants: Vec<_> = habits.into_iter().map(start).collect::<Result<_, _>>()?;
+        participants.insert(0, stock(folder, &coordinator.url).await?);
         coordinator.wait_for(&mut participants).await?;
         drop(participants.pop());
         let (stop, stopped) = watch::channel(false);
@@ -59,6 +62,18 @@ impl Stage {
         self.stop.send(true).context("the load has ended")?;
         self.load.await?
     }
+}
+
+/// The stock service, one of whose units somebody has taken by hand.
+async fn stock(folder: &Path, coordinator: &str) -> anyhow::Result<Process> {
+    let url = format!("sqlite://{}", folder.join("stock.db").display());
+    let pool = Sqlite::open(&url).await?;
+    drop(tercet_stock::service(pool.clone()).await?);
+    tercet_stock::seed(&pool, &[(1, 100)]).await?;
+    sqlx::raw_sql("UPDATE stock SET free = free - 1, issued = issued + 1 WHERE item = 1").execute(&pool).await?;
+    pool.close().await;
+    let spec = Spec::new(tercet_stock::SERVICE, "tercet-stock", "tercet-stock", folder)?;
+    spec.with("--coordinator", coordinator).with("--database", url).start()
 }
 
 /// Some of everything, some fifty times a second.

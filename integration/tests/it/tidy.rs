@@ -11,7 +11,8 @@ const WIDTH_MAX: usize = 120;
 const ARCHITECTURE_LINES_MAX: usize = 150;
 
 /// What may stand at the top, besides what `.gitignore` hides.
-const TOP: [&str; 15] = [
+const TOP: [&str; 16] = [
+    ".cargo",
     ".ci",
     ".gitignore",
     "Cargo.lock",

@@ -174,13 +174,15 @@ impl Session {
         self.say(Some(Up::Replies(session::Replies { batch, replies }))).await;
     }
 
-    /// The next batch.
+    /// The next batch that is no canary; that is answered.
     async fn calls(&mut self) -> session::Calls {
         loop {
             let message = in_time("a batch", self.down.message()).await.expect("it holds").expect("it goes on");
-            if let Some(Down::Calls(calls)) = message.message {
+            let Some(Down::Calls(calls)) = message.message else { continue };
+            if calls.calls.iter().all(|call| call.action != tercet_coordinator::canary::NAME) {
                 return calls;
             }
+            self.reply(calls.batch, vec![done(); calls.calls.len()]).await;
         }
     }
 

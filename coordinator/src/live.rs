@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tercet_core::{Cause, Effects, Note, Operation, Parked, Progress, Reply, RowStatus, Status, Timestamp, Tx, Xid};
+use tercet_core::{
+    Cause, Effects, Note, Operation, Parked, Progress, Reply, RowStatus, Status, Timestamp, Tx, Xid, acyclic,
+};
 use tercet_proto::coordinator::v1 as pb;
 use tercet_proto::store::v1 as record;
 
@@ -96,6 +98,9 @@ impl Live {
         let mut branches = core_branches(&plan.branches);
         if branches.len() != state.branches.len() || branches.len() > limits::BRANCHES_MAX {
             return Err(Error::Value { xid, field: "number of branches" });
+        }
+        if !acyclic(&branches) {
+            return Err(Error::Value { xid, field: "order of branches" });
         }
         let mut words = Vec::with_capacity(branches.len());
         for (branch, stored) in branches.iter_mut().zip(state.branches) {

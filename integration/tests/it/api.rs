@@ -6,7 +6,7 @@ mod bulkhead;
 mod canary;
 mod compensation;
 mod driven;
-mod garbage;
+pub(crate) mod garbage;
 mod lifecycle;
 mod limits;
 mod messages;

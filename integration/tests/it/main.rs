@@ -9,6 +9,7 @@ mod conservation;
 mod disk;
 mod fence;
 mod flows;
+mod fuzz;
 mod kill;
 mod operators;
 mod power;

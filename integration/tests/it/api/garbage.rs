@@ -20,7 +20,7 @@ use super::party::{Party, agrees};
 use super::world::{Coordinator, branch, in_time, tcc, until, violation};
 
 /// Sends and takes bytes as they are.
-struct Raw;
+pub(crate) struct Raw;
 
 impl Encoder for Raw {
     type Item = Bytes;

@@ -49,12 +49,12 @@ impl Audience {
     }
 }
 
-/// Where a user stands in a release, 0 to 9,999: the hash of template, version and user. Each release draws anew, so that
-/// it is not always the same users who try first.
+/// Where a user stands in a release, 0 to 9,999: the hash of template, version and user. Each release draws anew, so
+/// that it is not always the same users who try first.
 ///
-/// The hash is the finalizer of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014),
-/// once for each of the three numbers, and then the remainder by 10,000. It is part of the contract: every service has
-/// to decide alike, today and after the next update.
+/// The hash is the finalizer of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators",
+/// 2014), once for each of the three numbers, and then the remainder by 10,000. It is part of the contract: every
+/// service has to decide alike, today and after the next update.
 pub const fn bucket(template_id: i64, version: u32, user_id: i64) -> u32 {
     let seed = mix(template_id.cast_unsigned());
     let release = mix(seed.wrapping_add(version as u64));

@@ -279,7 +279,8 @@ fn rules_come_back_from_wire_and_store_as_they_were() {
 #[test]
 fn the_stored_form_is_this_one() {
     let text = concat!(
-        r#"{"form":1,"rules":{"discount":{"kind":{"full_reduction":{"steps":[{"threshold_cents":10000,"off_cents":1000},"#,
+        r#"{"form":1,"rules":{"discount":{"kind":{"full_reduction":{"steps":["#,
+        r#"{"threshold_cents":10000,"off_cents":1000},"#,
         r#"{"threshold_cents":20000,"off_cents":3000}]}}},"#,
         r#""validity":{"utc_offset_minutes":480,"kind":{"days_from_claim":7}},"scope":{"kind":{"all":{}}},"#,
         r#""quota":{"per_user":2,"per_user_day":1},"stacking":{"kind":{"together":{"group":"shop","most":2}}},"#,

@@ -131,7 +131,7 @@ impl Schema {
         for field in &message.field {
             let count = match field.label() {
                 Label::Repeated => choices.below(4),
-                Label::Optional | Label::Required => usize::from(choices.byte() % 4 != 0),
+                Label::Optional | Label::Required => usize::from(!choices.byte().is_multiple_of(4)),
             };
             for _ in 0..count {
                 self.field(field, choices, depth, bytes);

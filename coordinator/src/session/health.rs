@@ -122,7 +122,8 @@ impl Sessions {
     /// Has each service's metrics say how it is doing.
     pub fn measure(&self) {
         let inner = self.lock();
-        for (name, service) in inner.participants() {
+        // The coordinator's own too: it has metrics like any other, which must not say that nobody is there.
+        for (name, service) in &inner.services {
             service.metrics.measure(&service.health(name, &self.clock));
         }
     }

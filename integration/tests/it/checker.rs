@@ -18,18 +18,19 @@ struct Planted {
     found: &'static str,
 }
 
+/// Mode 9 are canaries, which no client was told of.
 const PLANTED: [Planted; 8] = [
     Planted {
         what: "the coordinator has lost an acknowledged transaction",
         database: "coordinator/tercet.db",
-        sql: "DELETE FROM tx WHERE xid = (SELECT xid FROM tx WHERE status = 4 LIMIT 1)",
+        sql: "DELETE FROM tx WHERE xid = (SELECT xid FROM tx WHERE status = 4 AND mode <> 9 LIMIT 1)",
         kind: Kind::Lost,
         found: "told confirmed, the store does not know it",
     },
     Planted {
         what: "a transaction has turned round after its answer",
         database: "coordinator/tercet.db",
-        sql: "UPDATE tx SET status = 4 WHERE xid = (SELECT xid FROM tx WHERE status = 5 LIMIT 1)",
+        sql: "UPDATE tx SET status = 4 WHERE xid = (SELECT xid FROM tx WHERE status = 5 AND mode <> 9 LIMIT 1)",
         kind: Kind::Lost,
         found: "told cancelled, the store has it with status 4",
     },
@@ -43,7 +44,8 @@ const PLANTED: [Planted; 8] = [
     Planted {
         what: "a decided transaction never ended",
         database: "coordinator/tercet.db",
-        sql: "UPDATE tx SET status = 2, ended_at = NULL WHERE xid = (SELECT xid FROM tx WHERE status = 4 LIMIT 1)",
+        sql: "UPDATE tx SET status = 2, ended_at = NULL
+              WHERE xid = (SELECT xid FROM tx WHERE status = 4 AND mode <> 9 LIMIT 1)",
         kind: Kind::Unfinished,
         found: "has not ended, status 2",
     },

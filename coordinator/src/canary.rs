@@ -130,8 +130,8 @@ impl Canaries {
         let quiet = !under_way(&self.gauges, &self.inbox);
         if let Some((own, began)) = &mut self.own {
             // One at a time: a coordinator that executes nothing is not handed more and more of them.
-            let ends = own.try_recv() == Err(TryRecvError::Empty);
-            if ends || quiet && began.elapsed() < Duration::from_millis(limits::CANARY_QUIET_MS) {
+            let unended = own.try_recv() == Err(TryRecvError::Empty);
+            if unended || quiet && began.elapsed() < Duration::from_millis(limits::CANARY_QUIET_MS) {
                 return;
             }
         }

@@ -17,6 +17,12 @@ use std::println;
 
 use crate::*;
 
+mod state;
+mod worlds;
+
+use state::*;
+use worlds::*;
+
 const EARLY: u64 = 0;
 const DEADLINE: u64 = 1;
 
@@ -535,152 +541,6 @@ fn check_live(good: &HashMap<(u64, u64), (u64, u64)>) {
     }
 }
 
-/// What tells one branch of a plan from another.
-fn small(branch: &Branch) -> (u8, u32, bool, u32, u64, u32) {
-    let progress = match branch.progress {
-        Progress::Due => 0,
-        Progress::Called => 1,
-        Progress::Delayed => 2,
-        Progress::Unreachable => 3,
-        Progress::Done => 4,
-        Progress::Logged => 5,
-        Progress::Skipped => 6,
-        Progress::Parked(Parked::Refused) => 7,
-        Progress::Parked(Parked::Exhausted) => 8,
-        Progress::Parked(Parked::ByPerson) => 9,
-    };
-    (progress, branch.attempts, branch.logged, branch.sent, branch.wake_at.0, branch.retry.attempts)
-}
-
-/// An honest initiator commits when every try that it called has succeeded.
-fn commits(node: &Node, tx: &Tx) -> bool {
-    let tried = node.fences.iter().take(tx.branches.len()).all(|fence| *fence == Fence::Tried);
-    tx.manual && tx.status == Status::Trying && tried
-}
-
-/// What a store keeps of a transaction.
-fn stored(tx: &Tx) -> Tx {
-    let mut tx = tx.clone();
-    for branch in &mut tx.branches {
-        branch.progress = match branch.progress {
-            Progress::Called | Progress::Delayed | Progress::Unreachable | Progress::Due if branch.logged => {
-                Progress::Logged
-            }
-            Progress::Called | Progress::Delayed | Progress::Unreachable | Progress::Due => Progress::Due,
-            Progress::Done | Progress::Logged | Progress::Parked(_) | Progress::Skipped => branch.progress,
-        };
-        branch.attempts = if branch.logged { branch.attempts } else { 0 };
-        (branch.sent, branch.wake_at) = (0, Timestamp(0));
-    }
-    tx
-}
-
-fn hash(key: &RandomState, node: &Node) -> u64 {
-    key.hash_one(node)
-}
-
-fn is_confirm(status: Status) -> bool {
-    matches!(status, Status::Confirming | Status::Confirmed)
-}
-
-fn is_cancel(status: Status) -> bool {
-    matches!(status, Status::Cancelling | Status::Cancelled)
-}
-
-fn expires(tx: &Tx, clock: u64) -> bool {
-    tx.status == Status::Trying && clock >= DEADLINE
-}
-
-fn status_of(node: &Node, tx: &Tx) -> Status {
-    node.durable.as_ref().map_or(tx.status, |durable| durable.status)
-}
-
-/// The participant behind its fence: the truth table of the design.
-fn run(fence: Fence, operation: Operation, branch: &Branch, accepts: bool) -> (Fence, Reply) {
-    let tries = branch.operations.has(Operation::Try);
-    match (operation, fence) {
-        (Operation::Try, Fence::None) if accepts => (Fence::Tried, Reply::Done),
-        (Operation::Try, Fence::None) => (Fence::Refused, Reply::Refused),
-        (Operation::Try, Fence::Tried | Fence::Confirmed) => (fence, Reply::Done),
-        (Operation::Try, Fence::Cancelled | Fence::Refused) => (fence, Reply::Refused),
-        (Operation::Confirm, Fence::None) if !tries => (Fence::Confirmed, Reply::Done),
-        (Operation::Confirm, Fence::Tried) => (Fence::Confirmed, Reply::Done),
-        (Operation::Confirm, Fence::Confirmed) => (fence, Reply::Done),
-        (Operation::Confirm, Fence::None | Fence::Cancelled | Fence::Refused) => panic!("confirm of {fence:?}"),
-        (Operation::Cancel, Fence::None | Fence::Tried) => (Fence::Cancelled, Reply::Done),
-        (Operation::Cancel, Fence::Cancelled | Fence::Refused) => (fence, Reply::Done),
-        (Operation::Cancel, Fence::Confirmed) => panic!("cancel of {fence:?}"),
-        (Operation::Ask, Fence::None) => (Fence::Cancelled, Reply::Refused),
-        (Operation::Ask, Fence::Confirmed) => (fence, Reply::Done),
-        (Operation::Ask, Fence::Cancelled) => (fence, Reply::Refused),
-        (Operation::Ask, Fence::Tried | Fence::Refused) => panic!("asked a branch that was tried"),
-    }
-}
-
-fn rows_after(mut rows: [Row; 3], changes: &[Compensation]) -> [Row; 3] {
-    for change in changes {
-        rows[usize::from(change.branch)] = match change.status {
-            RowStatus::Pending(_) => Row::Pending,
-            RowStatus::Done => Row::Done,
-            RowStatus::Failed => Row::Failed,
-        };
-    }
-    rows
-}
-
-/// What has nothing left to do by itself leaves memory.
-fn settle(mut node: Node) -> Node {
-    if let Memory::Running(tx) = &node.memory
-        && tx.wake_at().is_none()
-    {
-        node.memory = Memory::Empty;
-    }
-    node
-}
-
-/// Takes out what makes no difference, so that the walk ends.
-fn normal(mut tx: Tx) -> Tx {
-    if let Some(Cause::Refused { branch }) = &mut tx.cause {
-        *branch = 0;
-    }
-    for branch in &mut tx.branches {
-        // Time-outs are 0 here, so whatever waits may end its wait at once, a try without a session excepted.
-        branch.wake_at = if branch.wake_at == Timestamp::MAX { Timestamp::MAX } else { Timestamp(0) };
-        let counts = !branch.finished() && (tx.status.decided() || branch.operations.has(Operation::Ask));
-        branch.attempts = if counts { branch.attempts.min(2) } else { 0 };
-        branch.sent = if tx.status == Status::Trying { branch.sent.min(2) } else { 1 };
-    }
-    tx
-}
-
-const RETRY: RetryPolicy = RetryPolicy {
-    first_delay_ms: 0,
-    factor_percent: 100,
-    delay_max_ms: 0,
-    jitter_percent: 0,
-    quick_attempts: 1,
-    attempts: 2,
-};
-
-/// Every shape of up to three branches; others are the same with the branches in another order.
-const SHAPES: [&[&[u8]]; 11] = [
-    &[&[]],
-    &[&[], &[]],
-    &[&[], &[0]],
-    &[&[], &[], &[]],
-    &[&[], &[0], &[]],
-    &[&[], &[], &[0]],
-    &[&[], &[], &[1]],
-    &[&[], &[0], &[0]],
-    &[&[], &[0], &[1]],
-    &[&[], &[], &[0, 1]],
-    &[&[], &[0], &[0, 1]],
-];
-
-fn plan(shape: &[&[u8]], operations: Operations) -> Vec<Branch> {
-    shape.iter().map(|after| Branch::new(operations, after, RETRY, 0)).collect()
-}
-
 fn check(name: &str, worlds: impl Iterator<Item = World>) {
     let (mut states, mut edges) = (0, 0);
     for world in worlds {
@@ -690,34 +550,6 @@ fn check(name: &str, worlds: impl Iterator<Item = World>) {
     }
     println!("walk of {name}: {states} states, {edges} edges");
     assert!(states > 100, "a walk that went nowhere");
-}
-
-/// The shapes with so many branches.
-fn shapes(counts: core::ops::RangeInclusive<usize>) -> impl Iterator<Item = &'static &'static [&'static [u8]]> {
-    SHAPES.iter().filter(move |shape| counts.contains(&shape.len()))
-}
-
-fn declared(operations: Operations, counts: core::ops::RangeInclusive<usize>) -> impl Iterator<Item = World> {
-    shapes(counts).map(move |shape| World { plan: plan(shape, operations), manual: false, chained: false })
-}
-
-/// A sender, and receivers in one of the shapes.
-fn prepared(counts: core::ops::RangeInclusive<usize>) -> impl Iterator<Item = World> {
-    shapes(counts).map(|shape| {
-        let mut branches = vec![Branch::new(Operations::SENDER, &[], RETRY, 0)];
-        let receivers = plan(shape, Operations::RECEIVER);
-        branches.extend(receivers.into_iter().map(|mut branch| {
-            branch.after = branch.after.iter().map(|index| index + 1).collect();
-            branch
-        }));
-        World { plan: branches, manual: false, chained: false }
-    })
-}
-
-/// An initiator that adds up to so many branches, one after the other.
-fn begun(operations: Operations, chained: bool, count: usize) -> impl Iterator<Item = World> {
-    let shape: &[&[u8]] = &[&[], &[], &[]];
-    core::iter::once(World { plan: plan(&shape[..count], operations), manual: true, chained })
 }
 
 #[test]

@@ -146,6 +146,9 @@ enum Error {
     /// It does not know the transaction.
     #[error("there is no transaction {0}: it may have been deleted, as ended ones are in time; see `tercet tx list`")]
     NotFound(String),
+    /// It does not let this person do that.
+    #[error("{address} did not allow it: {cause}; name another token with --token-file")]
+    Denied { address: String, cause: String },
     /// Something answers, and not as it should.
     #[error("{address} answered {cause}; `tercet doctor` tells more")]
     Failed { address: String, cause: String },
@@ -177,9 +180,12 @@ impl Error {
         match self {
             // Whoever reads, such as `head`, has seen enough.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Self::Output(_) | Self::Failed { .. } | Self::Broken(_) | Self::Unread { .. } | Self::Some { .. } => {
-                ExitCode::FAILURE
-            }
+            Self::Output(_)
+            | Self::Failed { .. }
+            | Self::Denied { .. }
+            | Self::Broken(_)
+            | Self::Unread { .. }
+            | Self::Some { .. } => ExitCode::FAILURE,
             Self::Address { .. } | Self::Security(_) | Self::Refused(_) => ExitCode::from(2),
             Self::Unreachable { .. } => ExitCode::from(3),
             Self::NotFound(_) | Self::NoRow(_) => ExitCode::from(4),

@@ -71,6 +71,7 @@ impl Client {
         match status.code() {
             Code::NotFound => Error::NotFound(what.to_owned()),
             Code::InvalidArgument => Error::Refused(cause),
+            Code::PermissionDenied | Code::Unauthenticated => Error::Denied { address, cause },
             Code::FailedPrecondition if own => Error::Unfit(cause),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled if !own => {
                 Error::Unreachable { address, cause }
@@ -80,7 +81,6 @@ impl Client {
             | Code::Unknown
             | Code::DeadlineExceeded
             | Code::AlreadyExists
-            | Code::PermissionDenied
             | Code::ResourceExhausted
             | Code::FailedPrecondition
             | Code::Aborted
@@ -88,8 +88,7 @@ impl Client {
             | Code::Unimplemented
             | Code::Internal
             | Code::Unavailable
-            | Code::DataLoss
-            | Code::Unauthenticated => Error::Failed { address, cause },
+            | Code::DataLoss => Error::Failed { address, cause },
         }
     }
 }

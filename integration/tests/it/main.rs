@@ -10,6 +10,7 @@ mod disk;
 mod fence;
 mod flows;
 mod fuzz;
+mod gateway;
 mod kill;
 mod operators;
 mod power;

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use tercet_rules::{Code, Language};
+
 const LINES_MAX: usize = 500;
 const WIDTH_MAX: usize = 120;
 const ARCHITECTURE_LINES_MAX: usize = 150;
@@ -35,7 +37,7 @@ const SKIPPED: [&str; 4] = [".git", "target", "data", "node_modules"];
 
 /// Which of our crates each crate may depend on. Services know the SDK and never each other; the coordinator knows no
 /// participant; only the testing kit, the platform and this crate know both sides.
-const LAYOUT: [(&str, &[&str]); 12] = [
+const LAYOUT: [(&str, &[&str]); 13] = [
     ("tercet-core", &[]),
     ("tercet-proto", &[]),
     ("tercet-secure", &[]),
@@ -48,6 +50,7 @@ const LAYOUT: [(&str, &[&str]); 12] = [
     ("tercet-coupon", SERVICE),
     ("tercet-coupon-template", SERVICE),
     ("tercet-order", SERVICE),
+    ("tercet-gateway", &["tercet", "tercet-proto", "tercet-rules", "tercet-secure"]),
 ];
 const SERVICE: &[&str] = &["tercet", "tercet-proto", "tercet-rules"];
 const ANYTHING: [&str; 2] = ["tercet-platform", "tercet-integration"];
@@ -291,6 +294,22 @@ fn runbook(files: &Files) -> Vec<String> {
 
 fn metric_names(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("tercet_"))
+}
+
+/// The README's table of codes is the catalogue, line by line.
+#[test]
+fn the_readme_lists_every_code() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(readme).expect("there is one");
+    let line = |code: &Code| {
+        let (en, zh) = (code.pattern(Language::En), code.pattern(Language::Zh));
+        format!("| `{}` | {} | {en} | {zh} |", code.name(), code.http())
+    };
+    let wanted: Vec<String> = Code::ALL.iter().map(line).collect();
+    let (_, table) =
+        readme.split_once("| code | status | English | 中文 |\n|---|---|---|---|\n").expect("it has the table");
+    let found: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(found, wanted, "the table has to be\n{}", wanted.join("\n"));
 }
 
 const ALERT: &str = "- alert: A\n  expr: rate(tercet_a_seconds_bucket[5m])\n  runbook_url: x/RUNBOOK.md#a\n";

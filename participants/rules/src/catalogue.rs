@@ -55,7 +55,7 @@ macro_rules! codes {
             }
 
             /// What it says, with `{name}` where an argument goes.
-            const fn pattern(self, language: Language) -> &'static str {
+            pub const fn pattern(self, language: Language) -> &'static str {
                 match language {
                     Language::Zh => match self { $(Self::$variant => $zh),* },
                     Language::En => match self { $(Self::$variant => $en),* },
@@ -115,6 +115,63 @@ codes! {
     /// The order costs too little.
     BelowThreshold = "BELOW_THRESHOLD", FailedPrecondition, 409,
         "还差 {missing} 元可用", "The order is {missing} yuan short of it";
+    /// It is not written as the document says.
+    Malformed = "MALFORMED", InvalidArgument, 400,
+        "无法解析 {field}：{detail}", "{field} can not be read: {detail}";
+    /// There is no token.
+    Unauthenticated = "UNAUTHENTICATED", Unauthenticated, 401,
+        "请先登录", "Please sign in: a bearer token is needed";
+    /// The token is not one, or lacks what it has to say.
+    TokenInvalid = "TOKEN_INVALID", Unauthenticated, 401,
+        "令牌无效：{detail}", "The token is not valid: {detail}";
+    /// The token is signed with a key that nobody here knows.
+    TokenKey = "TOKEN_KEY_UNKNOWN", Unauthenticated, 401,
+        "令牌的签名密钥未知", "The token is signed with an unknown key";
+    /// The token is signed in another way than its key is for.
+    TokenAlgorithm = "TOKEN_ALGORITHM", Unauthenticated, 401,
+        "令牌的签名算法与密钥不符", "The token's algorithm is not that of its key";
+    /// The token is signed by somebody else, or changed.
+    TokenSignature = "TOKEN_SIGNATURE", Unauthenticated, 401,
+        "令牌签名错误", "The token's signature is wrong";
+    /// The token's time is over.
+    TokenExpired = "TOKEN_EXPIRED", Unauthenticated, 401,
+        "登录已过期，请重新登录", "The token has expired, please sign in again";
+    /// The token's time has not come.
+    TokenEarly = "TOKEN_NOT_YET_VALID", Unauthenticated, 401,
+        "令牌尚未生效", "The token is not valid yet";
+    /// The token is of another issuer.
+    TokenIssuer = "TOKEN_ISSUER", Unauthenticated, 401,
+        "令牌签发者不被信任", "The token's issuer is not trusted";
+    /// The token is for somebody else.
+    TokenAudience = "TOKEN_AUDIENCE", Unauthenticated, 401,
+        "令牌不适用于此系统", "The token is not for this system";
+    /// The caller has another role.
+    Forbidden = "FORBIDDEN", PermissionDenied, 403,
+        "没有权限：需要 {role} 角色", "Not allowed: the role {role} is needed";
+    /// There is no such address.
+    NoRoute = "NO_ROUTE", Unimplemented, 404,
+        "地址 {path} 不存在", "There is nothing at {path}";
+    /// The address knows other methods.
+    NoMethod = "METHOD_NOT_ALLOWED", Unimplemented, 405,
+        "地址 {path} 不支持 {method}", "{method} is not possible at {path}";
+    /// The request came too slowly.
+    TooSlow = "REQUEST_TIMEOUT", Cancelled, 408,
+        "请求发送过慢", "The request did not come in time";
+    /// The request is too large.
+    TooLarge = "PAYLOAD_TOO_LARGE", ResourceExhausted, 413,
+        "请求过大，最多 {limit} 字节", "The request is too large: at most {limit} bytes";
+    /// The request's body is not JSON.
+    NotJson = "UNSUPPORTED_MEDIA_TYPE", InvalidArgument, 415,
+        "请求体须为 application/json", "The body has to be application/json";
+    /// The caller asks too often.
+    TooMany = "TOO_MANY_REQUESTS", ResourceExhausted, 429,
+        "操作过于频繁，请 {seconds} 秒后重试", "Too many requests, please try again in {seconds} s";
+    /// The server is at fault.
+    Internal = "INTERNAL", Internal, 500,
+        "系统内部错误，请求号 {request_id}", "Something is wrong on our side, with request {request_id}";
+    /// Nothing is known of the outcome: the same again, with its idempotency key, finds it.
+    Timeout = "TIMEOUT", DeadlineExceeded, 504,
+        "处理超时，结果未知，请用同一幂等键重试", "It took too long and its outcome is unknown, please try the same again";
 }
 
 /// An error with what its text needs.
@@ -151,6 +208,11 @@ impl Fault {
             rest = after;
         }
         text + rest
+    }
+
+    /// All that the text needs, by name.
+    pub const fn arguments(&self) -> &BTreeMap<String, String> {
+        &self.arguments
     }
 
     /// What the text needs, by its name.

@@ -47,6 +47,8 @@ pub enum Limit {
     Listed,
     /// What the page before has as its next.
     Page,
+    /// Made of exactly one of its parts.
+    OneOf,
 }
 
 impl Invalid {
@@ -90,6 +92,7 @@ impl Limit {
             Self::Printable => "it has no control characters".to_owned(),
             Self::Listed => "it is one of those in the schema".to_owned(),
             Self::Page => "it is `next` of the page before".to_owned(),
+            Self::OneOf => "it has exactly one of its parts".to_owned(),
         }
     }
 
@@ -110,6 +113,7 @@ impl Limit {
             Self::Printable => "不能含控制字符".to_owned(),
             Self::Listed => "须为接口定义中的取值".to_owned(),
             Self::Page => "须为上一页的 next".to_owned(),
+            Self::OneOf => "须且只须填写其中一项".to_owned(),
         }
     }
 }

@@ -114,9 +114,9 @@ pub async fn run(
     let matches = Config::command().name(name).version(version).about(about).get_matches();
     let mut config = Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     version.clone_into(&mut config.version);
-    let started = match begin_logs(&config) {
-        Ok(()) => begin_metrics(&config).await,
-        failed => failed,
+    let started = match (logs(config.log, &config.log_filter), config.metrics) {
+        (Ok(()), Some(address)) => metrics(address, &config.own_ports).await,
+        (begun, _) => begun,
     };
     let result = match started {
         Ok(()) => start(config).await,
@@ -135,14 +135,18 @@ pub async fn run(
     }
 }
 
-fn begin_logs(config: &Config) -> anyhow::Result<()> {
-    let (filter, wrong) = match EnvFilter::try_new(&config.log_filter) {
+/// Starts the process's logs, on standard error.
+///
+/// # Errors
+/// When the filter is none (info is logged then), or logs have begun already.
+pub fn logs(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let (filter, wrong) = match EnvFilter::try_new(filter) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(anyhow::anyhow!("log-filter {:?}: {error}", config.log_filter))),
+        Err(error) => (EnvFilter::new("info"), Some(anyhow::anyhow!("log-filter {filter:?}: {error}"))),
     };
     let colours = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    let begun = match config.log {
+    let begun = match format {
         LogFormat::Text => logs.try_init(),
         LogFormat::Json => logs.json().try_init(),
     };
@@ -150,10 +154,13 @@ fn begin_logs(config: &Config) -> anyhow::Result<()> {
     wrong.map_or(Ok(()), Err)
 }
 
-async fn begin_metrics(config: &Config) -> anyhow::Result<()> {
-    let Some(address) = config.metrics else { return Ok(()) };
-    config.own_ports.check("metrics", address)?;
-    let tls = config.own_ports.load(Protocol::Http1)?;
+/// Starts the process's metrics, and shows them to Prometheus on a port of their own.
+///
+/// # Errors
+/// When the port can not be opened or would be open to everyone, or metrics have begun already.
+pub async fn metrics(address: SocketAddr, own_ports: &server::Settings) -> anyhow::Result<()> {
+    own_ports.check("metrics", address)?;
+    let tls = own_ports.load(Protocol::Http1)?;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|error| anyhow::anyhow!("metrics: can not listen on {address}: {error}"))?;
     let recorder = PrometheusBuilder::new()
@@ -171,7 +178,7 @@ async fn begin_metrics(config: &Config) -> anyhow::Result<()> {
 /// # Errors
 /// When the system does not let the process listen.
 #[cfg(unix)]
-fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+pub fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
@@ -187,7 +194,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
 /// # Errors
 /// Never here.
 #[cfg(not(unix))]
-fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+pub fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
     Ok(async {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending().await

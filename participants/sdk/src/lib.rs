@@ -75,6 +75,11 @@
 //! - A handler does nothing that a rollback does not undo: no calls, no files, no caches.
 //! - An initiator that may be restarted gives its plans idempotency keys of its own.
 
+#![cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres", feature = "mysql")),
+    allow(dead_code, reason = "what only a database needs is not taken out without one")
+)]
+
 pub mod action;
 pub mod batch;
 pub mod bootstrap;

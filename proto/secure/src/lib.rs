@@ -6,6 +6,7 @@
 //! [`client::Credentials`].
 
 pub mod client;
+pub mod fetch;
 pub mod files;
 pub mod page;
 pub mod server;

@@ -1,0 +1,302 @@
+//! The way of every request, from its head to its answer: the same for all routes.
+
+use std::future::ready;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ::metrics::Gauge;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{FromRequestParts as _, RawPathParams};
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::request::Parts;
+use axum::http::{Method, Request, Response};
+use axum::routing::{MethodFilter, MethodRouter};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tercet_rules::{Code, Fault, Invalid, Language, Limit};
+use tokio::sync::Semaphore;
+use tower_service::Service as _;
+
+use crate::config::Config;
+use crate::cors::Cors;
+use crate::limits::{FORGET_EVERY, KEY_BYTES_MAX};
+use crate::metrics::{self, OfRoute};
+use crate::problem;
+use crate::rates::Limiter;
+use crate::route::{Arrived, Route};
+use crate::schema::Texts;
+use crate::services::{Context, Services};
+use crate::token::{Identity, Role, Verifier};
+use crate::trace::{Ids, REQUEST_ID};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// What answers requests.
+pub(crate) struct Front {
+    inner: Arc<Inner>,
+    router: Router,
+    in_flight: Gauge,
+}
+
+/// What the routes share.
+struct Inner {
+    services: Services,
+    verifier: Verifier,
+    limiter: Limiter,
+    cors: Cors,
+    ids: Ids,
+    places: Semaphore,
+    timeout: Duration,
+    client_timeout: Duration,
+    is_stopping: AtomicBool,
+}
+
+/// What is known of a request before its route is.
+#[derive(Clone)]
+struct Asked {
+    request_id: Arc<str>,
+    language: Language,
+    origin: IpAddr,
+}
+
+/// What became of a request, for the way back.
+#[derive(Clone)]
+struct Outcome {
+    metrics: Arc<OfRoute>,
+    code: Option<Code>,
+}
+
+impl Front {
+    pub(crate) fn new(routes: Vec<Route>, services: Services, verifier: Verifier, config: &Config) -> Self {
+        let inner = Arc::new(Inner {
+            services,
+            verifier,
+            limiter: Limiter::new(&config.rates),
+            cors: Cors::new(&config.cors_origin),
+            ids: Ids::default(),
+            places: Semaphore::new(config.concurrency),
+            timeout: Duration::from_millis(config.timeout_ms),
+            client_timeout: Duration::from_millis(config.client_timeout_ms),
+            is_stopping: AtomicBool::new(false),
+        });
+        let router =
+            routes.into_iter().fold(Router::new(), |router, route| router.route(route.path, serve(&inner, route)));
+        let nowhere = Arc::new(OfRoute::new("none", "any"));
+        let metrics = Arc::clone(&nowhere);
+        let router = router.fallback(move |request: Request<Body>| {
+            let path = request.uri().path().to_owned();
+            ready(refuse(&request, &nowhere, Code::NoRoute.fault([("path", path)])))
+        });
+        let router = router.method_not_allowed_fallback(move |request: Request<Body>| {
+            let (path, method) = (request.uri().path().to_owned(), request.method().to_string());
+            ready(refuse(&request, &metrics, Code::NoMethod.fault([("path", path), ("method", method)])))
+        });
+        Self { inner, router, in_flight: metrics::in_flight() }
+    }
+
+    /// Takes no further requests.
+    pub(crate) fn stop(&self) {
+        self.inner.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps keys and limits in order until it is dropped.
+    pub(crate) async fn upkeep(&self) {
+        let forget = async {
+            loop {
+                tokio::time::sleep(FORGET_EVERY).await;
+                self.inner.limiter.forget();
+            }
+        };
+        tokio::join!(self.inner.verifier.refresh(), forget);
+    }
+
+    /// Answers a request.
+    pub(crate) async fn call(&self, mut request: Request<Body>, peer: SocketAddr) -> Response<Body> {
+        let (inner, started) = (&self.inner, Instant::now());
+        let headers = request.headers();
+        let from = headers.get(header::ORIGIN).cloned();
+        if let Some(response) = inner.cors.preflight(request.method(), headers) {
+            return response;
+        }
+        let forwarded = headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+        let asked = Asked {
+            request_id: inner.ids.request(headers.get(REQUEST_ID)),
+            language: problem::language(headers),
+            origin: inner.limiter.origin(peer.ip(), forwarded),
+        };
+        let request_id = Arc::clone(&asked.request_id);
+        request.extensions_mut().insert(asked);
+        self.in_flight.increment(1);
+        let answered = self.router.clone().call(request).await;
+        self.in_flight.decrement(1);
+        let mut response = match answered {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        tell(&mut response, &request_id, started.elapsed());
+        let headers = response.headers_mut();
+        headers.insert(REQUEST_ID, HeaderValue::from_str(&request_id).expect("it was checked, or made here"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        inner.cors.allow(headers, from.as_ref());
+        response
+    }
+}
+
+/// Leaves a trace of a request in metrics and logs.
+fn tell(response: &mut Response<Body>, request_id: &str, took: Duration) {
+    let status = response.status();
+    let Some(Outcome { metrics, code }) = response.extensions_mut().remove::<Outcome>() else { return };
+    metrics.answered(status, took);
+    if let Some(code) = code {
+        metrics.failed(code);
+    }
+    let (route, code, took_ms) = (metrics.name(), code.map(Code::name), took.as_millis() as u64);
+    if status.is_server_error() {
+        tracing::warn!(request_id, route, code, took_ms, "a request failed");
+    } else {
+        tracing::debug!(request_id, route, code, took_ms, status = status.as_u16(), "answered");
+    }
+}
+
+/// What axum calls for this route.
+fn serve(inner: &Arc<Inner>, route: Route) -> MethodRouter {
+    let filter = MethodFilter::try_from(route.method.clone()).expect("the table has methods that there are");
+    let metrics = Arc::new(OfRoute::new(route.name, method(&route.method)));
+    let (inner, route) = (Arc::clone(inner), Arc::new(route));
+    MethodRouter::new().on(filter, move |request: Request<Body>| {
+        let (inner, route, metrics) = (Arc::clone(&inner), Arc::clone(&route), Arc::clone(&metrics));
+        async move {
+            let (mut parts, body) = request.into_parts();
+            let asked = parts.extensions.remove::<Asked>().expect("the front puts it there");
+            let (mut response, code) = match inner.answer(&route, &mut parts, body, &asked).await {
+                Ok(response) => (response, None),
+                Err(fault) => (problem::response(&fault, asked.language, &asked.request_id), Some(fault.code)),
+            };
+            response.extensions_mut().insert(Outcome { metrics, code });
+            response
+        }
+    })
+}
+
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        _ => "other",
+    }
+}
+
+fn refuse(request: &Request<Body>, metrics: &Arc<OfRoute>, fault: Fault) -> Response<Body> {
+    let asked = request.extensions().get::<Asked>().expect("the front puts it there");
+    let mut response = problem::response(&fault, asked.language, &asked.request_id);
+    response.extensions_mut().insert(Outcome { metrics: Arc::clone(metrics), code: Some(fault.code) });
+    response
+}
+
+impl Inner {
+    /// Through all checks, the cheap ones first, to the handler.
+    async fn answer(
+        &self,
+        route: &Route,
+        parts: &mut Parts,
+        body: Body,
+        asked: &Asked,
+    ) -> Result<Response<Body>, Fault> {
+        let busy = || Code::SystemBusy.fault([]);
+        if self.is_stopping.load(Ordering::Relaxed) {
+            return Err(busy());
+        }
+        if !route.is_vital {
+            self.limiter.request(asked.origin)?;
+            if self.places.available_permits() == 0 {
+                return Err(busy());
+            }
+        }
+        let identity = match route.role {
+            Some(role) => Some(self.identity(&parts.headers, role).await?),
+            None => None,
+        };
+        if let (true, Some(Identity::User { user_id, .. })) = (route.is_claim, &identity) {
+            self.limiter.claim(*user_id)?;
+        }
+        let idempotency_key = if route.is_keyed { idempotency_key(&parts.headers)? } else { String::new() };
+        let path = RawPathParams::from_request_parts(parts, &()).await;
+        let path = path.map_err(|error| malformed("path", &error.to_string()))?;
+        let query = parts.uri.query().unwrap_or_default();
+        let query: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+        let texts = path.iter().map(|(name, text)| (name, text.into()));
+        let texts = Texts(texts.chain(query.iter().map(|(name, text)| (&**name, (&**text).into()))).collect());
+        let body = if route.body.is_some() { self.body(route, &parts.headers, body).await? } else { Bytes::new() };
+        // Not before the body is there: slow clients would take the places of others.
+        let _place = if route.is_vital { None } else { Some(self.places.try_acquire().map_err(|_| busy())?) };
+        let context = Context {
+            services: self.services.clone(),
+            request_id: Arc::clone(&asked.request_id),
+            trace: self.ids.trace(&parts.headers),
+            deadline: Instant::now() + self.timeout,
+            idempotency_key,
+        };
+        let answering = (route.handler)(Arrived { identity, texts, body, context });
+        let answered = tokio::time::timeout(self.timeout, answering).await;
+        answered.unwrap_or_else(|_| Err(Code::Timeout.fault([])))
+    }
+
+    /// Who calls, when he has this role.
+    async fn identity(&self, headers: &HeaderMap, role: Role) -> Result<Identity, Fault> {
+        let unauthenticated = || Code::Unauthenticated.fault([]);
+        let value = headers.get(header::AUTHORIZATION).ok_or_else(unauthenticated)?;
+        let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unauthenticated)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(unauthenticated());
+        }
+        let identity = self.verifier.verify(token.trim()).await?;
+        if identity.role() == role {
+            Ok(identity)
+        } else {
+            Err(Code::Forbidden.fault([("role", role.name().to_owned())]))
+        }
+    }
+
+    /// The whole body, within the route's limits.
+    async fn body(&self, route: &Route, headers: &HeaderMap, body: Body) -> Result<Bytes, Fault> {
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+            return Err(Code::NotJson.fault([]));
+        }
+        let too_large = || Code::TooLarge.fault([("limit", route.body_bytes_max.to_string())]);
+        let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        // Nobody has to send what will be refused.
+        if told.is_some_and(|length| length > route.body_bytes_max) {
+            return Err(too_large());
+        }
+        let body = Limited::new(body, route.body_bytes_max).collect();
+        match tokio::time::timeout(self.client_timeout, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(error)) => Err(malformed("body", &error.to_string())),
+            Err(_) => Err(Code::TooSlow.fault([])),
+        }
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<String, Fault> {
+    let wrong = |limit| Fault::from(Invalid::new("idempotency-key", limit));
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let value = values.next().ok_or_else(|| wrong(Limit::Given))?;
+    if values.next().is_some() {
+        return Err(wrong(Limit::Unique));
+    }
+    let text = value.to_str().map_err(|_| wrong(Limit::Printable))?;
+    let fits = (1..=KEY_BYTES_MAX).contains(&text.len());
+    if fits { Ok(text.to_owned()) } else { Err(wrong(Limit::Bytes(1, KEY_BYTES_MAX))) }
+}
+
+fn malformed(field: &str, detail: &str) -> Fault {
+    Code::Malformed.fault([("field", field.to_owned()), ("detail", detail.to_owned())])
+}

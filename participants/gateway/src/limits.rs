@@ -1,0 +1,51 @@
+//! Every limit of the gateway that is not a setting; those of the rules are in [`tercet_rules::limits`].
+
+use std::time::Duration;
+
+/// Most bytes of a request's body, where its route does not say otherwise.
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Most bytes of the body of a request that carries rules or lists of users.
+pub const LARGE_BODY_BYTES_MAX: usize = 4 << 20;
+
+/// Most bytes of a request's head, and of what is read ahead.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// For the first packets of a connection to a service.
+pub const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// Connections at a time; further ones wait to be accepted.
+pub const CONNECTIONS_MAX: usize = 16_384;
+
+/// Callers of whom a limit knows what they have used. Past that, those it does not know share one allowance.
+pub const CALLERS_MAX: usize = 1_000_000;
+
+/// How often callers that have their whole allowance again are forgotten.
+pub const FORGET_EVERY: Duration = Duration::from_secs(5);
+
+/// Most bytes of an idempotency key.
+pub const KEY_BYTES_MAX: usize = 128;
+
+/// Most bytes of a request id that a caller brings.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Most bytes of a token.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+
+/// Most user groups of a token.
+pub const TOKEN_GROUPS_MAX: usize = 32;
+
+/// Most bytes of a set of keys.
+pub const KEYS_BYTES_MAX: usize = 1 << 20;
+
+/// A set of keys has to be there so long after it is asked for.
+pub const KEYS_FETCH_MAX: Duration = Duration::from_secs(5);
+
+/// Between two times that an unknown key makes the set be read again.
+pub const KEYS_AGAIN_MIN: Duration = Duration::from_secs(10);
+
+/// When a refused caller may come again, where nothing better is known.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long browsers may keep what a preflight says.
+pub const PREFLIGHT_AGE: Duration = Duration::from_secs(600);

@@ -1,0 +1,122 @@
+//! The table of all routes.
+
+use axum::http::Method;
+use bytes::Bytes;
+use tercet_rules::Code;
+
+use crate::api::{offers, templates};
+use crate::limits::LARGE_BODY_BYTES_MAX;
+use crate::openapi;
+use crate::route::Route;
+
+/// The page to try it.
+const PAGE: &str = include_str!("page.html");
+
+/// Why a template is not changed.
+const CHANGE: &[Code] = &[Code::NotFound, Code::Conflict, Code::NotAllowed, Code::WrongVersion];
+
+/// All routes.
+pub(crate) fn table() -> Vec<Route> {
+    let mut routes = users();
+    routes.extend(operators());
+    routes.push(health());
+    routes.push(page());
+    routes.push(document(Bytes::new()));
+    // It describes itself too.
+    let text = openapi::document(&routes).to_string();
+    routes.pop();
+    routes.push(document(text.into()));
+    routes
+}
+
+fn users() -> Vec<Route> {
+    vec![
+        Route::new(Method::GET, "/v1/offers", "list_offers", offers::list)
+            .says("Templates whose coupons everyone can claim now"),
+        Route::new(Method::GET, "/v1/offers/{template_id}", "get_offer", offers::get)
+            .says("What the user can have of a template: the version that he gets, with its rules")
+            .fails(&[Code::NotFound, Code::NotOffered]),
+    ]
+}
+
+fn operators() -> Vec<Route> {
+    vec![
+        Route::new(Method::POST, "/v1/operator/templates", "create_template", templates::create)
+            .says("Makes a draft with its first version")
+            .takes(LARGE_BODY_BYTES_MAX)
+            .keyed()
+            .answers(&[200, 201])
+            .fails(&[Code::KeyReused]),
+        Route::new(Method::GET, "/v1/operator/templates", "list_templates", templates::list)
+            .says("Lists templates: by start, end and number within a status, by number over all of them"),
+        Route::new(Method::GET, "/v1/operator/templates/{template_id}", "get_template", templates::get)
+            .says("A template as it is now")
+            .fails(&[Code::NotFound]),
+        Route::new(
+            Method::GET,
+            "/v1/operator/templates/{template_id}/versions/{version}",
+            "get_rules",
+            templates::rules,
+        )
+        .says("The rules of a version, however old")
+        .fails(&[Code::NotFound]),
+        Route::new(Method::PUT, "/v1/operator/templates/{template_id}/rules", "set_rules", templates::set_rules)
+            .says("Writes the draft version; one is made when there is none")
+            .takes(LARGE_BODY_BYTES_MAX)
+            .fails(CHANGE),
+        Route::new(Method::POST, "/v1/operator/templates/{template_id}/gray", "start_gray", templates::start_gray)
+            .says("Gives the draft version to an audience, or another audience to the version that is being tried")
+            .takes(LARGE_BODY_BYTES_MAX)
+            .fails(CHANGE),
+        Route::new(
+            Method::POST,
+            "/v1/operator/templates/{template_id}/versions/{version}/promote",
+            "promote",
+            templates::promote,
+        )
+        .says("Gives the version that is being tried to everyone; again: changes nothing")
+        .fails(CHANGE),
+        Route::new(
+            Method::POST,
+            "/v1/operator/templates/{template_id}/versions/{version}/roll-back",
+            "roll_back",
+            templates::roll_back,
+        )
+        .says("Takes a version from its users, who get the one before it; again: changes nothing")
+        .fails(CHANGE),
+        Route::new(Method::POST, "/v1/operator/templates/{template_id}/pause", "pause", templates::pause)
+            .says("Stops claims for a while")
+            .fails(CHANGE),
+        Route::new(Method::POST, "/v1/operator/templates/{template_id}/resume", "resume", templates::resume)
+            .says("Lets claims go on")
+            .fails(CHANGE),
+        Route::new(Method::POST, "/v1/operator/templates/{template_id}/end", "end", templates::end)
+            .says("Stops claims for ever")
+            .fails(CHANGE),
+        Route::new(
+            Method::GET,
+            "/v1/operator/templates/{template_id}/versions/{version}/usage",
+            "compare_usage",
+            templates::usage,
+        )
+        .says("How a version does, or did, beside what everyone else had at the same time")
+        .fails(&[Code::NotFound]),
+        Route::new(Method::GET, "/v1/operator/changes", "list_changes", templates::changes)
+            .says("What operators have done with templates, newest first"),
+    ]
+}
+
+fn health() -> Route {
+    Route::new(Method::GET, "/health", "health", crate::api::health)
+        .says("Whether the gateway takes requests; not while it stops")
+        .vital()
+}
+
+fn page() -> Route {
+    let page = Bytes::from_static(PAGE.as_bytes());
+    Route::document("/", "page", "text/html; charset=utf-8", page).says("A page to try it")
+}
+
+fn document(text: Bytes) -> Route {
+    Route::document("/openapi.json", "document", "application/json", text).says("This document")
+}

@@ -1,0 +1,99 @@
+//! The services behind the gateway.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tercet::context::Traceparent;
+use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
+use tercet_rules::{Code, Fault};
+use tercet_secure::client::Credentials;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::config::Config;
+use crate::limits::CONNECT_MAX;
+
+/// Clients of all services. Clones are one.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) templates: CouponTemplatesClient<Channel>,
+}
+
+impl Services {
+    /// Connects at the first call to each, and again after each loss.
+    ///
+    /// # Errors
+    /// When a URL or a file of the settings can not be used.
+    pub(crate) fn new(config: &Config) -> Result<Self, tercet_secure::Error> {
+        let credentials = Credentials::load(&config.security)?;
+        let channel = |url: &str| {
+            let target = credentials.target(url)?.with(|endpoint| endpoint.connect_timeout(CONNECT_MAX));
+            Ok::<_, tercet_secure::Error>(target.connect_lazy())
+        };
+        Ok(Self { templates: CouponTemplatesClient::new(channel(&config.template)?) })
+    }
+}
+
+/// What goes with a request to the services that it needs.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) services: Services,
+    pub(crate) request_id: Arc<str>,
+    pub(crate) trace: Traceparent,
+    /// After it nobody waits any more.
+    pub(crate) deadline: Instant,
+    /// Where the route needs one; else empty.
+    pub(crate) idempotency_key: String,
+}
+
+impl Context {
+    /// For a service, with the trace, the id and the time that is left.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
+        self.trace.to_metadata(request.metadata_mut());
+        let id = self.request_id.parse().expect("it was checked, or made here");
+        request.metadata_mut().insert("x-request-id", id);
+        request
+    }
+}
+
+/// What a service told.
+pub(crate) trait Told<T> {
+    /// # Errors
+    /// The service's error. What no service of ours says is [`Code::SystemBusy`] or [`Code::Timeout`]: nothing is known
+    /// of the outcome.
+    fn told(self) -> Result<T, Fault>;
+}
+
+impl<T> Told<T> for Result<Response<T>, Status> {
+    fn told(self) -> Result<T, Fault> {
+        self.map(Response::into_inner).map_err(|status| fault(&status))
+    }
+}
+
+fn fault(status: &Status) -> Fault {
+    use tonic::Code as Grpc;
+    if let Some(fault) = Fault::from_status(status) {
+        return fault;
+    }
+    let code = match status.code() {
+        // The second is what tonic itself says when the time is over.
+        Grpc::DeadlineExceeded | Grpc::Cancelled => Code::Timeout,
+        // Nobody is there, the connection broke, or what is in between has had enough.
+        Grpc::Unavailable | Grpc::Unknown | Grpc::ResourceExhausted | Grpc::Aborted => Code::SystemBusy,
+        Grpc::Ok
+        | Grpc::InvalidArgument
+        | Grpc::NotFound
+        | Grpc::AlreadyExists
+        | Grpc::PermissionDenied
+        | Grpc::FailedPrecondition
+        | Grpc::OutOfRange
+        | Grpc::Unimplemented
+        | Grpc::Internal
+        | Grpc::DataLoss
+        | Grpc::Unauthenticated => Code::Internal,
+    };
+    tracing::warn!(%status, "a service did not answer as it should");
+    code.fault([])
+}

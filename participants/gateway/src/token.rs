@@ -1,0 +1,261 @@
+//! Who calls: tokens (JWT, RFC 7519) that are signed with HS256, RS256 or ES256.
+//!
+//! A key is for one algorithm, by its kind: what a token says about its own algorithm is only compared with that, so
+//! that nobody can pass a public key off as a shared secret.
+
+mod crypto;
+mod keys;
+
+use std::fmt;
+use std::time::Duration;
+
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, decode, decode_header, encode};
+use serde::{Deserialize, Serialize};
+use tercet_rules::{Code, Fault};
+
+use self::keys::Keys;
+pub(crate) use self::keys::Source;
+pub use self::keys::new_keys;
+use crate::config::Tokens;
+use crate::limits::{TOKEN_BYTES_MAX, TOKEN_GROUPS_MAX};
+use crate::schema::Id;
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Has coupons, and sees only his own.
+    User,
+    /// Redeems coupons for its orders, and refunds them.
+    Shop,
+    /// Makes templates and issues coupons.
+    Operator,
+}
+
+impl Role {
+    /// In tokens and texts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Shop => "shop",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Identity {
+    User { user_id: i64, groups: Vec<String> },
+    Shop { shop_id: i64, name: String },
+    Operator { name: String },
+}
+
+impl Identity {
+    pub(crate) const fn role(&self) -> Role {
+        match self {
+            Self::User { .. } => Role::User,
+            Self::Shop { .. } => Role::Shop,
+            Self::Operator { .. } => Role::Operator,
+        }
+    }
+}
+
+/// What a token says of its bearer; its times and parties are checked before.
+#[derive(Deserialize)]
+struct Said {
+    sub: String,
+    role: Role,
+    #[serde(default)]
+    groups: Vec<String>,
+    shop_id: Option<Id>,
+}
+
+/// What a token that is made here says.
+#[derive(Serialize)]
+struct Claims {
+    sub: String,
+    role: Role,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shop_id: Option<Id>,
+    exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<String>,
+}
+
+/// Checks tokens.
+pub(crate) struct Verifier {
+    keys: Source,
+    /// With which issuers and audiences, for each algorithm.
+    validations: [(Algorithm, Validation); 3],
+}
+
+impl Verifier {
+    pub(crate) fn new(keys: Source, settings: &Tokens) -> Self {
+        crypto::install();
+        let validation = |algorithm| {
+            let mut validation = Validation::new(algorithm);
+            let mut required = vec!["exp", "sub"];
+            validation.leeway = settings.leeway_seconds;
+            validation.validate_nbf = true;
+            validation.validate_aud = !settings.audience.is_empty();
+            if !settings.audience.is_empty() {
+                validation.set_audience(&settings.audience);
+                required.push("aud");
+            }
+            if !settings.issuer.is_empty() {
+                validation.set_issuer(&settings.issuer);
+                required.push("iss");
+            }
+            validation.set_required_spec_claims(&required);
+            (algorithm, validation)
+        };
+        let validations = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256].map(validation);
+        Self { keys, validations }
+    }
+
+    /// Keeps the keys fresh until it is dropped.
+    pub(crate) async fn refresh(&self) {
+        self.keys.refresh().await;
+    }
+
+    /// Whom this token names.
+    ///
+    /// # Errors
+    /// One of the codes that begin with TOKEN.
+    pub(crate) async fn verify(&self, token: &str) -> Result<Identity, Fault> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(invalid("it is too long"));
+        }
+        let header = decode_header(token).map_err(|error| header_fault(&error))?;
+        // Parts that have to be understood, and are not, make a signature worth nothing (RFC 7515, 4.1.11).
+        if header.crit.is_some() {
+            return Err(invalid("it has critical parts that are not known here"));
+        }
+        let key = self.keys.find(header.kid.as_deref()).await.ok_or_else(|| Code::TokenKey.fault([]))?;
+        if key.algorithm != header.alg {
+            return Err(Code::TokenAlgorithm.fault([]));
+        }
+        let validation = self.validations.iter().find(|(own, _)| *own == key.algorithm).map(|(_, own)| own);
+        let validation = validation.ok_or_else(|| Code::TokenAlgorithm.fault([]))?;
+        let said = decode::<Said>(token, &key.decoding, validation).map_err(|error| fault(&error))?.claims;
+        identity(said)
+    }
+}
+
+fn identity(said: Said) -> Result<Identity, Fault> {
+    match said.role {
+        Role::User => {
+            let user_id = said.sub.parse().ok().filter(|id| *id > 0);
+            let user_id = user_id.ok_or_else(|| invalid("a user's sub is a number from 1 on"))?;
+            if said.groups.len() > TOKEN_GROUPS_MAX {
+                return Err(invalid("it has too many groups"));
+            }
+            Ok(Identity::User { user_id, groups: said.groups })
+        }
+        Role::Shop => {
+            let Id(shop_id) = said.shop_id.ok_or_else(|| invalid("the token of a shop has a shop_id"))?;
+            Ok(Identity::Shop { shop_id, name: person(said.sub)? })
+        }
+        Role::Operator => Ok(Identity::Operator { name: person(said.sub)? }),
+    }
+}
+
+fn person(sub: String) -> Result<String, Fault> {
+    if sub.is_empty() { Err(invalid("its sub is empty")) } else { Ok(sub) }
+}
+
+fn invalid(detail: &str) -> Fault {
+    Code::TokenInvalid.fault([("detail", detail.to_owned())])
+}
+
+#[allow(clippy::wildcard_enum_match_arm, reason = "all others are told as ever")]
+fn header_fault(error: &Error) -> Fault {
+    match error.kind() {
+        // An algorithm that nobody knows, such as none, is a word that the header can not have.
+        ErrorKind::Json(inner) if inner.to_string().contains("unknown variant") => Code::TokenAlgorithm.fault([]),
+        _ => fault(error),
+    }
+}
+
+#[allow(clippy::wildcard_enum_match_arm, reason = "it may get further kinds, and all of these are one to us")]
+fn fault(error: &Error) -> Fault {
+    let code = match error.kind() {
+        ErrorKind::InvalidSignature => Code::TokenSignature,
+        ErrorKind::ExpiredSignature => Code::TokenExpired,
+        ErrorKind::ImmatureSignature => Code::TokenEarly,
+        ErrorKind::InvalidIssuer => Code::TokenIssuer,
+        ErrorKind::InvalidAudience => Code::TokenAudience,
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => Code::TokenAlgorithm,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => Code::TokenAudience,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => Code::TokenIssuer,
+        _ => return invalid(&error.to_string()),
+    };
+    code.fault([])
+}
+
+/// Whom a token is made for.
+#[derive(Clone, Debug)]
+pub struct Bearer {
+    /// What he may do.
+    pub role: Role,
+    /// A user's number, or the name of a person of a shop or of the platform.
+    pub subject: String,
+    /// The shop of a person of a shop.
+    pub shop_id: Option<i64>,
+    /// The user groups that a user is a member of.
+    pub groups: Vec<String>,
+    /// Who says so.
+    pub issuer: Option<String>,
+    /// To whom.
+    pub audience: Option<String>,
+}
+
+/// Why no token is made.
+#[derive(Debug, thiserror::Error)]
+pub enum MintError {
+    /// The set of keys can not be read.
+    #[error("the set of keys {0}")]
+    Keys(String),
+    /// The set has only public keys.
+    #[error("the set has no secret to sign with")]
+    NoSecret,
+    /// The signature can not be made.
+    #[error("the token can not be signed")]
+    Signing(#[source] Error),
+}
+
+/// A token for as long as this from now on, signed with the last secret of this JWK set.
+///
+/// # Errors
+/// When the set has none.
+pub fn mint(keys: &[u8], bearer: Bearer, lasts: Duration) -> Result<String, MintError> {
+    crypto::install();
+    let keys = Keys::parse(keys, false).map_err(MintError::Keys)?;
+    let (kid, secret) = keys.secret().ok_or(MintError::NoSecret)?;
+    let claims = Claims {
+        sub: bearer.subject,
+        role: bearer.role,
+        groups: bearer.groups,
+        shop_id: bearer.shop_id.map(Id),
+        exp: jsonwebtoken::get_current_timestamp() + lasts.as_secs(),
+        iss: bearer.issuer,
+        aud: bearer.audience,
+    };
+    let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
+    encode(&header, &claims, &EncodingKey::from_secret(secret)).map_err(MintError::Signing)
+}
+
+#[cfg(test)]
+mod tests;

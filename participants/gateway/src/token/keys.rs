@@ -1,0 +1,219 @@
+//! The keys that tokens are checked with: a JWK set (RFC 7517) in a file, or at a URL, read again so that keys can be
+//! replaced while tokens of both are around.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde_json::{Value, json};
+use tercet_secure::fetch::Fetch;
+use tercet_secure::files::{self, Watched};
+use tercet_secure::token::random;
+use tracing::{error, info, warn};
+
+use crate::config::Tokens;
+use crate::limits::{KEYS_AGAIN_MIN, KEYS_BYTES_MAX, KEYS_FETCH_MAX};
+
+/// Bytes of a shared secret, at least: those of what HS256 makes (RFC 7518, 3.2).
+const SECRET_BYTES_MIN: usize = 32;
+
+/// A key and what it is for.
+#[derive(Clone)]
+pub(crate) struct Key {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) decoding: DecodingKey,
+}
+
+impl Key {
+    /// Where it is a shared secret.
+    fn secret(&self) -> Option<&[u8]> {
+        self.decoding.try_get_as_bytes().ok().filter(|_| self.algorithm == Algorithm::HS256)
+    }
+}
+
+/// A set of keys, by their names.
+#[derive(Clone, Default)]
+pub(crate) struct Keys(BTreeMap<Option<String>, Key>);
+
+impl Keys {
+    /// Reads a set. Keys that are for something else are left out. A set from a URL is public: a secret there is none.
+    ///
+    /// # Errors
+    /// When it is no set, nothing in it can be used, or a secret is too short.
+    pub(crate) fn parse(text: &[u8], is_public: bool) -> Result<Self, String> {
+        let set: Value = serde_json::from_slice(text).map_err(|error| format!("is no JWK set: {error}"))?;
+        let list = set.get("keys").and_then(Value::as_array).ok_or("is no JWK set: it has no list of keys")?;
+        let mut keys = BTreeMap::new();
+        for jwk in list.iter().filter_map(|value| serde_json::from_value::<Jwk>(value.clone()).ok()) {
+            let Some(algorithm) = algorithm(&jwk) else { continue };
+            if is_public && algorithm == Algorithm::HS256 {
+                warn!(kid = jwk.common.key_id, "a secret that is published is not used");
+                continue;
+            }
+            let decoding = DecodingKey::from_jwk(&jwk).map_err(|error| format!("has a key that is none: {error}"))?;
+            let key = Key { algorithm, decoding };
+            if key.secret().is_some_and(|secret| secret.len() < SECRET_BYTES_MIN) {
+                return Err(format!("has a secret of less than {SECRET_BYTES_MIN} bytes"));
+            }
+            if keys.insert(jwk.common.key_id.clone(), key).is_some() {
+                let name = jwk.common.key_id.unwrap_or_default();
+                return Err(format!("has two keys of the name {name:?}"));
+            }
+        }
+        if keys.is_empty() {
+            return Err("has no key for HS256, RS256 or ES256".to_owned());
+        }
+        Ok(Self(keys))
+    }
+
+    /// The key of this name. A token that names none is checked with the only key there is.
+    pub(crate) fn find(&self, kid: Option<&str>) -> Option<&Key> {
+        match kid {
+            Some(_) => self.0.get(&kid.map(str::to_owned)),
+            None if self.0.len() == 1 => self.0.values().next(),
+            None => None,
+        }
+    }
+
+    /// The last shared secret with its name, for signing.
+    pub(crate) fn secret(&self) -> Option<(Option<&str>, &[u8])> {
+        self.0.iter().rev().find_map(|(kid, key)| Some((kid.as_deref(), key.secret()?)))
+    }
+}
+
+/// What a key is for, by its kind and what it says itself; `None` where that is nothing of ours.
+#[allow(clippy::wildcard_enum_match_arm, reason = "all other kinds, and those to come, are none of ours")]
+fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
+    let (ours, named) = match &jwk.algorithm {
+        AlgorithmParameters::OctetKey(_) => (Algorithm::HS256, KeyAlgorithm::HS256),
+        AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            (Algorithm::ES256, KeyAlgorithm::ES256)
+        }
+        _ => return None,
+    };
+    let fits = jwk.common.key_algorithm.is_none_or(|own| own == named);
+    let signs = jwk.common.public_key_use.as_ref().is_none_or(|own| *own == PublicKeyUse::Signature);
+    (fits && signs).then_some(ours)
+}
+
+/// A set with one new secret, as its file holds it.
+///
+/// # Errors
+/// When the system gives no random bytes.
+pub fn new_keys(kid: &str) -> std::io::Result<String> {
+    let secret = base64url(&random::<SECRET_BYTES_MIN>()?);
+    let set = json!({ "keys": [{ "kty": "oct", "kid": kid, "alg": "HS256", "use": "sig", "k": secret }] });
+    Ok(format!("{set:#}\n"))
+}
+
+/// Without padding (RFC 4648, 5).
+pub(super) fn base64url(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..=chunk.len() {
+            text.push(LETTERS[(bits >> (18 - 6 * place) & 63) as usize] as char);
+        }
+    }
+    text
+}
+
+/// Where the set is.
+pub(crate) enum Source {
+    File(Watched<Keys>),
+    Url(Box<Remote>),
+}
+
+/// A set at a URL.
+pub(crate) struct Remote {
+    fetch: Fetch,
+    every: Duration,
+    current: Mutex<Arc<Keys>>,
+    /// When it was asked for last, after the first time; held while it is.
+    asked_at: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl Source {
+    /// Reads the set for the first time.
+    ///
+    /// # Errors
+    /// When it can not be read, or holds nothing that can be used.
+    pub(crate) async fn open(settings: &Tokens) -> Result<Self, crate::Error> {
+        if !settings.jwks.contains("://") {
+            let source = files::Source { setting: "jwks", path: PathBuf::from(&settings.jwks) };
+            let parse = |sources: &[files::Source], bytes: &[Vec<u8>]| {
+                Keys::parse(&bytes[0], false).map_err(|fault| sources[0].invalid(fault))
+            };
+            return Ok(Self::File(Watched::load(vec![source], parse)?));
+        }
+        let fetch = Fetch::new(&settings.jwks, settings.jwks_ca.as_deref())?;
+        let keys = read(&fetch).await.map_err(|fault| crate::Error::Keys { url: settings.jwks.clone(), fault })?;
+        let remote = Remote {
+            fetch,
+            every: Duration::from_secs(settings.jwks_refresh_seconds.max(1)),
+            current: Mutex::new(Arc::new(keys)),
+            asked_at: tokio::sync::Mutex::new(None),
+        };
+        Ok(Self::Url(Box::new(remote)))
+    }
+
+    /// The key of this name. One that is not known may be new: a set at a URL is read again for it, now and then.
+    pub(crate) async fn find(&self, kid: Option<&str>) -> Option<Key> {
+        match self {
+            Self::File(watched) => watched.current().find(kid).cloned(),
+            Self::Url(remote) => {
+                if let Some(key) = remote.known().find(kid) {
+                    return Some(key.clone());
+                }
+                remote.ask(KEYS_AGAIN_MIN).await;
+                remote.known().find(kid).cloned()
+            }
+        }
+    }
+
+    /// Reads a set at a URL again from time to time, for ever. A file is looked at by whoever asks.
+    pub(crate) async fn refresh(&self) {
+        let Self::Url(remote) = self else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(remote.every).await;
+            remote.ask(remote.every / 2).await;
+        }
+    }
+}
+
+impl Remote {
+    fn known(&self) -> Arc<Keys> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the set, unless that was done within this time. What can not be read leaves the old in force.
+    async fn ask(&self, unless_within: Duration) {
+        let mut asked_at = self.asked_at.lock().await;
+        if asked_at.is_some_and(|asked_at| asked_at.elapsed() < unless_within) {
+            return;
+        }
+        let read = read(&self.fetch).await;
+        *asked_at = Some(Instant::now());
+        match read {
+            Ok(keys) => {
+                let names = keys.0.keys().map(|kid| kid.as_deref().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+                info!(keys = names, "keys read again");
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+            }
+            Err(fault) => error!(fault, "the keys can not be read: the old stay in force"),
+        }
+    }
+}
+
+async fn read(fetch: &Fetch) -> Result<Keys, String> {
+    match tokio::time::timeout(KEYS_FETCH_MAX, fetch.get(KEYS_BYTES_MAX)).await {
+        Ok(Ok(text)) => Keys::parse(&text, true),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {KEYS_FETCH_MAX:?}")),
+    }
+}

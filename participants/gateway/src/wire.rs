@@ -1,0 +1,5 @@
+//! What the API says and understands, and the ways to and from what services say.
+
+pub(crate) mod common;
+pub(crate) mod rules;
+pub(crate) mod template;

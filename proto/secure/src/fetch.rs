@@ -1,0 +1,105 @@
+//! Reading a small document over HTTP.
+
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::http::uri::{Authority, PathAndQuery};
+use hyper::{Request, StatusCode, Uri, header};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::files::{Source, Watched};
+use crate::{Error, provider, server};
+
+/// A document at `http://HOST[:PORT]/PATH` or `https://HOST[:PORT]/PATH`.
+pub struct Fetch {
+    uri: Uri,
+    tls: Option<(Watched<ClientConfig>, ServerName<'static>)>,
+}
+
+impl Fetch {
+    /// Reads the certificates to trust, which https needs.
+    ///
+    /// # Errors
+    /// When it is no such address, or https without certificates.
+    pub fn new(address: &str, ca: Option<&Path>) -> Result<Self, Error> {
+        let refused = |fault| Error::Address { address: address.to_owned(), fault };
+        let uri: Uri = address.parse().map_err(|_| refused("it can not be read"))?;
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| refused("it has no host"))?;
+        let tls = match (uri.scheme_str(), ca) {
+            (Some("http"), _) => None,
+            (Some("https"), Some(path)) => {
+                let source = Source { setting: "jwks_ca", path: path.to_owned() };
+                let name = host.trim_matches(['[', ']']).to_owned();
+                let name = ServerName::try_from(name).map_err(|_| refused("its host is no name"))?;
+                Some((Watched::load(vec![source], config)?, name))
+            }
+            (Some("https"), None) => return Err(Error::Incomplete { setting: "https", needs: "--jwks-ca" }),
+            _ => return Err(refused("its scheme is neither http nor https")),
+        };
+        Ok(Self { uri, tls })
+    }
+
+    /// The document as it is now. The caller bounds the time.
+    ///
+    /// # Errors
+    /// When nobody answers, or not with 200 and at most so many bytes.
+    pub async fn get(&self, bytes_max: usize) -> io::Result<Bytes> {
+        let host = self.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let usual = if self.tls.is_some() { 443 } else { 80 };
+        let port = self.uri.port_u16().unwrap_or(usual);
+        let socket = TcpStream::connect((host, port)).await?;
+        match &self.tls {
+            Some((config, name)) => {
+                let stream = TlsConnector::from(config.current()).connect(name.clone(), socket).await?;
+                self.ask(stream, bytes_max).await
+            }
+            None => self.ask(socket, bytes_max).await,
+        }
+    }
+
+    async fn ask<S>(&self, stream: S, bytes_max: usize) -> io::Result<Bytes>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let path = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let authority = self.uri.authority().map(Authority::as_str).unwrap_or_default();
+        let request = Request::get(path).header(header::HOST, authority).header(header::ACCEPT, "application/json");
+        let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(io::Error::other)?;
+            if response.status() != StatusCode::OK {
+                return Err(io::Error::other(format!("the answer is {}", response.status())));
+            }
+            let body = Limited::new(response.into_body(), bytes_max).collect().await;
+            Ok(body.map_err(|error| io::Error::other(error.to_string()))?.to_bytes())
+        };
+        tokio::pin!(connection);
+        tokio::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            closed = &mut connection => match closed {
+                // What came before the end is there to be read.
+                Ok(()) => answer.await,
+                Err(error) => Err(io::Error::other(error)),
+            },
+        }
+    }
+}
+
+fn config(sources: &[Source], bytes: &[Vec<u8>]) -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| sources[0].invalid(error))?;
+    let roots = server::roots(&sources[0], &bytes[0])?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}

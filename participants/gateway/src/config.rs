@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
 use tercet::bootstrap::LogFormat;
 use tercet_secure::{client, server};
 
@@ -53,6 +54,17 @@ pub struct Config {
     /// What is logged: a level, or directives such as info,hyper=warn
     #[arg(long, env = "TERCET_LOG_FILTER", default_value = "info")]
     pub log_filter: String,
+}
+
+impl Config {
+    /// Of these flags and the defaults alone, whatever the environment says: for a process that is more than a gateway.
+    ///
+    /// # Errors
+    /// When a flag is none, or lacks its value.
+    pub fn from_flags(flags: &[&str]) -> Result<Self, clap::Error> {
+        let command = Self::command().no_binary_name(true).mut_args(|flag| flag.env(Resettable::Reset));
+        Self::from_arg_matches(&command.try_get_matches_from(flags)?)
+    }
 }
 
 /// Which tokens are taken.

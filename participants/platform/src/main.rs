@@ -40,6 +40,9 @@ struct Cli {
     /// The template service's own address.
     #[arg(long, default_value = "127.0.0.1:7074")]
     template: SocketAddr,
+    /// The gateway's address for HTTP.
+    #[arg(long, default_value = "127.0.0.1:7080")]
+    gateway: SocketAddr,
     /// Where Prometheus reads /metrics.
     #[arg(long, default_value = "127.0.0.1:7079")]
     metrics: SocketAddr,
@@ -84,6 +87,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         coordinator: cli.coordinator,
         admin: cli.admin,
         services: [cli.stock, cli.coupon, cli.order, cli.template],
+        gateway: cli.gateway,
         metrics: cli.metrics,
     };
     let mut running = start(addresses).await?;
@@ -133,7 +137,10 @@ fn show_addresses(addresses: &Addresses) {
     for (service, address) in SERVICES.iter().zip(addresses.services) {
         println!("  {service:<15}  http://{address}   {}", addresses.database(service).display());
     }
+    println!("  gateway          http://{}", addresses.gateway);
     println!("  metrics          http://{}/metrics\n", addresses.metrics);
+    println!("Try the API there, with a token of a user, a shop or an operator:");
+    println!("  cargo run --release -p tercet-gateway -- token --jwks {} user 42\n", addresses.jwks().display());
     println!("Look at the last transactions:");
     println!("  cargo run --release -p tercet-coordinator -- tx list --admin {}\n", addresses.admin_url());
 }

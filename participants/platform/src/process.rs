@@ -39,6 +39,8 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// The services' own ports, in the order of [`SERVICES`].
     pub services: [SocketAddr; SERVICES.len()],
+    /// The gateway's address for HTTP.
+    pub gateway: SocketAddr,
     /// Where Prometheus reads.
     pub metrics: SocketAddr,
 }
@@ -52,6 +54,11 @@ impl Addresses {
     /// The coordinator's port for operators, as a URL.
     pub fn admin_url(&self) -> String {
         format!("http://{}", self.admin)
+    }
+
+    /// The keys that sign tokens for the gateway, made if they are not there.
+    pub fn jwks(&self) -> PathBuf {
+        self.data.join("jwks.json")
     }
 
     /// The database file of a service.
@@ -97,13 +104,26 @@ pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
             Ok(service.run(told(stopped)).await?)
         })?;
     }
-    let connected = tokio::time::timeout(READY_MAX, connected(&addresses));
+    let config = gateway_config(&addresses)?;
+    let (gateway_ready, gateway_is_ready) = oneshot::channel();
+    let stopped = stopping.clone();
+    running.thread("gateway", failed.clone(), async move {
+        Ok(tercet_gateway::run(config, gateway_ready, told(stopped)).await?)
+    })?;
+    let connected = async {
+        connected(&addresses).await?;
+        // Where it fails to start, that is told beside this.
+        drop(gateway_is_ready.await);
+        Ok(())
+    };
+    let connected = tokio::time::timeout(READY_MAX, connected);
     let failure = tokio::select! {
+        biased;
+        failure = running.failures.recv() => failure,
         connected = connected => match connected {
             Ok(connected) => connected.err(),
             Err(_) => Some(anyhow::anyhow!("the services did not connect to the coordinator within {READY_MAX:?}")),
         },
-        failure = running.failures.recv() => failure,
     };
     match failure {
         None => Ok(running),
@@ -176,6 +196,23 @@ fn coordinator_config(addresses: &Addresses) -> Config {
         log: LogFormat::Text,
         log_filter: String::new(),
     }
+}
+
+/// A gateway for whoever is on this machine: he may ask as often as he likes, and claim as often as anybody.
+fn gateway_config(addresses: &Addresses) -> anyhow::Result<tercet_gateway::config::Config> {
+    let jwks = addresses.jwks();
+    if !jwks.exists() {
+        let keys = tercet_gateway::token::new_keys("first")?;
+        std::fs::write(&jwks, keys).with_context(|| format!("can not write {}", jwks.display()))?;
+    }
+    let url = |service: &str| {
+        let at = SERVICES.iter().position(|own| *own == service).context("it is one of the services")?;
+        anyhow::Ok(format!("http://{}", addresses.services[at]))
+    };
+    let (listen, jwks) = (addresses.gateway.to_string(), jwks.display().to_string());
+    let template = url(tercet_coupon_template::SERVICE)?;
+    let flags = ["--listen", &listen, "--jwks", &jwks, "--template", &template, "--address-per-second", "0"];
+    Ok(tercet_gateway::config::Config::from_flags(&flags)?)
 }
 
 /// Opens a service's database.

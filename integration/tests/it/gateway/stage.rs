@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clap::Parser as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -39,9 +38,8 @@ pub(super) struct Gateway {
 impl Gateway {
     /// With these flags.
     pub(super) async fn start(flags: &[&str]) -> Self {
-        let mut words = vec!["tercet-gateway", "--listen", "127.0.0.1:0", "--token-leeway-seconds", "0"];
-        words.extend(flags);
-        let config = Config::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+        let flags = [&["--listen", "127.0.0.1:0", "--token-leeway-seconds", "0"], flags].concat();
+        let config = Config::from_flags(&flags).unwrap_or_else(|error| panic!("{error}"));
         let ((ready, is_ready), (stop, stopped)) = (oneshot::channel(), oneshot::channel());
         let running = tokio::spawn(tercet_gateway::run(config, ready, async { drop(stopped.await) }));
         let address = is_ready.await.expect("it starts");

@@ -10,6 +10,7 @@ pub mod caller;
 pub mod canary;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "console")]
 pub mod console;
 pub mod controls;
 pub mod door;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_cron_scheduler::JobScheduler;
@@ -92,10 +94,27 @@ pub enum Error {
 ///
 /// # Errors
 /// When it can not start, or when another start of the same node has taken over.
-pub async fn run(
+pub fn run(
     config: Config,
     ready: oneshot::Sender<Addresses>,
-    shutdown: impl Future<Output = ()> + Send,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, Result<(), Error>> {
+    run_embedded(config, ready, shutdown.boxed())
+}
+
+/// Without types, so that a coordinator is compiled here and not once more by each caller.
+fn run_embedded(
+    config: Config,
+    ready: oneshot::Sender<Addresses>,
+    shutdown: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, Result<(), Error>> {
+    run_on_sqlite(config, ready, shutdown).boxed()
+}
+
+async fn run_on_sqlite(
+    config: Config,
+    ready: oneshot::Sender<Addresses>,
+    shutdown: BoxFuture<'static, ()>,
 ) -> Result<(), Error> {
     let clock = SystemClock::start();
     let ports = Ports::open(&config).await?;

@@ -95,7 +95,8 @@ impl Live {
         let state = record::State::decode(stored.state.clone()).map_err(format)?;
         let planned = plan.branches.len();
         plan.branches.extend(state.added);
-        let mut branches = core_branches(&plan.branches);
+        let mut branches =
+            core_branches(&plan.branches).ok_or(Error::Value { xid, field: "operations of a branch" })?;
         if branches.len() != state.branches.len() || branches.len() > limits::BRANCHES_MAX {
             return Err(Error::Value { xid, field: "number of branches" });
         }
@@ -138,7 +139,7 @@ impl Live {
 
     /// Adds a branch to the plan; the machine decides whether it takes it.
     pub fn plan_branch(&mut self, branch: record::Branch) -> tercet_core::Branch {
-        let core = core_branch(&branch);
+        let core = core_branch(&branch).expect("a branch is checked before it is added");
         Arc::make_mut(&mut self.plan).branches.push(branch);
         self.words.push(Words::default());
         core

@@ -113,7 +113,7 @@ impl Plan {
             }
         }
         let record = record::Plan { mode: mode as u32, manual, branches, labels, traceparent: String::new() };
-        if !acyclic(&core_branches(&record.branches)) {
+        if core_branches(&record.branches).is_none_or(|branches| !acyclic(&branches)) {
             return Err(invalid("branches.after", "no cycle: no branch may come after itself"));
         }
         if record.branches.iter().map(|branch| branch.request.len()).sum::<usize>() > limits::MESSAGE_BYTES_MAX {
@@ -150,7 +150,8 @@ impl Plan {
 
     /// The machine's side of it, accepted at `now`.
     pub fn start(&self, xid: Xid, now: Timestamp) -> Tx {
-        Tx::new(xid, self.record.manual, now.after_ms(self.deadline_ms.into()), core_branches(&self.record.branches))
+        let branches = core_branches(&self.record.branches).expect("a plan is checked before it is one");
+        Tx::new(xid, self.record.manual, now.after_ms(self.deadline_ms.into()), branches)
     }
 
     /// Tells the same content from other content under one idempotency key.
@@ -166,21 +167,21 @@ fn fnv1a(bytes: &[u8], seed: u32) -> u64 {
     all.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// The machine's side of stored branches.
-pub fn core_branches(branches: &[record::Branch]) -> Vec<Branch> {
+/// The machine's side of stored branches; `None` when this version does not know what to call one of them.
+pub fn core_branches(branches: &[record::Branch]) -> Option<Vec<Branch>> {
     branches.iter().map(core_branch).collect()
 }
 
-/// The machine's side of a stored branch.
-pub fn core_branch(branch: &record::Branch) -> Branch {
+/// The machine's side of a stored branch; `None` when this version does not know what to call it.
+pub fn core_branch(branch: &record::Branch) -> Option<Branch> {
     let after: Vec<u8> = branch.after.iter().map(|index| *index as u8).collect();
-    let operations = Operations::from_bits(branch.operations as u8).unwrap_or(Operations::TCC);
+    let operations = Operations::from_bits(u8::try_from(branch.operations).ok()?)?;
     let retry = planned_policy(branch);
     let call_timeout_ms = match branch.call_timeout_ms {
         0 => limits::CALL_TIMEOUT_MS_DEFAULT,
         given => given,
     };
-    Branch::new(operations, &after, retry, call_timeout_ms)
+    Some(Branch::new(operations, &after, retry, call_timeout_ms))
 }
 
 /// The policy that a branch was declared with.

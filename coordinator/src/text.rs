@@ -16,11 +16,6 @@ pub(crate) fn time_of_day(at_ms: u64) -> String {
     format!("{hours:02}:{minutes:02}:{seconds:02}.{:03}Z", ms % 1_000)
 }
 
-/// The same, where 0 stands for never.
-pub(crate) fn iso_or_none(at_ms: u64) -> Option<String> {
-    (at_ms > 0).then(|| iso(at_ms))
-}
-
 /// Year, month and day of a number of days since 1970-01-01: Howard Hinnant's `civil_from_days`, for days from 1970 on.
 fn civil(days: u64) -> (u64, u64, u64) {
     let from_march = days + 719_468;
@@ -65,7 +60,6 @@ mod tests {
         assert_eq!(iso(1_709_251_199_999), "2024-02-29T23:59:59.999Z");
         assert_eq!(iso(1_709_251_200_000), "2024-03-01T00:00:00.000Z");
         assert_eq!(iso(4_102_444_799_001), "2099-12-31T23:59:59.001Z");
-        assert_eq!((iso_or_none(0), iso_or_none(1)), (None, Some("1970-01-01T00:00:00.001Z".into())));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use tercet_secure::server::Protocol;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, LogFormat};
 use crate::{metrics, store};
@@ -65,12 +67,13 @@ fn advice(error: &crate::Error) -> &'static str {
 }
 
 fn logs(config: &Config, color: bool) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_filter)
-        .map_err(|error| anyhow::anyhow!("log_filter: {:?}: {error}", config.log_filter))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
+    let filter = config.log_filter.parse::<Targets>();
+    let filter = filter.map_err(|error| anyhow::anyhow!("log_filter: {:?}: {error}", config.log_filter))?;
+    let logs = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
+    let logs = logs.with_writer(std::io::stderr).with_ansi(color);
     match config.log {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
+        LogFormat::Text => logs.finish().with(filter).init(),
+        LogFormat::Json => logs.json().finish().with(filter).init(),
     }
     Ok(())
 }

@@ -9,7 +9,12 @@ use tercet_core::{Timestamp, Xid};
 
 use super::Error;
 use crate::clock::{Clock as _, SystemClock};
-pub(super) use crate::text::{both, iso, iso_or_none, relative, span, time_of_day};
+pub(super) use crate::text::{both, iso, relative, span, time_of_day};
+
+/// A point in time as ISO 8601 has it, where 0 stands for never.
+pub(super) fn iso_or_none(at_ms: u64) -> Option<String> {
+    (at_ms > 0).then(|| iso(at_ms))
+}
 
 /// Where a command writes what it found out.
 pub(super) struct Screen<'a> {

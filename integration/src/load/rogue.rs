@@ -1,4 +1,4 @@
-//! A participant that breaks the rules: it answers garbage, or comes and goes.
+//! A participant that breaks the rules: it answers garbage, nothing at all, or comes and goes.
 
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub enum How {
     Garbage,
     /// Takes calls and is gone, again and again
     Flaps,
+    /// Takes calls and answers nothing but heartbeats
+    Silent,
 }
 
 /// Its settings.
@@ -69,11 +71,14 @@ async fn session(config: &Config, round: u64) -> anyhow::Result<()> {
     let mut batches = 0_u64;
     while let Some(message) = down.next().await {
         match message?.message {
-            Some(Down::Calls(_)) if config.how == How::Flaps => return Ok(()),
-            Some(Down::Calls(calls)) => {
-                batches += 1;
-                send(Up::Replies(garbage(&calls, round + batches)))?;
-            }
+            Some(Down::Calls(calls)) => match config.how {
+                How::Garbage => {
+                    batches += 1;
+                    send(Up::Replies(garbage(&calls, round + batches)))?;
+                }
+                How::Flaps => return Ok(()),
+                How::Silent => {}
+            },
             Some(Down::Heartbeat(beat)) => send(Up::Heartbeat(beat))?,
             Some(Down::Registered(_) | Down::Forget(_) | Down::Audit(_) | Down::Signed(_)) | None => {}
         }

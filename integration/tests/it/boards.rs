@@ -147,6 +147,7 @@ async fn a_prometheus_of_a_coordinator_in_trouble_answers_every_board_and_alert(
         ("TercetRefusedInPhaseTwo", "d"),
         ("TercetParticipantGone", "c"),
         ("TercetParticipantStuck", "e"),
+        ("TercetSessionSilent", "f"),
         ("TercetInvariantBroken", "stock"),
     ];
     let firing_all = |firing: &[(String, String)]| {

@@ -113,10 +113,11 @@ fn drive(mut live: Live, read: &Record, choices: &mut Choices<'_>) {
 fn stored_transactions_are_read_or_refused() {
     let schema = Schema::load();
     fuzz(8, |choices| {
-        let plan: record::Plan = schema.value(".tercet.store.v1.Plan", choices);
+        let mut plan: record::Plan = schema.value(".tercet.store.v1.Plan", choices);
         let mut state: record::State = schema.value(".tercet.store.v1.State", choices);
         if choices.below(8) != 7 {
             state.branches.resize_with(plan.branches.len() + state.added.len(), record::BranchState::default);
+            plan.branches.iter_mut().chain(&mut state.added).for_each(|branch| branch.operations %= 16);
         }
         let (mut plan, mut state) = (plan.encode_to_vec(), state.encode_to_vec());
         if choices.below(2) == 1 {
@@ -128,6 +129,24 @@ fn stored_transactions_are_read_or_refused() {
             Err(refused) => assert!(refused.to_string().contains(&XID.to_string()), "{refused}"),
         }
     });
+}
+
+#[test]
+fn a_branch_that_this_version_can_not_call_is_refused() {
+    let read = |operations| {
+        let plan = record::Plan {
+            branches: vec![record::Branch { operations, ..Default::default() }],
+            mode: 1,
+            ..Default::default()
+        };
+        let state = record::State { branches: vec![record::BranchState::default()], ..Default::default() };
+        Live::decode(&stored(plan.encode_to_vec().into(), state.encode_to_vec().into())).map(drop)
+    };
+    assert!(read(7).is_ok());
+    for operations in [16, 256 + 7, u32::MAX] {
+        let refused = read(operations).expect_err("nobody knows these operations").to_string();
+        assert!(refused.contains("operations of a branch"), "{refused}");
+    }
 }
 
 #[test]

@@ -12,8 +12,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tercet_platform::process::{Addresses, Running, SERVICES, start};
 use tercet_platform::{burst, summary};
 use tercet_proto::admin::v1::GetStatisticsRequest;
-use tercet_proto::admin::v1::admin_client::AdminClient;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Tercet's coordinator and the coupon platform in one process, each service with its own SQLite file and port.
 #[derive(Debug, Parser)]
@@ -60,12 +61,13 @@ struct Cli {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let Ok(filter) = EnvFilter::try_new(&cli.log_filter) else {
+    let Ok(filter) = cli.log_filter.parse::<Targets>() else {
         eprintln!("tercet-platform: log_filter: {:?} is no filter, such as warn or info,sqlx=warn", cli.log_filter);
         return ExitCode::from(2);
     };
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let logs = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
+    logs.with_writer(std::io::stderr).with_ansi(colours).finish().with(filter).init();
     match run(cli).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
@@ -110,7 +112,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
 }
 
 async fn show_burst(running: &Running, seconds: u64) -> anyhow::Result<bool> {
-    let mut admin = AdminClient::connect(running.addresses.admin_url()).await?;
+    let mut admin = running.addresses.operate()?;
     let now_ms = admin.get_statistics(GetStatisticsRequest::default()).await?.into_inner().now_ms;
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} claims and checkouts: {pos} ({per_sec}), {elapsed}")?);

@@ -14,9 +14,11 @@ use tercet::service::Service;
 use tercet_coordinator::config::{Config, LogFormat};
 use tercet_proto::admin::v1::GetStatisticsRequest;
 use tercet_proto::admin::v1::admin_client::AdminClient;
+use tercet_secure::client::Credentials;
 use tercet_secure::{page, server};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
+use tonic::transport::Channel;
 
 /// Everything has to be connected within this time.
 const READY_MAX: Duration = Duration::from_secs(10);
@@ -59,6 +61,14 @@ impl Addresses {
     /// The keys that sign tokens for the gateway, made if they are not there.
     pub fn jwks(&self) -> PathBuf {
         self.data.join("jwks.json")
+    }
+
+    /// The coordinator as operators see it. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// None: what an address shows is a URL.
+    pub fn operate(&self) -> anyhow::Result<AdminClient<Channel>> {
+        Ok(AdminClient::new(Credentials::default().target(&self.admin_url())?.connect_lazy()))
     }
 
     /// The database file of a service.
@@ -262,7 +272,7 @@ async fn connected(addresses: &Addresses) -> anyhow::Result<()> {
             tokio::time::sleep(POLL).await;
         }
     }
-    let mut admin = AdminClient::connect(addresses.admin_url()).await?;
+    let mut admin = addresses.operate()?;
     loop {
         let statistics = admin.get_statistics(GetStatisticsRequest::default()).await?.into_inner();
         let has = |(service, _): &(&str, _)| statistics.participants.iter().any(|own| own.service == *service);

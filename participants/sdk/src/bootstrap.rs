@@ -22,7 +22,9 @@ use tercet_secure::server::Protocol;
 use tercet_secure::{client, page, server};
 use tokio::net::TcpListener;
 use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::fence::Dialect;
 use crate::service::Service;
@@ -140,15 +142,19 @@ pub async fn run(
 /// # Errors
 /// When the filter is none (info is logged then), or logs have begun already.
 pub fn logs(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let (filter, wrong) = match EnvFilter::try_new(filter) {
+    let (filter, wrong) = match filter.parse::<Targets>() {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(anyhow::anyhow!("log-filter {filter:?}: {error}"))),
+        Err(error) => {
+            let wrong = anyhow::anyhow!("log-filter {filter:?}: {error}");
+            (Targets::new().with_default(LevelFilter::INFO), Some(wrong))
+        }
     };
     let colours = std::io::stderr().is_terminal();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let logs = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
+    let logs = logs.with_writer(std::io::stderr).with_ansi(colours);
     let begun = match format {
-        LogFormat::Text => logs.try_init(),
-        LogFormat::Json => logs.json().try_init(),
+        LogFormat::Text => logs.finish().with(filter).try_init(),
+        LogFormat::Json => logs.json().finish().with(filter).try_init(),
     };
     begun.map_err(|error| anyhow::anyhow!("logs: {error}"))?;
     wrong.map_or(Ok(()), Err)

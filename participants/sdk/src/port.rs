@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tercet_secure::server::{Tls, incoming};
+use tercet_secure::server::{self, Tls};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::ServingStatus;
 
 use crate::service::{Error, is_set};
@@ -56,8 +55,7 @@ pub(crate) async fn open(
     let serve = async move {
         let (mut signal, mut last) = (signal.clone(), signal);
         let until = async move { is_set(&mut signal).await };
-        let incoming = incoming(listener, tls);
-        let served = Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming, until);
+        let served = server::serve(routes, listener, tls, until.boxed());
         let over = async move {
             is_set(&mut last).await;
             tokio::time::sleep(CLOSE_MAX).await;

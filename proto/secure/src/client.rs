@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use clap::Args;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -175,10 +177,10 @@ impl Target {
     ///
     /// # Errors
     /// When nobody answers, or one side does not trust the other.
-    pub async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+    pub fn connect(&self) -> BoxFuture<'_, Result<Channel, tonic::transport::Error>> {
         match &self.tls {
-            Some(connector) => self.endpoint.connect_with_connector(connector.clone()).await,
-            None => self.endpoint.connect().await,
+            Some(connector) => self.endpoint.connect_with_connector(connector.clone()).boxed(),
+            None => self.endpoint.connect().boxed(),
         }
     }
 

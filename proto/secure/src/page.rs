@@ -1,9 +1,11 @@
 //! A port that shows one text to whoever asks, as Prometheus does.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,13 +25,24 @@ const CONNECTION_MAX: Duration = Duration::from_secs(300);
 /// How often `render` is called at least, asked or not: a recorder of metrics tidies up while it is read.
 const RENDER_EVERY: Duration = Duration::from_secs(10);
 
+type Render = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// Serves what `render` says under this path, until it is dropped.
-pub async fn serve(
+pub fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
     path: &'static str,
-    render: impl Fn() -> String + Clone + Send + 'static,
-) {
+    render: impl Fn() -> String + Send + Sync + 'static,
+) -> BoxFuture<'static, ()> {
+    serve_boxed(listener, tls, path, Arc::new(render))
+}
+
+/// Without types, so that a server of HTTP is compiled here and not once more by each caller.
+fn serve_boxed(listener: TcpListener, tls: Option<Tls>, path: &'static str, render: Render) -> BoxFuture<'static, ()> {
+    accept(listener, tls, path, render).boxed()
+}
+
+async fn accept(listener: TcpListener, tls: Option<Tls>, path: &'static str, render: Render) {
     let mut connections = JoinSet::new();
     let mut upkeep = tokio::time::interval(RENDER_EVERY);
     let mut accepted = std::pin::pin!(incoming(listener, tls));
@@ -39,7 +52,7 @@ pub async fn serve(
             _ = upkeep.tick() => drop(render()),
             connection = accepted.next(), if connections.len() < CONNECTIONS_MAX => match connection {
                 Some(Ok(connection)) => {
-                    connections.spawn(tokio::time::timeout(CONNECTION_MAX, answer(connection, path, render.clone())));
+                    connections.spawn(tokio::time::timeout(CONNECTION_MAX, answer(connection, path, Arc::clone(&render))));
                 }
                 // No descriptor is free, for instance; the next may be.
                 Some(Err(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -49,7 +62,7 @@ pub async fn serve(
     }
 }
 
-async fn answer(connection: Connection, path: &'static str, render: impl Fn() -> String + Send + 'static) {
+async fn answer(connection: Connection, path: &'static str, render: Render) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (status, text) = match (request.method(), request.uri().path() == path) {
             (&Method::GET, true) => (StatusCode::OK, render()),

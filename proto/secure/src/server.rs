@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use clap::Args;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -18,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
 use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 
 use crate::files::{Source, Watched};
@@ -134,6 +137,19 @@ pub(crate) fn roots(source: &Source, pem: &[u8]) -> Result<RootCertStore, Error>
         roots.add(certificate).map_err(|error| source.invalid(error))?;
     }
     Ok(roots)
+}
+
+/// Serves these routes on a port, until `until` ends and the calls under way with it.
+///
+/// # Errors
+/// When the port breaks.
+pub fn serve(
+    routes: Routes,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    until: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, Result<(), tonic::transport::Error>> {
+    Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming(listener, tls), until).boxed()
 }
 
 /// The connections of a port, past their handshakes.

@@ -1,5 +1,5 @@
 //! A coordinator in trouble: of its participants one is well, one falters, one is gone, one refuses what it may not,
-//! one hangs, and of one somebody has changed a row.
+//! one hangs, one answers nothing any more, and of one somebody has changed a row.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -45,6 +45,7 @@ impl Stage {
         let habits = [("a", "agrees"), ("b", "falters"), ("d", "refuses"), ("e", "hangs"), ("c", "agrees")];
         let mut participants: Vec<_> = habits.into_iter().map(start).collect::<Result<_, _>>()?;
         participants.insert(0, stock(folder, &coordinator.url).await?);
+        participants.insert(0, silent(folder, &coordinator.url)?);
         coordinator.wait_for(&mut participants).await?;
         drop(participants.pop());
         let (stop, stopped) = watch::channel(false);
@@ -74,6 +75,12 @@ async fn stock(folder: &Path, coordinator: &str) -> anyhow::Result<Process> {
     pool.close().await;
     let spec = Spec::new(tercet_stock::SERVICE, "tercet-stock", "tercet-stock", folder)?;
     spec.with("--coordinator", coordinator).with("--database", url).start()
+}
+
+/// Answers heartbeats and no call.
+fn silent(folder: &Path, coordinator: &str) -> anyhow::Result<Process> {
+    let spec = Spec::new("f", "load", "tercet-integration", folder)?.word("rogue").with("--coordinator", coordinator);
+    spec.with("--service", "f").with("--how", "silent").start()
 }
 
 /// Some of everything, some fifty times a second.

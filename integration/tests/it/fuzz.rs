@@ -134,12 +134,10 @@ fn stored_transactions_are_read_or_refused() {
 #[test]
 fn a_branch_that_this_version_can_not_call_is_refused() {
     let read = |operations| {
-        let plan = record::Plan {
-            branches: vec![record::Branch { operations, ..Default::default() }],
-            mode: 1,
-            ..Default::default()
-        };
-        let state = record::State { branches: vec![record::BranchState::default()], ..Default::default() };
+        let branch = record::Branch { operations, ..record::Branch::default() };
+        let plan = record::Plan { branches: vec![branch], mode: 1, ..record::Plan::default() };
+        let due = record::BranchState { progress: 1, ..record::BranchState::default() };
+        let state = record::State { status: 1, branches: vec![due], ..record::State::default() };
         Live::decode(&stored(plan.encode_to_vec().into(), state.encode_to_vec().into())).map(drop)
     };
     assert!(read(7).is_ok());

@@ -52,7 +52,8 @@ async fn accept(listener: TcpListener, tls: Option<Tls>, path: &'static str, ren
             _ = upkeep.tick() => drop(render()),
             connection = accepted.next(), if connections.len() < CONNECTIONS_MAX => match connection {
                 Some(Ok(connection)) => {
-                    connections.spawn(tokio::time::timeout(CONNECTION_MAX, answer(connection, path, Arc::clone(&render))));
+                    let answered = answer(connection, path, Arc::clone(&render));
+                    connections.spawn(tokio::time::timeout(CONNECTION_MAX, answered));
                 }
                 // No descriptor is free, for instance; the next may be.
                 Some(Err(_)) => tokio::time::sleep(Duration::from_millis(10)).await,

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The whole test run: real PostgreSQL and MariaDB in folders of their own, then every test of the workspace.
+# The whole test run: real PostgreSQL, MariaDB and Kafka in folders of their own, then every test of the workspace.
 #   integration/test.sh [arguments for the test binaries, such as a filter]
-# Installs the two servers where they are missing (Debian, needs root or sudo), and unpacks Prometheus' two programs
-# below target. Ends with "N passed, N failed".
+# Installs the two databases and Maven with its Java where they are missing (Debian, needs root or sudo), fetches the
+# broker's jars and unpacks Prometheus' two programs below target. Ends with "N passed, N failed".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,6 +39,15 @@ PATH=$PATH:/usr/sbin:/usr/local/sbin
 command -v cargo >/dev/null || die "cargo is missing: install Rust $(sed -n 's/^rust-version = //p' Cargo.toml)"
 [ -x "$(postgres_bin)/initdb" ] || install postgresql-15
 command -v mariadbd >/dev/null || install mariadb-server
+command -v java >/dev/null || install default-jre-headless
+# The broker's jars: Debian has no package of it.
+jars=$(realpath -m "${CARGO_TARGET_DIR:-target}")/kafka/libs
+if ! ls "$jars"/kafka_2.13-*.jar >/dev/null 2>&1; then
+  command -v mvn >/dev/null || install maven
+  say "fetching Kafka"
+  mvn -q -B -f integration/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime \
+    "-DoutputDirectory=$jars" >&2 || die "Kafka can not be fetched"
+fi
 bin=$(postgres_bin)
 if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
   prometheus=$PWD/target/prometheus
@@ -49,6 +58,7 @@ fi
 dir=$(mktemp -d)
 chmod 755 "$dir"
 maria=
+kafka=
 stop() {
   trap - EXIT
   # A second signal must not leave the servers behind.
@@ -57,7 +67,8 @@ stop() {
     (cd / && as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -m immediate -w stop >/dev/null 2>&1) || true
   fi
   # Nothing of its data is kept. Waiting reaps it: as the child of a shell it would else stay a zombie.
-  if [ -n "$maria" ]; then kill -9 "$maria" 2>/dev/null && wait "$maria" 2>/dev/null || true; fi
+  local server
+  for server in $maria $kafka; do kill -9 "$server" 2>/dev/null && wait "$server" 2>/dev/null || true; done
   rm -rf "$dir"
 }
 trap stop EXIT
@@ -129,6 +140,47 @@ start_mariadb() {
   return 1
 }
 
+# Begins before the databases and is waited for after them: it takes longest.
+start_kafka() {
+  mkdir "$dir/kafka"
+  kafka_port=$(free_port)
+  local controller
+  controller=$(free_port)
+  cat >"$dir/kafka/properties" <<END
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:$controller
+listeners=PLAINTEXT://127.0.0.1:$kafka_port,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port
+controller.listener.names=CONTROLLER
+log.dirs=$dir/kafka/data
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+log.cleaner.dedupe.buffer.size=2097152
+END
+  local java=(java -Xms192m -Xmx192m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$jars/*")
+  {
+    "${java[@]}" kafka.tools.StorageTool format --cluster-id dGVyY2V0LXRlc3RzLi4uLg --config "$dir/kafka/properties" &&
+      exec "${java[@]}" kafka.Kafka "$dir/kafka/properties"
+  } >"$dir/kafka/log" 2>&1 &
+  kafka=$!
+}
+
+await_kafka() {
+  for _ in $(seq 600); do
+    if (exec 3<>"/dev/tcp/127.0.0.1/$kafka_port") 2>/dev/null; then
+      export TERCET_TEST_KAFKA="127.0.0.1:$kafka_port"
+      return
+    fi
+    kill -0 "$kafka" 2>/dev/null || break
+    sleep 0.1
+  done
+  cat "$dir/kafka/log" >&2
+  return 1
+}
+
 # Incremental files would only fill the disk of a machine that builds once.
 export CARGO_INCREMENTAL=0 CARGO_TERM_COLOR=never
 say "building"
@@ -136,9 +188,11 @@ say "building"
 cargo build --workspace --bins --locked --quiet || die "the workspace does not build"
 cargo test --workspace --locked --no-run --quiet || die "the tests do not build"
 
-say "starting PostgreSQL and MariaDB"
+say "starting PostgreSQL, MariaDB and Kafka"
+start_kafka
 start_postgres || die "PostgreSQL does not start"
 start_mariadb || die "MariaDB does not start"
+await_kafka || die "Kafka does not start"
 
 status=0
 cargo test --workspace --locked --no-fail-fast -- "$@" 2>&1 | tee "$dir/tests.log" || status=1

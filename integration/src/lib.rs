@@ -4,6 +4,7 @@ pub mod chaos;
 pub mod checker;
 pub mod cli;
 pub mod host;
+pub mod kafka;
 pub mod load;
 pub mod mariadb;
 pub mod noop;

@@ -35,6 +35,12 @@ pub async fn mariadb() -> sqlx::Result<Option<String>> {
     Ok(Some(with_database(&server, &name)))
 }
 
+/// The address of the Kafka broker of the test run, and a prefix of the caller's own for its topics; `None` where no
+/// broker was started.
+pub fn kafka() -> Option<(String, String)> {
+    Some((url("TERCET_TEST_KAFKA")?, format!("{}.", fresh_name())))
+}
+
 #[allow(clippy::disallowed_methods, reason = "the test run's own settings, which no product code reads")]
 fn url(name: &str) -> Option<String> {
     std::env::var(name).ok()

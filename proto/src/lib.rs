@@ -31,6 +31,8 @@ packages!(
     coordinator => "tercet.coordinator.v1",
     coupon => "tercet.coupon.v1",
     coupon_template => "tercet.coupon_template.v1",
+    events => "tercet.events.v1",
+    log => "tercet.log.v1",
     order => "tercet.order.v1",
     participant => "tercet.participant.v1",
     stock => "tercet.stock.v1",

@@ -118,7 +118,7 @@ async fn world<Db: Stores>(urls: [String; 3]) -> World<Db> {
     let [stock, coupon, order] = pools.clone();
     let stock = tercet_stock::service(stock).await.expect("the schema is sound");
     let coupon = tercet_coupon::service(coupon).await.expect("the schema is sound");
-    let order = tercet_order::service(order).await.expect("the schema is sound");
+    let order = tercet_order::service(order, None).await.expect("the schema is sound");
     tercet_stock::seed(&pools[0], &ITEMS).await.expect("the items are sound");
     let template = Template {
         template_id: 1,

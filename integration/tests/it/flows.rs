@@ -10,6 +10,7 @@ use sqlx::{Sqlite, SqlitePool};
 use tercet::client::{Client, Options, Outcome, View, Wait};
 use tercet::fence::Dialect as _;
 use tercet_coupon::store::{Template, Totals as CouponTotals};
+use tercet_events::outbox::Outbox;
 use tercet_order::store::Totals as OrderTotals;
 use tercet_platform::flows;
 use tercet_proto::coupon::v1::Claim;
@@ -132,9 +133,10 @@ async fn claims_checkouts_payments_and_refunds_end_the_same_way_everywhere() {
 
     let payment = Paid { order_id: 100, user_id: 7, paid_cents: 1_700 };
     let short = Paid { paid_cents: 1_699, ..payment };
-    let error = flows::pay(&platform.client, &platform.order, &short).await.expect_err("a cent is missing");
+    let error =
+        flows::pay(&platform.client, &platform.order, &Outbox::off(), &short).await.expect_err("a cent is missing");
     assert_eq!(error.to_string(), "paid_cents is 1699: order 100 costs 1700");
-    let told = flows::pay(&platform.client, &platform.order, &payment).await.expect("it is placed");
+    let told = flows::pay(&platform.client, &platform.order, &Outbox::off(), &payment).await.expect("it is placed");
     assert_eq!(told.outcome(), Some(Outcome::Confirmed));
     let notices: i64 = sqlx::query_scalar("SELECT paid_cents FROM paid_notice WHERE order_id = 100")
         .fetch_one(&platform.coupon)

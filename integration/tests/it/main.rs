@@ -7,6 +7,7 @@ mod checker;
 mod conformance;
 mod conservation;
 mod disk;
+mod events;
 mod fence;
 mod flows;
 mod fuzz;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::{MySql, MySqlPool};
 use tercet_coupon::store as coupon;
+use tercet_events::outbox::Outbox;
 use tercet_integration::servers;
 use tercet_order::store as order;
 use tercet_stock::store as stock;
@@ -109,7 +110,7 @@ async fn orders_are_placed_paid_and_refunded() {
     MySql::advance(&mut db_tx, &place).await.expect("they are frozen");
     MySql::advance(&mut db_tx, &[step(2, Status::Placed, Status::Refunded)]).await.expect("it is placed");
     let paid = tercet_proto::order::v1::Paid { order_id: 1, user_id: 7, paid_cents: 1_500 };
-    tercet_order::pay::<MySql>(&mut db_tx, &paid).await.expect("it is placed");
+    tercet_order::pay::<MySql>(&mut db_tx, &Outbox::off(), &paid).await.expect("it is placed");
     let standings = MySql::standings(&mut db_tx, &[1, 2, 9]).await.expect("the statement is sound");
     let found: Vec<_> = standings.iter().map(|one| (one.order_id, one.status, one.refunded_from)).collect();
     assert_eq!(found, [(1, Status::Paid, None), (2, Status::Refunded, Some(Status::Placed))]);

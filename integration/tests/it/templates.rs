@@ -11,6 +11,7 @@ use tercet_coupon_template::api::Api;
 use tercet_coupon_template::store::Store;
 use tercet_coupon_template::templates::Templates;
 use tercet_coupon_template::{limits, service};
+use tercet_events::outbox::Outbox;
 use tercet_integration::servers;
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
@@ -36,7 +37,7 @@ struct Stage<Db: Store> {
 async fn stage<Db: Store + Dialect>(url: &str, folder: Option<TempDir>) -> Stage<Db> {
     let pool = Db::open(url).await.expect("the database is there");
     Db::migrate(&pool).await.expect("the schema is sound");
-    let api = Api::new(Templates::new(pool.clone()));
+    let api = Api::new(Templates::new(pool.clone(), Outbox::off()));
     Stage { pool, client: CouponTemplatesClient::new(CouponTemplatesServer::new(api)), _folder: folder }
 }
 
@@ -96,7 +97,7 @@ fn named(user_id: i64) -> Option<pb::Audience> {
     Some(pb::Audience { basis_points: 0, groups: vec!["staff".into()], user_ids: vec![user_id] })
 }
 
-fn create_request(key: &str, start_ms: i64) -> pb::CreateTemplateRequest {
+pub(crate) fn create_request(key: &str, start_ms: i64) -> pb::CreateTemplateRequest {
     let rules = Some(rules(500, start_ms));
     pb::CreateTemplateRequest { name: "新人券".into(), rules, change: change(0), idempotency_key: key.into() }
 }
@@ -434,7 +435,7 @@ async fn the_service_serves_without_a_coordinator() {
     let pool = Sqlite::open(&format!("sqlite://{}/a.db", folder.path().display())).await.expect("a database");
     let address = free_address();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let service = service(pool).await.expect("the schema is sound").listen(address);
+    let service = service(pool, None).await.expect("the schema is sound").listen(address);
     let running = tokio::spawn(service.run(async move { drop(stopped.await) }));
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("a URL");
     let channel = loop {

@@ -29,7 +29,7 @@ async fn coupons() -> SqlitePool {
 
 fn slice<R, const N: usize>(requests: [R; N]) -> Vec<Op<R>> {
     let context = Context { xid: Xid::new([0; 16]), branch: 0, not_after_ms: u64::MAX };
-    requests.map(|request| Op { context, request }).into()
+    requests.map(|request| Op { context, traceparent: String::new(), request }).into()
 }
 
 fn claims<const N: usize>(rows: [(i64, i64, i64); N]) -> Vec<Op<pb::Claim>> {

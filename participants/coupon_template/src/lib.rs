@@ -8,8 +8,10 @@
 use std::sync::Arc;
 
 use sqlx::migrate::MigrateError;
-use tercet::fence::Dialect;
 use tercet::service::Service;
+use tercet_events::bus::Bus;
+use tercet_events::outbox::Outbox;
+use tercet_events::relayed;
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplatesServer;
 use tonic::service::Routes;
 
@@ -26,14 +28,24 @@ use templates::Templates;
 /// The service's name.
 pub const SERVICE: &str = "coupon_template";
 
-/// The service over this database, whose tables are made where they are missing.
+/// The service over this database, whose tables are made where they are missing. With a bus it tells what operators
+/// change.
 ///
 /// # Errors
 /// When the tables can not be made, or are not those of this version.
-pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, MigrateError> {
+pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Result<Service<Db>, MigrateError> {
     Db::migrate(&pool).await?;
-    let server = CouponTemplatesServer::from_arc(Arc::new(api::Api::new(Templates::new(pool.clone()))));
+    let outbox = match bus {
+        Some(_) => Outbox::open(std::slice::from_ref(&pool)).await?,
+        None => Outbox::off(),
+    };
+    let templates = Templates::new(pool.clone(), outbox.clone());
+    let server = CouponTemplatesServer::from_arc(Arc::new(api::Api::new(templates)));
     let server = server.max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
     let routes = Routes::new(server);
-    Ok(Service::new(SERVICE, [pool]).routes(routes, tercet_proto::DESCRIPTORS))
+    let service = Service::new(SERVICE, [pool.clone()]).routes(routes, tercet_proto::DESCRIPTORS);
+    Ok(match bus {
+        Some(bus) => relayed(service, SERVICE, &[pool], &outbox, bus),
+        None => service,
+    })
 }

@@ -3,6 +3,7 @@
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use tercet::participant::DbTx;
+use tercet_events::store::Store as EventStore;
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_rules::{Audience, DecodeError, Period, Rules, decode, encode};
 
@@ -50,9 +51,7 @@ pub struct Entry {
 pub type Place = (i64, i64, i64);
 
 /// A database that this service can live in.
-pub trait Store: sqlx::Database {
-    /// Begins a local transaction that is going to write.
-    const BEGIN: &'static str;
+pub trait Store: EventStore {
     /// The statement of [`Store::list_status`], for looking at its plan: status, start, latest start, earliest end,
     /// start, end, end, id and limit.
     const LIST_STATUS: &'static str;
@@ -164,9 +163,8 @@ pub trait Store: sqlx::Database {
 }
 
 macro_rules! store {
-    ($database:ty, $words:expr, $begin:literal, $migration:literal) => {
+    ($database:ty, $words:expr, $migration:literal) => {
         impl Store for $database {
-            const BEGIN: &'static str = $begin;
             const LIST_STATUS: &'static str = $words.list_status;
 
             async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
@@ -356,19 +354,9 @@ macro_rules! store {
 }
 
 #[cfg(feature = "sqlite")]
-store!(
-    sqlx::Sqlite,
-    statements::SQLITE,
-    "BEGIN IMMEDIATE",
-    "../../../sql/coupon_template/sqlite/0001_coupon_template.sql"
-);
+store!(sqlx::Sqlite, statements::SQLITE, "../../../sql/coupon_template/sqlite/0001_coupon_template.sql");
 #[cfg(feature = "mysql")]
-store!(
-    sqlx::MySql,
-    statements::MYSQL,
-    "START TRANSACTION",
-    "../../../sql/coupon_template/mysql/0001_coupon_template.sql"
-);
+store!(sqlx::MySql, statements::MYSQL, "../../../sql/coupon_template/mysql/0001_coupon_template.sql");
 
 type Row = (i64, String, i64, i64, i64, i64, i64, i64, Option<String>, i64, i64, i64, i64);
 

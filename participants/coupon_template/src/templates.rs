@@ -1,9 +1,13 @@
 //! What can be done with templates. Each change is one local transaction: the template at its next revision, the rules
-//! that belong to it, and the row of the business log.
+//! that belong to it, the row of its log, and the event for the platform's business log.
 
 use sha2::{Digest as _, Sha256};
 use sqlx::{Pool, Transaction};
+use tercet::participant::DbTx;
+use tercet_events::event::{Event, Payload};
+use tercet_events::outbox::Outbox;
 use tercet_proto::coupon_template::v1 as pb;
+use tercet_proto::events::v1::OperatorChange;
 use tercet_rules::{Audience, Code, Fault, Offer, Release, Rules, encode};
 
 use crate::lifecycle::{Action, Standing, Status};
@@ -66,12 +70,13 @@ pub struct Changed {
 #[derive(Clone, Debug)]
 pub struct Templates<Db: Store> {
     pool: Pool<Db>,
+    outbox: Outbox,
 }
 
 impl<Db: Store> Templates<Db> {
-    /// Those of this database, whose tables are there.
-    pub const fn new(pool: Pool<Db>) -> Self {
-        Self { pool }
+    /// Those of this database, whose tables are there. What operators change is told there.
+    pub const fn new(pool: Pool<Db>, outbox: Outbox) -> Self {
+        Self { pool, outbox }
     }
 
     /// Makes a draft with its first version. The same key again gives the template that it made.
@@ -101,7 +106,7 @@ impl<Db: Store> Templates<Db> {
             Err(error) => return Err(error.into()),
         };
         Db::put_version(&mut db_tx, template.template_id, template.standing.candidate, rules).await?;
-        Db::log(&mut db_tx, &entry(None, &template, "create", Some(rules), change)).await?;
+        self.log(&mut db_tx, &entry(None, &template, "create", Some(rules), change)).await?;
         db_tx.commit().await?;
         Ok(Changed { template, changed: true })
     }
@@ -165,7 +170,7 @@ impl<Db: Store> Templates<Db> {
             let now = find(Db::template(&mut *self.pool.acquire().await?, template_id).await?, template_id)?;
             return Err(conflict(now.revision).into());
         }
-        Db::log(&mut db_tx, &entry(Some(&before), &after, action.name(), rules.as_ref(), change)).await?;
+        self.log(&mut db_tx, &entry(Some(&before), &after, action.name(), rules.as_ref(), change)).await?;
         db_tx.commit().await?;
         Ok(Changed { template: after, changed: true })
     }
@@ -272,8 +277,15 @@ impl<Db: Store> Templates<Db> {
         Ok(Db::compare(&mut *self.pool.acquire().await?, template_id, version).await?)
     }
 
+    /// Writes down who did it: here, and for the platform's business log.
+    async fn log(&self, db_tx: &mut DbTx<Db>, entry: &Entry) -> sqlx::Result<()> {
+        Db::log(db_tx, entry).await?;
+        let told = || Event::new(0, Payload::OperatorChange(operator_change(entry)));
+        self.outbox.append::<Db>(db_tx, std::iter::once_with(told)).await
+    }
+
     async fn begin(&self) -> sqlx::Result<Transaction<'static, Db>> {
-        self.pool.begin_with(Db::BEGIN).await
+        self.pool.begin_with(Db::BEGIN_WRITE).await
     }
 }
 
@@ -289,6 +301,19 @@ impl Command {
             Self::Resume => Action::Resume,
             Self::End => Action::End,
         }
+    }
+}
+
+fn operator_change(entry: &Entry) -> OperatorChange {
+    OperatorChange {
+        what: "template".to_owned(),
+        id: entry.template_id,
+        revision: entry.revision,
+        operator: entry.operator.clone(),
+        action: entry.action.to_owned(),
+        reason: entry.reason.clone(),
+        before: entry.before.clone().unwrap_or_default(),
+        after: entry.after.clone(),
     }
 }
 

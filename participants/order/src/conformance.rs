@@ -34,7 +34,7 @@ async fn coupons_once<Db: Store>(pool: Pool<Db>) -> Result<(), String> {
 }
 
 fn suite<Db: Store + Database, M: Mode, R: Request>(action: Action<M, R>) -> Suite<Db, M, R> {
-    Suite::new(action, service::<Db>).seed(rows::<Db>).invariant(coupons_once::<Db>)
+    Suite::new(action, |pool| service::<Db>(pool, None)).seed(rows::<Db>).invariant(coupons_once::<Db>)
 }
 
 pub(crate) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {

@@ -3,6 +3,9 @@
 //! An order is frozen while its placing is under way: its amounts stand from its first row on. Then it is placed or
 //! closed; a placed one is paid; a placed or paid one may be refunded. Money is in cents.
 //!
+//! What happens to orders is told on the topic "order". It is told in turn which coupons orders have used
+//! ([`coupon_use`]).
+//!
 //! It declares no invariant: an order is one row, whose amounts never change and whose every step asks for the status
 //! before it. There is no sum that steps could get wrong.
 
@@ -11,11 +14,17 @@ use std::marker::PhantomData;
 
 use sqlx::migrate::MigrateError;
 use tercet::action::{Action, Saga, Sender, Tcc};
-use tercet::fence::Dialect;
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
+use tercet_events::bus::Bus;
+use tercet_events::consumer::Consuming;
+use tercet_events::event::{Event, Payload};
+use tercet_events::outbox::Outbox;
+use tercet_events::relayed;
+use tercet_proto::events::v1 as events;
 use tercet_proto::order::v1 as pb;
 
+pub mod coupon_use;
 pub mod store;
 
 use store::{Move, Order, Standing, Status, Store, Totals};
@@ -32,20 +41,29 @@ pub const PAID: Action<Sender, pb::Paid> = Action::sender(SERVICE, "paid");
 /// The most units of one order.
 pub const COUNT_MAX: u32 = 1_000_000;
 
-/// The service over this database, whose tables are made where they are missing.
+/// The service over this database, whose tables are made where they are missing. With a bus it tells what happens to
+/// orders, and is told what happens to coupons.
 ///
 /// # Errors
 /// When the tables can not be made, or are not those of this version.
-pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, MigrateError> {
+pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Result<Service<Db>, MigrateError> {
     Db::migrate(&pool).await?;
-    Ok(Service::new(SERVICE, [pool])
+    let outbox = match bus {
+        Some(_) => Outbox::open(std::slice::from_ref(&pool)).await?,
+        None => Outbox::off(),
+    };
+    let service = Service::new(SERVICE, [pool.clone()])
         .tables(&["orders"])
-        .tcc_slice(PLACE, Place(PhantomData))
-        .saga_slice(REFUND, Refund(PhantomData))
-        .sender(PAID))
+        .tcc_slice(PLACE, Place::new(outbox.clone()))
+        .saga_slice(REFUND, Refund::new(outbox.clone()))
+        .sender(PAID);
+    let Some(bus) = bus else { return Ok(service) };
+    let consuming = Consuming::new(coupon_use::CouponUse::default(), [pool.clone()], bus.clone());
+    let service = service.beside("coupon use", |stop| consuming.run(stop));
+    Ok(relayed(service, SERVICE, &[pool], &outbox, bus))
 }
 
-/// The orders by status. `coupons_twice` is 0 at any time.
+/// The orders by status. `coupons_twice` is 0 at any time, and `unconfirmed` when all events have been taken.
 ///
 /// # Errors
 /// The database's.
@@ -77,7 +95,7 @@ pub enum PayError {
 ///
 /// # Errors
 /// Those of [`PayError`].
-pub async fn pay<Db: Store>(db_tx: &mut DbTx<Db>, paid: &pb::Paid) -> Result<(), PayError> {
+pub async fn pay<Db: Store>(db_tx: &mut DbTx<Db>, outbox: &Outbox, paid: &pb::Paid) -> Result<(), PayError> {
     let &pb::Paid { order_id, user_id, paid_cents } = paid;
     let found = Db::standings(db_tx, &[order_id]).await?;
     let refused = |reason: String| Err(PayError::Refused(reason));
@@ -92,12 +110,24 @@ pub async fn pay<Db: Store>(db_tx: &mut DbTx<Db>, paid: &pb::Paid) -> Result<(),
         }
         Some(_) => Move { order_id, from: Status::Placed, to: Status::Paid },
     };
-    Ok(Db::advance(db_tx, &[step]).await?)
+    Db::advance(db_tx, &[step]).await?;
+    let paid = || Event::new(user_id, Payload::OrderPaid(events::OrderPaid { order_id, paid_cents }));
+    Ok(outbox.append::<Db>(db_tx, std::iter::once_with(paid)).await?)
 }
 
 /// [`PLACE`].
 #[derive(Debug)]
-pub struct Place<Db>(pub PhantomData<fn() -> Db>);
+pub struct Place<Db> {
+    outbox: Outbox,
+    database: PhantomData<fn() -> Db>,
+}
+
+impl<Db> Place<Db> {
+    /// Tells what it does there.
+    pub const fn new(outbox: Outbox) -> Self {
+        Self { outbox, database: PhantomData }
+    }
+}
 
 /// Why this can not be an order.
 fn place_fault(request: &pb::Place) -> Option<String> {
@@ -126,7 +156,18 @@ fn order(request: &pb::Place) -> Order {
     Order { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents }
 }
 
-impl<Db: Store + Dialect> SliceParticipant for Place<Db> {
+fn placed(op: &Op<pb::Place>) -> Event {
+    let pb::Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents } = op.request;
+    let coupon_ids = coupon_ids((coupon_id != 0).then_some(coupon_id));
+    let placed = events::OrderPlaced { order_id, item, count, coupon_ids, amount_cents, discount_cents };
+    Event::new(user_id, Payload::OrderPlaced(placed)).by(op)
+}
+
+fn coupon_ids(coupon_id: Option<i64>) -> Vec<i64> {
+    coupon_id.into_iter().collect()
+}
+
+impl<Db: Store> SliceParticipant for Place<Db> {
     type Db = Db;
     type Request = pb::Place;
 
@@ -151,7 +192,9 @@ impl<Db: Store + Dialect> SliceParticipant for Place<Db> {
     }
 
     async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
-        end::<Db>(db_tx, operations, Status::Placed).await
+        let answers = end::<Db>(db_tx, operations, Status::Placed).await?;
+        self.outbox.append::<Db>(db_tx, operations.iter().map(placed)).await?;
+        Ok(answers)
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
@@ -169,20 +212,33 @@ async fn end<Db: Store>(db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>], to: 
 
 /// [`REFUND`].
 #[derive(Debug)]
-pub struct Refund<Db>(pub PhantomData<fn() -> Db>);
+pub struct Refund<Db> {
+    outbox: Outbox,
+    database: PhantomData<fn() -> Db>,
+}
 
-/// Moves each order to what `next` says of it, which is at most one step for each order of a slice.
-async fn advance_each<Db: Store>(
+impl<Db> Refund<Db> {
+    /// Tells what it does there.
+    pub const fn new(outbox: Outbox) -> Self {
+        Self { outbox, database: PhantomData }
+    }
+}
+
+/// Moves each order to what `next` says of it, which is at most one step for each order of a slice. Returns the
+/// answers, and the orders that moved as they were before, with their operations.
+async fn advance_each<'a, Db: Store>(
     db_tx: &mut DbTx<Db>,
-    operations: &[Op<pb::Refund>],
+    operations: &'a [Op<pb::Refund>],
     next: fn(&Standing) -> Result<Status, String>,
-) -> sqlx::Result<Vec<Answer>> {
+) -> sqlx::Result<(Vec<Answer>, Vec<(&'a Op<pb::Refund>, Standing)>)> {
     let ids: BTreeSet<i64> = operations.iter().map(|op| op.request.order_id).collect();
     let ids: Vec<i64> = ids.into_iter().collect();
     let mut orders: BTreeMap<i64, Standing> =
         Db::standings(db_tx, &ids).await?.into_iter().map(|order| (order.order_id, order)).collect();
     let mut moves = Vec::with_capacity(operations.len());
-    let mut step = |order_id: i64| {
+    let mut moved = Vec::with_capacity(operations.len());
+    let mut step = |op: &'a Op<pb::Refund>| {
+        let order_id = op.request.order_id;
         let Some(order) = orders.get_mut(&order_id) else {
             return Answer::refused(format!("order {order_id} does not exist"));
         };
@@ -190,17 +246,32 @@ async fn advance_each<Db: Store>(
             Ok(to) => (order.status, to),
             Err(reason) => return Answer::refused(reason),
         };
+        moved.push((op, *order));
         // The next of the slice finds it so.
         (order.status, order.refunded_from) = (to, None);
         moves.push(Move { order_id, from, to });
         Answer::done()
     };
-    let answers = operations.iter().map(|op| step(op.request.order_id)).collect();
+    let answers = operations.iter().map(&mut step).collect();
     Db::advance(db_tx, &moves).await?;
-    Ok(answers)
+    Ok((answers, moved))
 }
 
-impl<Db: Store + Dialect> SliceCompensable for Refund<Db> {
+fn refunded((op, order): (&Op<pb::Refund>, Standing)) -> Event {
+    let Standing { order_id, user_id, due_cents: refunded_cents, coupon_id, status, .. } = order;
+    let (coupon_ids, was_paid) = (coupon_ids(coupon_id), status == Status::Paid);
+    let refunded = events::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid };
+    Event::new(user_id, Payload::OrderRefunded(refunded)).by(op)
+}
+
+fn taken_back((op, order): (&Op<pb::Refund>, Standing)) -> Event {
+    let Standing { order_id, user_id, due_cents: refunded_cents, coupon_id, refunded_from, .. } = order;
+    let (coupon_ids, is_paid) = (coupon_ids(coupon_id), refunded_from == Some(Status::Paid));
+    let back = events::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid };
+    Event::new(user_id, Payload::OrderRefundTakenBack(back)).by(op)
+}
+
+impl<Db: Store> SliceCompensable for Refund<Db> {
     type Db = Db;
     type Request = pb::Refund;
 
@@ -211,14 +282,18 @@ impl<Db: Store + Dialect> SliceCompensable for Refund<Db> {
                 Err(format!("order {} is {}", order.order_id, status.name()))
             }
         };
-        advance_each::<Db>(db_tx, operations, refund).await
+        let (answers, moved) = advance_each::<Db>(db_tx, operations, refund).await?;
+        self.outbox.append::<Db>(db_tx, moved.into_iter().map(refunded)).await?;
+        Ok(answers)
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Refund>]) -> sqlx::Result<Vec<Answer>> {
         let take_back = |order: &Standing| {
             order.refunded_from.ok_or_else(|| format!("order {} is {}", order.order_id, order.status.name()))
         };
-        advance_each::<Db>(db_tx, operations, take_back).await
+        let (answers, moved) = advance_each::<Db>(db_tx, operations, take_back).await?;
+        self.outbox.append::<Db>(db_tx, moved.into_iter().map(taken_back)).await?;
+        Ok(answers)
     }
 }
 

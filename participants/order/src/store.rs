@@ -3,6 +3,7 @@
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use tercet::participant::DbTx;
+use tercet_events::store::Store as EventStore;
 
 /// Where an order stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct Standing {
     pub user_id: i64,
     /// What it costs after the coupon.
     pub due_cents: i64,
+    /// The coupon it uses.
+    pub coupon_id: Option<i64>,
     /// Where it stands.
     pub status: Status,
     /// Of a refunded order: where it stood before.
@@ -88,6 +91,28 @@ pub struct Move {
     pub to: Status,
 }
 
+/// What the coupon service has said about the coupon of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It was used for it.
+    Confirmed = 1,
+    /// It was given back.
+    GivenBack = 2,
+}
+
+/// A coupon of an order, as the coupon service tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Used {
+    /// The order.
+    pub order_id: i64,
+    /// The coupon.
+    pub coupon_id: i64,
+    /// What became of it.
+    pub now: Use,
+    /// What it took off, where that is said.
+    pub discount_cents: Option<i64>,
+}
+
 /// The orders by status, and what must not be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -103,10 +128,12 @@ pub struct Totals {
     pub refunded: i64,
     /// Coupons that more than one placed or paid order uses.
     pub coupons_twice: i64,
+    /// Placed or paid orders of whose coupon nobody has said that it was used.
+    pub unconfirmed: i64,
 }
 
 /// A database that this service can live in.
-pub trait Store: sqlx::Database {
+pub trait Store: EventStore {
     /// Creates the tables, or brings them up to date.
     fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
 
@@ -126,6 +153,10 @@ pub trait Store: sqlx::Database {
     /// Besides the database's own: `RowNotFound` when one of them does not stand where it has to.
     fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
+    /// Notes what is said about coupons, at most once for each order; false when one of the orders is not there with
+    /// this coupon and discount, or came to nothing.
+    fn note_uses(db_tx: &mut DbTx<Self>, uses: &[Used]) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
     /// Sums everything up.
     fn totals(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Totals>> + Send;
 
@@ -139,6 +170,7 @@ struct Statements {
     insert: &'static str,
     standings: &'static str,
     advance: &'static str,
+    note_uses: &'static str,
 }
 
 #[cfg(feature = "sqlite")]
@@ -150,12 +182,18 @@ const SQLITE: Statements = Statements {
         SELECT value->>'order_id', value->>'user_id', value->>'item', value->>'count', value->>'coupon_id',
             value->>'amount_cents', value->>'discount_cents', 0 FROM json_each($1)",
     standings: "-- order_standings
-        SELECT order_id, user_id, amount_cents - discount_cents, status, refunded_from
+        SELECT order_id, user_id, amount_cents - discount_cents, coupon_id, status, refunded_from
         FROM orders WHERE order_id IN (SELECT value FROM json_each($1))",
     advance: "-- order_advance
         UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END
         FROM (SELECT value->>0 AS order_id, value->>1 AS before, value->>2 AS next FROM json_each($1)) AS j
         WHERE orders.order_id = j.order_id AND orders.status = j.before",
+    note_uses: "-- order_note_uses
+        UPDATE orders SET coupon_use = j.now
+        FROM (SELECT value->>0 AS order_id, value->>1 AS coupon_id, value->>2 AS now, value->>3 AS discount_cents
+              FROM json_each($1)) AS j
+        WHERE orders.order_id = j.order_id AND orders.coupon_id = j.coupon_id AND orders.status <> 2
+            AND orders.discount_cents = COALESCE(j.discount_cents, orders.discount_cents)",
 };
 
 // Without FORCE INDEX a small table is scanned, and every row in it locked.
@@ -171,7 +209,7 @@ const MYSQL: Statements = Statements {
             item BIGINT PATH '$.item', count BIGINT PATH '$.count', coupon_id BIGINT PATH '$.coupon_id',
             amount_cents BIGINT PATH '$.amount_cents', discount_cents BIGINT PATH '$.discount_cents')) AS j",
     standings: "-- order_standings
-        SELECT o.order_id, o.user_id, o.amount_cents - o.discount_cents, CAST(o.status AS SIGNED),
+        SELECT o.order_id, o.user_id, o.amount_cents - o.discount_cents, o.coupon_id, CAST(o.status AS SIGNED),
             CAST(o.refunded_from AS SIGNED)
         FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id FOR UPDATE",
@@ -180,6 +218,12 @@ const MYSQL: Statements = Statements {
             next_ TINYINT PATH '$[2]')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
         SET o.status = j.next_, o.refunded_from = CASE j.next_ WHEN 4 THEN j.before_ END WHERE o.status = j.before_",
+    note_uses: "-- order_note_uses
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', coupon_id BIGINT PATH '$[1]',
+            now_ TINYINT PATH '$[2]', discount_cents BIGINT PATH '$[3]')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
+        SET o.coupon_use = j.now_ WHERE o.coupon_id = j.coupon_id AND o.status <> 2
+            AND o.discount_cents = COALESCE(j.discount_cents, o.discount_cents)",
 };
 
 const TOTALS: &str = "-- order_totals
@@ -188,18 +232,23 @@ const TOTALS: &str = "-- order_totals
         (SELECT COUNT(*) FROM orders WHERE status = 2), (SELECT COUNT(*) FROM orders WHERE status = 3),
         (SELECT COUNT(*) FROM orders WHERE status = 4),
         (SELECT COUNT(*) FROM (SELECT 1 FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL
-                               GROUP BY coupon_id HAVING COUNT(*) > 1) AS a)";
+                               GROUP BY coupon_id HAVING COUNT(*) > 1) AS a),
+        (SELECT COUNT(*) FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL AND coupon_use <> 1)";
 
 const COUPONS: &str = "-- order_coupons
     SELECT coupon_id, order_id FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL ORDER BY coupon_id";
 
 macro_rules! store {
-    ($database:ty, $sql:ident, $migration:literal) => {
+    ($database:ty, $sql:ident, $folder:literal) => {
         impl Store for $database {
             async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
-                let first = include_str!($migration).into_sql_str();
-                let first = Migration::new(1, "order".into(), MigrationType::Simple, first, false);
-                let mut migrator = Migrator::with_migrations(vec![first]);
+                let migration = |version, name: &'static str, sql: &'static str| {
+                    Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+                };
+                let mut migrator = Migrator::with_migrations(vec![
+                    migration(1, "order", include_str!(concat!($folder, "0001_order.sql"))),
+                    migration(2, "coupon use", include_str!(concat!($folder, "0002_coupon_use.sql"))),
+                ]);
                 // The fence lives in this database too, and keeps its own count.
                 migrator.dangerous_set_table_name("order_migrations");
                 migrator.run(pool).await
@@ -233,10 +282,21 @@ macro_rules! store {
                 if done.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
             }
 
+            async fn note_uses(db_tx: &mut DbTx<Self>, uses: &[Used]) -> sqlx::Result<bool> {
+                if uses.is_empty() {
+                    return Ok(true);
+                }
+                let row = |used: &Used| (used.order_id, used.coupon_id, used.now as i64, used.discount_cents);
+                let mut rows: Vec<_> = uses.iter().map(row).collect();
+                rows.sort_unstable();
+                let done = sqlx::query($sql.note_uses).bind(json(&rows)).execute(db_tx).await?;
+                Ok(done.rows_affected() == rows.len() as u64)
+            }
+
             async fn totals(db_tx: &mut DbTx<Self>) -> sqlx::Result<Totals> {
-                let (frozen, placed, closed, paid, refunded, coupons_twice) =
+                let (frozen, placed, closed, paid, refunded, coupons_twice, unconfirmed) =
                     sqlx::query_as(TOTALS).fetch_one(db_tx).await?;
-                Ok(Totals { frozen, placed, closed, paid, refunded, coupons_twice })
+                Ok(Totals { frozen, placed, closed, paid, refunded, coupons_twice, unconfirmed })
             }
 
             async fn coupons(db_tx: &mut DbTx<Self>) -> sqlx::Result<Vec<(i64, i64)>> {
@@ -247,16 +307,16 @@ macro_rules! store {
 }
 
 #[cfg(feature = "sqlite")]
-store!(sqlx::Sqlite, SQLITE, "../../../sql/order/sqlite/0001_order.sql");
+store!(sqlx::Sqlite, SQLITE, "../../../sql/order/sqlite/");
 #[cfg(feature = "mysql")]
-store!(sqlx::MySql, MYSQL, "../../../sql/order/mysql/0001_order.sql");
+store!(sqlx::MySql, MYSQL, "../../../sql/order/mysql/");
 
-type StandingRow = (i64, i64, i64, i64, Option<i64>);
+type StandingRow = (i64, i64, i64, Option<i64>, i64, Option<i64>);
 
 impl Standing {
-    fn from_row((order_id, user_id, due_cents, status, refunded_from): StandingRow) -> sqlx::Result<Self> {
+    fn from_row((order_id, user_id, due_cents, coupon_id, status, refunded_from): StandingRow) -> sqlx::Result<Self> {
         let refunded_from = refunded_from.map(Status::from_number).transpose()?;
-        Ok(Self { order_id, user_id, due_cents, status: Status::from_number(status)?, refunded_from })
+        Ok(Self { order_id, user_id, due_cents, coupon_id, status: Status::from_number(status)?, refunded_from })
     }
 }
 

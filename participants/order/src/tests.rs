@@ -4,11 +4,13 @@ use sqlx::Sqlite;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 use tercet::context::Context;
 use tercet::xid::Xid;
+use tercet_events::consumer::{Consumer as _, Trouble};
 
+use super::coupon_use::CouponUse;
 use super::*;
 
-const PLACER: Place<Sqlite> = Place(PhantomData);
-const REFUNDER: Refund<Sqlite> = Refund(PhantomData);
+const PLACER: Place<Sqlite> = Place::new(Outbox::off());
+const REFUNDER: Refund<Sqlite> = Refund::new(Outbox::off());
 
 async fn orders() -> SqlitePool {
     let options = SqlitePoolOptions::new().max_connections(1);
@@ -19,7 +21,7 @@ async fn orders() -> SqlitePool {
 
 fn slice<R, const N: usize>(requests: [R; N]) -> Vec<Op<R>> {
     let context = Context { xid: Xid::new([0; 16]), branch: 0, not_after_ms: u64::MAX };
-    requests.map(|request| Op { context, request }).into()
+    requests.map(|request| Op { context, traceparent: String::new(), request }).into()
 }
 
 fn place(order_id: i64, coupon_id: i64) -> pb::Place {
@@ -53,7 +55,7 @@ async fn mark_paid(pool: &SqlitePool, order_id: i64) -> Result<(), PayError> {
 
 async fn mark(pool: &SqlitePool, paid: pb::Paid) -> Result<(), PayError> {
     let mut db_tx = pool.begin().await.expect("the pool is open");
-    pay::<Sqlite>(&mut db_tx, &paid).await?;
+    pay::<Sqlite>(&mut db_tx, &Outbox::off(), &paid).await?;
     db_tx.commit().await.expect("the constraints hold");
     Ok(())
 }
@@ -134,6 +136,102 @@ async fn the_database_itself_refuses_to_place_what_is_not_frozen() {
     let mut db_tx = pool.begin().await.expect("the pool is open");
     let error = PLACER.confirm(&mut db_tx, &slice([place(1, 0)])).await.expect_err("it is closed");
     assert!(matches!(error, sqlx::Error::RowNotFound), "{error}");
+}
+
+/// What the consumer says to these events, in one local transaction.
+async fn told(pool: &SqlitePool, payloads: impl IntoIterator<Item = Payload>) -> Result<(), Trouble> {
+    let event = |payload| events::Event { user_id: 7, payload: Some(payload), ..events::Event::default() };
+    let all: Vec<_> = payloads.into_iter().map(event).collect();
+    let mut db_tx = pool.begin().await.expect("the pool is open");
+    CouponUse::<Sqlite>::default().consume(&mut db_tx, &all).await?;
+    db_tx.commit().await.expect("the constraints hold");
+    Ok(())
+}
+
+fn used(coupon_id: i64, order_id: i64, discount_cents: i64) -> Payload {
+    Payload::CouponUsed(events::CouponUsed { coupon_id, order_id, discount_cents })
+}
+
+fn given_back(coupon_id: i64, order_id: i64) -> Payload {
+    Payload::CouponGivenBack(events::CouponGivenBack { coupon_id, order_id })
+}
+
+#[tokio::test]
+async fn the_use_of_a_coupon_is_noted_at_its_order_and_at_no_other() {
+    let pool = orders().await;
+    run!(pool, PLACER.try_, slice([place(1, 5), place(2, 6), place(3, 7), place(4, 0)]));
+    run!(pool, PLACER.confirm, slice([place(1, 5), place(2, 6), place(4, 0)]));
+    run!(pool, PLACER.cancel, slice([place(3, 7)]));
+    let unconfirmed = async || audit(&pool).await.expect("the table is there").unconfirmed;
+    assert_eq!(unconfirmed().await, 2);
+    let strange = [
+        (used(5, 9, 500), "order 9 is not there with coupon 5"),
+        (used(5, 2, 500), "order 2 is not there with coupon 5"),
+        (used(5, 1, 499), "order 1 is not there with coupon 5 and its discount"),
+        (used(7, 3, 500), "order 3 is not there with coupon 7"),
+        (used(8, 4, 0), "order 4 is not there with coupon 8"),
+    ];
+    for (payload, reason) in strange {
+        let trouble = told(&pool, [used(6, 2, 500), payload.clone()]).await.expect_err("somebody's money");
+        assert!(matches!(&trouble, Trouble::Refused(_)), "{trouble:?}");
+        let alone = told(&pool, [payload]).await.expect_err("somebody's money");
+        assert!(alone.to_string().starts_with(reason), "{alone} for {reason}");
+        assert_eq!(unconfirmed().await, 2, "nothing of such a batch is noted");
+    }
+    told(&pool, [used(5, 1, 500), used(6, 2, 500)]).await.expect("they are theirs");
+    assert_eq!(unconfirmed().await, 0);
+    let issued = Payload::CouponIssued(events::CouponIssued::default());
+    told(&pool, [given_back(5, 1), issued, used(5, 1, 500), given_back(6, 2)]).await.expect("each in its turn");
+    assert_eq!(unconfirmed().await, 1);
+    let two = told(&pool, [used(5, 1, 500), used(6, 1, 500)]).await.expect_err("it has one");
+    assert_eq!(two.to_string(), "order 1 uses coupon 5 and 6");
+}
+
+/// What is told is committed with what is done, and with nothing else.
+#[tokio::test]
+async fn what_happens_to_an_order_is_told_with_it() {
+    let pool = orders().await;
+    let outbox = Outbox::open(std::slice::from_ref(&pool)).await.expect("the schema is sound");
+    let (placer, refunder) = (Place::<Sqlite>::new(outbox.clone()), Refund::<Sqlite>::new(outbox.clone()));
+    run!(pool, placer.try_, slice([place(1, 5), place(2, 0), place(3, 0)]));
+    run!(pool, placer.confirm, slice([place(1, 5), place(2, 0)]));
+    run!(pool, placer.cancel, slice([place(3, 0)]));
+    let paid = pb::Paid { order_id: 1, user_id: 7, paid_cents: 1_500 };
+    for commits in [false, true] {
+        let mut db_tx = pool.begin().await.expect("the pool is open");
+        pay::<Sqlite>(&mut db_tx, &outbox, &paid).await.expect("it is placed");
+        if commits {
+            db_tx.commit().await.expect("the constraints hold");
+        }
+    }
+    assert_refused(&run!(pool, refunder.try_, refund(3))[0], "order 3 is closed");
+    run!(pool, refunder.try_, slice([pb::Refund { order_id: 1 }, pb::Refund { order_id: 2 }]));
+    run!(pool, refunder.cancel, refund(2));
+    let rows: Vec<(String, String, Vec<u8>)> =
+        sqlx::query_as("SELECT topic, record_key, payload FROM tercet_outbox ORDER BY id")
+            .fetch_all(&pool)
+            .await
+            .expect("the table is there");
+    assert!(rows.iter().all(|(topic, key, _)| topic == "order" && key == "7"), "{rows:?}");
+    let told = rows.iter().map(|(.., payload)| {
+        let event: events::Event = prost::Message::decode(payload.as_slice()).expect("it is one");
+        match event.payload {
+            Some(Payload::OrderPlaced(placed)) => ("placed", placed.order_id, placed.discount_cents),
+            Some(Payload::OrderPaid(paid)) => ("paid", paid.order_id, paid.paid_cents),
+            Some(Payload::OrderRefunded(refunded)) => ("refunded", refunded.order_id, refunded.refunded_cents),
+            Some(Payload::OrderRefundTakenBack(back)) => ("taken back", back.order_id, back.refunded_cents),
+            other => panic!("nobody has told {other:?}"),
+        }
+    });
+    let want = [
+        ("placed", 1, 500),
+        ("placed", 2, 0),
+        ("paid", 1, 1_500),
+        ("refunded", 1, 1_500),
+        ("refunded", 2, 2_000),
+        ("taken back", 2, 2_000),
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), want);
 }
 
 tercet_testing::conformance! {

@@ -18,6 +18,7 @@ use tercet::action::{Message, Saga, Sender, Tcc};
 use tercet::client::{Client, View, Wait};
 use tercet::fence;
 use tercet::plan::{self, Branch, Plan};
+use tercet_events::outbox::Outbox;
 use tercet_proto::coupon::v1::{Claim, GiveBack, Redeem};
 use tercet_proto::order::v1::{Paid, Place, Refund};
 use tercet_proto::stock::v1::{Reserve, Restock};
@@ -102,16 +103,17 @@ pub fn paid(paid: &Paid) -> anyhow::Result<(Branch<Sender>, Plan<Message>)> {
     Ok((tercet_order::PAID.with(paid)?.business_key(&order_key), receivers.build()?))
 }
 
-/// Marks an order as paid in its own database, and tells those who have to know: both, or neither.
+/// Marks an order as paid in its own database, to whose outbox it is told, and tells those who have to know: all of it,
+/// or nothing.
 ///
 /// # Errors
 /// When the order can not be paid, or it is not known whether it was. The same call again is safe.
-pub async fn pay(client: &Client, orders: &SqlitePool, payment: &Paid) -> anyhow::Result<View> {
+pub async fn pay(client: &Client, orders: &SqlitePool, outbox: &Outbox, payment: &Paid) -> anyhow::Result<View> {
     let (sender, receivers) = paid(payment)?;
     let prepared = client.prepare(sender, receivers, QUERY_AFTER).await?;
     let mut db_tx = orders.begin_with("BEGIN IMMEDIATE").await?;
     let marked = async {
-        tercet_order::pay::<Sqlite>(&mut db_tx, payment).await?;
+        tercet_order::pay::<Sqlite>(&mut db_tx, outbox, payment).await?;
         fence::commit_sender(&mut *db_tx, &prepared.context()).await?;
         anyhow::Ok(())
     };

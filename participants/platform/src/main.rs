@@ -41,6 +41,9 @@ struct Cli {
     /// The template service's own address.
     #[arg(long, default_value = "127.0.0.1:7074")]
     template: SocketAddr,
+    /// The business log's own address.
+    #[arg(long, default_value = "127.0.0.1:7075")]
+    business_log: SocketAddr,
     /// The gateway's address for HTTP.
     #[arg(long, default_value = "127.0.0.1:7080")]
     gateway: SocketAddr,
@@ -88,7 +91,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         data: cli.data,
         coordinator: cli.coordinator,
         admin: cli.admin,
-        services: [cli.stock, cli.coupon, cli.order, cli.template],
+        services: [cli.stock, cli.coupon, cli.order, cli.template, cli.business_log],
         gateway: cli.gateway,
         metrics: cli.metrics,
     };

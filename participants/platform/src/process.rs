@@ -12,6 +12,7 @@ use sqlx::{Sqlite, SqlitePool};
 use tercet::fence::Dialect as _;
 use tercet::service::Service;
 use tercet_coordinator::config::{Config, LogFormat};
+use tercet_events::bus::{Bus, Group};
 use tercet_proto::admin::v1::GetStatisticsRequest;
 use tercet_proto::admin::v1::admin_client::AdminClient;
 use tercet_secure::client::Credentials;
@@ -27,8 +28,19 @@ const READY_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
 
 /// The services of the platform.
-pub const SERVICES: [&str; 4] =
-    [tercet_stock::SERVICE, tercet_coupon::SERVICE, tercet_order::SERVICE, tercet_coupon_template::SERVICE];
+pub const SERVICES: [&str; 5] = [
+    tercet_stock::SERVICE,
+    tercet_coupon::SERVICE,
+    tercet_order::SERVICE,
+    tercet_coupon_template::SERVICE,
+    tercet_business_log::SERVICE,
+];
+
+/// Those of them that take part in no transaction.
+const ALONE: [&str; 2] = [tercet_coupon_template::SERVICE, tercet_business_log::SERVICE];
+
+/// Who is told what the services tell, within this process.
+const GROUPS: [Group; 2] = [tercet_order::coupon_use::GROUP, tercet_business_log::writer::GROUP];
 
 /// Where everything listens and lives.
 #[derive(Clone, Debug)]
@@ -106,11 +118,13 @@ pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
     if is_ready.await.is_err() {
         return Err(running.failure().await);
     }
+    let bus = Bus::in_process(&GROUPS);
     for (service, listen) in SERVICES.into_iter().zip(addresses.services) {
         let (file, url, stopped) = (addresses.database(service), addresses.url(), stopping.clone());
+        let bus = bus.clone();
         running.thread(service, failed.clone(), async move {
             let service =
-                make(service, &file).await?.coordinator(url).listen(listen).version(env!("CARGO_PKG_VERSION"));
+                make(service, &file, &bus).await?.coordinator(url).listen(listen).version(env!("CARGO_PKG_VERSION"));
             Ok(service.run(told(stopped)).await?)
         })?;
     }
@@ -236,13 +250,16 @@ pub async fn open(file: &Path) -> anyhow::Result<SqlitePool> {
     Sqlite::open(&format!("sqlite://{}", file.display())).await.with_context(|| file.display().to_string())
 }
 
-async fn make(service: &str, file: &Path) -> anyhow::Result<Service<Sqlite>> {
-    let pool = open(file).await?;
+async fn make(service: &str, file: &Path, bus: &Bus) -> anyhow::Result<Service<Sqlite>> {
+    let (pool, bus) = (open(file).await?, Some(bus));
     let made = match service {
         tercet_stock::SERVICE => tercet_stock::service(pool).await,
         tercet_coupon::SERVICE => tercet_coupon::service(pool).await,
-        tercet_order::SERVICE => tercet_order::service(pool).await,
-        tercet_coupon_template::SERVICE => tercet_coupon_template::service(pool).await,
+        tercet_order::SERVICE => tercet_order::service(pool, bus).await,
+        tercet_coupon_template::SERVICE => tercet_coupon_template::service(pool, bus).await,
+        tercet_business_log::SERVICE => {
+            tercet_business_log::service(pool, bus, tercet_business_log::Settings::default()).await
+        }
         other => bail!("there is no service {other}"),
     };
     made.with_context(|| file.display().to_string())
@@ -263,10 +280,8 @@ async fn exporter(address: SocketAddr) -> anyhow::Result<PrometheusHandle> {
 
 /// Ends when every service has a session, or an open port where it needs none.
 async fn connected(addresses: &Addresses) -> anyhow::Result<()> {
-    let (alone, participants): (Vec<_>, Vec<_>) = SERVICES
-        .into_iter()
-        .zip(addresses.services)
-        .partition(|(service, _)| *service == tercet_coupon_template::SERVICE);
+    let (alone, participants): (Vec<_>, Vec<_>) =
+        SERVICES.into_iter().zip(addresses.services).partition(|(service, _)| ALONE.contains(service));
     for (_, address) in alone {
         while TcpStream::connect(address).await.is_err() {
             tokio::time::sleep(POLL).await;

@@ -15,7 +15,7 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use sqlx::Pool;
 use tercet_secure::server::Protocol;
@@ -105,6 +105,18 @@ impl Config {
     }
 }
 
+/// No settings of the service's own.
+#[derive(Clone, Copy, Debug, Args)]
+struct Nothing {}
+
+#[derive(Parser)]
+struct All<Own: Args> {
+    #[command(flatten)]
+    config: Config,
+    #[command(flatten)]
+    own: Own,
+}
+
 /// Reads the settings, starts logs and metrics, and runs `start` to its end. Settings that can not be read end the
 /// process with their error, and so does `--help` with the help.
 pub async fn run(
@@ -112,16 +124,25 @@ pub async fn run(
     version: &'static str,
     start: impl AsyncFnOnce(Config) -> anyhow::Result<()>,
 ) -> ExitCode {
+    run_with(name, version, async |config, Nothing {}| start(config).await).await
+}
+
+/// As [`run`], for a service that has settings of its own besides.
+pub async fn run_with<Own: Args>(
+    name: &'static str,
+    version: &'static str,
+    start: impl AsyncFnOnce(Config, Own) -> anyhow::Result<()>,
+) -> ExitCode {
     let about = format!("The service {name}, a participant of Tercet");
-    let matches = Config::command().name(name).version(version).about(about).get_matches();
-    let mut config = Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = All::<Own>::command().name(name).version(version).about(about).get_matches();
+    let All { mut config, own } = All::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     version.clone_into(&mut config.version);
     let started = match (logs(config.log, &config.log_filter), config.metrics) {
         (Ok(()), Some(address)) => metrics(address, &config.own_ports).await,
         (begun, _) => begun,
     };
     let result = match started {
-        Ok(()) => start(config).await,
+        Ok(()) => start(config, own).await,
         Err(error) => Err(error),
     };
     match result {

@@ -238,7 +238,9 @@ impl<H> InSlices<H> {
         let mut wrong = Vec::new();
         for (at, job) in jobs.iter().enumerate() {
             match H::Request::from_bytes(&job.request) {
-                Ok(request) => operations.push(Op { context: job.context, request }),
+                Ok(request) => {
+                    operations.push(Op { context: job.context, traceparent: job.traceparent.clone(), request })
+                }
                 Err(error) => wrong.push((at, undecodable(&error))),
             }
         }

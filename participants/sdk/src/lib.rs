@@ -82,6 +82,7 @@
 
 pub mod action;
 pub mod batch;
+pub mod beside;
 pub mod bootstrap;
 pub mod client;
 mod clock;

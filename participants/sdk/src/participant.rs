@@ -75,6 +75,8 @@ impl Answer {
 pub struct Op<R> {
     /// Where it belongs.
     pub context: Context,
+    /// The caller's trace: empty, or a [`Traceparent`](crate::context::Traceparent).
+    pub traceparent: String,
     /// What it asks for.
     pub request: R,
 }

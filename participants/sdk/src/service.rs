@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use sqlx::Pool;
 use tercet_proto::participant::v1::Register;
 use tercet_secure::client::{self, Credentials, Target};
@@ -19,6 +19,7 @@ use tracing::info;
 
 use crate::action::{Action, Message, Saga, Sender, Tcc};
 use crate::batch::Executor;
+use crate::beside::{Failure, Stop, Work};
 use crate::conserve::Invariant;
 use crate::fence::{self, Dialect};
 use crate::handler::{self, Asked, Handler};
@@ -71,6 +72,15 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
+    /// A piece of work beside it can not go on: its own words say what to mend.
+    #[error("{name}")]
+    Beside {
+        /// The work.
+        name: &'static str,
+        /// Its word.
+        #[source]
+        source: Failure,
+    },
 }
 
 /// An action and its handler, without types.
@@ -108,6 +118,7 @@ pub struct Service<Db: Dialect> {
     security: client::Settings,
     routes: Routes,
     descriptors: Vec<&'static [u8]>,
+    works: Vec<Work>,
 }
 
 impl<Db: Dialect> Service<Db> {
@@ -135,6 +146,7 @@ impl<Db: Dialect> Service<Db> {
             security: client::Settings::default(),
             routes: Routes::default(),
             descriptors: Vec::new(),
+            works: Vec::new(),
         }
     }
 
@@ -203,6 +215,17 @@ impl<Db: Dialect> Service<Db> {
     pub fn routes(mut self, routes: Routes, descriptors: &'static [u8]) -> Self {
         self.routes = routes;
         self.descriptors.push(descriptors);
+        self
+    }
+
+    /// Runs this beside the sessions until it is told to stop. The service ends with its failure; that it ends well
+    /// earlier means nothing.
+    #[must_use]
+    pub fn beside<W>(mut self, name: &'static str, work: impl FnOnce(Stop) -> W + Send + 'static) -> Self
+    where
+        W: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        self.works.push(Work { name, start: Box::new(move |stop| work(stop).boxed()) });
         self
     }
 
@@ -355,6 +378,8 @@ impl<Db: Dialect> Service<Db> {
         };
         let (instance, version, concurrency) = (self.instance.clone(), self.version.clone(), self.concurrency);
         let window = self.window.unwrap_or(if Db::WRITERS == 1 { 1 } else { 4 });
+        let works = std::mem::take(&mut self.works);
+        let works = try_join_all(works.into_iter().map(|work| run_beside(work, stopped.clone())).collect::<Vec<_>>());
         let executor = self.executor().await?;
         if !takes_part {
             registered.send_replace(true);
@@ -370,7 +395,7 @@ impl<Db: Dialect> Service<Db> {
             stop.send_replace(true);
             Ok(())
         };
-        tokio::try_join!(sessions, port, stopping).map(|_| ())
+        tokio::try_join!(sessions, port, stopping, works).map(|_| ())
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -412,6 +437,11 @@ impl<Db: Dialect> Service<Db> {
         }
         Ok(())
     }
+}
+
+async fn run_beside(work: Work, stopped: watch::Receiver<bool>) -> Result<(), Error> {
+    let ended = (work.start)(Stop::from(stopped)).await;
+    ended.map_err(|source| Error::Beside { name: work.name, source })
 }
 
 /// Waits until the flag is set, or can not be any more.

@@ -20,7 +20,8 @@ async fn stock(items: &[(i64, i64)]) -> SqlitePool {
 }
 
 fn slice<R>(requests: impl IntoIterator<Item = R>) -> Vec<Op<R>> {
-    let op = |request| Op { context: Context { xid: Xid::new([0; 16]), branch: 0, not_after_ms: u64::MAX }, request };
+    let context = Context { xid: Xid::new([0; 16]), branch: 0, not_after_ms: u64::MAX };
+    let op = |request| Op { context, traceparent: String::new(), request };
     requests.into_iter().map(op).collect()
 }
 

@@ -18,6 +18,7 @@ use tercet::fence::Dialect as _;
 use tercet_coupon_template::api::Api;
 use tercet_coupon_template::store::Store as _;
 use tercet_coupon_template::templates::Templates;
+use tercet_events::outbox::Outbox;
 use tercet_gateway::config::Config;
 use tercet_gateway::token::{self, Bearer, Role};
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplatesServer;
@@ -91,7 +92,7 @@ impl Stage {
             seen.lock().expect("nobody panics").push(request.metadata().clone());
             Ok(request)
         };
-        let server = CouponTemplatesServer::with_interceptor(Api::new(Templates::new(pool)), look);
+        let server = CouponTemplatesServer::with_interceptor(Api::new(Templates::new(pool, Outbox::off())), look);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let template = format!("http://{}", listener.local_addr().expect("it has one"));
         let incoming = TcpListenerStream::new(listener);

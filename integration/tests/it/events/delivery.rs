@@ -1,0 +1,137 @@
+//! Each event once for each group, whatever crashes in between.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tercet_events::bus::Record;
+use tercet_events::event::{Payload, Topic};
+use tercet_proto::events::v1 as pb;
+
+use super::on_all;
+use super::stage::{Db, LEASE, LEDGER, Stage, WITNESS, eventually};
+
+on_all! {
+    what_is_published_twice_has_one_effect;
+    a_consumer_that_dies_between_effect_and_commit_leaves_nothing_of_it;
+    one_relay_at_a_time_publishes_and_another_takes_over;
+    a_batch_is_published_again_under_the_same_numbers;
+}
+
+fn record(sequence: i64, source: &str, n: i64) -> Record {
+    let used = pb::CouponUsed { coupon_id: n, order_id: 1, discount_cents: 0 };
+    let event = pb::Event {
+        source: source.into(),
+        sequence: sequence.unsigned_abs(),
+        version: 1,
+        user_id: 1,
+        payload: Some(Payload::CouponUsed(used)),
+        ..pb::Event::default()
+    };
+    Record {
+        topic: Topic::Coupon.name().into(),
+        key: "1".into(),
+        source: source.into(),
+        sequence,
+        letter: None,
+        payload: Bytes::from(event.encode_to_vec()),
+    }
+}
+
+async fn what_is_published_twice_has_one_effect<D: Db>(stage: Stage<D>) {
+    let (ledger, witness) = (stage.ledger(), stage.witness());
+    let all = [1, 2, 3].map(|n| record(n, "a", n));
+    stage.bus.publish(&all).await.expect("it is up");
+    assert_eq!(stage.until(&LEDGER, 1, 3).await, [1, 2, 3]);
+    // A relay that was frozen sends its batch once more, another source has numbers of its own, and it goes on.
+    let repeats = [record(2, "a", 2), record(1, "b", 10), record(3, "a", 3), record(4, "a", 4), record(4, "a", 4)];
+    stage.bus.publish(&repeats).await.expect("it is up");
+    assert_eq!(stage.until(&LEDGER, 1, 5).await, [1, 2, 3, 10, 4]);
+    assert_eq!(stage.until(&WITNESS, 1, 5).await, [1, 2, 3, 10, 4]);
+    ledger.stop().await;
+    let ledger = stage.ledger();
+    stage.bus.publish(&[record(1, "a", 1), record(5, "a", 5)]).await.expect("it is up");
+    assert_eq!(stage.until(&LEDGER, 1, 6).await, [1, 2, 3, 10, 4, 5]);
+    for running in [ledger, witness] {
+        running.stop().await;
+    }
+}
+
+async fn a_consumer_that_dies_between_effect_and_commit_leaves_nothing_of_it<D: Db>(stage: Stage<D>) {
+    let (witness, relay) = (stage.witness(), stage.relay());
+    stage.trap.held.store(true, Ordering::SeqCst);
+    let ledger = stage.ledger();
+    stage.write(1, 1..=5).await;
+    stage.trap.holds.notified().await;
+    ledger.crash().await;
+    assert_eq!(stage.noted(&LEDGER, 1).await, [] as [i64; 0]);
+    stage.trap.held.store(false, Ordering::SeqCst);
+    // The next one panics before it does better.
+    stage.trap.panics.store(true, Ordering::SeqCst);
+    let ledger = stage.ledger();
+    stage.write(1, [6]).await;
+    assert_eq!(stage.until(&LEDGER, 1, 6).await, [1, 2, 3, 4, 5, 6]);
+    for running in [ledger, witness, relay] {
+        running.stop().await;
+    }
+    assert_eq!(stage.noted(&LEDGER, 1).await.len(), 6);
+    assert_eq!(stage.noted(&WITNESS, 1).await, [1, 2, 3, 4, 5, 6]);
+}
+
+async fn one_relay_at_a_time_publishes_and_another_takes_over<D: Db>(stage: Stage<D>) {
+    let (ledger, witness) = (stage.ledger(), stage.witness());
+    let mut relays = vec![stage.relay()];
+    stage.write(1, [1]).await;
+    stage.until(&LEDGER, 1, 1).await;
+    relays.extend([stage.relay(), stage.relay()]);
+    for n in 2..=20 {
+        stage.write(1, [n]).await;
+        tokio::time::sleep(LEASE / 30).await;
+        if n == 10 {
+            relays.remove(0).crash().await;
+        }
+    }
+    assert_eq!(stage.until(&LEDGER, 1, 20).await, (1..=20).collect::<Vec<_>>());
+    for running in relays.into_iter().chain([ledger, witness]) {
+        running.stop().await;
+    }
+    assert_eq!(stage.noted(&LEDGER, 1).await.len(), 20);
+}
+
+/// Seen from outside, where nobody knows repeats but by their numbers.
+async fn a_batch_is_published_again_under_the_same_numbers<D: Db>(stage: Stage<D>) {
+    let mut outside = stage.bus.subscribe(&LEDGER).await.expect("it is up");
+    let witness = stage.witness();
+    stage.write(1, 1..=3).await;
+    let relay = stage.relay();
+    let first = outside.next().await.expect("it is up");
+    relay.crash().await;
+    let ids = |events: &[tercet_events::bus::Delivered]| -> Vec<(String, u64, i64)> {
+        let event = events.iter().map(|event| pb::Event::decode(event.payload.clone()).expect("it is one"));
+        let number = |event: &pb::Event| match &event.payload {
+            Some(Payload::CouponUsed(used)) => used.coupon_id,
+            other => panic!("nobody has sent {other:?}"),
+        };
+        event.map(|event| (event.source.clone(), event.sequence, number(&event))).collect()
+    };
+    let mut seen = ids(&first.events);
+    drop(first);
+    stage.write(1, [4]).await;
+    let relay = stage.relay();
+    while seen.last().is_none_or(|last| last.2 != 4) {
+        let batch = outside.next().await.expect("it is up");
+        seen.extend(ids(&batch.events));
+        outside.done(batch).expect("it is up");
+    }
+    let source = &seen[0].0;
+    // Whether its repeat was needed depends on how far it had come.
+    assert!(seen.iter().all(|(own, sequence, n)| own == source && *sequence == n.unsigned_abs()), "{seen:?}");
+    let rows = async || {
+        let look = D::outbox_look(&mut *stage.source.acquire().await.expect("it is open")).await.expect("it is sound");
+        (look.rows == 0).then_some(())
+    };
+    eventually("the outbox is empty", rows).await;
+    for running in [witness, relay] {
+        running.stop().await;
+    }
+}

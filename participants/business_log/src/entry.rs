@@ -1,0 +1,178 @@
+//! What of an event is logged.
+
+use serde_json::{Value, json};
+use tercet::xid::Xid;
+use tercet_events::event::Payload;
+use tercet_proto::events::v1 as pb;
+
+/// A row of the log, without its number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Entry {
+    /// When it happened.
+    pub at_ms: i64,
+    /// What happened.
+    pub action: String,
+    /// Whose it is.
+    pub user_id: Option<i64>,
+    /// The coupon that it is about.
+    pub coupon_id: Option<i64>,
+    /// The order that it is about.
+    pub order_id: Option<i64>,
+    /// The template that it is about.
+    pub template_id: Option<i64>,
+    /// Who did it, if it was an operator.
+    pub operator: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// What it was before, as JSON; empty where there was nothing, or it is not known.
+    pub before: String,
+    /// What it is after.
+    pub after: String,
+    /// The global transaction that did it; empty where there was none.
+    pub xid: String,
+    /// With the sequence: the event.
+    pub source: String,
+    /// See the source.
+    pub sequence: i64,
+}
+
+/// The rows of an event: none where it is not logged, several where it is about several coupons.
+pub fn entries(event: &pb::Event) -> Vec<Entry> {
+    let Some(payload) = &event.payload else { return Vec::new() };
+    let common = Entry {
+        at_ms: event.occurred_ms,
+        user_id: (event.user_id != 0).then_some(event.user_id),
+        xid: Xid::from_slice(&event.xid).map_or_else(String::new, |xid| xid.to_string()),
+        source: event.source.clone(),
+        sequence: i64::try_from(event.sequence).unwrap_or(i64::MAX),
+        ..Entry::default()
+    };
+    let of_coupon = |action: &str, coupon_id: i64, before: Value, after: Value| Entry {
+        action: action.to_owned(),
+        coupon_id: Some(coupon_id),
+        before: text(before),
+        after: text(after),
+        ..common.clone()
+    };
+    match payload {
+        Payload::CouponIssued(pb::CouponIssued { coupon_id, template_id, template_version }) => {
+            let after = json!({"status": "issued", "template_version": template_version});
+            let row = of_coupon("coupon issued", *coupon_id, Value::Null, after);
+            vec![Entry { template_id: Some(*template_id), ..row }]
+        }
+        Payload::CouponUsed(pb::CouponUsed { coupon_id, order_id, discount_cents }) => {
+            let after = json!({"status": "used", "order_id": order_id, "discount_cents": discount_cents});
+            let row = of_coupon("coupon used", *coupon_id, json!({"status": "issued"}), after);
+            vec![Entry { order_id: Some(*order_id), ..row }]
+        }
+        Payload::CouponGivenBack(pb::CouponGivenBack { coupon_id, order_id }) => {
+            let before = json!({"status": "used", "order_id": order_id});
+            let row = of_coupon("coupon given back", *coupon_id, before, json!({"status": "issued"}));
+            vec![Entry { order_id: Some(*order_id), ..row }]
+        }
+        Payload::CouponExpired(pb::CouponExpired { coupon_id, template_id }) => {
+            let (before, after) = (json!({"status": "issued"}), json!({"status": "expired"}));
+            let row = of_coupon("coupon expired", *coupon_id, before, after);
+            vec![Entry { template_id: Some(*template_id), ..row }]
+        }
+        Payload::OrderRefunded(pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid }) => {
+            let after = json!({"status": "refunded", "refunded_cents": refunded_cents});
+            let row = Entry { action: "order refunded".into(), order_id: Some(*order_id), ..common };
+            of_coupons(
+                &Entry { before: text(json!({"status": paid(*was_paid)})), after: text(after), ..row },
+                coupon_ids,
+            )
+        }
+        Payload::OrderRefundTakenBack(back) => {
+            let pb::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid } = back;
+            let before = json!({"status": "refunded", "refunded_cents": refunded_cents});
+            let row = Entry { action: "order refund taken back".into(), order_id: Some(*order_id), ..common };
+            of_coupons(
+                &Entry { before: text(before), after: text(json!({"status": paid(*is_paid)})), ..row },
+                coupon_ids,
+            )
+        }
+        Payload::OperatorChange(change) => vec![Entry {
+            action: format!("{} {}", change.what, change.action),
+            template_id: (change.what == "template").then_some(change.id),
+            operator: Some(change.operator.clone()),
+            reason: change.reason.clone(),
+            before: change.before.clone(),
+            after: change.after.clone(),
+            ..common
+        }],
+        Payload::OrderPlaced(_) | Payload::OrderPaid(_) | Payload::UserRegistered(_) | Payload::CampaignStarted(_) => {
+            Vec::new()
+        }
+    }
+}
+
+/// One for each coupon, so that it is found by any of them; one where there is none.
+fn of_coupons(row: &Entry, coupon_ids: &[i64]) -> Vec<Entry> {
+    if coupon_ids.is_empty() {
+        return vec![row.clone()];
+    }
+    coupon_ids.iter().map(|coupon_id| Entry { coupon_id: Some(*coupon_id), ..row.clone() }).collect()
+}
+
+const fn paid(paid: bool) -> &'static str {
+    if paid { "paid" } else { "placed" }
+}
+
+fn text(value: Value) -> String {
+    if value.is_null() { String::new() } else { value.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(payload: Payload) -> pb::Event {
+        let xid = vec![1; 16].into();
+        let (source, payload) = ("s".to_owned(), Some(payload));
+        pb::Event { source, sequence: 9, user_id: 7, occurred_ms: 5, xid, payload, ..pb::Event::default() }
+    }
+
+    #[test]
+    fn a_refund_is_found_by_each_of_its_coupons_and_by_its_order() {
+        let refund = |coupon_ids: &[i64]| pb::OrderRefunded {
+            order_id: 3,
+            coupon_ids: coupon_ids.to_vec(),
+            refunded_cents: 100,
+            was_paid: true,
+        };
+        for (coupon_ids, found) in [(&[][..], vec![None]), (&[4, 5], vec![Some(4), Some(5)])] {
+            let rows = entries(&event(Payload::OrderRefunded(refund(coupon_ids))));
+            assert_eq!(rows.iter().map(|row| row.coupon_id).collect::<Vec<_>>(), found);
+            assert!(rows.iter().all(|row| row.order_id == Some(3) && row.before == r#"{"status":"paid"}"#), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn an_operator_s_change_keeps_who_what_and_why() {
+        let change = pb::OperatorChange {
+            what: "template".into(),
+            id: 11,
+            revision: 2,
+            operator: "ann".into(),
+            action: "promote".into(),
+            reason: "双十一".into(),
+            before: "{}".into(),
+            after: r#"{"a":1}"#.into(),
+        };
+        let rows = entries(&pb::Event { user_id: 0, ..event(Payload::OperatorChange(change)) });
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!(
+            (row.action.as_str(), row.operator.as_deref(), row.user_id),
+            ("template promote", Some("ann"), None)
+        );
+        assert_eq!((row.template_id, row.reason.as_str(), row.after.as_str()), (Some(11), "双十一", r#"{"a":1}"#));
+        assert_eq!((row.at_ms, row.xid.as_str()), (5, "01010101-0101-0101-0101-010101010101"));
+    }
+
+    #[test]
+    fn what_is_no_deed_of_anybody_s_is_not_logged() {
+        assert!(entries(&event(Payload::OrderPaid(pb::OrderPaid::default()))).is_empty());
+        assert!(entries(&pb::Event::default()).is_empty());
+    }
+}

@@ -147,7 +147,7 @@ impl Database {
     /// The service as an instance runs it. The first service takes slices, the others one operation at a time.
     pub(crate) fn service(&self, world: &World, instance: usize) -> Service<Sqlite> {
         let shop = || Shop { world: world.clone(), instance };
-        let service = Service::new(self.name, [self.pool.clone()]).tables(&["units", "ledger"]);
+        let service = Service::new(self.name, [self.pool.clone()]).tables(["units", "ledger"]);
         let reserve = Action::tcc(self.name, "reserve");
         let service = if self.name == "a" { service.tcc_slice(reserve, shop()) } else { service.tcc(reserve, shop()) };
         service

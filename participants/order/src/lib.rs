@@ -53,7 +53,7 @@ pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Resu
         None => Outbox::off(),
     };
     let service = Service::new(SERVICE, [pool.clone()])
-        .tables(&["orders"])
+        .tables(["orders"])
         .tcc_slice(PLACE, Place::new(outbox.clone()))
         .saga_slice(REFUND, Refund::new(outbox.clone()))
         .sender(PAID);

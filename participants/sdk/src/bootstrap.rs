@@ -14,18 +14,22 @@
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use sqlx::Pool;
+use tercet_secure::client::Credentials;
 use tercet_secure::server::Protocol;
 use tercet_secure::{client, page, server};
 use tokio::net::TcpListener;
+use tonic::transport::Channel;
 use tracing::{error, info};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::client::{Client, Options};
 use crate::fence::Dialect;
 use crate::service::Service;
 
@@ -49,9 +53,9 @@ pub struct Config {
     /// URL of a coordinator; several with commas between them
     #[arg(long, env = "TERCET_COORDINATOR", value_delimiter = ',', default_value = "http://127.0.0.1:7070")]
     pub coordinator: Vec<String>,
-    /// URL of the database, such as sqlite://stock.db
-    #[arg(long, env = "TERCET_DATABASE")]
-    pub database: String,
+    /// URL of the database, such as sqlite://stock.db; several with commas between them where a service is spread
+    #[arg(long, env = "TERCET_DATABASE", value_delimiter = ',', required = true)]
+    pub database: Vec<String>,
     /// Own address for gRPC health and reflection; none when left out
     #[arg(long, env = "TERCET_LISTEN")]
     pub listen: Option<SocketAddr>,
@@ -76,14 +80,45 @@ pub struct Config {
 }
 
 impl Config {
-    /// A pool of the database.
+    /// A pool of the database, of a service that has one.
     ///
     /// # Errors
-    /// When the database can not be opened.
+    /// When the database can not be opened, or several are named.
     pub async fn open<Db: Dialect>(&self) -> anyhow::Result<Pool<Db>> {
-        // What stands before an @ is a name and a password.
-        let place = self.database.rsplit('@').next().unwrap_or_default();
-        Db::open(&self.database).await.map_err(|error| anyhow::anyhow!("database {place}: {error}"))
+        let [url] = &*self.database else {
+            anyhow::bail!("{} databases are named: this service has one", self.database.len());
+        };
+        open(url).await
+    }
+
+    /// A pool of each database, in their order.
+    ///
+    /// # Errors
+    /// When one can not be opened.
+    pub async fn open_all<Db: Dialect>(&self) -> anyhow::Result<Vec<Pool<Db>>> {
+        let mut pools = Vec::with_capacity(self.database.len());
+        for url in &self.database {
+            pools.push(open(url).await?);
+        }
+        Ok(pools)
+    }
+
+    /// A connection to another service at `http://HOST:PORT` or `https://HOST:PORT`, made at the first call and again
+    /// after each loss.
+    ///
+    /// # Errors
+    /// When it is no such address, or what secures it can not be used.
+    pub fn channel(&self, url: &str) -> anyhow::Result<Channel> {
+        Ok(Credentials::load(&self.security)?.target(url)?.connect_lazy())
+    }
+
+    /// A client of the coordinators.
+    ///
+    /// # Errors
+    /// When an address can not be read, or what secures it can not be used.
+    pub fn client(&self, timeout: Duration) -> anyhow::Result<Client> {
+        let options = Options { timeout, security: self.security.clone(), ..Options::default() };
+        Ok(Client::connect(&self.coordinator, options)?)
     }
 
     /// Runs the service with these settings until the process is told to stop.
@@ -101,8 +136,14 @@ impl Config {
 
     /// The part of the database's URL that tells which kind it is, such as `sqlite`.
     pub fn scheme(&self) -> &str {
-        self.database.split(':').next().unwrap_or_default()
+        self.database.first().and_then(|url| url.split(':').next()).unwrap_or_default()
     }
+}
+
+async fn open<Db: Dialect>(url: &str) -> anyhow::Result<Pool<Db>> {
+    // What stands before an @ is a name and a password.
+    let place = url.rsplit('@').next().unwrap_or_default();
+    Db::open(url).await.map_err(|error| anyhow::anyhow!("database {place}: {error}"))
 }
 
 /// No settings of the service's own.

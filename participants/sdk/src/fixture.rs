@@ -75,7 +75,7 @@ pub(crate) async fn shop_database() -> (TempDir, Pool<Sqlite>) {
 
 /// The shop's service, whose tries do not wait.
 pub(crate) fn shop(pool: &Pool<Sqlite>) -> Service<Sqlite> {
-    Service::new("shop", [pool.clone()]).tables(&["shop"]).tcc(TAKE, Shop(Gate::new(1_000)))
+    Service::new("shop", [pool.clone()]).tables(["shop"]).tcc(TAKE, Shop(Gate::new(1_000)))
 }
 
 /// Free and held.

@@ -36,7 +36,7 @@
 //! #[tokio::main(flavor = "current_thread")]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let pool = Sqlite::open("sqlite://seats.db").await?;
-//!     let seats = Service::new("seats", [pool]).tables(&["seats"]).tcc(RESERVE, Seats);
+//!     let seats = Service::new("seats", [pool]).tables(["seats"]).tcc(RESERVE, Seats);
 //!     seats.coordinator("http://127.0.0.1:7070").run(std::future::pending()).await?;
 //!     Ok(())
 //! }

@@ -40,7 +40,7 @@ pub enum Error {
     #[error("table {table} is not visible to the fence in database {place}, so the two could not share a transaction")]
     TableElsewhere {
         /// The table.
-        table: &'static str,
+        table: String,
         /// Which of the service's databases, from 0.
         place: usize,
         /// The database's word.
@@ -93,7 +93,7 @@ pub(crate) struct Registered<Db: Dialect> {
 ///
 /// ```text
 /// Service::new("stock", [Sqlite::open("sqlite://stock.db").await?])
-///     .tables(&["stock"])
+///     .tables(["stock"])
 ///     .tcc_slice(RESERVE, Stock)
 ///     .coordinator("http://127.0.0.1:7070")
 ///     .run(shutdown)
@@ -102,7 +102,7 @@ pub(crate) struct Registered<Db: Dialect> {
 pub struct Service<Db: Dialect> {
     name: &'static str,
     databases: Vec<Pool<Db>>,
-    tables: Vec<&'static str>,
+    tables: Vec<String>,
     actions: Vec<Registered<Db>>,
     /// The first thing that is wrong with what the author said.
     mistake: Option<String>,
@@ -232,13 +232,13 @@ impl<Db: Dialect> Service<Db> {
     /// The business tables. The start fails when one of them is not visible where the fence is, since then the two
     /// could not be written in one local transaction.
     #[must_use]
-    pub fn tables(mut self, tables: &[&'static str]) -> Self {
-        self.tables.extend_from_slice(tables);
+    pub fn tables<T: AsRef<str>>(mut self, tables: impl IntoIterator<Item = T>) -> Self {
+        self.tables.extend(tables.into_iter().map(|table| table.as_ref().to_owned()));
         self
     }
 
     /// The tables that [`Service::tables`] named.
-    pub fn business_tables(&self) -> &[&'static str] {
+    pub fn business_tables(&self) -> &[String] {
         &self.tables
     }
 
@@ -341,7 +341,7 @@ impl<Db: Dialect> Service<Db> {
                 id = id.rotate_left(1) ^ u128::from_be_bytes(own);
             }
             for table in &self.tables {
-                let elsewhere = |source| Error::TableElsewhere { table, place, source };
+                let elsewhere = |source| Error::TableElsewhere { table: table.clone(), place, source };
                 fence::check_table::<Db>(&mut connection, table).await.map_err(elsewhere)?;
             }
         }
@@ -468,7 +468,7 @@ mod tests {
             (shop(&pool).tcc(TAKE, handler()), "action take is registered twice"),
             (shop(&pool).tcc(foreign, handler()), "action take belongs to service bakery, not to shop"),
             (shop(&pool).window(17), "the window is not 1 to 16 batches"),
-            (shop(&pool).tables(&["shop; DROP"]), "\"shop; DROP\" is not the name of a table"),
+            (shop(&pool).tables(["shop; DROP"]), "\"shop; DROP\" is not the name of a table"),
             (Service::new("Shop", [pool.clone()]), "the name \"Shop\" is not 1 to 64 of [a-z0-9_.-]"),
             (Service::new("shop", [pool.clone()]), "service shop has neither actions nor routes"),
             (Service::new("shop", []).tcc(TAKE, handler()), "service shop has no database"),
@@ -477,7 +477,7 @@ mod tests {
         }
         let elsewhere =
             "table shelf is not visible to the fence in database 0, so the two could not share a transaction";
-        assert_eq!(mistake(shop(&pool).tables(&["shelf"])).await, elsewhere);
+        assert_eq!(mistake(shop(&pool).tables(["shelf"])).await, elsewhere);
     }
 
     #[tokio::test]

@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn service(pool: &Pool<Sqlite>) -> Service<Sqlite> {
-        Service::new("seats", [pool.clone()]).tables(&["seats"]).tcc(RESERVE, Seats)
+        Service::new("seats", [pool.clone()]).tables(["seats"]).tcc(RESERVE, Seats)
     }
 
     async fn reserve(client: Client, count: i64, wait: Wait) -> View {

@@ -122,7 +122,7 @@ pub(crate) const VERBS: [&str; 3] = ["INSERT", "UPDATE", "DELETE"];
 pub(crate) struct Tables(Vec<Table>);
 
 struct Table {
-    name: &'static str,
+    name: String,
     /// As SQL writes them, and whether they are compared.
     columns: Vec<(String, bool)>,
     /// Gives all rows as text, in their order.
@@ -133,7 +133,7 @@ impl Tables {
     /// Looks at these tables, and keeps their rows. Columns named in `ignored` are not compared.
     pub(crate) async fn keep<Db: Database>(
         pool: &Pool<Db>,
-        names: &[&'static str],
+        names: &[String],
         ignored: &[&'static str],
     ) -> sqlx::Result<Self> {
         let words = Db::words();
@@ -154,7 +154,7 @@ impl Tables {
             let order: Vec<String> = (1..=texts.len()).map(|at| at.to_string()).collect();
             let all = format!("SELECT {} FROM {name} ORDER BY {}", texts.join(", "), order.join(", "));
             Db::run(pool, format!("CREATE TABLE tercet_kept_{name} AS SELECT * FROM {name}")).await?;
-            tables.push(Table { name, columns, all });
+            tables.push(Table { name: name.clone(), columns, all });
         }
         Ok(Self(tables))
     }
@@ -181,13 +181,13 @@ impl Tables {
             let columns: Vec<String> =
                 table.columns.iter().filter(|(_, compared)| *compared).map(|(column, _)| column.clone()).collect();
             let rows = Db::rows(pool, table.all.clone(), columns.len()).await?;
-            all.push(TableRows { table: table.name, columns, rows });
+            all.push(TableRows { table: table.name.clone(), columns, rows });
         }
         Ok(Rows(all))
     }
 
-    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.0.iter().map(|table| table.name)
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|table| table.name.as_str())
     }
 }
 
@@ -208,7 +208,7 @@ pub(crate) struct Rows(Vec<TableRows>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct TableRows {
-    table: &'static str,
+    table: String,
     columns: Vec<String>,
     rows: Vec<Vec<String>>,
 }
@@ -216,7 +216,7 @@ struct TableRows {
 impl Rows {
     /// The same without these tables.
     pub(crate) fn without(&self, tables: &[&str]) -> Self {
-        Self(self.0.iter().filter(|rows| !tables.contains(&rows.table)).cloned().collect())
+        Self(self.0.iter().filter(|rows| !tables.contains(&rows.table.as_str())).cloned().collect())
     }
 
     /// What `found` has and this has not, and the other way round, line by line; empty when they are equal.
@@ -231,7 +231,7 @@ impl Rows {
             lines.extend(only(expected, found, "expected"));
             lines.extend(only(found, expected, "found   "));
             if lines.len() == before && expected.rows.len() != found.rows.len() {
-                let (table, expected, found) = (expected.table, expected.rows.len(), found.rows.len());
+                let (table, expected, found) = (&expected.table, expected.rows.len(), found.rows.len());
                 lines.push(format!("    table {table}: expected {expected} rows, found {found}, some of them twice"));
             }
         }

@@ -46,7 +46,7 @@ fn seats(who: i64, count: i64) -> Json<Seats> {
 }
 
 fn service(pool: Pool<Sqlite>) -> Service<Sqlite> {
-    Service::new("seats", [pool]).tables(&["seats", "journal"])
+    Service::new("seats", [pool]).tables(["seats", "journal"])
 }
 
 /// The suite for a service that reserves seats.

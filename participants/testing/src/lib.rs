@@ -38,7 +38,7 @@
 //! use tercet_testing::{Coordinator, Suite, conformance};
 //!
 //! async fn service(pool: Pool<Sqlite>) -> Service<Sqlite> {
-//!     Service::new("seats", [pool]).tables(&["seats"]).tcc(RESERVE, Seats)
+//!     Service::new("seats", [pool]).tables(["seats"]).tcc(RESERVE, Seats)
 //! }
 //!
 //! conformance! {
@@ -63,7 +63,7 @@
 //!     coordinator.crash_and_start().await;
 //!     coordinator.all_ended().await;
 //! }
-//! # let made = |pool| std::future::ready(Service::new("seats", [pool]).tables(&["seats"]).tcc(RESERVE, Seats));
+//! # let made = |pool| std::future::ready(Service::new("seats", [pool]).tables(["seats"]).tcc(RESERVE, Seats));
 //! # tercet_testing::macros::run(async move {
 //! #     Suite::new(RESERVE, made).seed(schema).granting([Json(2), Json(1)]).refusing([Json(8)])
 //! # });

@@ -168,7 +168,7 @@ impl Receiver for Spread {
 async fn each_call_runs_in_the_database_of_its_request() {
     let ((_one, one), (_two, two)) = (shop_database().await, shop_database().await);
     let deliver = Action::message("shop", "deliver");
-    let service = Service::new("shop", [one.clone(), two.clone()]).tables(&["shop"]).receiver(deliver, Spread);
+    let service = Service::new("shop", [one.clone(), two.clone()]).tables(["shop"]).receiver(deliver, Spread);
     let executor = service.executor().await.unwrap();
     let call = |number: u8, request: &'static str| Call {
         action: "deliver".into(),

@@ -175,7 +175,7 @@ impl<Db: Probe> World<Db> {
 
     /// An instance of the service.
     async fn instance(pool: &Pool<Db>) -> Executor<Db> {
-        let service = Service::new("probe", [pool.clone()]).tables(&["probe"]);
+        let service = Service::new("probe", [pool.clone()]).tables(["probe"]);
         let service = service.tcc(ONE, Counter::<Db>::NEW).tcc_slice(SLICE, Counter::<Db>::NEW).sender(SENDER);
         service.executor().await.expect("the service is ready")
     }

@@ -3,7 +3,7 @@
 
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplates;
-use tercet_rules::{Audience, Code, Fault, Invalid, Limit, Rules};
+use tercet_rules::{Audience, Code, Fault, Invalid, Limit, Rules, text};
 use tonic::{Request, Response, Status};
 
 use crate::lifecycle;
@@ -189,17 +189,6 @@ fn change(wire: Option<pb::Change>) -> Result<Change, Invalid> {
     text("change.reason", &wire.reason, REASON_BYTES_MAX)?;
     let expected_revision = (wire.expected_revision > 0).then_some(wire.expected_revision);
     Ok(Change { expected_revision, operator: wire.operator, reason: wire.reason })
-}
-
-/// A text that people read in a list or a log.
-fn text<'a>(field: &str, text: &'a str, bytes_max: usize) -> Result<&'a str, Invalid> {
-    if !(1..=bytes_max).contains(&text.len()) {
-        return Err(Invalid::new(field, Limit::Bytes(1, bytes_max)));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(Invalid::new(field, Limit::Printable));
-    }
-    Ok(text)
 }
 
 fn page(limit: u32) -> Result<u32, Invalid> {

@@ -97,12 +97,18 @@ codes! {
     /// Claims have ended.
     Over = "OVER", FailedPrecondition, 409,
         "领取已结束", "It can not be claimed any more";
+    /// There are no more.
+    SoldOut = "SOLD_OUT", FailedPrecondition, 409,
+        "优惠券已被领完", "It is sold out";
     /// The user has all that he may have.
     PerUserLimit = "PER_USER_LIMIT", FailedPrecondition, 409,
         "每人限领 {limit} 张", "Each user may claim {limit}";
     /// The user has all that he may have today.
     PerUserDayLimit = "PER_USER_DAY_LIMIT", FailedPrecondition, 409,
         "每人每天限领 {limit} 张", "Each user may claim {limit} a day";
+    /// Another order has the coupon, or its claim has not ended.
+    CouponTaken = "COUPON_TAKEN", FailedPrecondition, 409,
+        "优惠券 {coupon_id} 当前不可用（{status}）", "Coupon {coupon_id} can not be used: it is {status}";
     /// The coupon's time has not come.
     NotYetValid = "NOT_YET_VALID", FailedPrecondition, 409,
         "优惠券尚未生效", "The coupon is not valid yet";
@@ -233,6 +239,28 @@ impl Fault {
             details.set_retry_info(Some(RETRY_AFTER));
         }
         tonic::Status::with_error_details(self.code.grpc(), self.text(Language::En), details)
+    }
+
+    /// As a participant says it when it refuses, for people and programs: `PER_USER_LIMIT(limit=2): Each user may
+    /// claim 2`. Arguments are numbers and names here.
+    pub fn reason(&self) -> String {
+        let plain = |value: &str| !value.contains(['=', ',', '(', ')', ':']);
+        let arguments = self.arguments.iter().filter(|(_, value)| plain(value));
+        let arguments: Vec<String> = arguments.map(|(name, value)| format!("{name}={value}")).collect();
+        let arguments = if arguments.is_empty() { String::new() } else { format!("({})", arguments.join(",")) };
+        format!("{}{arguments}: {}", self.code.name(), self.text(Language::En))
+    }
+
+    /// What a participant said, out of the reason for which a transaction was cancelled; `None` where it is not one of
+    /// ours.
+    pub fn from_reason(reason: &str) -> Option<Self> {
+        // Before it stands who refused.
+        let said = reason.split_once("refused: ").map_or(reason, |(_, said)| said);
+        let (head, _) = said.split_once(':')?;
+        let (code, arguments) = head.split_once('(').unwrap_or((head, ""));
+        let arguments = arguments.trim_end_matches(')').split(',').filter_map(|argument| argument.split_once('='));
+        let arguments = arguments.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Some(Self { code: Code::from_name(code)?, arguments })
     }
 
     /// What a service answered; `None` where it was not one of ours, or is newer.

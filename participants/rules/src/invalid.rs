@@ -51,6 +51,20 @@ pub enum Limit {
     OneOf,
 }
 
+/// A text that people read in a list or a log: 1 to so many bytes, and no control characters.
+///
+/// # Errors
+/// When it is none.
+pub fn text<'a>(field: &str, text: &'a str, bytes_max: usize) -> Result<&'a str, Invalid> {
+    if !(1..=bytes_max).contains(&text.len()) {
+        return Err(Invalid::new(field, Limit::Bytes(1, bytes_max)));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Invalid::new(field, Limit::Printable));
+    }
+    Ok(text)
+}
+
 impl Invalid {
     /// One without a path yet.
     pub fn new(field: &str, limit: Limit) -> Self {

@@ -20,7 +20,7 @@ mod validity;
 
 pub use catalogue::{Code, DOMAIN, Fault, Language};
 pub use discount::{DiscountRule, FullReduction, Outcome, Percentage, Step, Universal};
-pub use invalid::{Invalid, Limit};
+pub use invalid::{Invalid, Limit, text};
 pub use money::Cents;
 pub use offer::{Audience, Offer, Release, bucket};
 pub use order::{Line, Order};

@@ -465,7 +465,8 @@ fn an_offer_gives_the_audience_the_new_version_and_the_rest_the_old() {
 fn every_fault_travels_and_reads_in_both_languages() {
     let names: BTreeSet<&str> = Code::ALL.iter().map(|code| code.name()).collect();
     assert_eq!(names.len(), Code::ALL.len());
-    let all = ["field", "limit", "limit_zh", "what", "id", "revision", "status", "action", "version", "missing"];
+    let all =
+        ["field", "limit", "limit_zh", "what", "id", "revision", "status", "action", "version", "missing", "coupon_id"];
     for code in Code::ALL {
         let fault = code.fault(all.map(|name| (name, format!("<{name}>"))));
         let (en, zh) = (fault.text(Language::En), fault.text(Language::Zh));
@@ -478,7 +479,15 @@ fn every_fault_travels_and_reads_in_both_languages() {
         assert!(all.iter().filter(|name| argument(name)).all(in_zh), "{zh} lacks what {en} has");
         let status = fault.status();
         assert_eq!((status.code(), status.message()), (code.grpc(), en.as_str()));
-        assert_eq!(Fault::from_status(&status), Some(fault));
+        assert_eq!(Fault::from_status(&status).as_ref(), Some(&fault));
+        let cancelled = format!("coupon refused: {}", fault.reason());
+        assert_eq!(Fault::from_reason(&fault.reason()).as_ref(), Some(&fault));
+        assert_eq!(Fault::from_reason(&cancelled), Some(fault));
+    }
+    let limit = Code::PerUserLimit.fault([("limit", "2".to_owned()), ("final", "a,b=(c)".to_owned())]);
+    assert_eq!(limit.reason(), "PER_USER_LIMIT(limit=2): Each user may claim 2");
+    for reason in ["", "the deadline has passed", "coupon refused: coupon 5 exists", "SOLD_OUTER: it is"] {
+        assert_eq!(Fault::from_reason(reason), None, "{reason}");
     }
     let busy = Code::SystemBusy.fault([]);
     assert_eq!(busy.text(Language::Zh), "系统繁忙，请稍后重试");

@@ -8,7 +8,7 @@ use tercet_proto::stock::v1 as pb;
 use tercet_testing::{Database, Mode, Suite};
 
 use super::store::{Change, Store};
-use super::{RESERVE, RESTOCK, audit, seed, service};
+use super::{RESERVE, RESTOCK, SUPPLY, audit, seed, service};
 
 /// Item 1 with 10 units, of which 6 are issued.
 async fn rows<Db: Store + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
@@ -30,6 +30,21 @@ fn suite<Db: Store + Database, M: Mode, R: Request>(action: Action<M, R>) -> Sui
 pub(crate) fn reserve<Db: Store + Database>() -> Suite<Db, Tcc, pb::Reserve> {
     let reserve = |item, count| pb::Reserve { item, count };
     suite(RESERVE).granting([reserve(1, 2), reserve(1, 1)]).refusing([reserve(1, 2), reserve(9, 1), reserve(1, 0)])
+}
+
+/// A supply stays when it is cancelled: the next one sets the next level.
+pub(crate) fn supply<Db: Store + Database>() -> Suite<Db, Saga, pb::Supply> {
+    let sound = async |pool: Pool<Db>| {
+        let totals = audit(&pool).await.map_err(|error| error.to_string())?;
+        if totals.broken == 0 { Ok(()) } else { Err(format!("{totals:?}")) }
+    };
+    let supply = |item, units, sequence| pb::Supply { item, units, sequence };
+    Suite::new(SUPPLY, service::<Db>)
+        .seed(rows::<Db>)
+        .invariant(sound)
+        .granting([supply(1, 12, 1), supply(1, 5, 2), supply(2, 7, 1)])
+        .refusing([supply(0, 5, 1), supply(1, -1, 3), supply(1, 5, 0)])
+        .cancel_leaves_traces_in(&["stock"])
 }
 
 pub(crate) fn restock<Db: Store + Database>() -> Suite<Db, Saga, pb::Restock> {

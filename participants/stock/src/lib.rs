@@ -1,7 +1,8 @@
 //! The stock service: how many units of an item, or coupons of a template, there still are.
 //!
 //! Every unit is free, reserved or issued. Which transaction holds which units is not written down: the fence runs each
-//! operation once, so the sums alone stay right, and a slice on one hot item is one UPDATE.
+//! operation once, so the sums alone stay right, and a slice on one hot item is one UPDATE. How many there are of an item
+//! is set by supplies, each with a sequence, so that repeats and late ones change nothing.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -14,8 +15,12 @@ use tercet::fence::{self, Dialect};
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
 use tercet_proto::stock::v1 as pb;
+use tercet_rules::Code;
 
 pub mod store;
+mod supply;
+
+pub use supply::Supply;
 
 use store::{Change, Level, Store, Totals};
 
@@ -26,8 +31,20 @@ pub const RESERVE: Action<Tcc, pb::Reserve> = Action::tcc(SERVICE, "reserve");
 /// Gives issued units back, as a step of a refund.
 pub const RESTOCK: Action<Saga, pb::Restock> = Action::saga(SERVICE, "restock");
 
+/// Sets how many units of an item there are in all.
+pub const SUPPLY: Action<Saga, pb::Supply> = Action::saga(SERVICE, "supply");
+
 /// The most units of one request.
 pub const COUNT_MAX: u32 = 1_000_000;
+/// The most units of one supply.
+pub const UNITS_MAX: i64 = 1_000_000_000_000;
+/// Stock counts a template's coupons as an item too; goods have ids below this.
+const TEMPLATE_ITEMS: i64 = 1 << 48;
+
+/// The item under which stock counts the coupons of a template.
+pub const fn template_item(template_id: i64) -> i64 {
+    TEMPLATE_ITEMS + template_id
+}
 
 /// Units that a compensation needs back may be reserved for a moment by someone who will not keep them.
 const TAKEN_DELAY: Duration = Duration::from_secs(1);
@@ -74,9 +91,10 @@ impl Units for pb::Restock {
 pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, MigrateError> {
     Db::migrate(&pool).await?;
     Ok(Service::new(SERVICE, [pool])
-        .tables(&["stock"])
+        .tables(["stock"])
         .tcc_slice(RESERVE, Reserve(PhantomData))
         .saga_slice(RESTOCK, Restock(PhantomData))
+        .saga_slice(SUPPLY, Supply(PhantomData))
         .conserve(units()))
 }
 
@@ -137,12 +155,21 @@ impl Slice {
             return false;
         }
         (level.free, level.issued) = (free, issued);
+        level.reserved += change.reserved;
         self.changes.entry(item).or_default().add(change);
         true
     }
 
-    fn knows(&self, item: i64) -> bool {
-        self.levels.contains_key(&item)
+    /// Why there is not enough of an item.
+    fn refusal(&self, item: i64) -> Answer {
+        match self.levels.get(&item) {
+            // What others hold may come back.
+            Some(level) => {
+                let last = ("final", (level.reserved == 0).to_string());
+                Answer::refused(Code::SoldOut.fault([last]).reason())
+            }
+            None => Answer::refused(format!("item {item} does not exist")),
+        }
     }
 }
 
@@ -175,13 +202,8 @@ impl<Db: Store + Dialect> SliceParticipant for Reserve<Db> {
                 return Answer::refused(fault);
             }
             let count = i64::from(request.count);
-            if slice.make(request.item, Change { free: -count, reserved: count, issued: 0 }) {
-                Answer::done()
-            } else if slice.knows(request.item) {
-                Answer::refused("sold out")
-            } else {
-                Answer::refused(format!("item {} does not exist", request.item))
-            }
+            let taken = slice.make(request.item, Change { free: -count, reserved: count, issued: 0 });
+            if taken { Answer::done() } else { slice.refusal(request.item) }
         };
         let answers = operations.iter().map(|op| grant(&op.request)).collect();
         Db::change(db_tx, &slice.changes).await?;

@@ -13,8 +13,19 @@ pub struct Level {
     pub item: i64,
     /// Units that anyone may reserve.
     pub free: i64,
+    /// Units that transactions under way hold.
+    pub reserved: i64,
     /// Units that are gone.
     pub issued: i64,
+    /// The latest supply.
+    pub sequence: i64,
+}
+
+impl Level {
+    /// All units.
+    pub const fn total(&self) -> i64 {
+        self.free + self.reserved + self.issued
+    }
 }
 
 /// Units that come to each state of an item, or leave it. They add up to 0.
@@ -72,6 +83,9 @@ pub trait Store: sqlx::Database {
     /// Creates items with so many units, all free. An item that exists gets as many more.
     fn add(db_tx: &mut DbTx<Self>, items: &[(i64, i64)]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
+    /// Brings free units to items that exist, or takes them: rows of item, units and the supply's sequence.
+    fn supply(db_tx: &mut DbTx<Self>, supplies: &[(i64, i64, i64)]) -> impl Future<Output = sqlx::Result<()>> + Send;
+
     /// Sums everything up.
     fn totals(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Totals>> + Send;
 }
@@ -82,13 +96,14 @@ struct Statements {
     levels: &'static str,
     change: &'static str,
     add: &'static str,
+    supply: &'static str,
     totals: &'static str,
 }
 
 #[cfg(feature = "sqlite")]
 const SQLITE: Statements = Statements {
     levels: "-- stock_levels
-        SELECT item, free, issued FROM stock WHERE item IN (SELECT value FROM json_each($1))",
+        SELECT item, free, reserved, issued, sequence FROM stock WHERE item IN (SELECT value FROM json_each($1))",
     change: "-- stock_change
         UPDATE stock SET free = free + j.f, reserved = reserved + j.r, issued = issued + j.i
         FROM (SELECT value->>0 AS item, value->>1 AS f, value->>2 AS r, value->>3 AS i FROM json_each($1)) AS j
@@ -97,6 +112,10 @@ const SQLITE: Statements = Statements {
         INSERT INTO stock(item, total, free, reserved, issued)
         SELECT value->>0, value->>1, value->>1, 0, 0 FROM json_each($1) WHERE true
         ON CONFLICT(item) DO UPDATE SET total = total + excluded.total, free = free + excluded.free",
+    supply: "-- stock_supply
+        UPDATE stock SET total = total + j.n, free = free + j.n, sequence = j.s
+        FROM (SELECT value->>0 AS item, value->>1 AS n, value->>2 AS s FROM json_each($1)) AS j
+        WHERE stock.item = j.item",
     totals: "-- stock_totals
         SELECT COUNT(*) AS items, COALESCE(SUM(total), 0) AS total, COALESCE(SUM(free), 0) AS free,
             COALESCE(SUM(reserved), 0) AS reserved, COALESCE(SUM(issued), 0) AS issued,
@@ -108,7 +127,7 @@ const SQLITE: Statements = Statements {
 #[cfg(feature = "mysql")]
 const MYSQL: Statements = Statements {
     levels: "-- stock_levels
-        SELECT stock.item, stock.free, stock.issued
+        SELECT stock.item, stock.free, stock.reserved, stock.issued, stock.sequence
         FROM JSON_TABLE(?, '$[*]' COLUMNS (item BIGINT PATH '$')) AS j
         STRAIGHT_JOIN stock FORCE INDEX (PRIMARY) ON stock.item = j.item FOR UPDATE",
     change: "-- stock_change
@@ -121,6 +140,11 @@ const MYSQL: Statements = Statements {
         SELECT item, units, units, 0, 0
         FROM JSON_TABLE(?, '$[*]' COLUMNS (item BIGINT PATH '$[0]', units BIGINT PATH '$[1]')) AS j
         ON DUPLICATE KEY UPDATE total = total + VALUES(total), free = free + VALUES(free)",
+    supply: "-- stock_supply
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (
+            item BIGINT PATH '$[0]', n BIGINT PATH '$[1]', s BIGINT PATH '$[2]')) AS j
+        STRAIGHT_JOIN stock FORCE INDEX (PRIMARY) ON stock.item = j.item
+        SET stock.total = stock.total + j.n, stock.free = stock.free + j.n, stock.sequence = j.s",
     // A sum is a DECIMAL here.
     totals: "-- stock_totals
         SELECT COUNT(*) AS items, CAST(COALESCE(SUM(total), 0) AS SIGNED) AS total,
@@ -131,20 +155,28 @@ const MYSQL: Statements = Statements {
 };
 
 macro_rules! store {
-    ($database:ty, $sql:ident, $migration:literal) => {
+    ($database:ty, $sql:ident, $first:literal, $second:literal) => {
         impl Store for $database {
             async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
-                let first = include_str!($migration).into_sql_str();
-                let first = Migration::new(1, "stock".into(), MigrationType::Simple, first, false);
-                let mut migrator = Migrator::with_migrations(vec![first]);
+                let schema = [include_str!($first), include_str!($second)].map(|sql| sql.into_sql_str());
+                let migration =
+                    |(version, sql)| Migration::new(version, "stock".into(), MigrationType::Simple, sql, false);
+                let mut migrator = Migrator::with_migrations((1..).zip(schema).map(migration).collect());
                 // The fence lives in this database too, and keeps its own count.
                 migrator.dangerous_set_table_name("stock_migrations");
                 migrator.run(pool).await
             }
 
             async fn levels(db_tx: &mut DbTx<Self>, items: &[i64]) -> sqlx::Result<Vec<Level>> {
-                let rows: Vec<(i64, i64, i64)> = sqlx::query_as($sql.levels).bind(json(items)).fetch_all(db_tx).await?;
-                Ok(rows.into_iter().map(|(item, free, issued)| Level { item, free, issued }).collect())
+                let level = |(item, free, reserved, issued, sequence): (i64, i64, i64, i64, i64)| Level {
+                    item,
+                    free,
+                    reserved,
+                    issued,
+                    sequence,
+                };
+                let rows = sqlx::query_as($sql.levels).bind(json(items)).fetch_all(db_tx).await?;
+                Ok(rows.into_iter().map(level).collect())
             }
 
             async fn change(db_tx: &mut DbTx<Self>, changes: &BTreeMap<i64, Change>) -> sqlx::Result<()> {
@@ -161,6 +193,11 @@ macro_rules! store {
                 sqlx::query($sql.add).bind(json(items)).execute(db_tx).await.map(drop)
             }
 
+            async fn supply(db_tx: &mut DbTx<Self>, supplies: &[(i64, i64, i64)]) -> sqlx::Result<()> {
+                let done = sqlx::query($sql.supply).bind(json(supplies)).execute(db_tx).await?;
+                if done.rows_affected() == supplies.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
+            }
+
             async fn totals(db_tx: &mut DbTx<Self>) -> sqlx::Result<Totals> {
                 let (items, total, free, reserved, issued, broken) =
                     sqlx::query_as($sql.totals).fetch_one(db_tx).await?;
@@ -171,9 +208,9 @@ macro_rules! store {
 }
 
 #[cfg(feature = "sqlite")]
-store!(sqlx::Sqlite, SQLITE, "../../../sql/stock/sqlite/0001_stock.sql");
+store!(sqlx::Sqlite, SQLITE, "../../../sql/stock/sqlite/0001_stock.sql", "../../../sql/stock/sqlite/0002_supply.sql");
 #[cfg(feature = "mysql")]
-store!(sqlx::MySql, MYSQL, "../../../sql/stock/mysql/0001_stock.sql");
+store!(sqlx::MySql, MYSQL, "../../../sql/stock/mysql/0001_stock.sql", "../../../sql/stock/mysql/0002_supply.sql");
 
 fn json<T: serde::Serialize + ?Sized>(rows: &T) -> String {
     serde_json::to_string(rows).expect("numbers have a form in JSON")

@@ -133,7 +133,37 @@ async fn items_that_exist_get_more_units() {
     assert_eq!(units(&pool).await, (8, 0, 0));
 }
 
+#[tokio::test]
+async fn nothing_is_left_for_good_when_nothing_is_reserved_either() {
+    let pool = stock(&[(1, 2)]).await;
+    let refused = |answers: Vec<Answer>, last| assert!(is_refused(&answers[0], last), "{answers:?}");
+    run!(pool, RESERVER.try_, reserve([(1, 2)]));
+    refused(run!(pool, RESERVER.try_, reserve([(1, 1)])), "SOLD_OUT(final=false)");
+    run!(pool, RESERVER.confirm, reserve([(1, 2)]));
+    refused(run!(pool, RESERVER.try_, reserve([(1, 1)])), "SOLD_OUT(final=true)");
+}
+
+#[tokio::test]
+async fn a_supply_sets_the_total_once_and_takes_only_what_is_free() {
+    const SUPPLIER: Supply<Sqlite> = Supply(PhantomData);
+    let pool = stock(&[]).await;
+    let supply = |rows: &[(i64, i64)]| {
+        slice(rows.iter().map(|&(units, sequence)| pb::Supply { item: 1, units, sequence }).collect::<Vec<_>>())
+    };
+    run!(pool, SUPPLIER.try_, supply(&[(10, 2), (99, 1)]));
+    assert_eq!(units(&pool).await, (10, 0, 0));
+    run!(pool, SUPPLIER.try_, supply(&[(50, 2)]));
+    assert_eq!(units(&pool).await, (10, 0, 0), "the same sequence again");
+    run!(pool, RESERVER.try_, reserve([(1, 4)]));
+    run!(pool, SUPPLIER.try_, supply(&[(0, 3)]));
+    assert_eq!(units(&pool).await, (0, 4, 0), "what is reserved stays");
+    run!(pool, SUPPLIER.try_, supply(&[(6, 5)]));
+    run!(pool, SUPPLIER.try_, supply(&[(60, 4)]));
+    assert_eq!(units(&pool).await, (2, 4, 0), "a late one changes nothing");
+}
+
 tercet_testing::conformance! {
+    supply_conforms: conformance::supply::<Sqlite>();
     reserve_conforms: conformance::reserve::<Sqlite>();
     restock_conforms: conformance::restock::<Sqlite>();
 }

@@ -147,10 +147,10 @@ pub async fn counts(folder: &Path) -> anyhow::Result<Counts> {
     Ok(Counts {
         orders: databases.number("SELECT COUNT(*) FROM \"order\".orders WHERE status IN (1, 3)").await?,
         first_coupons: databases
-            .number("SELECT COUNT(*) FROM coupon.coupon WHERE template_id = 1 AND status > 0")
+            .number("SELECT COUNT(*) FROM coupon.coupon_000 WHERE template_id = 1 AND status > 0")
             .await?,
         second_coupons: databases
-            .number("SELECT COUNT(*) FROM coupon.coupon WHERE template_id = 2 AND status > 0")
+            .number("SELECT COUNT(*) FROM coupon.coupon_000 WHERE template_id = 2 AND status > 0")
             .await?,
     })
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use anyhow::Context as _;
 use sqlx::{MySql, Sqlite};
 use tercet::fence::Dialect;
-use tercet_coupon::store::{Claim as CouponRow, Template};
+use tercet_coupon::Shards;
 use tercet_platform::flows::template_item;
 use tercet_proto::coupon::v1::Claim;
 use tercet_proto::order::v1::Place;
@@ -21,8 +21,6 @@ pub const AMOUNT_CENTS: i64 = 5_000;
 /// What a coupon takes off, in cents.
 pub const DISCOUNT_CENTS: i64 = 500;
 
-/// How long a coupon is good for: longer than any run.
-const VALID_MS: i64 = 365 * 24 * 3_600 * 1_000;
 /// Rows of one statement while filling.
 const FILL_ROWS: i64 = 20_000;
 
@@ -37,10 +35,8 @@ pub struct Filling {
     pub first_coupons: i64,
     /// And the template 2.
     pub second_coupons: i64,
-    /// Coupons 1 to this are issued already, of template 3, each to the user of the same number.
+    /// The coupons of the users 1 to this are issued already, of template 3.
     pub issued: i64,
-    /// Coupons of a template that one user may have.
-    pub per_user_limit: i64,
 }
 
 /// Where each of [`SERVICES`] keeps what it has.
@@ -71,25 +67,17 @@ async fn fill_in<Db: tercet_stock::store::Store + tercet_coupon::store::Store + 
     let (stock, coupon) = (open(0).await?, open(1).await?);
     // Making a service makes its tables.
     drop(tercet_stock::service(stock.clone()).await?);
-    drop(tercet_coupon::service(coupon.clone()).await?);
+    let shards = Shards::one(coupon.clone());
+    shards.migrate().await?;
     let goods = (1..=filling.items).map(|item| (item, filling.units));
     let coupons = [(template_item(1), filling.first_coupons), (template_item(2), filling.second_coupons)];
     let rows: Vec<_> = goods.chain(coupons).collect();
     tercet_stock::seed(&stock, &rows).await?;
-    let template = |template_id| Template {
-        template_id,
-        per_user_limit: filling.per_user_limit,
-        valid_ms: VALID_MS,
-        minimum_spend_cents: 2 * DISCOUNT_CENTS,
-        discount_cents: DISCOUNT_CENTS,
-    };
-    tercet_coupon::seed_templates(&coupon, &[template(1), template(2), template(3)]).await?;
-    let issued = |id| CouponRow { coupon_id: id, template_id: 3, user_id: id };
     let mut first = 1;
     while first <= filling.issued {
         let last = filling.issued.min(first + FILL_ROWS - 1);
-        let rows: Vec<_> = (first..=last).map(issued).collect();
-        tercet_coupon::seed_coupons(&coupon, &rows).await?;
+        let rows: Vec<_> = (first..=last).map(|number| claim(number, 3)).collect();
+        tercet_coupon::seed_coupons(&shards, &rows).await?;
         first = last + 1;
     }
     stock.close().await;
@@ -129,13 +117,13 @@ impl Counter {
     }
 }
 
-/// An order of one unit by this user, with this coupon unless it is 0.
-pub fn order(order_id: i64, user_id: i64, item: i64, coupon_id: i64) -> Place {
-    let discount_cents = if coupon_id == 0 { 0 } else { DISCOUNT_CENTS };
+/// An order of one unit by this user, with his coupon.
+pub fn order(order_id: i64, user_id: i64, item: i64) -> Place {
+    let (coupon_id, discount_cents) = (claim(user_id, 1).coupon_id, DISCOUNT_CENTS);
     Place { order_id, user_id, item, count: 1, coupon_id, amount_cents: AMOUNT_CENTS, discount_cents }
 }
 
-/// The claim of a coupon, by a user of the same number.
-pub fn claim(coupon_id: i64, template_id: i64) -> Claim {
-    Claim { coupon_id, template_id, user_id: coupon_id }
+/// The claim of a user's coupon, the only one that he may have.
+pub fn claim(user_id: i64, template_id: i64) -> Claim {
+    tercet_coupon::claim_by_hand(user_id, user_id, template_id, 1)
 }

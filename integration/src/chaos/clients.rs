@@ -131,8 +131,8 @@ impl Wish {
 
     fn flow(&self) -> Flow {
         match *self {
-            Self::Claim(Claim { coupon_id, template_id, user_id })
-            | Self::HastyClaim(Claim { coupon_id, template_id, user_id }) => {
+            Self::Claim(Claim { coupon_id, template_id, user_id, .. })
+            | Self::HastyClaim(Claim { coupon_id, template_id, user_id, .. }) => {
                 Flow::Claim { coupon_id, template_id, user_id }
             }
             Self::Checkout(Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents }) => {
@@ -145,10 +145,10 @@ impl Wish {
 /// One client, until it is told to stop. Its last transaction is answered too.
 pub(super) async fn client(world: Rc<World>, mut dice: Dice) {
     let on_stream = dice.percent(50);
-    // Claimed and not used yet; used once already.
-    let (mut coupon, mut used) = (None, None);
+    // Whose coupon is claimed and not used yet; whose is used once already.
+    let (mut user, mut used) = (None, None);
     while !world.stop.get() {
-        let wish = next_wish(&world, &mut dice, coupon, used);
+        let wish = next_wish(&world, &mut dice, user, used);
         let wait = if dice.percent(50) { Wait::Ended } else { Wait::Decided };
         let confirmed = match answer(&world, &wish, on_stream, wait).await {
             Ok(confirmed) => confirmed,
@@ -158,20 +158,20 @@ pub(super) async fn client(world: Rc<World>, mut dice: Dice) {
             }
         };
         match wish {
-            Wish::Claim(claim) | Wish::HastyClaim(claim) if confirmed => coupon = Some(claim.coupon_id),
-            Wish::Checkout(order) if confirmed && coupon == Some(order.coupon_id) => used = coupon.take(),
+            Wish::Claim(claim) | Wish::HastyClaim(claim) if confirmed => user = Some(claim.user_id),
+            Wish::Checkout(order) if confirmed && user == Some(order.user_id) => used = user.take(),
             Wish::Claim(_) | Wish::HastyClaim(_) | Wish::Checkout(_) => {}
         }
     }
 }
 
-fn next_wish(world: &World, dice: &mut Dice, coupon: Option<i64>, used: Option<i64>) -> Wish {
+fn next_wish(world: &World, dice: &mut Dice, user: Option<i64>, used: Option<i64>) -> Wish {
     let item = 1 + (dice.roll() % ITEMS.unsigned_abs()) as i64;
-    let order = |coupon_id| Wish::Checkout(shop::order(world.orders.next(), coupon_id, item, coupon_id));
-    match (coupon, used) {
+    let order = |user_id| Wish::Checkout(shop::order(world.orders.next(), user_id, item));
+    match (user, used) {
         // One coupon for two orders: refused.
         (_, Some(used)) if dice.percent(5) => order(used),
-        (Some(coupon), _) => order(coupon),
+        (Some(user), _) => order(user),
         (None, _) if dice.percent(10) => Wish::HastyClaim(shop::claim(world.coupons.next(), 1)),
         // Of the second template there are few: sold out, refused.
         (None, _) if dice.percent(10) => Wish::Claim(shop::claim(world.coupons.next(), 2)),

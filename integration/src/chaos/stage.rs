@@ -39,14 +39,7 @@ impl Stage {
         database: Database,
         adapt: impl FnOnce(Spec) -> Spec,
     ) -> anyhow::Result<Self> {
-        let filling = Filling {
-            items: ITEMS,
-            units: 1 << 40,
-            first_coupons: 1 << 40,
-            second_coupons: FEW,
-            issued: 0,
-            per_user_limit: 1,
-        };
+        let filling = Filling { items: ITEMS, units: 1 << 40, first_coupons: 1 << 40, second_coupons: FEW, issued: 0 };
         let mut databases = Vec::new();
         let mut urls = shop::files(folder);
         if database == Database::Mariadb {

@@ -22,19 +22,10 @@ const FENCE: Table = Table { name: "tercet_fence", columns: &["xid", "branch", "
 const TABLES: [&[Table]; shop::SERVICES.len()] = [
     &[Table { name: "stock", columns: &["item", "total", "free", "reserved", "issued"] }],
     &[
-        Table { name: "template", columns: &["template_id", "per_user_limit"] },
-        Table { name: "user_template", columns: &["user_id", "template_id", "claimed"] },
+        Table { name: "claimed_000", columns: &["user_id", "template_id", "claimed", "per_user"] },
         Table {
-            name: "coupon",
-            columns: &[
-                "coupon_id",
-                "template_id",
-                "user_id",
-                "status",
-                "order_id",
-                "minimum_spend_cents",
-                "discount_cents",
-            ],
+            name: "coupon_000",
+            columns: &["coupon_id", "template_id", "user_id", "status", "order_id", "discount_cents", "batch"],
         },
     ],
     &[Table {

@@ -2,7 +2,8 @@
 //!
 //! Numbers: a transaction's status 4 is confirmed, 5 cancelled; its mode 2 is a saga, whose branches end as tried. A
 //! fence's state 1 is tried, 2 confirmed, 3 cancelled, 4 refused. A coupon's status 0 is pending, 1 issued, 2 locked,
-//! 3 used; an order's 0 frozen, 1 placed, 2 closed, 3 paid, 4 refunded. Items above 2^48 are templates' coupons.
+//! 3 used, 4 expired; an order's 0 frozen, 1 placed, 2 closed, 3 paid, 4 refunded. Items above 2^48 are templates'
+//! coupons.
 
 use super::Kind;
 
@@ -65,7 +66,7 @@ pub(super) const RULES: &[Rule] = &[
         needs: LOST_SHOP,
         sql: "-- lost_claim
             SELECT t.key || ': told confirmed, the user does not have the coupon' FROM told t
-            LEFT JOIN coupon.coupon c ON c.coupon_id = t.coupon_id
+            LEFT JOIN coupon.coupon_000 c ON c.coupon_id = t.coupon_id
             WHERE t.flow = 'claim' AND t.confirmed AND (c.coupon_id IS NULL OR c.status = 0
                 OR c.template_id <> t.template_id OR c.user_id <> t.user_id)",
     },
@@ -74,7 +75,7 @@ pub(super) const RULES: &[Rule] = &[
         needs: LOST_SHOP,
         sql: "-- lost_cancelled_claim
             SELECT t.key || ': told cancelled, the coupon is there' FROM told t
-            JOIN coupon.coupon c ON c.coupon_id = t.coupon_id WHERE t.flow = 'claim' AND NOT t.confirmed",
+            JOIN coupon.coupon_000 c ON c.coupon_id = t.coupon_id WHERE t.flow = 'claim' AND NOT t.confirmed",
     },
     Rule {
         kind: Kind::Lost,
@@ -146,7 +147,7 @@ pub(super) const RULES: &[Rule] = &[
         sql: "-- unfinished_shop
             SELECT 'item ' || item || ': ' || reserved || ' reserved' FROM stock.stock WHERE reserved <> 0
             UNION ALL SELECT 'coupon ' || coupon_id || ': ' || iif(status = 0, 'pending', 'locked')
-                FROM coupon.coupon WHERE status IN (0, 2)
+                FROM coupon.coupon_000 WHERE status IN (0, 2)
             UNION ALL SELECT 'order ' || order_id || ': frozen' FROM \"order\".orders WHERE status = 0",
     },
     Rule {
@@ -163,7 +164,7 @@ pub(super) const RULES: &[Rule] = &[
         sql: "-- conservation_coupons
             SELECT 'template ' || (s.item - (1 << 48)) || ': ' || s.issued || ' issued from stock, '
                 || coalesce(c.n, 0) || ' coupons' FROM stock.stock s
-            LEFT JOIN (SELECT template_id, COUNT(*) AS n FROM coupon.coupon WHERE status > 0 GROUP BY 1) c
+            LEFT JOIN (SELECT template_id, COUNT(*) AS n FROM coupon.coupon_000 WHERE status > 0 GROUP BY 1) c
                 ON c.template_id = s.item - (1 << 48)
             WHERE s.item > (1 << 48) AND s.issued <> coalesce(c.n, 0)",
     },
@@ -189,7 +190,7 @@ pub(super) const RULES: &[Rule] = &[
         needs: SHOP,
         sql: "-- conservation_order_without_coupon
             SELECT 'order ' || o.order_id || ': its coupon ' || o.coupon_id || ' is not used by it'
-            FROM \"order\".orders o LEFT JOIN coupon.coupon c ON c.coupon_id = o.coupon_id
+            FROM \"order\".orders o LEFT JOIN coupon.coupon_000 c ON c.coupon_id = o.coupon_id
             WHERE o.status IN (1, 3) AND o.coupon_id IS NOT NULL
                 AND (c.coupon_id IS NULL OR c.status <> 3 OR c.order_id <> o.order_id)",
     },
@@ -198,28 +199,29 @@ pub(super) const RULES: &[Rule] = &[
         needs: SHOP,
         sql: "-- conservation_coupon_without_order
             SELECT 'coupon ' || c.coupon_id || ': used, but not by order ' || c.order_id
-            FROM coupon.coupon c LEFT JOIN \"order\".orders o ON o.order_id = c.order_id
+            FROM coupon.coupon_000 c LEFT JOIN \"order\".orders o ON o.order_id = c.order_id
             WHERE c.status = 3 AND (o.order_id IS NULL OR o.status NOT IN (1, 3) OR o.coupon_id IS NOT c.coupon_id)",
     },
     Rule {
         kind: Kind::Conservation,
         needs: SHOP,
         sql: "-- conservation_money
-            SELECT 'order ' || o.order_id || ': ' || o.discount_cents || ' cents off, its coupon gives '
-                || coalesce(c.discount_cents, 0) || ' from ' || coalesce(c.minimum_spend_cents, 0)
-            FROM \"order\".orders o LEFT JOIN coupon.coupon c ON c.coupon_id = o.coupon_id
+            SELECT 'order ' || o.order_id || ': ' || o.discount_cents || ' cents off, its coupon was used for '
+                || coalesce(c.discount_cents, 0)
+            FROM \"order\".orders o LEFT JOIN coupon.coupon_000 c ON c.coupon_id = o.coupon_id
             WHERE o.status IN (1, 3) AND (o.discount_cents <> coalesce(c.discount_cents, 0)
-                OR o.amount_cents < coalesce(c.minimum_spend_cents, 0) OR o.user_id <> coalesce(c.user_id, o.user_id))",
+                OR o.user_id <> coalesce(c.user_id, o.user_id))",
     },
     Rule {
         kind: Kind::Conservation,
         needs: SHOP,
         sql: "-- conservation_limits
             SELECT 'user ' || u.user_id || ', template ' || u.template_id || ': ' || u.claimed || ' claimed, '
-                || coalesce(c.n, 0) || ' coupons, at most ' || t.per_user_limit
-            FROM coupon.user_template u JOIN coupon.template t ON t.template_id = u.template_id
-            LEFT JOIN (SELECT user_id, template_id, COUNT(*) AS n FROM coupon.coupon GROUP BY 1, 2) c
+                || coalesce(c.n, 0) || ' coupons, at most ' || u.per_user
+            FROM coupon.claimed_000 u
+            LEFT JOIN (SELECT user_id, template_id, COUNT(*) AS n FROM coupon.coupon_000 WHERE batch = 0
+                       GROUP BY 1, 2) c
                 ON c.user_id = u.user_id AND c.template_id = u.template_id
-            WHERE u.claimed <> coalesce(c.n, 0) OR u.claimed > t.per_user_limit",
+            WHERE u.claimed <> coalesce(c.n, 0) OR u.claimed > u.per_user",
     },
 ];

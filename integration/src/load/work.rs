@@ -60,14 +60,7 @@ impl Kind {
 
     /// What the real services hold for so many seconds of it; `None` where the participants do nothing.
     pub(super) fn filling(self, seconds: u64) -> Option<Filling> {
-        let shop = Filling {
-            items: ITEMS,
-            units: 1 << 40,
-            first_coupons: 1 << 40,
-            second_coupons: FEW,
-            issued: 0,
-            per_user_limit: 1,
-        };
+        let shop = Filling { items: ITEMS, units: 1 << 40, first_coupons: 1 << 40, second_coupons: FEW, issued: 0 };
         match self {
             Self::Tcc | Self::Saga | Self::Message | Self::Steps => None,
             Self::Checkout => Some(Filling { issued: (seconds * ORDERS_PER_SECOND) as i64, ..shop }),
@@ -132,7 +125,7 @@ impl Work {
             Kind::Steps => self.steps().await?,
             Kind::Checkout => {
                 let number = self.numbers.next();
-                let order = shop::order(number, number, 1 + number * 7_919 % ITEMS, number);
+                let order = shop::order(number, number, 1 + number * 7_919 % ITEMS);
                 self.initiator.submit(flows::checkout(&order)?, self.wait).await?
             }
             Kind::Hot => {

@@ -103,7 +103,7 @@ macro_rules! story {
         };
         run(SHELF).await;
         run("INSERT INTO shelf VALUES (1, 0, 0, 1000, 1000), (2, 0, 0, 50, 50), (-3, 1, 2, 3, 6)").await;
-        let service = Service::new("shop", [pool.clone()]).tables(&["shelf"]).conserve(promise());
+        let service = Service::new("shop", [pool.clone()]).tables(["shelf"]).conserve(promise());
         let service = service.tcc(TAKE, Shop::<$database>(std::marker::PhantomData));
         let executor = service.executor().await.expect("the service is sound");
 
@@ -204,7 +204,7 @@ macro_rules! alarm {
         run("INSERT INTO shelf VALUES (1, 0, 0, 1000, 1000), (2, 0, 0, 50, 50)").await;
         let folder = tempfile::tempdir().expect("a folder can be made");
         let coordinator = Coordinator::start(folder.path()).await.expect("it gets ready");
-        let service = Service::new("shop", [pool.clone()]).tables(&["shelf"]).conserve(promise());
+        let service = Service::new("shop", [pool.clone()]).tables(["shelf"]).conserve(promise());
         let service = service.tcc(TAKE, Shop::<$database>(std::marker::PhantomData));
         let running = tokio::spawn(service.coordinator(&coordinator.url).run(std::future::pending()));
         let client = Client::connect([coordinator.url.clone()], Options::default()).expect("an address");

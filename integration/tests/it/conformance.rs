@@ -12,7 +12,7 @@ mod stock {
     use tercet_stock::*;
 
     mod conformance;
-    pub(crate) use conformance::{reserve, restock};
+    pub(crate) use conformance::{reserve, restock, supply};
 }
 
 #[path = "../../../participants/coupon/src"]
@@ -20,7 +20,7 @@ mod coupon {
     use tercet_coupon::*;
 
     mod conformance;
-    pub(crate) use conformance::{claim, give_back, paid, redeem};
+    pub(crate) use conformance::{claim, give_back, open, paid, redeem};
 }
 
 #[path = "../../../participants/order/src"]
@@ -38,8 +38,10 @@ async fn on_mariadb<M: Mode, R: tercet::action::Request>(suite: Suite<MySql, M, 
 
 conformance! {
     stock_reserve_conforms_on_mariadb: on_mariadb(stock::reserve()).await;
+    stock_supply_conforms_on_mariadb: on_mariadb(stock::supply()).await;
     stock_restock_conforms_on_mariadb: on_mariadb(stock::restock()).await;
     coupon_claim_conforms_on_mariadb: on_mariadb(coupon::claim()).await;
+    coupon_open_conforms_on_mariadb: on_mariadb(coupon::open()).await;
     coupon_redeem_conforms_on_mariadb: on_mariadb(coupon::redeem()).await;
     coupon_give_back_conforms_on_mariadb: on_mariadb(coupon::give_back()).await;
     coupon_paid_conforms_on_mariadb: on_mariadb(coupon::paid()).await;
@@ -105,7 +107,7 @@ async fn rows(pool: Pool<Postgres>) -> sqlx::Result<()> {
 async fn rooms(fault: Fault) -> Option<Suite<Postgres, Tcc, Json<i64>>> {
     let url = servers::postgres().await.expect("the server answers")?;
     let make = move |pool: Pool<Postgres>| {
-        let service = Service::new("rooms", [pool.clone()]).tables(&["room", "guest"]);
+        let service = Service::new("rooms", [pool.clone()]).tables(["room", "guest"]);
         std::future::ready(service.tcc(BOOK, Rooms { fault, pool }))
     };
     Some(Suite::new(BOOK, make).seed(rows).granting([Json(1), Json(2)]).refusing([Json(3)]).database(url))

@@ -6,9 +6,11 @@ use std::collections::{BTreeSet, VecDeque};
 use sqlx::{MySql, Pool, Sqlite};
 use tercet::batch::Executor;
 use tercet::fence::Dialect;
-use tercet_coupon::store::{Template, Totals as CouponTotals};
+use tercet_coupon::Shards;
+use tercet_coupon::store::Totals as CouponTotals;
+use tercet_coupon::store::batches::Batches;
 use tercet_integration::servers;
-use tercet_proto::coupon::v1::{Claim, Redeem};
+use tercet_proto::coupon::v1::Redeem;
 use tercet_proto::order::v1::Place;
 use tercet_proto::participant::v1::{Call, Operation, Reply, reply::Answer};
 use tercet_proto::stock::v1::Reserve;
@@ -62,17 +64,19 @@ impl Transaction {
     fn draw(id: u64, chance: &mut Chance) -> Self {
         use prost::Message as _;
         let branch = |service, action, request| Branch { service, action, request, tried: false, ended: false };
-        let coupon_id = 1 + chance.below(COUPONS) as i64;
-        let user_id = 1 + coupon_id % USERS as i64;
+        let number = 1 + chance.below(COUPONS) as i64;
+        let user_id = 1 + number % USERS as i64;
+        let claim = tercet_coupon::claim_by_hand(number, user_id, 1, 2);
+        let coupon_id = claim.coupon_id;
         let item = 1 + chance.below(ITEMS.len() as u64) as i64;
         if chance.below(2) == 0 {
             let reserve = Reserve { item, count: 1 }.encode_to_vec();
-            let claim = Claim { coupon_id, template_id: 1, user_id }.encode_to_vec();
-            let branches = vec![branch(Service::Stock, "reserve", reserve), branch(Service::Coupon, "claim", claim)];
+            let claim = branch(Service::Coupon, "claim", claim.encode_to_vec());
+            let branches = vec![branch(Service::Stock, "reserve", reserve), claim];
             return Self { units: 1, order: false, branches, decision: None };
         }
         let (order_id, count, amount_cents) = (1 + id as i64, 1 + chance.below(3) as u32, PRICE_CENTS);
-        let redeem = Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents: Some(DISCOUNT_CENTS) };
+        let redeem = Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents: DISCOUNT_CENTS };
         let place = Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents: DISCOUNT_CENTS };
         let branches = vec![
             branch(Service::Coupon, "redeem", redeem.encode_to_vec()),
@@ -100,40 +104,38 @@ impl Transaction {
     }
 }
 
-/// The services over one database each.
+/// The services over their databases.
 struct World<Db: Dialect> {
-    pools: [Pool<Db>; 3],
+    stock: Pool<Db>,
+    coupon: Shards<Db>,
+    order: Pool<Db>,
     executors: [Executor<Db>; 3],
 }
 
 /// A database that all three services can live in.
-trait Stores: Dialect + tercet_stock::store::Store + tercet_coupon::store::Store + tercet_order::store::Store {}
+trait Stores: Dialect + tercet_stock::store::Store + Batches + tercet_order::store::Store {}
 impl Stores for Sqlite {}
 impl Stores for MySql {}
 
-async fn world<Db: Stores>(urls: [String; 3]) -> World<Db> {
-    let [stock, coupon, order] = urls;
-    let open = async |url: String| Db::open(&url).await.expect("the database is there");
-    let pools = [open(stock).await, open(coupon).await, open(order).await];
-    let [stock, coupon, order] = pools.clone();
-    let stock = tercet_stock::service(stock).await.expect("the schema is sound");
-    let coupon = tercet_coupon::service(coupon).await.expect("the schema is sound");
-    let order = tercet_order::service(order, None).await.expect("the schema is sound");
-    tercet_stock::seed(&pools[0], &ITEMS).await.expect("the items are sound");
-    let template = Template {
-        template_id: 1,
-        per_user_limit: 2,
-        valid_ms: 3_600_000,
-        minimum_spend_cents: PRICE_CENTS,
-        discount_cents: DISCOUNT_CENTS,
-    };
-    tercet_coupon::seed_templates(&pools[1], &[template]).await.expect("the template is sound");
-    let executors = [
-        stock.executor().await.expect("the fence is sound"),
-        coupon.executor().await.expect("the fence is sound"),
-        order.executor().await.expect("the fence is sound"),
+/// `urls` are of stock, order and the databases of coupons.
+async fn world<Db: Stores>(urls: &[String], map: &str) -> World<Db> {
+    let open = async |url: &String| Db::open(url).await.expect("the database is there");
+    let (stock, order) = (open(&urls[0]).await, open(&urls[1]).await);
+    let map = map.parse().expect("it is a map");
+    let coupon = Shards::open(map, &urls[2..]).await.expect("as many databases as the map has");
+    let services = [
+        tercet_stock::service(stock.clone()).await.expect("the schema is sound"),
+        tercet_coupon::service(coupon.clone()).await.expect("the schema is sound"),
+        tercet_order::service(order.clone(), None).await.expect("the schema is sound"),
     ];
-    World { pools, executors }
+    tercet_stock::seed(&stock, &ITEMS).await.expect("the items are sound");
+    let [stock_service, coupon_service, order_service] = services;
+    let executors = [
+        stock_service.executor().await.expect("the fence is sound"),
+        coupon_service.executor().await.expect("the fence is sound"),
+        order_service.executor().await.expect("the fence is sound"),
+    ];
+    World { stock, coupon, order, executors }
 }
 
 impl<Db: Stores> World<Db> {
@@ -223,7 +225,7 @@ async fn run<Db: Stores>(world: &World<Db>, seed: u64) -> (i64, i64) {
     let confirmed = || transactions.iter().filter(|tx| tx.decision == Some(Operation::Confirm));
     let orders = confirmed().filter(|tx| tx.order).count() as i64;
     let claims = confirmed().count() as i64 - orders;
-    let [stock, coupon, order] = &world.pools;
+    let World { stock, coupon, order, .. } = world;
     let units = tercet_stock::audit(stock).await.expect("the table is there");
     let issued = confirmed().map(|tx| tx.units).sum::<i64>();
     assert_eq!((units.reserved, units.issued, units.broken), (0, issued, 0), "seed {seed}");
@@ -233,7 +235,8 @@ async fn run<Db: Stores>(world: &World<Db>, seed: u64) -> (i64, i64) {
     assert_eq!(coupons, expected, "seed {seed}");
     let placed = tercet_order::audit(order).await.expect("the table is there");
     assert_eq!((placed.frozen, placed.placed, placed.coupons_twice), (0, orders, 0), "seed {seed}");
-    let by_coupon = tercet_coupon::used(coupon).await.expect("the table is there");
+    let mut by_coupon = tercet_coupon::used(coupon).await.expect("the tables are there");
+    by_coupon.sort_unstable();
     assert_eq!(by_coupon, tercet_order::coupons(order).await.expect("the table is there"), "seed {seed}");
     (orders, TRANSACTIONS as i64 - orders - claims)
 }
@@ -244,7 +247,10 @@ async fn nothing_is_sold_twice_lost_or_left_hanging_on_sqlite() {
     for seed in 0..SEEDS {
         let folder = tempfile::tempdir().expect("a folder");
         let url = |name| format!("sqlite://{}/{name}.db", folder.path().display());
-        let world = world::<Sqlite>(["stock", "coupon", "order"].map(url)).await;
+        // Every other one on shards.
+        let (urls, map) = if seed % 2 == 0 { (vec!["a", "b", "c"], "1x1") } else { (vec!["a", "b", "c", "d"], "2x4") };
+        let urls: Vec<String> = urls.into_iter().map(url).collect();
+        let world = world::<Sqlite>(&urls, map).await;
         let (placed, undone) = run(&world, seed).await;
         (orders, cancelled) = (orders + placed, cancelled + undone);
     }
@@ -254,13 +260,13 @@ async fn nothing_is_sold_twice_lost_or_left_hanging_on_sqlite() {
 
 #[tokio::test]
 async fn nothing_is_sold_twice_lost_or_left_hanging_on_mariadb() {
-    for seed in 0..3 {
+    for (seed, (databases, map)) in (0..).zip([(3, "1x1"), (4, "2x4"), (12, "10x100")]) {
         let mut urls = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..databases {
             let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
             urls.push(url);
         }
-        let world = world::<MySql>(urls.try_into().expect("there are three")).await;
+        let world = world::<MySql>(&urls, map).await;
         run(&world, seed).await;
     }
 }

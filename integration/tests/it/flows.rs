@@ -9,12 +9,13 @@ use std::time::Duration;
 use sqlx::{Sqlite, SqlitePool};
 use tercet::client::{Client, Options, Outcome, View, Wait};
 use tercet::fence::Dialect as _;
-use tercet_coupon::store::{Template, Totals as CouponTotals};
+use tercet_coupon::Shards;
+use tercet_coupon::store::Totals as CouponTotals;
 use tercet_events::outbox::Outbox;
 use tercet_order::store::Totals as OrderTotals;
 use tercet_platform::flows;
-use tercet_proto::coupon::v1::Claim;
 use tercet_proto::order::v1::{Paid, Place};
+use tercet_shards::Slot;
 use tokio::process::{Child, Command};
 
 /// The coordinator and the services. They die with it.
@@ -23,7 +24,7 @@ struct Platform {
     _folder: tempfile::TempDir,
     client: Client,
     stock: SqlitePool,
-    coupon: SqlitePool,
+    coupon: Shards<Sqlite>,
     order: SqlitePool,
 }
 
@@ -66,18 +67,11 @@ impl Platform {
         }
         let [stock, coupon, order] = <[SqlitePool; 3]>::try_from(pools).expect("there are three");
         let client = Client::connect([address], Options::default()).expect("the address is sound");
-        Self { _processes: processes, _folder: folder, client, stock, coupon, order }
+        Self { _processes: processes, _folder: folder, client, stock, coupon: Shards::one(coupon), order }
     }
 
-    /// Creates items and templates once the services have made their tables.
+    /// Creates items once the services have made their tables.
     async fn seed(&self) {
-        let template = Template {
-            template_id: 1,
-            per_user_limit: 1,
-            valid_ms: 3_600_000,
-            minimum_spend_cents: 1_000,
-            discount_cents: 300,
-        };
         let mut tries = 0;
         while tercet_stock::audit(&self.stock).await.is_err()
             || tercet_coupon::audit(&self.coupon).await.is_err()
@@ -89,11 +83,11 @@ impl Platform {
         }
         let items = [(5, 10), (flows::template_item(1), 2)];
         tercet_stock::seed(&self.stock, &items).await.expect("the items are sound");
-        tercet_coupon::seed_templates(&self.coupon, &[template]).await.expect("the template is sound");
     }
 
-    async fn claim(&self, coupon_id: i64, user_id: i64) -> View {
-        let plan = flows::claim(&Claim { coupon_id, template_id: 1, user_id }).expect("it is within the limits");
+    async fn claim(&self, number: i64, user_id: i64) -> View {
+        let claim = tercet_coupon::claim_by_hand(number, user_id, 1, 1);
+        let plan = flows::claim(&claim).expect("it is within the limits");
         self.client.submit(plan, Wait::Ended).await.expect("the coordinator answers")
     }
 
@@ -116,14 +110,14 @@ async fn claims_checkouts_payments_and_refunds_end_the_same_way_everywhere() {
 
     assert_eq!(platform.claim(1, 7).await.outcome(), Some(Outcome::Confirmed));
     assert!(platform.claim(1, 7).await.repeated());
-    assert_cancelled(&platform.claim(2, 7).await, "that is its limit");
+    assert_cancelled(&platform.claim(2, 7).await, "PER_USER_LIMIT(final=true,limit=1)");
     assert_eq!(platform.claim(3, 8).await.outcome(), Some(Outcome::Confirmed));
     assert_cancelled(&platform.claim(4, 9).await, "sold out");
 
-    let (coupon_id, amount_cents, discount_cents) = (1, 2_000, 300);
+    let (coupon_id, amount_cents, discount_cents) = (Slot::of_user(7).id(1), 2_000, 300);
     let order = Place { order_id: 100, user_id: 7, item: 5, count: 4, coupon_id, amount_cents, discount_cents };
     assert_eq!(platform.checkout(&order).await.outcome(), Some(Outcome::Confirmed));
-    assert_cancelled(&platform.checkout(&Place { order_id: 101, ..order }).await, "taken by another order");
+    assert_cancelled(&platform.checkout(&Place { order_id: 101, ..order }).await, "COUPON_TAKEN");
     let without = Place { coupon_id: 0, discount_cents: 0, ..order };
     assert_cancelled(&platform.checkout(&Place { order_id: 102, count: 7, ..without }).await, "sold out");
     assert_eq!(
@@ -139,7 +133,7 @@ async fn claims_checkouts_payments_and_refunds_end_the_same_way_everywhere() {
     let told = flows::pay(&platform.client, &platform.order, &Outbox::off(), &payment).await.expect("it is placed");
     assert_eq!(told.outcome(), Some(Outcome::Confirmed));
     let notices: i64 = sqlx::query_scalar("SELECT paid_cents FROM paid_notice WHERE order_id = 100")
-        .fetch_one(&platform.coupon)
+        .fetch_one(platform.coupon.home())
         .await
         .expect("the coupon service was told");
     assert_eq!(notices, 1_700);

@@ -1,12 +1,15 @@
 //! Every statement of stock, coupon and order on a real MariaDB. Their rules are tested beside them, on SQLite.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{MySql, MySqlPool};
+use tercet_coupon::Shards;
 use tercet_coupon::store as coupon;
 use tercet_events::outbox::Outbox;
 use tercet_integration::servers;
 use tercet_order::store as order;
+use tercet_proto::coupon::v1::Claim;
+use tercet_shards::{ShardMap, Slot};
 use tercet_stock::store as stock;
 
 async fn database() -> Option<MySqlPool> {
@@ -42,50 +45,80 @@ async fn stock_moves_units_and_never_below_zero() {
 
 #[tokio::test]
 async fn coupons_are_claimed_redeemed_and_counted() {
-    use coupon::{Claim, Move, Status, Store as _, Template};
+    use coupon::{Move, Standing, Status, Store as _};
     let Some(pool) = database().await else { return };
-    MySql::migrate(&pool).await.expect("the schema is sound");
-    let template = Template {
-        template_id: 1,
-        per_user_limit: 2,
-        valid_ms: 3_600_000,
-        minimum_spend_cents: 2_000,
-        discount_cents: 400,
-    };
-    let expired = Template { template_id: 2, valid_ms: 0, ..template };
-    tercet_coupon::seed_templates(&pool, &[template, expired]).await.expect("the templates are sound");
-    let better = Template { discount_cents: 500, ..template };
-    tercet_coupon::seed_templates(&pool, &[better]).await.expect("it takes the new terms");
+    let map: ShardMap = "1x4".parse().expect("it is a map");
+    let shards = Shards::new(map.clone(), vec![pool.clone()]).expect("it is one database");
+    shards.migrate().await.expect("the schema is sound");
 
-    let claim = |coupon_id, template_id, user_id| Claim { coupon_id, template_id, user_id };
-    let claims = [claim(1, 1, 7), claim(2, 1, 7), claim(3, 2, 7)];
+    let claim = |number, user_id| Claim { day: 5, ..tercet_coupon::claim_by_hand(number, user_id, 1, 2) };
+    let ended = Claim { valid_until_ms: 1, ..claim(3, 8) };
+    let claims = [claim(1, 7), claim(2, 7), ended];
     let mut db_tx = pool.begin().await.expect("the pool is open");
-    MySql::standings(&mut db_tx, &claims).await.expect("the statements are sound");
-    MySql::insert(&mut db_tx, &claims, Status::Pending).await.expect("they are new");
-    let asked = [claim(1, 1, 8), claim(9, 1, 7), claim(8, 6, 7)];
-    let standings = MySql::standings(&mut db_tx, &asked).await.expect("the statements are sound");
-    let found: Vec<_> = standings.iter().map(|one| (one.per_user_limit, one.claimed, one.exists)).collect();
-    assert_eq!(found, [(Some(2), 0, true), (Some(2), 2, false), (None, 0, false)]);
-    MySql::delete(&mut db_tx, &[claim(2, 1, 7)]).await.expect("it is pending");
+    coupon::standings::<MySql>(&mut db_tx, &map, &claims).await.expect("the statements are sound");
+    coupon::insert::<MySql>(&mut db_tx, &map, &claims, Status::Pending).await.expect("they are new");
+    let asked = [claim(1, 7), claim(9, 7), claim(8, 6)];
+    let found = coupon::standings::<MySql>(&mut db_tx, &map, &asked).await.expect("the statements are sound");
+    let two = Standing { claimed: 2, day: 5, today: 2, exists: true };
+    assert_eq!(found, [two, Standing { exists: false, ..two }, Standing::default()]);
+    coupon::delete::<MySql>(&mut db_tx, &map, &[claim(2, 7)]).await.expect("it is pending");
+    let found = coupon::standings::<MySql>(&mut db_tx, &map, &asked[..1]).await.expect("the statements are sound");
+    assert_eq!(found, [Standing { claimed: 1, today: 1, ..two }]);
+    let pending = coupon::pending::<MySql>(&mut db_tx, &map, &[6, 7, 8]).await.expect("the statement is sound");
+    assert_eq!(pending.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([(7, 1), (8, 1)]));
 
-    let step = |coupon_id, from, to, order_id| Move { coupon_id, from, to, order_id };
-    let issue = [step(3, Status::Pending, Status::Issued, None), step(1, Status::Pending, Status::Issued, None)];
-    MySql::advance(&mut db_tx, &issue).await.expect("they are pending");
-    let coupons = MySql::coupons(&mut db_tx, &[1, 2, 3]).await.expect("the statement is sound");
-    let found: Vec<_> =
-        coupons.iter().map(|one| (one.coupon_id, one.status, one.expired, one.discount_cents)).collect();
-    assert_eq!(found, [(1, Status::Issued, false, 500), (3, Status::Issued, true, 400)]);
-    MySql::advance(&mut db_tx, &[step(1, Status::Issued, Status::Locked, Some(100))]).await.expect("it is issued");
-    MySql::advance(&mut db_tx, &[step(1, Status::Locked, Status::Used, Some(100))]).await.expect("it is locked");
-    let error = MySql::advance(&mut db_tx, &[step(1, Status::Issued, Status::Locked, Some(101))]).await;
+    let ids = [claims[0].coupon_id, claims[1].coupon_id, claims[2].coupon_id];
+    let step = |coupon_id, from, to, order| Move { coupon_id, from, to, order };
+    let issue = ids.map(|id| step(id, Status::Pending, Status::Issued, None));
+    coupon::advance::<MySql>(&mut db_tx, &map, &[issue[2], issue[0]]).await.expect("they are pending");
+    let coupons = coupon::coupons::<MySql>(&mut db_tx, &map, &ids).await.expect("the statement is sound");
+    let found: BTreeSet<_> = coupons.iter().map(|(one, _)| (one.coupon_id, one.status, one.user_id)).collect();
+    assert_eq!(found, BTreeSet::from([(ids[0], Status::Issued, 7), (ids[2], Status::Expired, 8)]));
+    let order = Some((100, 500));
+    for (from, to) in [(Status::Issued, Status::Locked), (Status::Locked, Status::Used)] {
+        coupon::advance::<MySql>(&mut db_tx, &map, &[step(ids[0], from, to, order)]).await.expect("it stands there");
+    }
+    let again = [step(ids[0], Status::Issued, Status::Locked, Some((101, 500)))];
+    let error = coupon::advance::<MySql>(&mut db_tx, &map, &again).await;
     assert!(matches!(error, Err(sqlx::Error::RowNotFound)), "{error:?}");
     for notices in [&[(100, 7, 1_500), (101, 7, 0)][..], &[(100, 7, 1_500)]] {
         MySql::note_paid(&mut db_tx, notices).await.expect("a second notice changes nothing");
     }
     db_tx.commit().await.expect("the constraints hold");
-    let totals = tercet_coupon::audit(&pool).await.expect("the tables are there");
-    assert_eq!(totals, coupon::Totals { issued: 1, used: 1, ..coupon::Totals::default() });
-    assert_eq!(tercet_coupon::used(&pool).await.expect("the table is there"), [(1, 100)]);
+    let totals = tercet_coupon::audit(&shards).await.expect("the tables are there");
+    assert_eq!(totals, coupon::Totals { expired: 1, used: 1, ..coupon::Totals::default() });
+    assert_eq!(tercet_coupon::used(&shards).await.expect("the tables are there"), [(ids[0], 100)]);
+}
+
+#[tokio::test]
+async fn coupons_are_looked_up_by_id_by_user_and_by_page() {
+    use coupon::Status;
+    let Some(pool) = database().await else { return };
+    let map: ShardMap = "1x4".parse().expect("it is a map");
+    let shards = Shards::new(map.clone(), vec![pool.clone()]).expect("it is one database");
+    shards.migrate().await.expect("the schema is sound");
+    let of_7 = [1, 2, 3, 4].map(|number| tercet_coupon::claim_by_hand(number, 7, 1 + number % 2, 9));
+    let of_9 = tercet_coupon::claim_by_hand(5, 9, 1, 9);
+    let all: Vec<Claim> = of_7.into_iter().chain([of_9]).collect();
+    tercet_coupon::seed_coupons(&shards, &all).await.expect("they are new");
+
+    let mut connection = pool.acquire().await.expect("the pool is open");
+    let one = coupon::coupon::<MySql>(&mut connection, &map, of_9.coupon_id).await.expect("the statement is sound");
+    assert_eq!(one.map(|one| (one.user_id, one.status, one.version)), Some((9, Status::Issued, 1)));
+    assert_eq!(coupon::coupon::<MySql>(&mut connection, &map, 77).await.expect("the statement is sound"), None);
+    let mut page = async |before| {
+        let all = (before, 3);
+        let found = coupon::of_user::<MySql>(&mut connection, &map, 7, &Status::ALL, all).await;
+        found.expect("the statements are sound").iter().map(|one| one.coupon_id).collect::<Vec<_>>()
+    };
+    assert_eq!(page(i64::MAX).await, [of_7[3].coupon_id, of_7[2].coupon_id, of_7[1].coupon_id]);
+    assert_eq!(page(of_7[1].coupon_id).await, [of_7[0].coupon_id]);
+    let table = map.table(Slot::of_user(7));
+    let wanted = (2, Some(Status::Issued));
+    let found = coupon::page::<MySql>(&mut connection, table, wanted, (i64::MAX, 3)).await;
+    let found: Vec<_> = found.expect("the statement is sound").iter().map(|(one, is)| (one.coupon_id, *is)).collect();
+    let expected = [(of_7[3].coupon_id, false), (of_7[2].coupon_id, true), (of_7[1].coupon_id, false)];
+    assert_eq!(found, expected);
 }
 
 #[tokio::test]

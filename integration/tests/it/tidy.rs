@@ -37,7 +37,7 @@ const SKIPPED: [&str; 4] = [".git", "target", "data", "node_modules"];
 
 /// Which of our crates each crate may depend on. Services know the SDK and never each other; the coordinator knows no
 /// participant; only the testing kit, the platform and this crate know both sides.
-const LAYOUT: [(&str, &[&str]); 15] = [
+const LAYOUT: [(&str, &[&str]); 16] = [
     ("tercet-core", &[]),
     ("tercet-proto", &[]),
     ("tercet-secure", &[]),
@@ -48,13 +48,14 @@ const LAYOUT: [(&str, &[&str]); 15] = [
     ("tercet-rules", &["tercet-proto"]),
     ("tercet-events", &["tercet", "tercet-proto"]),
     ("tercet-business-log", SERVICE),
+    ("tercet-shards", &[]),
     ("tercet-stock", SERVICE),
     ("tercet-coupon", SERVICE),
     ("tercet-coupon-template", SERVICE),
     ("tercet-order", SERVICE),
     ("tercet-gateway", &["tercet", "tercet-proto", "tercet-rules", "tercet-secure"]),
 ];
-const SERVICE: &[&str] = &["tercet", "tercet-events", "tercet-proto", "tercet-rules"];
+const SERVICE: &[&str] = &["tercet", "tercet-events", "tercet-proto", "tercet-rules", "tercet-shards"];
 const ANYTHING: [&str; 2] = ["tercet-platform", "tercet-integration"];
 
 /// Text files by their path from the top, with `/`.

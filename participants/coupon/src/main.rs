@@ -3,21 +3,31 @@
 use std::process::ExitCode;
 
 use tercet::bootstrap;
+use tercet::fence::Dialect;
+use tercet_coupon::store::batches::Batches;
+use tercet_coupon::{SERVICE, Shards};
+use tercet_shards::ShardMap;
+
+#[derive(clap::Args)]
+struct Own {
+    /// Where users' rows are: DATABASESxTABLES, such as 10x100; --database names so many
+    #[arg(long, env = "TERCET_SHARDS", default_value = "1x1")]
+    shards: ShardMap,
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    bootstrap::run(tercet_coupon::SERVICE, env!("CARGO_PKG_VERSION"), async |config| match config.scheme() {
+    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config, own: Own| match config.scheme() {
         #[cfg(feature = "sqlite")]
-        "sqlite" => {
-            let service = tercet_coupon::service(config.open::<sqlx::Sqlite>().await?).await?;
-            config.serve(service).await
-        }
+        "sqlite" => serve::<sqlx::Sqlite>(config, own).await,
         #[cfg(feature = "mysql")]
-        "mysql" | "mariadb" => {
-            let service = tercet_coupon::service(config.open::<sqlx::MySql>().await?).await?;
-            config.serve(service).await
-        }
+        "mysql" | "mariadb" => serve::<sqlx::MySql>(config, own).await,
         other => anyhow::bail!("no database of kind {other:?} is built into this program"),
     })
     .await
+}
+
+async fn serve<Db: Batches + Dialect>(config: bootstrap::Config, own: Own) -> anyhow::Result<()> {
+    let shards = Shards::<Db>::new(own.shards, config.open_all().await?)?;
+    config.serve(tercet_coupon::service(shards).await?).await
 }

@@ -1,13 +1,29 @@
-//! The coupon service's SQL, both dialects side by side. Rows travel as one JSON parameter: a statement per slice.
+//! The coupons of all shards as rows: what the handlers read and write in a local transaction of one database, and a
+//! statement for each table of a slice.
 //!
 //! Time is the database's: all instances of the service share it.
 
-use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use std::collections::BTreeMap;
+
+use sqlx::migrate::MigrateError;
 use tercet::participant::DbTx;
+use tercet_proto::coupon::v1::Claim;
+use tercet_shards::{ShardMap, Slot};
+
+mod audit;
+pub mod batches;
+pub mod jobs;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod statements;
+
+pub use audit::{Totals, totals, used};
+pub use statements::Kind;
 
 /// Where a coupon stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// Its claim is under way.
     Pending = 0,
@@ -17,77 +33,60 @@ pub enum Status {
     Locked = 2,
     /// An order used it.
     Used = 3,
+    /// Its time ended before it was used.
+    Expired = 4,
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Issued, Self::Locked, Self::Used, Self::Expired];
+
     fn from_number(number: i64) -> sqlx::Result<Self> {
-        Ok(match number {
-            0 => Self::Pending,
-            1 => Self::Issued,
-            2 => Self::Locked,
-            3 => Self::Used,
-            _ => return Err(sqlx::Error::Decode(format!("a coupon has the status {number}").into())),
-        })
+        Self::ALL.into_iter().find(|status| *status as i64 == number).ok_or_else(|| broken("a coupon's status"))
     }
 }
 
-/// What every coupon of a kind has in common.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Template {
-    /// Its id.
-    pub template_id: i64,
-    /// How many of them one user may claim.
-    pub per_user_limit: i64,
-    /// How long one can be redeemed after it was claimed.
-    pub valid_ms: i64,
-    /// An order has to cost so much before the coupon.
-    pub minimum_spend_cents: i64,
-    /// What it takes off.
-    pub discount_cents: i64,
-}
-
-/// Who claims what.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Claim {
-    /// The new coupon's id.
-    pub coupon_id: i64,
-    /// Its template.
-    pub template_id: i64,
-    /// Its user.
-    pub user_id: i64,
-}
-
 /// What stands in the way of a claim.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// The template's limit for each user; `None` when there is no such template.
-    pub per_user_limit: Option<i64>,
-    /// How many the user has claimed.
+    /// How many of the template the user has claimed.
     pub claimed: i64,
+    /// The latest day on which he did.
+    pub day: i64,
+    /// How many on that day.
+    pub today: i64,
     /// The coupon's id is taken.
     pub exists: bool,
 }
 
-/// A coupon, locked until the local transaction ends.
-#[derive(Clone, Copy, Debug)]
+/// A coupon's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coupon {
     /// Its id.
     pub coupon_id: i64,
     /// Its user.
     pub user_id: i64,
+    /// Its template.
+    pub template_id: i64,
+    /// The version of the rules that it was claimed under.
+    pub version: u32,
     /// Where it stands.
     pub status: Status,
     /// The order that holds or used it.
     pub order_id: Option<i64>,
-    /// Its time is over.
-    pub expired: bool,
-    /// An order has to cost so much.
-    pub minimum_spend_cents: i64,
-    /// What it takes off.
-    pub discount_cents: i64,
+    /// What that order was promised.
+    pub discount_cents: Option<i64>,
+    /// When it was claimed.
+    pub claimed_ms: i64,
+    /// When it is valid from.
+    pub valid_from_ms: i64,
+    /// When it is not valid any more.
+    pub valid_until_ms: i64,
+    /// When it was used.
+    pub used_ms: Option<i64>,
 }
 
-/// One coupon's step from a status to the next.
+/// One coupon's step from a status to the next. One that would be issued and whose time has ended is expired instead.
 #[derive(Clone, Copy, Debug)]
 pub struct Move {
     /// The coupon.
@@ -96,307 +95,359 @@ pub struct Move {
     pub from: Status,
     /// Where it will stand.
     pub to: Status,
-    /// The order that holds or used it from then on: of a locked or used one only.
-    pub order_id: Option<i64>,
+    /// The order that holds or used it from then on, and what it was promised: of a locked or used one only.
+    pub order: Option<(i64, i64)>,
 }
 
-/// The coupons by status, and what must not be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Claims that are under way.
-    pub pending: i64,
-    /// Coupons that may be redeemed.
-    pub issued: i64,
-    /// Coupons that orders under way hold.
-    pub locked: i64,
-    /// Coupons that orders used.
-    pub used: i64,
-    /// Users and templates whose count is not the number of their coupons.
-    pub miscounted: i64,
-    /// Users who hold more of a template than its limit.
-    pub over_limit: i64,
+/// One statement on one table.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// Which.
+    pub kind: Kind,
+    /// The table's number.
+    pub table: usize,
+    /// What it is about: whole numbers as JSON.
+    pub about: String,
 }
 
-/// A database that this service can live in.
-pub trait Store: sqlx::Database {
-    /// Creates the tables, or brings them up to date.
-    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
-
-    /// Creates templates. One that exists takes the new terms; coupons keep theirs.
-    fn put_templates(db_tx: &mut DbTx<Self>, templates: &[Template]) -> impl Future<Output = sqlx::Result<()>> + Send;
-
-    /// Locks the counts of these users and templates, and says what stands in the way of each claim, in their order.
-    fn standings(db_tx: &mut DbTx<Self>, claims: &[Claim]) -> impl Future<Output = sqlx::Result<Vec<Standing>>> + Send;
-
-    /// Writes coupons with this status on the terms of their templates, and counts them.
-    fn insert(
-        db_tx: &mut DbTx<Self>,
-        claims: &[Claim],
-        status: Status,
-    ) -> impl Future<Output = sqlx::Result<()>> + Send;
-
-    /// Deletes pending coupons and takes them off the counts.
-    fn delete(db_tx: &mut DbTx<Self>, claims: &[Claim]) -> impl Future<Output = sqlx::Result<()>> + Send;
-
-    /// Locks these coupons, in their order, and reads them; those that do not exist are left out.
-    fn coupons(db_tx: &mut DbTx<Self>, coupon_ids: &[i64]) -> impl Future<Output = sqlx::Result<Vec<Coupon>>> + Send;
-
-    /// Moves each coupon once.
-    ///
-    /// # Errors
-    /// Besides the database's own: `RowNotFound` when one of them does not stand where it has to.
-    fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> impl Future<Output = sqlx::Result<()>> + Send;
-
-    /// Notes orders that are paid: rows of order, user and cents. A second notice of an order changes nothing.
-    fn note_paid(db_tx: &mut DbTx<Self>, notices: &[(i64, i64, i64)]) -> impl Future<Output = sqlx::Result<()>> + Send;
-
-    /// Sums everything up.
-    fn totals(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Totals>> + Send;
-
-    /// Every used coupon with its order, by coupon.
-    fn used(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Vec<(i64, i64)>>> + Send;
-}
-
-/// The text of each statement for one database. Rows come sorted by key, so that two transactions lock in one order.
-struct Statements {
-    put_templates: &'static str,
-    /// Where a row that does not exist can not be locked: makes it.
-    lock_counts: Option<&'static str>,
-    standings: &'static str,
-    insert: &'static str,
-    count: &'static str,
-    delete: &'static str,
-    uncount: &'static str,
-    coupons: &'static str,
-    advance: &'static str,
-    note_paid: &'static str,
-}
-
-#[cfg(feature = "sqlite")]
-const SQLITE: Statements = Statements {
-    put_templates: "-- coupon_put_templates
-        INSERT INTO template(template_id, per_user_limit, valid_ms, minimum_spend_cents, discount_cents)
-        SELECT value->>'template_id', value->>'per_user_limit', value->>'valid_ms', value->>'minimum_spend_cents',
-            value->>'discount_cents' FROM json_each($1) WHERE true
-        ON CONFLICT(template_id) DO UPDATE SET per_user_limit = excluded.per_user_limit,
-            valid_ms = excluded.valid_ms, minimum_spend_cents = excluded.minimum_spend_cents,
-            discount_cents = excluded.discount_cents",
-    lock_counts: None,
-    standings: "-- coupon_standings
-        SELECT t.per_user_limit, COALESCE(u.claimed, 0), c.coupon_id IS NOT NULL FROM json_each($1) AS j
-        LEFT JOIN template t ON t.template_id = j.value->>'template_id'
-        LEFT JOIN user_template u ON u.user_id = j.value->>'user_id' AND u.template_id = j.value->>'template_id'
-        LEFT JOIN coupon c ON c.coupon_id = j.value->>'coupon_id' ORDER BY j.key",
-    insert: "-- coupon_insert
-        INSERT INTO coupon(coupon_id, template_id, user_id, status, valid_until_ms, minimum_spend_cents,
-            discount_cents)
-        SELECT j.value->>'coupon_id', t.template_id, j.value->>'user_id', $2,
-            CAST(unixepoch('subsec') * 1000 AS INTEGER) + t.valid_ms, t.minimum_spend_cents, t.discount_cents
-        FROM json_each($1) AS j JOIN template t ON t.template_id = j.value->>'template_id'",
-    count: "-- coupon_count
-        INSERT INTO user_template(user_id, template_id, claimed)
-        SELECT value->>'user_id', value->>'template_id', COUNT(*) FROM json_each($1) WHERE true GROUP BY 1, 2
-        ON CONFLICT(user_id, template_id) DO UPDATE SET claimed = claimed + excluded.claimed",
-    delete: "-- coupon_delete
-        DELETE FROM coupon WHERE status = 0 AND coupon_id IN (SELECT value->>'coupon_id' FROM json_each($1))",
-    uncount: "-- coupon_uncount
-        UPDATE user_template SET claimed = claimed - j.n
-        FROM (SELECT value->>'user_id' AS user_id, value->>'template_id' AS template_id, COUNT(*) AS n
-              FROM json_each($1) GROUP BY 1, 2) AS j
-        WHERE user_template.user_id = j.user_id AND user_template.template_id = j.template_id",
-    coupons: "-- coupon_coupons
-        SELECT coupon_id, user_id, status, order_id, valid_until_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER),
-            minimum_spend_cents, discount_cents
-        FROM coupon WHERE coupon_id IN (SELECT value FROM json_each($1))",
-    advance: "-- coupon_advance
-        UPDATE coupon SET status = j.next, order_id = j.order_id
-        FROM (SELECT value->>0 AS coupon_id, value->>1 AS before, value->>2 AS next, value->>3 AS order_id
-              FROM json_each($1)) AS j
-        WHERE coupon.coupon_id = j.coupon_id AND coupon.status = j.before",
-    note_paid: "-- coupon_note_paid
-        INSERT INTO paid_notice(order_id, user_id, paid_cents)
-        SELECT value->>0, value->>1, value->>2 FROM json_each($1) WHERE true ON CONFLICT(order_id) DO NOTHING",
-};
-
-// Without FORCE INDEX a small table is scanned, and every row in it locked.
 #[cfg(feature = "mysql")]
-const MYSQL: Statements = Statements {
-    put_templates: "-- coupon_put_templates
-        INSERT INTO template(template_id, per_user_limit, valid_ms, minimum_spend_cents, discount_cents)
-        SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (template_id BIGINT PATH '$.template_id',
-            per_user_limit BIGINT PATH '$.per_user_limit', valid_ms BIGINT PATH '$.valid_ms',
-            minimum_spend_cents BIGINT PATH '$.minimum_spend_cents',
-            discount_cents BIGINT PATH '$.discount_cents')) AS j
-        ON DUPLICATE KEY UPDATE per_user_limit = VALUES(per_user_limit), valid_ms = VALUES(valid_ms),
-            minimum_spend_cents = VALUES(minimum_spend_cents), discount_cents = VALUES(discount_cents)",
-    lock_counts: Some(
-        "-- coupon_lock_counts
-        INSERT INTO user_template(user_id, template_id, claimed)
-        SELECT DISTINCT j.user_id, t.template_id, 0 FROM JSON_TABLE(?, '$[*]' COLUMNS (
-            user_id BIGINT PATH '$.user_id', template_id BIGINT PATH '$.template_id')) AS j
-        JOIN template t ON t.template_id = j.template_id ORDER BY 1, 2
-        ON DUPLICATE KEY UPDATE claimed = user_template.claimed",
-    ),
-    standings: "-- coupon_standings
-        SELECT t.per_user_limit, COALESCE(u.claimed, 0), c.coupon_id IS NOT NULL
-        FROM JSON_TABLE(?, '$[*]' COLUMNS (at FOR ORDINALITY, coupon_id BIGINT PATH '$.coupon_id',
-            template_id BIGINT PATH '$.template_id', user_id BIGINT PATH '$.user_id')) AS j
-        LEFT JOIN template t ON t.template_id = j.template_id
-        LEFT JOIN user_template u ON u.user_id = j.user_id AND u.template_id = j.template_id
-        LEFT JOIN coupon c ON c.coupon_id = j.coupon_id ORDER BY j.at",
-    insert: "-- coupon_insert
-        INSERT INTO coupon(coupon_id, template_id, user_id, status, valid_until_ms, minimum_spend_cents,
-            discount_cents)
-        SELECT j.coupon_id, t.template_id, j.user_id, s.status,
-            CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + t.valid_ms, t.minimum_spend_cents, t.discount_cents
-        FROM JSON_TABLE(?, '$[*]' COLUMNS (coupon_id BIGINT PATH '$.coupon_id',
-            template_id BIGINT PATH '$.template_id', user_id BIGINT PATH '$.user_id')) AS j
-        JOIN template t ON t.template_id = j.template_id JOIN (SELECT ? AS status) AS s",
-    count: "-- coupon_count
-        INSERT INTO user_template(user_id, template_id, claimed)
-        SELECT j.user_id, j.template_id, COUNT(*) FROM JSON_TABLE(?, '$[*]' COLUMNS (
-            user_id BIGINT PATH '$.user_id', template_id BIGINT PATH '$.template_id')) AS j GROUP BY 1, 2
-        ON DUPLICATE KEY UPDATE claimed = user_template.claimed + VALUES(claimed)",
-    delete: "-- coupon_delete
-        DELETE coupon FROM JSON_TABLE(?, '$[*]' COLUMNS (coupon_id BIGINT PATH '$.coupon_id')) AS j
-        STRAIGHT_JOIN coupon FORCE INDEX (PRIMARY) ON coupon.coupon_id = j.coupon_id WHERE coupon.status = 0",
-    uncount: "-- coupon_uncount
-        UPDATE (SELECT j.user_id, j.template_id, COUNT(*) AS n FROM JSON_TABLE(?, '$[*]' COLUMNS (
-            user_id BIGINT PATH '$.user_id', template_id BIGINT PATH '$.template_id')) AS j GROUP BY 1, 2) AS j
-        STRAIGHT_JOIN user_template u FORCE INDEX (PRIMARY)
-            ON u.user_id = j.user_id AND u.template_id = j.template_id
-        SET u.claimed = u.claimed - j.n",
-    coupons: "-- coupon_coupons
-        SELECT c.coupon_id, c.user_id, CAST(c.status AS SIGNED), c.order_id,
-            c.valid_until_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), c.minimum_spend_cents, c.discount_cents
-        FROM JSON_TABLE(?, '$[*]' COLUMNS (coupon_id BIGINT PATH '$')) AS j
-        STRAIGHT_JOIN coupon c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id FOR UPDATE",
-    advance: "-- coupon_advance
-        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (coupon_id BIGINT PATH '$[0]', before_ TINYINT PATH '$[1]',
-            next_ TINYINT PATH '$[2]', order_id BIGINT PATH '$[3]')) AS j
-        STRAIGHT_JOIN coupon c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id
-        SET c.status = j.next_, c.order_id = j.order_id WHERE c.status = j.before_",
-    note_paid: "-- coupon_note_paid
-        INSERT INTO paid_notice(order_id, user_id, paid_cents)
-        SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', user_id BIGINT PATH '$[1]',
-            paid_cents BIGINT PATH '$[2]')) AS j
-        ON DUPLICATE KEY UPDATE user_id = paid_notice.user_id",
-};
-
-const TOTALS: &str = "-- coupon_totals
-    SELECT
-        (SELECT COUNT(*) FROM coupon WHERE status = 0), (SELECT COUNT(*) FROM coupon WHERE status = 1),
-        (SELECT COUNT(*) FROM coupon WHERE status = 2), (SELECT COUNT(*) FROM coupon WHERE status = 3),
-        (SELECT COUNT(*) FROM (
-            SELECT 1 FROM (SELECT user_id, template_id, claimed AS n FROM user_template
-                           UNION ALL SELECT user_id, template_id, -1 FROM coupon) AS a
-            GROUP BY user_id, template_id HAVING SUM(n) <> 0) AS b),
-        (SELECT COUNT(*) FROM user_template u JOIN template t ON t.template_id = u.template_id
-         WHERE u.claimed > t.per_user_limit)";
-
-const USED: &str = "-- coupon_used
-    SELECT coupon_id, order_id FROM coupon WHERE status = 3 ORDER BY coupon_id";
-
-macro_rules! store {
-    ($database:ty, $sql:ident, $migration:literal) => {
-        impl Store for $database {
-            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
-                let first = include_str!($migration).into_sql_str();
-                let first = Migration::new(1, "coupon".into(), MigrationType::Simple, first, false);
-                let mut migrator = Migrator::with_migrations(vec![first]);
-                // The fence lives in this database too, and keeps its own count.
-                migrator.dangerous_set_table_name("coupon_migrations");
-                migrator.run(pool).await
-            }
-
-            async fn put_templates(db_tx: &mut DbTx<Self>, templates: &[Template]) -> sqlx::Result<()> {
-                sqlx::query($sql.put_templates).bind(json(templates)).execute(db_tx).await.map(drop)
-            }
-
-            async fn standings(db_tx: &mut DbTx<Self>, claims: &[Claim]) -> sqlx::Result<Vec<Standing>> {
-                let rows = json(claims);
-                if let Some(lock) = $sql.lock_counts {
-                    sqlx::query(lock).bind(&rows).execute(&mut *db_tx).await?;
-                }
-                let standing = |(per_user_limit, claimed, exists): (Option<i64>, i64, i64)| Standing {
-                    per_user_limit,
-                    claimed,
-                    exists: exists != 0,
-                };
-                let found = sqlx::query_as($sql.standings).bind(rows).fetch_all(db_tx).await?;
-                Ok(found.into_iter().map(standing).collect())
-            }
-
-            async fn insert(db_tx: &mut DbTx<Self>, claims: &[Claim], status: Status) -> sqlx::Result<()> {
-                if claims.is_empty() {
-                    return Ok(());
-                }
-                let rows = json(claims);
-                let insert = sqlx::query($sql.insert).bind(&rows).bind(status as i64);
-                all(insert.execute(&mut *db_tx).await?.rows_affected(), claims.len())?;
-                sqlx::query($sql.count).bind(rows).execute(db_tx).await.map(drop)
-            }
-
-            async fn delete(db_tx: &mut DbTx<Self>, claims: &[Claim]) -> sqlx::Result<()> {
-                let rows = json(claims);
-                let delete = sqlx::query($sql.delete).bind(&rows);
-                all(delete.execute(&mut *db_tx).await?.rows_affected(), claims.len())?;
-                sqlx::query($sql.uncount).bind(rows).execute(db_tx).await.map(drop)
-            }
-
-            async fn coupons(db_tx: &mut DbTx<Self>, coupon_ids: &[i64]) -> sqlx::Result<Vec<Coupon>> {
-                let rows: Vec<CouponRow> = sqlx::query_as($sql.coupons).bind(json(coupon_ids)).fetch_all(db_tx).await?;
-                rows.into_iter().map(Coupon::from_row).collect()
-            }
-
-            async fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> sqlx::Result<()> {
-                if moves.is_empty() {
-                    return Ok(());
-                }
-                let row = |step: &Move| (step.coupon_id, step.from as i64, step.to as i64, step.order_id);
-                let mut rows: Vec<_> = moves.iter().map(row).collect();
-                rows.sort_unstable();
-                let done = sqlx::query($sql.advance).bind(json(&rows)).execute(db_tx).await?;
-                all(done.rows_affected(), rows.len())
-            }
-
-            async fn note_paid(db_tx: &mut DbTx<Self>, notices: &[(i64, i64, i64)]) -> sqlx::Result<()> {
-                sqlx::query($sql.note_paid).bind(json(notices)).execute(db_tx).await.map(drop)
-            }
-
-            async fn totals(db_tx: &mut DbTx<Self>) -> sqlx::Result<Totals> {
-                let (pending, issued, locked, used, miscounted, over_limit) =
-                    sqlx::query_as(TOTALS).fetch_one(db_tx).await?;
-                Ok(Totals { pending, issued, locked, used, miscounted, over_limit })
-            }
-
-            async fn used(db_tx: &mut DbTx<Self>) -> sqlx::Result<Vec<(i64, i64)>> {
-                sqlx::query_as(USED).fetch_all(db_tx).await
-            }
-        }
-    };
-}
-
-#[cfg(feature = "sqlite")]
-store!(sqlx::Sqlite, SQLITE, "../../../sql/coupon/sqlite/0001_coupon.sql");
-#[cfg(feature = "mysql")]
-store!(sqlx::MySql, MYSQL, "../../../sql/coupon/mysql/0001_coupon.sql");
-
-type CouponRow = (i64, i64, i64, Option<i64>, i64, i64, i64);
-
-impl Coupon {
-    fn from_row(row: CouponRow) -> sqlx::Result<Self> {
-        let (coupon_id, user_id, status, order_id, expired, minimum_spend_cents, discount_cents) = row;
-        let (status, expired) = (Status::from_number(status)?, expired != 0);
-        Ok(Self { coupon_id, user_id, status, order_id, expired, minimum_spend_cents, discount_cents })
+impl Statement {
+    /// As MariaDB gets it, for whoever wants to have it explained.
+    pub fn mysql(&self) -> String {
+        let mut text = String::new();
+        statements::mysql(&mut text, self.kind, self.table, &self.about);
+        text
     }
 }
 
+/// What a statement did, and the rows that it returned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// How many rows it changed.
+    pub affected: u64,
+    /// Every column is a whole number, or nothing.
+    pub rows: Vec<Vec<Option<i64>>>,
+}
+
+/// A database that coupons can live in.
+pub trait Store: sqlx::Database {
+    /// Whether a row that does not exist yet has to be made before it can be locked.
+    const LOCKS_BY_ROW: bool;
+
+    /// Creates the tables, so many of each kind, or brings them up to date.
+    fn migrate(pool: &sqlx::Pool<Self>, tables: usize) -> impl Future<Output = Result<(), MigrateError>> + Send;
+
+    /// Runs statements one after the other.
+    fn run(db_tx: &mut DbTx<Self>, statements: &[Statement]) -> impl Future<Output = sqlx::Result<Vec<Ran>>> + Send;
+
+    /// Notes orders that are paid: rows of order, user and cents. A second notice of an order changes nothing.
+    fn note_paid(db_tx: &mut DbTx<Self>, notices: &[(i64, i64, i64)]) -> impl Future<Output = sqlx::Result<()>> + Send;
+}
+
+/// The names of all tables of a database that has so many of each kind.
+pub fn tables(count: usize) -> Vec<String> {
+    let mut names = ["paid_notice", "issue_batch", "issue_chunk"].map(str::to_owned).to_vec();
+    names.extend((0..count).flat_map(statements::tables));
+    names
+}
+
+/// What stands in the way of these claims, in their order; the counters are locked until the local transaction ends.
+pub async fn standings<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    claims: &[Claim],
+) -> sqlx::Result<Vec<Standing>> {
+    let mut tables: BTreeMap<usize, Vec<(usize, i64, i64, i64)>> = BTreeMap::new();
+    for (at, claim) in claims.iter().enumerate() {
+        let table = map.table(Slot::of_id(claim.coupon_id));
+        tables.entry(table).or_default().push((at, claim.coupon_id, claim.template_id, claim.user_id));
+    }
+    let statements = |kind| tables.iter().map(move |(table, rows)| statement(kind, *table, rows));
+    let mut all: Vec<Statement> = Vec::new();
+    if Db::LOCKS_BY_ROW {
+        // All locks come first: what is read afterwards has seen whatever they waited for.
+        all.extend(statements(Kind::LockCounts));
+    }
+    all.extend(statements(Kind::Standings));
+    let mut found = vec![Standing::default(); claims.len()];
+    for row in Db::run(db_tx, &all).await?.iter().flat_map(|ran| &ran.rows) {
+        let [at, claimed, day, today, exists] = numbers(row)?;
+        let standing = usize::try_from(at).ok().and_then(|at| found.get_mut(at));
+        *standing.ok_or_else(|| broken("a claim's place"))? = Standing { claimed, day, today, exists: exists != 0 };
+    }
+    Ok(found)
+}
+
+/// Writes coupons with this status, and counts their claims.
+///
+/// # Errors
+/// Besides the database's own: a coupon that exists.
+pub async fn insert<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    claims: &[Claim],
+    status: Status,
+) -> sqlx::Result<()> {
+    let mut all = inserts(map, claims, status, 0);
+    all.extend(counts(map, claims).into_iter().map(|(table, counts)| {
+        let row = |((user_id, template_id), count): (&(i64, i64), &Counted)| {
+            (*user_id, *template_id, count.n, count.per_user, count.day)
+        };
+        statement(Kind::Count, table, &counts.iter().map(row).collect::<Vec<_>>())
+    }));
+    Db::run(db_tx, &all).await.map(drop)
+}
+
+/// The statements that write coupons of this batch, one for each table; their users' claims are not counted.
+pub fn inserts(map: &ShardMap, claims: &[Claim], status: Status, batch: i64) -> Vec<Statement> {
+    let mut tables: BTreeMap<usize, Vec<[i64; 9]>> = BTreeMap::new();
+    for claim in claims {
+        tables.entry(map.table(Slot::of_id(claim.coupon_id))).or_default().push([
+            claim.coupon_id,
+            claim.user_id,
+            claim.template_id,
+            claim.version.into(),
+            status as i64,
+            claim.claimed_ms,
+            claim.valid_from_ms,
+            claim.valid_until_ms,
+            batch,
+        ]);
+    }
+    tables.into_iter().map(|(table, rows)| statement(Kind::Insert, table, &rows)).collect()
+}
+
+/// Claims of one user and template.
+#[derive(Default)]
+struct Counted {
+    n: i64,
+    per_user: u32,
+    /// The latest of their days.
+    day: i64,
+    of_day: i64,
+}
+
+fn counts(map: &ShardMap, claims: &[Claim]) -> BTreeMap<usize, BTreeMap<(i64, i64), Counted>> {
+    let mut tables: BTreeMap<usize, BTreeMap<(i64, i64), Counted>> = BTreeMap::new();
+    for claim in claims {
+        let table = tables.entry(map.table(Slot::of_id(claim.coupon_id))).or_default();
+        let count = table.entry((claim.user_id, claim.template_id)).or_default();
+        count.n += 1;
+        count.per_user = count.per_user.max(claim.per_user);
+        if count.n == 1 || claim.day > count.day {
+            (count.day, count.of_day) = (claim.day, 0);
+        }
+        count.of_day += i64::from(claim.day == count.day);
+    }
+    tables
+}
+
+/// Deletes pending coupons, and takes their claims back.
+///
+/// # Errors
+/// Besides the database's own: `RowNotFound` when one of them is not pending.
+pub async fn delete<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, claims: &[Claim]) -> sqlx::Result<()> {
+    let mut ids: Vec<i64> = claims.iter().map(|claim| claim.coupon_id).collect();
+    ids.sort_unstable();
+    let mut all: Vec<Statement> =
+        by_table(map, &ids, |id| *id).iter().map(|(table, ids)| statement(Kind::Delete, *table, ids)).collect();
+    let deletes = all.len();
+    all.extend(counts(map, claims).into_iter().map(|(table, counts)| {
+        let row = |((user_id, template_id), count): (&(i64, i64), &Counted)| {
+            (*user_id, *template_id, count.n, count.day, count.of_day)
+        };
+        statement(Kind::Uncount, table, &counts.iter().map(row).collect::<Vec<_>>())
+    }));
+    let ran = Db::run(db_tx, &all).await?;
+    affected(&ran[..deletes], claims.len())
+}
+
+/// Locks these coupons, in their order, and reads them, with the database's clock; those that do not exist are left
+/// out.
+pub async fn coupons<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    coupon_ids: &[i64],
+) -> sqlx::Result<Vec<(Coupon, i64)>> {
+    let tables = by_table(map, coupon_ids, |id| *id);
+    let all: Vec<Statement> = tables.iter().map(|(table, ids)| statement(Kind::Coupons, *table, ids)).collect();
+    let ran = Db::run(db_tx, &all).await?;
+    ran.iter().flat_map(|ran| &ran.rows).map(|row| Ok((Coupon::from_row(row)?, last(row)?))).collect()
+}
+
+/// Moves each coupon once.
+///
+/// # Errors
+/// Besides the database's own: `RowNotFound` when one of them does not stand where it has to.
+pub async fn advance<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, moves: &[Move]) -> sqlx::Result<()> {
+    let mut moves: Vec<&Move> = moves.iter().collect();
+    moves.sort_unstable_by_key(|step| step.coupon_id);
+    let row = |step: &&&Move| {
+        let order = step.order;
+        (step.coupon_id, step.from as i64, step.to as i64, order.map(|order| order.0), order.map(|order| order.1))
+    };
+    let tables = by_table(map, &moves, |step| step.coupon_id);
+    let statements = tables
+        .iter()
+        .map(|(table, moves)| statement(Kind::Advance, *table, &moves.iter().map(row).collect::<Vec<_>>()));
+    let all: Vec<Statement> = statements.collect();
+    affected(&Db::run(db_tx, &all).await?, moves.len())
+}
+
+/// Of these users, those who have claims of a template under way.
+pub async fn pending<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    user_ids: &[i64],
+) -> sqlx::Result<Vec<(i64, i64)>> {
+    let mut tables: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+    for user_id in user_ids {
+        tables.entry(map.table(Slot::of_user(*user_id))).or_default().push(*user_id);
+    }
+    let all: Vec<Statement> = tables.iter().map(|(table, ids)| statement(Kind::Pending, *table, ids)).collect();
+    let ran = Db::run(db_tx, &all).await?;
+    let pair = |row: &Vec<Option<i64>>| numbers::<2>(row).map(|[user_id, template_id]| (user_id, template_id));
+    ran.iter().flat_map(|ran| &ran.rows).map(pair).collect()
+}
+
+/// A coupon as it is; it is not locked.
+pub async fn coupon<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, coupon_id: i64) -> sqlx::Result<Option<Coupon>> {
+    let one = statement(Kind::Coupon, map.table(Slot::of_id(coupon_id)), &[coupon_id]);
+    let ran = Db::run(db_tx, &[one]).await?;
+    ran.iter().flat_map(|ran| &ran.rows).map(|row| Coupon::from_row(row)).next().transpose()
+}
+
+/// A user's coupons of these statuses with ids below `before`, newest first, at most `limit`.
+pub async fn of_user<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    user_id: i64,
+    statuses: &[Status],
+    (before, limit): (i64, u32),
+) -> sqlx::Result<Vec<Coupon>> {
+    let table = map.table(Slot::of_user(user_id));
+    // The index has them by status, each newest first: no more than `limit` rows of a status are read.
+    let one = |status: &Status| statement(Kind::OfUser, table, &[user_id, *status as i64, before, limit.into()]);
+    let all: Vec<Statement> = statuses.iter().map(one).collect();
+    let ran = Db::run(db_tx, &all).await?;
+    let rows = ran.iter().flat_map(|ran| &ran.rows);
+    let mut found: Vec<Coupon> = rows.map(|row| Coupon::from_row(row)).collect::<sqlx::Result<_>>()?;
+    found.sort_unstable_by_key(|coupon| std::cmp::Reverse(coupon.coupon_id));
+    found.truncate(limit as usize);
+    Ok(found)
+}
+
+/// Looks at so many coupons of a table with ids below `before`, newest first: each with whether it is of this template
+/// and status.
+pub async fn page<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    table: usize,
+    (template_id, status): (i64, Option<Status>),
+    (before, limit): (i64, u32),
+) -> sqlx::Result<Vec<(Coupon, bool)>> {
+    let status = status.map_or(-1, |status| status as i64);
+    let one = statement(Kind::Page, table, &[before, template_id, status, limit.into()]);
+    let ran = Db::run(db_tx, &[one]).await?;
+    ran.iter().flat_map(|ran| &ran.rows).map(|row| Ok((Coupon::from_row(row)?, last(row)? != 0))).collect()
+}
+
+/// A coupon whose time has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its id.
+    pub coupon_id: i64,
+    /// When.
+    pub valid_until_ms: i64,
+    /// Where it stands.
+    pub status: Status,
+}
+
+/// Locks and reads the next coupons of a table after this mark whose time ended by then, by their end and id.
+pub async fn ended<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    table: usize,
+    (after_ms, after): jobs::Mark,
+    (until_ms, limit): (i64, u32),
+) -> sqlx::Result<Vec<Ended>> {
+    let mut all = Vec::new();
+    for kind in [Kind::EndedWith, Kind::EndedAfter] {
+        let left = i64::from(limit) - all.len() as i64;
+        if left > 0 {
+            let ran = Db::run(db_tx, &[statement(kind, table, &[after_ms, after, until_ms, left])]).await?;
+            for row in ran.iter().flat_map(|ran| &ran.rows) {
+                let [coupon_id, valid_until_ms, status] = numbers(row)?;
+                all.push(Ended { coupon_id, valid_until_ms, status: Status::from_number(status)? });
+            }
+        }
+    }
+    Ok(all)
+}
+
+impl Coupon {
+    fn from_row(row: &[Option<i64>]) -> sqlx::Result<Self> {
+        let &[
+            Some(coupon_id),
+            Some(user_id),
+            Some(template_id),
+            Some(version),
+            Some(status),
+            order_id,
+            discount_cents,
+            Some(claimed_ms),
+            Some(valid_from_ms),
+            Some(valid_until_ms),
+            used_ms,
+            ..,
+        ] = row
+        else {
+            return Err(broken("a coupon's row"));
+        };
+        let version = u32::try_from(version).map_err(|_| broken("a coupon's version"))?;
+        let status = Status::from_number(status)?;
+        Ok(Self {
+            coupon_id,
+            user_id,
+            template_id,
+            version,
+            status,
+            order_id,
+            discount_cents,
+            claimed_ms,
+            valid_from_ms,
+            valid_until_ms,
+            used_ms,
+        })
+    }
+}
+
+fn statement<T: serde::Serialize>(kind: Kind, table: usize, about: &[T]) -> Statement {
+    let about = serde_json::to_string(about).expect("numbers have a form in JSON");
+    Statement { kind, table, about }
+}
+
+fn by_table<'a, T>(map: &ShardMap, rows: &'a [T], id: fn(&T) -> i64) -> BTreeMap<usize, Vec<&'a T>> {
+    let mut tables: BTreeMap<usize, Vec<&T>> = BTreeMap::new();
+    for row in rows {
+        tables.entry(map.table(Slot::of_id(id(row)))).or_default().push(row);
+    }
+    tables
+}
+
+fn numbers<const N: usize>(row: &[Option<i64>]) -> sqlx::Result<[i64; N]> {
+    let numbers: Option<Vec<i64>> = row.iter().copied().collect();
+    numbers.and_then(|numbers| numbers.try_into().ok()).ok_or_else(|| broken("a row of numbers"))
+}
+
+fn last(row: &[Option<i64>]) -> sqlx::Result<i64> {
+    row.last().copied().flatten().ok_or_else(|| broken("a row's last number"))
+}
+
 /// A statement that missed some of its rows found the database in a state that the rule excludes.
-fn all(affected: u64, rows: usize) -> sqlx::Result<()> {
+fn affected(ran: &[Ran], rows: usize) -> sqlx::Result<()> {
+    let affected: u64 = ran.iter().map(|ran| ran.affected).sum();
     if affected == rows as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
 }
 
-fn json<T: serde::Serialize + ?Sized>(rows: &T) -> String {
-    serde_json::to_string(rows).expect("numbers have a form in JSON")
+fn broken(what: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("{what} is not what this version writes").into())
 }

@@ -1,30 +1,30 @@
-//! The business rule on SQLite, by slices in a local transaction.
+//! The business rule on SQLite, by slices in a local transaction, on shards of four tables.
+
+use std::sync::Arc;
 
 use sqlx::Sqlite;
-use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::SqlitePoolOptions;
 use tercet::context::Context;
+use tercet::participant::{Answer, Op, SliceCompensable as _, SliceParticipant as _, SliceReceiver as _};
 use tercet::xid::Xid;
+use tercet_shards::ShardMap;
 
+use super::redeem::LOCKED_DELAY;
 use super::*;
 
-const CLAIMER: Claim<Sqlite> = Claim(PhantomData);
-const REDEEMER: Redeem<Sqlite> = Redeem(PhantomData);
-const GIVER_BACK: GiveBack<Sqlite> = GiveBack(PhantomData);
+type Claimer = Claim<Sqlite>;
+type Redeemer = Redeem<Sqlite>;
+type GiverBack = GiveBack<Sqlite>;
+type PaidReceiver = Paid<Sqlite>;
 
-/// Template 1: two for each user, 500 off from 2,000. Template 2: expires at once.
-async fn coupons() -> SqlitePool {
+/// One database in memory.
+async fn coupons() -> Shards<Sqlite> {
     let options = SqlitePoolOptions::new().max_connections(1);
     let pool = options.connect("sqlite::memory:").await.expect("memory is there");
-    Sqlite::migrate(&pool).await.expect("the schema is sound");
-    let template = |template_id, valid_ms| Template {
-        template_id,
-        per_user_limit: 2,
-        valid_ms,
-        minimum_spend_cents: 2_000,
-        discount_cents: 500,
-    };
-    seed_templates(&pool, &[template(1, 3_600_000), template(2, 0)]).await.expect("the templates are sound");
-    pool
+    let map = ShardMap::even(1, 4).expect("the counts are within their limits");
+    let shards = Shards::new(map, vec![pool]).expect("it is one database");
+    shards.migrate().await.expect("the schema is sound");
+    shards
 }
 
 fn slice<R, const N: usize>(requests: [R; N]) -> Vec<Op<R>> {
@@ -32,39 +32,46 @@ fn slice<R, const N: usize>(requests: [R; N]) -> Vec<Op<R>> {
     requests.map(|request| Op { context, traceparent: String::new(), request }).into()
 }
 
+/// Claims of (number, template, user), of which a user may have two of a template.
 fn claims<const N: usize>(rows: [(i64, i64, i64); N]) -> Vec<Op<pb::Claim>> {
-    slice(rows.map(|(coupon_id, template_id, user_id)| pb::Claim { coupon_id, template_id, user_id }))
+    slice(rows.map(|(number, template_id, user_id)| claim_by_hand(number, user_id, template_id, 2)))
+}
+
+fn id(number: i64, user_id: i64) -> i64 {
+    Slot::of_user(user_id).id(number)
 }
 
 fn redeem(coupon_id: i64, user_id: i64, order_id: i64, amount_cents: i64) -> pb::Redeem {
-    pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents: None }
+    pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents: 500 }
 }
 
-fn give_back(coupon_id: i64, order_id: i64) -> Vec<Op<pb::GiveBack>> {
-    slice([pb::GiveBack { coupon_id, order_id }])
+/// Of user 7's coupon 1, by this order.
+fn give_back(order_id: i64) -> Vec<Op<pb::GiveBack>> {
+    slice([pb::GiveBack { coupon_id: id(1, 7), order_id, discount_cents: 500 }])
 }
 
-/// Pending, issued, locked and used; the rest of the audit has to hold.
-async fn statuses(pool: &SqlitePool) -> [i64; 4] {
-    let totals = audit(pool).await.expect("the tables are there");
+/// Pending, issued, locked, used and expired; the rest of the audit has to hold.
+async fn statuses(shards: &Shards<Sqlite>) -> [i64; 5] {
+    let totals = audit(shards).await.expect("the tables are there");
     assert_eq!((totals.miscounted, totals.over_limit), (0, 0), "{totals:?}");
-    [totals.pending, totals.issued, totals.locked, totals.used]
+    [totals.pending, totals.issued, totals.locked, totals.used, totals.expired]
 }
 
 macro_rules! run {
-    ($pool:expr, $handler:ident.$operation:ident, $slice:expr) => {{
-        let mut db_tx = $pool.begin().await.expect("the pool is open");
-        let answers = $handler.$operation(&mut db_tx, &$slice).await.expect("the statements are sound");
+    ($shards:expr, $handler:ident.$operation:ident, $slice:expr) => {{
+        let handler = $handler::new($shards.map());
+        let mut db_tx = $shards.home().begin().await.expect("the pool is open");
+        let answers = handler.$operation(&mut db_tx, &$slice).await.expect("the statements are sound");
         db_tx.commit().await.expect("the constraints hold");
         answers
     }};
 }
 
-/// Coupon `id`, issued to user 7.
+/// User 7's coupon `number`, issued.
 macro_rules! issued {
-    ($pool:expr, $id:literal) => {{
-        run!($pool, CLAIMER.try_, claims([($id, 1, 7)]));
-        run!($pool, CLAIMER.confirm, claims([($id, 1, 7)]));
+    ($shards:expr, $number:literal) => {{
+        run!($shards, Claimer.try_, claims([($number, 1, 7)]));
+        run!($shards, Claimer.confirm, claims([($number, 1, 7)]));
     }};
 }
 
@@ -75,128 +82,216 @@ fn assert_refused(answer: &Answer, reason: &str) {
 
 #[tokio::test]
 async fn a_user_gets_no_more_than_the_limit_in_one_slice_or_in_several() {
-    let pool = coupons().await;
-    let answers = run!(pool, CLAIMER.try_, claims([(1, 1, 7), (2, 1, 8), (3, 1, 7), (4, 1, 7), (5, 1, 8)]));
-    assert_refused(&answers[3], "user 7 has 2 of template 1");
+    let shards = coupons().await;
+    let answers = run!(shards, Claimer.try_, claims([(1, 1, 7), (2, 1, 8), (3, 1, 7), (4, 1, 7), (5, 1, 8)]));
+    assert_refused(&answers[3], "PER_USER_LIMIT(final=false,limit=2): Each user may claim 2");
     assert_eq!(answers.iter().filter(|answer| **answer == Answer::done()).count(), 4);
-    let answers = run!(pool, CLAIMER.try_, claims([(6, 1, 8), (7, 1, 9)]));
-    assert_refused(&answers[0], "limit");
+    let answers = run!(shards, Claimer.try_, claims([(6, 1, 8), (7, 1, 9)]));
+    assert_refused(&answers[0], "final=false");
     assert_eq!(answers[1], Answer::done());
-    assert_eq!(statuses(&pool).await, [5, 0, 0, 0]);
+    assert_eq!(statuses(&shards).await, [5, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_limit_is_final_when_nothing_is_left_that_could_be_cancelled() {
+    let shards = coupons().await;
+    run!(shards, Claimer.try_, claims([(1, 1, 7), (2, 1, 7)]));
+    run!(shards, Claimer.confirm, claims([(1, 1, 7)]));
+    assert_refused(&run!(shards, Claimer.try_, claims([(3, 1, 7)]))[0], "final=false");
+    run!(shards, Claimer.confirm, claims([(2, 1, 7)]));
+    assert_refused(&run!(shards, Claimer.try_, claims([(3, 1, 7)]))[0], "final=true");
+    // Of another template one may be under way all the same.
+    run!(shards, Claimer.try_, claims([(4, 2, 7)]));
+    assert_refused(&run!(shards, Claimer.try_, claims([(3, 1, 7)]))[0], "final=true");
+}
+
+#[tokio::test]
+async fn a_day_has_its_own_limit_and_a_day_that_is_over_comes_not_back() {
+    let shards = coupons().await;
+    let on = |day, numbers: [i64; 2]| {
+        slice(numbers.map(|number| pb::Claim { per_user_day: 1, day, ..claim_by_hand(number, 7, 1, 9) }))
+    };
+    let answers = run!(shards, Claimer.try_, on(100, [1, 2]));
+    assert_refused(&answers[1], "PER_USER_DAY_LIMIT");
+    let answers = run!(shards, Claimer.try_, on(101, [3, 4]));
+    assert_eq!(answers[0], Answer::done());
+    // From a service whose clock is behind: it counts for the later day.
+    assert_refused(&run!(shards, Claimer.try_, on(100, [5, 6]))[0], "PER_USER_DAY_LIMIT");
+    run!(shards, Claimer.cancel, on(101, [3, 4])[..1]);
+    assert_eq!(run!(shards, Claimer.try_, on(101, [7, 8]))[0], Answer::done());
+    // What was claimed on a day that is over is taken from no other day.
+    run!(shards, Claimer.cancel, on(100, [1, 2])[..1]);
+    assert_refused(&run!(shards, Claimer.try_, on(101, [9, 10]))[0], "PER_USER_DAY_LIMIT");
+    assert_eq!(statuses(&shards).await, [1, 0, 0, 0, 0]);
 }
 
 #[tokio::test]
 async fn a_bad_claim_is_refused_by_field_and_limit() {
-    let pool = coupons().await;
-    let answers =
-        run!(pool, CLAIMER.try_, claims([(0, 1, 7), (1, -1, 7), (1, 1, -7), (1, 9, 7), (1, 1, 7), (1, 1, 8)]));
+    let shards = coupons().await;
+    let claim = claim_by_hand(1, 7, 1, 2);
+    let answers = run!(
+        shards,
+        Claimer.try_,
+        slice([
+            pb::Claim { coupon_id: 0, ..claim },
+            pb::Claim { template_id: -1, ..claim },
+            pb::Claim { user_id: -7, ..claim },
+            pb::Claim { user_id: 8, ..claim },
+            claim,
+            claim,
+        ])
+    );
     assert_refused(&answers[0], "coupon_id is 0: it is at least 1");
     assert_refused(&answers[1], "template_id is -1");
     assert_refused(&answers[2], "user_id is -7");
-    assert_refused(&answers[3], "template 9 does not exist");
+    assert_refused(&answers[3], "does not carry the slot of user 8");
     assert_eq!(answers[4], Answer::done());
-    assert_refused(&answers[5], "coupon 1 exists");
-    assert_refused(&run!(pool, CLAIMER.try_, claims([(1, 1, 9)]))[0], "coupon 1 exists");
-    assert_eq!(statuses(&pool).await, [1, 0, 0, 0]);
+    assert_refused(&answers[5], &format!("coupon {} exists", claim.coupon_id));
+    assert_refused(&run!(shards, Claimer.try_, slice([claim]))[0], "exists");
+    assert_eq!(statuses(&shards).await, [1, 0, 0, 0, 0]);
 }
 
 #[tokio::test]
-async fn a_coupon_is_redeemed_by_one_order_alone_and_says_what_it_takes_off() {
-    let pool = coupons().await;
-    issued!(pool, 1);
-    let answers = run!(pool, REDEEMER.try_, slice([redeem(1, 7, 100, 2_000), redeem(1, 7, 101, 2_000)]));
-    assert_eq!(answers[0], Answer::done_with(pb::Redeemed { discount_cents: 500 }.encode_to_vec()));
-    assert_refused(&answers[1], "taken by another order");
-    assert_eq!(statuses(&pool).await, [0, 0, 1, 0]);
-    assert_refused(&run!(pool, REDEEMER.try_, slice([redeem(1, 7, 102, 2_000)]))[0], "taken");
-    run!(pool, REDEEMER.confirm, slice([redeem(1, 7, 100, 2_000)]));
-    assert_eq!(statuses(&pool).await, [0, 0, 0, 1]);
-    assert_eq!(used(&pool).await.expect("the table is there"), [(1, 100)]);
+async fn a_coupon_is_redeemed_by_one_order_alone() {
+    let shards = coupons().await;
+    issued!(shards, 1);
+    let both = slice([redeem(id(1, 7), 7, 100, 2_000), redeem(id(1, 7), 7, 101, 2_000)]);
+    let answers = run!(shards, Redeemer.try_, both);
+    assert_eq!(answers[0], Answer::done());
+    assert_refused(&answers[1], "COUPON_TAKEN");
+    assert_eq!(statuses(&shards).await, [0, 0, 1, 0, 0]);
+    assert_refused(&run!(shards, Redeemer.try_, slice([redeem(id(1, 7), 7, 102, 2_000)]))[0], "it is locked");
+    run!(shards, Redeemer.confirm, slice([redeem(id(1, 7), 7, 100, 2_000)]));
+    assert_eq!(statuses(&shards).await, [0, 0, 0, 1, 0]);
+    assert_eq!(used(&shards).await.expect("the tables are there"), [(id(1, 7), 100)]);
 }
 
 #[tokio::test]
 async fn owner_spend_time_and_promise_are_checked() {
-    let pool = coupons().await;
-    issued!(pool, 1);
-    run!(pool, CLAIMER.try_, claims([(2, 2, 7), (3, 1, 7)]));
-    run!(pool, CLAIMER.confirm, claims([(2, 2, 7)]));
-    let promised = |discount_cents| pb::Redeem { discount_cents, ..redeem(1, 7, 100, 5_000) };
+    let shards = coupons().await;
+    issued!(shards, 1);
+    run!(shards, Claimer.try_, claims([(3, 1, 7)]));
+    let ended = pb::Claim { valid_until_ms: 1, ..claim_by_hand(2, 8, 1, 2) };
+    let to_come = pb::Claim { valid_from_ms: ended.valid_until_ms + (1 << 45), ..claim_by_hand(5, 8, 1, 2) };
+    seed_coupons(&shards, &[ended, to_come]).await.expect("they are new");
     let refusals = [
-        (redeem(1, 8, 100, 5_000), "not user 8's"),
-        (redeem(1, 7, 100, 1_999), "amount_cents is 1999: it is at least 2000"),
-        (redeem(2, 7, 100, 5_000), "expired"),
-        (redeem(3, 7, 100, 5_000), "not issued yet"),
-        (redeem(4, 7, 100, 5_000), "coupon 4 does not exist"),
-        (redeem(1, 7, 0, 5_000), "order_id is 0"),
-        (redeem(1, 7, 100, -1), "amount_cents is -1: it is at least 0"),
-        (promised(Some(499)), "discount_cents is not what coupon 1 takes off: 500"),
+        (redeem(id(1, 7), 8, 100, 5_000), "NOT_FOUND"),
+        (redeem(id(1, 7), 7, 100, 499), "amount_cents is 499: it is at least 500"),
+        (redeem(ended.coupon_id, 8, 100, 5_000), "EXPIRED"),
+        (redeem(to_come.coupon_id, 8, 100, 5_000), "NOT_YET_VALID"),
+        (redeem(id(3, 7), 7, 100, 5_000), "it is claiming"),
+        (redeem(id(4, 7), 7, 100, 5_000), "NOT_FOUND"),
+        (redeem(id(1, 7), 7, 0, 5_000), "order_id is 0"),
+        (pb::Redeem { discount_cents: -1, ..redeem(id(1, 7), 7, 100, 5_000) }, "discount_cents is -1"),
     ];
     for (request, reason) in refusals {
-        assert_refused(&run!(pool, REDEEMER.try_, slice([request]))[0], reason);
+        assert_refused(&run!(shards, Redeemer.try_, slice([request]))[0], reason);
     }
-    assert_eq!(statuses(&pool).await, [1, 2, 0, 0]);
-    assert!(matches!(run!(pool, REDEEMER.try_, slice([promised(Some(500))]))[0], Answer::Done(_)));
+    assert_eq!(statuses(&shards).await, [1, 3, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_coupon_whose_time_ended_while_it_was_locked_is_expired_when_it_is_released() {
+    let shards = coupons().await;
+    issued!(shards, 1);
+    let request = || slice([redeem(id(1, 7), 7, 100, 2_000)]);
+    run!(shards, Redeemer.try_, request());
+    let end = "UPDATE coupon_000 SET valid_until_ms = 1; UPDATE coupon_001 SET valid_until_ms = 1;
+        UPDATE coupon_002 SET valid_until_ms = 1; UPDATE coupon_003 SET valid_until_ms = 1";
+    sqlx::raw_sql(end).execute(shards.home()).await.expect("the tables are there");
+    run!(shards, Redeemer.cancel, request());
+    assert_eq!(statuses(&shards).await, [0, 0, 0, 0, 1]);
+    assert_refused(&run!(shards, Redeemer.try_, request())[0], "EXPIRED");
 }
 
 #[tokio::test]
 async fn only_the_order_that_used_a_coupon_gives_it_back() {
-    let pool = coupons().await;
-    issued!(pool, 1);
-    assert_refused(&run!(pool, GIVER_BACK.try_, give_back(1, 100))[0], "order 100 did not use coupon 1");
-    run!(pool, REDEEMER.try_, slice([redeem(1, 7, 100, 2_000)]));
-    assert_refused(&run!(pool, GIVER_BACK.try_, give_back(1, 100))[0], "did not use");
-    run!(pool, REDEEMER.confirm, slice([redeem(1, 7, 100, 2_000)]));
-    assert_refused(&run!(pool, GIVER_BACK.try_, give_back(1, 101))[0], "did not use");
-    assert_eq!(run!(pool, GIVER_BACK.try_, give_back(1, 100)), [Answer::done()]);
-    assert_eq!(statuses(&pool).await, [0, 1, 0, 0]);
-    assert_eq!(run!(pool, GIVER_BACK.cancel, give_back(1, 100)), [Answer::done()]);
-    assert_eq!(used(&pool).await.expect("the table is there"), [(1, 100)]);
+    let shards = coupons().await;
+    issued!(shards, 1);
+    assert_refused(&run!(shards, GiverBack.try_, give_back(100))[0], "order 100 did not use coupon");
+    run!(shards, Redeemer.try_, slice([redeem(id(1, 7), 7, 100, 2_000)]));
+    assert_refused(&run!(shards, GiverBack.try_, give_back(100))[0], "did not use");
+    run!(shards, Redeemer.confirm, slice([redeem(id(1, 7), 7, 100, 2_000)]));
+    assert_refused(&run!(shards, GiverBack.try_, give_back(101))[0], "did not use");
+    let less = slice([pb::GiveBack { discount_cents: 499, ..give_back(100)[0].request }]);
+    assert_refused(&run!(shards, GiverBack.try_, less)[0], "did not use");
+    assert_eq!(run!(shards, GiverBack.try_, give_back(100)), [Answer::done()]);
+    assert_eq!(statuses(&shards).await, [0, 1, 0, 0, 0]);
+    assert_eq!(run!(shards, GiverBack.cancel, give_back(100)), [Answer::done()]);
+    assert_eq!(used(&shards).await.expect("the tables are there"), [(id(1, 7), 100)]);
 }
 
 #[tokio::test]
 async fn a_compensation_waits_for_a_lock_and_calls_a_person_when_the_coupon_is_gone() {
-    let pool = coupons().await;
-    issued!(pool, 1);
-    run!(pool, REDEEMER.try_, slice([redeem(1, 7, 100, 2_000)]));
-    run!(pool, REDEEMER.confirm, slice([redeem(1, 7, 100, 2_000)]));
-    run!(pool, GIVER_BACK.try_, give_back(1, 100));
-    run!(pool, REDEEMER.try_, slice([redeem(1, 7, 101, 2_000)]));
-    assert_eq!(run!(pool, GIVER_BACK.cancel, give_back(1, 100)), [Answer::not_now(LOCKED_DELAY)]);
-    run!(pool, REDEEMER.confirm, slice([redeem(1, 7, 101, 2_000)]));
-    assert_refused(&run!(pool, GIVER_BACK.cancel, give_back(1, 100))[0], "another order than 100");
+    let shards = coupons().await;
+    issued!(shards, 1);
+    run!(shards, Redeemer.try_, slice([redeem(id(1, 7), 7, 100, 2_000)]));
+    run!(shards, Redeemer.confirm, slice([redeem(id(1, 7), 7, 100, 2_000)]));
+    run!(shards, GiverBack.try_, give_back(100));
+    run!(shards, Redeemer.try_, slice([redeem(id(1, 7), 7, 101, 2_000)]));
+    assert_eq!(run!(shards, GiverBack.cancel, give_back(100)), [Answer::not_now(LOCKED_DELAY)]);
+    run!(shards, Redeemer.confirm, slice([redeem(id(1, 7), 7, 101, 2_000)]));
+    assert_refused(&run!(shards, GiverBack.cancel, give_back(100))[0], "another order than 100");
 }
 
 #[tokio::test]
 async fn a_notice_that_comes_by_two_messages_is_kept_once() {
-    const RECEIVER: Paid<Sqlite> = Paid(PhantomData);
-    let pool = coupons().await;
+    let shards = coupons().await;
     let notice = |order_id| PaidNotice { order_id, user_id: 7, paid_cents: 1_500 };
-    assert_eq!(run!(pool, RECEIVER.deliver, slice([notice(2), notice(1)])), [Answer::done(), Answer::done()]);
-    assert_eq!(run!(pool, RECEIVER.deliver, slice([notice(1)])), [Answer::done()]);
-    assert_refused(&run!(pool, RECEIVER.deliver, slice([notice(0)]))[0], "order_id is 0");
-    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM paid_notice").fetch_one(&pool).await.expect("one row");
-    assert_eq!(count, 2);
+    assert_eq!(run!(shards, PaidReceiver.deliver, slice([notice(2), notice(1)])), [Answer::done(), Answer::done()]);
+    assert_eq!(run!(shards, PaidReceiver.deliver, slice([notice(1)])), [Answer::done()]);
+    assert_refused(&run!(shards, PaidReceiver.deliver, slice([notice(0)]))[0], "order_id is 0");
+    let count = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM paid_notice").fetch_one(shards.home()).await;
+    assert_eq!(count.expect("one row"), 2);
 }
 
 #[tokio::test]
 async fn the_database_itself_refuses_to_use_a_coupon_twice() {
-    let pool = coupons().await;
-    issued!(pool, 1);
-    let mut db_tx = pool.begin().await.expect("the pool is open");
-    let error = REDEEMER.confirm(&mut db_tx, &slice([redeem(1, 7, 100, 0)])).await.expect_err("it is not locked");
+    let shards = coupons().await;
+    issued!(shards, 1);
+    let mut db_tx = shards.home().begin().await.expect("the pool is open");
+    let redeemer = Redeemer::new(shards.map());
+    let error =
+        redeemer.confirm(&mut db_tx, &slice([redeem(id(1, 7), 7, 100, 500)])).await.expect_err("it is not locked");
     assert!(matches!(error, sqlx::Error::RowNotFound), "{error}");
 }
 
 #[tokio::test]
 async fn the_database_itself_refuses_to_delete_an_issued_coupon() {
-    let pool = coupons().await;
-    issued!(pool, 1);
-    let mut db_tx = pool.begin().await.expect("the pool is open");
-    let error = CLAIMER.cancel(&mut db_tx, &claims([(1, 1, 7)])).await.expect_err("it is not pending");
+    let shards = coupons().await;
+    issued!(shards, 1);
+    let mut db_tx = shards.home().begin().await.expect("the pool is open");
+    let error =
+        Claimer::new(shards.map()).cancel(&mut db_tx, &claims([(1, 1, 7)])).await.expect_err("it is not pending");
     assert!(matches!(error, sqlx::Error::RowNotFound), "{error}");
 }
 
+#[tokio::test]
+async fn a_start_with_another_number_of_tables_fails_before_it_looks_in_the_wrong_ones() {
+    let shards = coupons().await;
+    let map = ShardMap::even(1, 8).expect("the counts are within their limits");
+    let other = Shards::new(map, shards.pools().to_vec()).expect("it is one database");
+    let error = other.migrate().await.expect_err("rows would be looked for elsewhere");
+    assert!(matches!(error, shards::Error::Migrate(0, _)), "{error}");
+}
+
+#[tokio::test]
+async fn every_request_of_a_user_goes_to_the_database_of_his_slot() {
+    let map: Arc<ShardMap> = Arc::new("2x4".parse().expect("it is a map"));
+    let (claimer, redeemer) = (Claimer::new(&map), Redeemer::new(&map));
+    let (giver, receiver) = (GiverBack::new(&map), PaidReceiver::new(&map));
+    for user_id in 1..100 {
+        let place = map.database(Slot::of_user(user_id));
+        let coupon_id = id(user_id, user_id);
+        assert_eq!(claimer.place(&claim_by_hand(user_id, user_id, 1, 1)), place);
+        assert_eq!(redeemer.place(&redeem(coupon_id, user_id, 1, 1)), place);
+        assert_eq!(giver.place(&pb::GiveBack { coupon_id, order_id: 1, discount_cents: 0 }), place);
+        assert_eq!(receiver.place(&PaidNotice { order_id: 1, user_id, paid_cents: 0 }), place);
+    }
+}
+
 tercet_testing::conformance! {
+    open_conforms: conformance::open::<Sqlite>();
     claim_conforms: conformance::claim::<Sqlite>();
     redeem_conforms: conformance::redeem::<Sqlite>();
     give_back_conforms: conformance::give_back::<Sqlite>();

@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use tercet::client::{Client, Options, Outcome, View, Wait};
-use tercet_coupon::store::Template;
-use tercet_proto::coupon::v1::Claim;
 use tercet_proto::order::v1::Place;
 use tokio::task::JoinSet;
 
@@ -22,6 +20,8 @@ const CLIENTS: i64 = 64;
 const TEMPLATES: i64 = 20;
 /// How many users there are: some come again, and have had their share.
 const USERS: i64 = 20_000;
+/// Coupons of a kind that one user may have.
+const PER_USER: u32 = 2;
 /// Things to buy; the last is nearly sold out.
 const ITEMS: i64 = 1_000;
 /// One in so many gives the platform no time at all.
@@ -119,15 +119,6 @@ async fn seed(running: &Running) -> anyhow::Result<()> {
     let mut items: Vec<_> = (1..=ITEMS).map(|item| (item, units(item))).collect();
     items.extend((1..=TEMPLATES).map(|template| (flows::template_item(template), coupons(template))));
     tercet_stock::seed(&stock, &items).await?;
-    let coupon = open(&running.addresses.database(tercet_coupon::SERVICE)).await?;
-    let templates = (1..=TEMPLATES).map(|template_id| Template {
-        template_id,
-        per_user_limit: 2,
-        valid_ms: 30 * 24 * 3_600 * 1_000,
-        minimum_spend_cents: 10_000,
-        discount_cents: 100 * template_id,
-    });
-    tercet_coupon::seed_templates(&coupon, &templates.collect::<Vec<_>>()).await?;
     Ok(())
 }
 
@@ -138,11 +129,11 @@ async fn user_after_user(shared: Arc<Shared>, number: i64) -> anyhow::Result<()>
         turn += CLIENTS;
         // Spread over users and templates without a random number: both are prime to the counts.
         let (user_id, template_id) = (turn * 7_919 % USERS + 1, turn * 7 % TEMPLATES + 1);
-        let coupon_id = shared.ids.fetch_add(1, Ordering::Relaxed);
+        let number = shared.ids.fetch_add(1, Ordering::Relaxed);
         let deadline = if turn % HURRIED == 0 { Duration::from_millis(1) } else { flows::CLAIM_DEADLINE };
-        let claim = flows::claim_within(&Claim { coupon_id, template_id, user_id }, deadline)?;
-        let got = shared.submit(0, claim).await;
-        let coupon_id = if got { coupon_id } else { 0 };
+        let claim = tercet_coupon::claim_by_hand(number, user_id, template_id, PER_USER);
+        let got = shared.submit(0, flows::claim_within(&claim, deadline)?).await;
+        let coupon_id = if got { claim.coupon_id } else { 0 };
         let (amount_cents, item) = (10_000 + turn % 50_000, turn * 31 % ITEMS + 1);
         let discount_cents = if got { 100 * template_id } else { 0 };
         let order_id = shared.ids.fetch_add(1, Ordering::Relaxed);

@@ -22,17 +22,10 @@ use tercet_events::outbox::Outbox;
 use tercet_proto::coupon::v1::{Claim, GiveBack, Redeem};
 use tercet_proto::order::v1::{Paid, Place, Refund};
 use tercet_proto::stock::v1::{Reserve, Restock};
-
-/// Stock counts a template's coupons as an item too; goods have ids below this.
-const TEMPLATE_ITEMS: i64 = 1 << 48;
+pub use tercet_stock::template_item;
 
 /// A payment that was prepared and then heard of no more is asked about after this.
 const QUERY_AFTER: Duration = Duration::from_secs(5);
-
-/// The item under which stock counts the coupons of a template.
-pub const fn template_item(template_id: i64) -> i64 {
-    TEMPLATE_ITEMS + template_id
-}
 
 /// How long a claim may take until it is decided.
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
@@ -67,7 +60,7 @@ pub fn checkout(order: &Place) -> anyhow::Result<Plan<Tcc>> {
     let order_key = format!("order/{order_id}");
     let mut plan = plan::tcc().idempotency_key(&order_key);
     if coupon_id != 0 {
-        let redeem = Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents: Some(discount_cents) };
+        let redeem = Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents };
         plan.branch(tercet_coupon::REDEEM.with(&redeem)?.business_key(format!("coupon/{coupon_id}")));
     }
     plan.branch(tercet_stock::RESERVE.with(&Reserve { item, count })?.business_key(&order_key));
@@ -80,13 +73,13 @@ pub fn checkout(order: &Place) -> anyhow::Result<Plan<Tcc>> {
 /// # Errors
 /// None for plain numbers: the plan is within every limit.
 pub fn refund(order: &Place) -> anyhow::Result<Plan<Saga>> {
-    let &Place { order_id, item, count, coupon_id, .. } = order;
+    let &Place { order_id, item, count, coupon_id, discount_cents, .. } = order;
     let order_key = format!("order/{order_id}");
     let mut plan = plan::saga();
     plan.branch(tercet_order::REFUND.with(&Refund { order_id })?.business_key(&order_key));
     plan.branch(tercet_stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
     if coupon_id != 0 {
-        let give_back = GiveBack { coupon_id, order_id };
+        let give_back = GiveBack { coupon_id, order_id, discount_cents };
         plan.branch(tercet_coupon::GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));
     }
     Ok(plan.build()?)
@@ -147,7 +140,7 @@ mod tests {
         assert_eq!(checkout(&without_coupon).expect("it is within the limits").branch_count(), 2);
         assert_eq!(refund(&longest).expect("it is within the limits").branch_count(), 3);
         assert_eq!(refund(&without_coupon).expect("it is within the limits").branch_count(), 2);
-        let ids = Claim { coupon_id: i64::MIN, template_id: 1, user_id: i64::MIN };
+        let ids = Claim { coupon_id: i64::MIN, template_id: 1, user_id: i64::MIN, ..Claim::default() };
         assert_eq!(claim(&ids).expect("it is within the limits").branch_count(), 2);
         let notice = Paid { order_id: i64::MIN, user_id: i64::MIN, paid_cents: i64::MIN };
         assert_eq!(paid(&notice).expect("it is within the limits").1.branch_count(), 1);

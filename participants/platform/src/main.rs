@@ -44,6 +44,9 @@ struct Cli {
     /// The business log's own address.
     #[arg(long, default_value = "127.0.0.1:7075")]
     business_log: SocketAddr,
+    /// The issuing service's own address.
+    #[arg(long, default_value = "127.0.0.1:7076")]
+    issuing: SocketAddr,
     /// The gateway's address for HTTP.
     #[arg(long, default_value = "127.0.0.1:7080")]
     gateway: SocketAddr,
@@ -91,7 +94,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         data: cli.data,
         coordinator: cli.coordinator,
         admin: cli.admin,
-        services: [cli.stock, cli.coupon, cli.order, cli.template, cli.business_log],
+        services: [cli.stock, cli.coupon, cli.order, cli.template, cli.business_log, cli.issuing],
         gateway: cli.gateway,
         metrics: cli.metrics,
     };
@@ -121,8 +124,8 @@ async fn show_burst(running: &Running, seconds: u64) -> anyhow::Result<bool> {
     bar.set_style(ProgressStyle::with_template("{spinner} claims and checkouts: {pos} ({per_sec}), {elapsed}")?);
     bar.enable_steady_tick(Duration::from_millis(100));
     let before = commits(running);
-    // Every burst has ids of its own, in the order of time.
-    let burst = burst::run(running, seconds, now_ms.cast_signed() << 20, bar).await?;
+    // Every burst has ids of its own, in the order of time, with room below them for a slot.
+    let burst = burst::run(running, seconds, now_ms.cast_signed() << 12, bar).await?;
     let audit = summary::Audit::read(running).await?;
     println!("\n{}", summary::table(&burst, commits(running) - before));
     println!("{audit}\n");

@@ -9,9 +9,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::{Sqlite, SqlitePool};
+use tercet::client::{Client, Options};
 use tercet::fence::Dialect as _;
 use tercet::service::Service;
 use tercet_coordinator::config::{Config, LogFormat};
+use tercet_coupon::Shards;
+use tercet_coupon::issuing::limits::CALL_TIMEOUT;
+use tercet_coupon::issuing::{self, Peers};
 use tercet_events::bus::{Bus, Group};
 use tercet_proto::admin::v1::GetStatisticsRequest;
 use tercet_proto::admin::v1::admin_client::AdminClient;
@@ -28,16 +32,17 @@ const READY_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
 
 /// The services of the platform.
-pub const SERVICES: [&str; 5] = [
+pub const SERVICES: [&str; 6] = [
     tercet_stock::SERVICE,
     tercet_coupon::SERVICE,
     tercet_order::SERVICE,
     tercet_coupon_template::SERVICE,
     tercet_business_log::SERVICE,
+    issuing::SERVICE,
 ];
 
 /// Those of them that take part in no transaction.
-const ALONE: [&str; 2] = [tercet_coupon_template::SERVICE, tercet_business_log::SERVICE];
+const ALONE: [&str; 3] = [tercet_coupon_template::SERVICE, tercet_business_log::SERVICE, issuing::SERVICE];
 
 /// Who is told what the services tell, within this process.
 const GROUPS: [Group; 2] = [tercet_order::coupon_use::GROUP, tercet_business_log::writer::GROUP];
@@ -85,7 +90,15 @@ impl Addresses {
 
     /// The database file of a service.
     pub fn database(&self, service: &str) -> PathBuf {
-        self.data.join(format!("{service}.db"))
+        // It issues what the coupon service keeps.
+        let owner = if service == issuing::SERVICE { tercet_coupon::SERVICE } else { service };
+        self.data.join(format!("{owner}.db"))
+    }
+
+    /// A service's own port, as a URL.
+    fn own_url(&self, service: &str) -> anyhow::Result<String> {
+        let at = SERVICES.iter().position(|name| *name == service).context("there is such a service")?;
+        Ok(format!("http://{}", self.services[at]))
     }
 }
 
@@ -120,12 +133,10 @@ pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
     }
     let bus = Bus::in_process(&GROUPS);
     for (service, listen) in SERVICES.into_iter().zip(addresses.services) {
-        let (file, url, stopped) = (addresses.database(service), addresses.url(), stopping.clone());
-        let bus = bus.clone();
+        let (addresses, bus, stopped) = (addresses.clone(), bus.clone(), stopping.clone());
         running.thread(service, failed.clone(), async move {
-            let service =
-                make(service, &file, &bus).await?.coordinator(url).listen(listen).version(env!("CARGO_PKG_VERSION"));
-            Ok(service.run(told(stopped)).await?)
+            let service = make(service, &addresses, &bus).await?.coordinator(addresses.url()).listen(listen);
+            Ok(service.version(env!("CARGO_PKG_VERSION")).run(told(stopped)).await?)
         })?;
     }
     let config = gateway_config(&addresses)?;
@@ -229,12 +240,8 @@ fn gateway_config(addresses: &Addresses) -> anyhow::Result<tercet_gateway::confi
         let keys = tercet_gateway::token::new_keys("first")?;
         std::fs::write(&jwks, keys).with_context(|| format!("can not write {}", jwks.display()))?;
     }
-    let url = |service: &str| {
-        let at = SERVICES.iter().position(|own| *own == service).context("it is one of the services")?;
-        anyhow::Ok(format!("http://{}", addresses.services[at]))
-    };
     let (listen, jwks) = (addresses.gateway.to_string(), jwks.display().to_string());
-    let template = url(tercet_coupon_template::SERVICE)?;
+    let template = addresses.own_url(tercet_coupon_template::SERVICE)?;
     let flags = ["--listen", &listen, "--jwks", &jwks, "--template", &template, "--address-per-second", "0"];
     Ok(tercet_gateway::config::Config::from_flags(&flags)?)
 }
@@ -250,15 +257,27 @@ pub async fn open(file: &Path) -> anyhow::Result<SqlitePool> {
     Sqlite::open(&format!("sqlite://{}", file.display())).await.with_context(|| file.display().to_string())
 }
 
-async fn make(service: &str, file: &Path, bus: &Bus) -> anyhow::Result<Service<Sqlite>> {
-    let (pool, bus) = (open(file).await?, Some(bus));
+async fn make(service: &str, addresses: &Addresses, bus: &Bus) -> anyhow::Result<Service<Sqlite>> {
+    let file = addresses.database(service);
+    let (pool, bus) = (open(&file).await?, Some(bus));
     let made = match service {
-        tercet_stock::SERVICE => tercet_stock::service(pool).await,
-        tercet_coupon::SERVICE => tercet_coupon::service(pool).await,
-        tercet_order::SERVICE => tercet_order::service(pool, bus).await,
-        tercet_coupon_template::SERVICE => tercet_coupon_template::service(pool, bus).await,
+        tercet_stock::SERVICE => tercet_stock::service(pool).await.map_err(anyhow::Error::from),
+        tercet_coupon::SERVICE => tercet_coupon::service(Shards::one(pool)).await.map_err(anyhow::Error::from),
+        tercet_order::SERVICE => tercet_order::service(pool, bus).await.map_err(anyhow::Error::from),
+        tercet_coupon_template::SERVICE => {
+            tercet_coupon_template::service(pool, bus).await.map_err(anyhow::Error::from)
+        }
         tercet_business_log::SERVICE => {
-            tercet_business_log::service(pool, bus, tercet_business_log::Settings::default()).await
+            let settings = tercet_business_log::Settings::default();
+            tercet_business_log::service(pool, bus, settings).await.map_err(anyhow::Error::from)
+        }
+        issuing::SERVICE => {
+            let templates = addresses.own_url(tercet_coupon_template::SERVICE)?;
+            let peers = Peers {
+                client: Client::connect([addresses.url()], Options { timeout: CALL_TIMEOUT, ..Options::default() })?,
+                templates: Credentials::default().target(&templates)?.connect_lazy(),
+            };
+            issuing::service(Shards::one(pool), peers, issuing::CRON).await.map_err(anyhow::Error::from)
         }
         other => bail!("there is no service {other}"),
     };

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use tercet_coordinator::store::Error as StoreError;
+use tercet_coupon::Shards;
 use tercet_order::store::Totals as Orders;
 use tercet_stock::store::Totals as Stock;
 
@@ -29,7 +30,7 @@ impl Audit {
     /// When one can not be read.
     pub async fn read(running: &Running) -> anyhow::Result<Self> {
         let stock = open(&running.addresses.database(tercet_stock::SERVICE)).await?;
-        let coupon = open(&running.addresses.database(tercet_coupon::SERVICE)).await?;
+        let coupon = Shards::one(open(&running.addresses.database(tercet_coupon::SERVICE)).await?);
         let order = open(&running.addresses.database(tercet_order::SERVICE)).await?;
         let mut used = tercet_coupon::used(&coupon).await?;
         let mut placed = tercet_order::coupons(&order).await?;

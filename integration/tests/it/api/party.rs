@@ -154,7 +154,7 @@ impl Party {
             (Action::tcc(self.name, act), Action::saga(self.name, step));
         let hear: Action<Message, _> = Action::message(self.name, hear);
         let send: Action<Sender, Json<i64>> = Action::sender(self.name, send);
-        let service = Service::new(self.name, [self.pool.clone()]).tables(&["effect"]).coordinator(url);
+        let service = Service::new(self.name, [self.pool.clone()]).tables(["effect"]).coordinator(url);
         service.tcc(act, handler()).saga(step, handler()).receiver(hear, handler()).sender(send)
     }
 

@@ -1,0 +1,335 @@
+//! The issuing service over gRPC, with a coordinator, stock, coupons and templates, on SQLite and on a real MariaDB, on
+//! shards.
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sqlx::MySql;
+use tercet_coupon::issuing::{self, CRON};
+use tercet_coupon::store::jobs::Jobs as _;
+use tercet_coupon::{Shards, audit, claim_by_hand, seed_coupons};
+use tercet_integration::servers;
+use tercet_proto::coupon::v1::{self as pb, CouponStatus};
+use tercet_proto::coupon_template::v1 as templates;
+use tercet_rules::{Code, Fault};
+use tercet_shards::{ShardMap, Slot};
+use world::{Databases, EVERY_SECOND, FROM_MS, TO_MS, World, change, fault, on_mariadb, on_sqlite, rules, until};
+
+/// The same test on both.
+macro_rules! on_both {
+    ($($name:ident($cron:expr);)*) => {
+        mod sqlite {$(
+            #[tokio::test]
+            async fn $name() {
+                super::$name(super::on_sqlite($cron).await).await;
+            }
+        )*}
+        mod mariadb {$(
+            #[tokio::test]
+            async fn $name() {
+                let Some(world) = super::on_mariadb($cron).await else { return };
+                super::$name(world).await;
+            }
+        )*}
+    };
+}
+
+on_both! {
+    a_user_claims_within_his_limits_and_a_key_finds_what_it_made(super::CRON);
+    what_is_refused_has_its_code(super::CRON);
+    a_gray_version_is_for_its_audience(super::CRON);
+    a_change_of_the_template_takes_effect_within_a_second(super::CRON);
+    a_batch_is_issued_once_however_often_it_is_asked_for(super::CRON);
+    coupons_are_listed_by_pages(super::CRON);
+    what_has_ended_expires_and_unclaimed_stock_goes_back(super::EVERY_SECOND);
+}
+
+#[track_caller]
+fn coupon(answer: Result<pb::ClaimResponse, Fault>, claimed: bool) -> pb::UserCoupon {
+    let answer = answer.expect("it is granted");
+    assert_eq!(answer.claimed, claimed);
+    answer.coupon.expect("a coupon")
+}
+
+#[track_caller]
+fn code<T: std::fmt::Debug>(answer: Result<T, Fault>) -> Code {
+    answer.expect_err("it is refused").code
+}
+
+async fn a_user_claims_within_his_limits_and_a_key_finds_what_it_made<Db: Databases>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(3, 2, FROM_MS)).await;
+    let other = world.publish("b", rules(3, 2, FROM_MS)).await;
+    let first = coupon(world.claim(7, template_id, "k1").await, true);
+    assert_eq!((first.user_id, first.template_id, first.version), (7, template_id, 1));
+    assert_eq!(Slot::of_id(first.coupon_id), Slot::of_user(7));
+    assert_eq!(first.status(), CouponStatus::Available);
+    let days = (first.valid_until_ms - first.claimed_ms) / 86_400_000;
+    assert!((7..=8).contains(&days), "{first:?}");
+    assert_eq!(coupon(world.claim(7, template_id, "k1").await, false), first);
+    assert_eq!(code(world.claim(7, other, "k1").await), Code::KeyReused);
+
+    let second = coupon(world.claim(7, template_id, "k2").await, true);
+    assert_ne!(second.coupon_id, first.coupon_id);
+    let refused = world.claim(7, template_id, "k3").await.expect_err("it is his limit");
+    assert_eq!((refused.code, refused.argument("limit")), (Code::PerUserLimit, Some("2")));
+    // From memory now, and still.
+    assert_eq!(code(world.claim(7, template_id, "k4").await), Code::PerUserLimit);
+    // The key of another user is another key.
+    coupon(world.claim(8, template_id, "k1").await, true);
+    assert_eq!(code(world.claim(9, template_id, "k1").await), Code::SoldOut);
+    assert_eq!(code(world.claim(10, template_id, "k1").await), Code::SoldOut);
+    // Whoever has one is told so all the same.
+    assert_eq!(coupon(world.claim(7, template_id, "k2").await, false), second);
+    assert_eq!(code(world.claim(9, template_id, "k1").await), Code::SoldOut);
+
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (3, 0, 3), "the other template has its own");
+    let totals = audit(&world.shards).await.expect("the tables are there");
+    assert_eq!((totals.issued, totals.pending, totals.miscounted, totals.over_limit), (3, 0, 0, 0));
+}
+
+async fn what_is_refused_has_its_code<Db: Databases>(mut world: World<Db>) {
+    let draft = world.draft("draft", rules(3, 2, FROM_MS)).await.template_id;
+    let early = world.publish("early", rules(3, 2, TO_MS - 1)).await;
+    let open = world.publish("open", rules(3, 2, FROM_MS)).await;
+    for (user_id, template_id, key, wanted) in [
+        (7, draft, "k", Code::NotOffered),
+        (7, early, "k", Code::NotStarted),
+        (7, 77_777, "k", Code::NotFound),
+        (0, open, "k", Code::Invalid),
+        (7, 0, "k", Code::Invalid),
+        (7, open, "", Code::Invalid),
+    ] {
+        assert_eq!(code(world.claim(user_id, template_id, key).await), wanted, "{user_id} {template_id} {key:?}");
+    }
+    let issue = |user_ids: Vec<i64>, coupons_per_user| pb::IssueRequest {
+        batch_id: "b".into(),
+        template_id: open,
+        user_ids,
+        coupons_per_user,
+        operator: "ann".into(),
+        reason: "spring".into(),
+    };
+    for (request, field) in [
+        (issue(vec![], 1), "user_ids"),
+        (issue(vec![5, 0], 1), "user_ids[1]"),
+        (issue(vec![5, 6, 5], 1), "user_ids[2]"),
+        (issue(vec![5], 0), "coupons_per_user"),
+        (issue(vec![5], 101), "coupons_per_user"),
+        (pb::IssueRequest { batch_id: String::new(), ..issue(vec![5], 1) }, "batch_id"),
+        (pb::IssueRequest { operator: String::new(), ..issue(vec![5], 1) }, "operator"),
+    ] {
+        let refused = world.issue(&request).await.expect_err("it is refused");
+        assert_eq!((refused.code, refused.argument("field")), (Code::Invalid, Some(field)));
+    }
+    assert_eq!(code(world.issue(&issue(vec![5, 6], 2)).await), Code::SoldOut);
+    assert_eq!(
+        code(world.issue(&pb::IssueRequest { template_id: draft, ..issue(vec![5], 1) }).await),
+        Code::NotOffered
+    );
+    let missing = world.issuing.get_coupon(pb::GetCouponRequest { coupon_id: 77, user_id: 0 }).await;
+    assert_eq!(fault(&missing.expect_err("there is none")).code, Code::NotFound);
+    let missing = world.issuing.get_issue(pb::GetIssueRequest { batch_id: "b".into() }).await;
+    assert_eq!(fault(&missing.expect_err("it was sold out")).code, Code::NotFound);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (6, 0, 0), "the draft has no stock yet");
+}
+
+async fn a_gray_version_is_for_its_audience<Db: Databases>(mut world: World<Db>) {
+    let draft = world.draft("a", rules(5, 2, FROM_MS)).await;
+    let gray = world.gray(&draft, 42).await;
+    let template_id = gray.template_id;
+    assert_eq!(coupon(world.claim(42, template_id, "k").await, true).version, 1);
+    assert_eq!(code(world.claim(7, template_id, "k").await), Code::NotOffered);
+    let request = templates::PromoteRequest { template_id, version: 1, change: change(gray.revision) };
+    world.templates.promote(request).await.expect("it is tried");
+    until("everyone is offered it", async || world.claim(7, template_id, "k2").await.is_ok()).await;
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (3, 0, 2));
+}
+
+async fn a_change_of_the_template_takes_effect_within_a_second<Db: Databases>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(2, 2, FROM_MS)).await;
+    coupon(world.claim(7, template_id, "k1").await, true);
+    coupon(world.claim(7, template_id, "k2").await, true);
+    assert_eq!(code(world.claim(8, template_id, "k1").await), Code::SoldOut);
+    // The next version has more, and the stock follows.
+    let get = templates::GetTemplateRequest { template_id };
+    let found = world.templates.get_template(get).await.expect("it is there").into_inner().template;
+    let found = found.expect("a template");
+    let more = Some(rules(5, 5, FROM_MS));
+    let request = templates::SetRulesRequest { template_id, rules: more, change: change(found.revision) };
+    let written = world.templates.set_rules(request).await.expect("it is sound").into_inner().template;
+    let gray = world.gray(&written.expect("a template"), 1).await;
+    let request = templates::PromoteRequest { template_id, version: 2, change: change(gray.revision) };
+    let promoted = world.templates.promote(request).await.expect("it is tried").into_inner().template;
+    let mut number = 0;
+    until("there are more", async || {
+        number += 1;
+        world.claim(8, template_id, &format!("again{number}")).await.is_ok()
+    })
+    .await;
+    assert_eq!(coupon(world.claim(8, template_id, "k9").await, true).version, 2);
+    let revision = promoted.expect("a template").revision;
+    let request = templates::PauseRequest { template_id, change: change(revision) };
+    world.templates.pause(request).await.expect("it is published");
+    tokio::time::sleep(issuing::FRESH).await;
+    assert_eq!(code(world.claim(9, template_id, "k1").await), Code::NotOffered);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (1, 0, 4));
+}
+
+async fn a_batch_is_issued_once_however_often_it_is_asked_for<Db: Databases>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(10_000, 1, FROM_MS)).await;
+    let request = pb::IssueRequest {
+        batch_id: "spring/1".into(),
+        template_id,
+        user_ids: (1..=3_000).collect(),
+        coupons_per_user: 2,
+        operator: "ann".into(),
+        reason: "spring".into(),
+    };
+    // Hung up on at once, wherever that leaves it, and asked for by two at a time.
+    drop(world.issuing.issue(request.clone()).await.expect("it begins"));
+    let mut other = world.issuing.clone();
+    let twice = request.clone();
+    let beside = tokio::spawn(async move {
+        let mut stream = other.issue(twice).await.expect("it goes on").into_inner();
+        let mut last = None;
+        while let Ok(Some(batch)) = stream.message().await {
+            last = Some(batch);
+        }
+        last
+    });
+    let mut told = Vec::new();
+    until("the batch is done", async || match world.issue(&request).await {
+        Ok(batches) => {
+            told = batches;
+            true
+        }
+        // The one beside is just opening it.
+        Err(fault) if fault.code == Code::SystemBusy => false,
+        Err(fault) => panic!("{fault}"),
+    })
+    .await;
+    let last = told.last().expect("it is told").clone();
+    assert_eq!((last.state(), last.coupons, last.issued), (pb::BatchState::Done, 6_000, 6_000));
+    assert!(told.iter().map(|batch| batch.issued).is_sorted(), "{told:?}");
+    beside.await.expect("it does not panic");
+
+    let again = world.issue(&request).await.expect("it is done");
+    assert_eq!(again, std::slice::from_ref(&last));
+    let get = pb::GetIssueRequest { batch_id: "spring/1".into() };
+    let found = world.issuing.get_issue(get).await.expect("it is there").into_inner().batch;
+    assert_eq!(found, Some(last));
+    let differs = pb::IssueRequest { coupons_per_user: 1, ..request };
+    assert_eq!(code(world.issue(&differs).await), Code::KeyReused);
+
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (4_000, 0, 6_000));
+    let totals = audit(&world.shards).await.expect("the tables are there");
+    assert_eq!((totals.issued, totals.miscounted, totals.over_limit), (6_000, 0, 0));
+    for user_id in [1, 2, 2_999, 3_000] {
+        let list = pb::ListUserCouponsRequest { user_id, ..pb::ListUserCouponsRequest::default() };
+        let coupons = world.issuing.list_user_coupons(list).await.expect("the tables are there").into_inner().coupons;
+        assert_eq!(coupons.len(), 2, "user {user_id}");
+        assert!(coupons.iter().all(|coupon| coupon.status() == CouponStatus::Available && coupon.version == 1));
+    }
+    // A batch takes nothing from what a user may claim.
+    coupon(world.claim(1, template_id, "k").await, true);
+    assert_eq!(code(world.claim(1, template_id, "k2").await), Code::PerUserLimit);
+}
+
+async fn coupons_are_listed_by_pages<Db: Databases>(mut world: World<Db>) {
+    let all: Vec<_> = (1..=120).map(|number| claim_by_hand(number, 1 + number % 12, 1 + number % 3, 99)).collect();
+    seed_coupons(&world.shards, &all).await.expect("they are new");
+    let mut after = String::new();
+    let mut of_user = Vec::new();
+    loop {
+        let request = pb::ListUserCouponsRequest { user_id: 5, status: 0, limit: 4, after };
+        let page = world.issuing.list_user_coupons(request).await.expect("it is a page").into_inner();
+        assert!(page.coupons.len() <= 4);
+        of_user.extend(page.coupons.iter().map(|coupon| coupon.coupon_id));
+        after = page.next;
+        if after.is_empty() {
+            break;
+        }
+    }
+    let expected: BTreeSet<i64> = all.iter().filter(|claim| claim.user_id == 5).map(|claim| claim.coupon_id).collect();
+    assert_eq!(of_user, expected.iter().rev().copied().collect::<Vec<_>>(), "newest first");
+
+    let (mut found, mut after) = (BTreeSet::new(), String::new());
+    loop {
+        let status = CouponStatus::Available.into();
+        let request = pb::ListCouponsRequest { template_id: 2, status, limit: 7, after };
+        let page = world.issuing.list_coupons(request).await.expect("it is a page").into_inner();
+        assert!(page.coupons.len() <= 7);
+        for coupon in &page.coupons {
+            assert!(coupon.template_id == 2 && found.insert(coupon.coupon_id), "{coupon:?}");
+        }
+        after = page.next;
+        if after.is_empty() {
+            break;
+        }
+    }
+    let expected: BTreeSet<i64> =
+        all.iter().filter(|claim| claim.template_id == 2).map(|claim| claim.coupon_id).collect();
+    assert_eq!(found, expected);
+    let own = pb::GetCouponRequest { coupon_id: of_user[0], user_id: 5 };
+    let shown = world.issuing.get_coupon(own).await.expect("it is his").into_inner().coupon.expect("a coupon");
+    assert_eq!((shown.coupon_id, shown.user_id), (of_user[0], 5));
+    let another = pb::GetCouponRequest { user_id: 6, ..own };
+    let refused = world.issuing.get_coupon(another).await.expect_err("it is another's");
+    assert_eq!(fault(&refused).code, Code::NotFound);
+}
+
+async fn what_has_ended_expires_and_unclaimed_stock_goes_back<Db: Databases>(mut world: World<Db>) {
+    // More than one transaction of one table, with one end for many.
+    let ended: Vec<_> = (1..=1_300)
+        .map(|number| pb::Claim { valid_until_ms: 1 + number % 2, ..claim_by_hand(number, 1 + number % 40, 9, 9_999) })
+        .collect();
+    let open: Vec<_> = (2_001..=2_010).map(|number| claim_by_hand(number, 7, 9, 9_999)).collect();
+    seed_coupons(&world.shards, &ended).await.expect("they are new");
+    seed_coupons(&world.shards, &open).await.expect("they are new");
+    let template_id = world.publish("a", rules(100, 1, FROM_MS)).await;
+    coupon(world.claim(7, template_id, "k").await, true);
+    let get = templates::GetTemplateRequest { template_id };
+    let found = world.templates.get_template(get).await.expect("it is there").into_inner().template;
+    let request = templates::EndRequest { template_id, change: change(found.expect("a template").revision) };
+    world.templates.end(request).await.expect("it is published");
+    let shards = world.shards.clone();
+    until("all that ended are expired", async || {
+        let totals = audit(&shards).await.expect("the tables are there");
+        totals.expired == 1_300 && totals.issued == 11
+    })
+    .await;
+    let (stock, wanted) = (world.stock.clone(), (0, 0, 1));
+    until("nothing is left of the template that ended", async || {
+        let totals = tercet_stock::audit(&stock).await.expect("the table is there");
+        (totals.free, totals.reserved, totals.issued) == wanted && totals.total == 1
+    })
+    .await;
+    // Another process has the jobs only when this one has been silent for long.
+    let mut connection = shards.home().acquire().await.expect("the pool is open");
+    assert!(!Db::lease_jobs(&mut connection, 77, 1_000).await.expect("the table is there"));
+}
+
+#[tokio::test]
+async fn the_jobs_of_a_process_that_died_are_taken_over_on_mariadb() {
+    let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
+    let shards = Shards::<MySql>::open(ShardMap::one(), &[url]).await.expect("the database is there");
+    shards.migrate().await.expect("the schema is sound");
+    let mut connection = shards.home().acquire().await.expect("the pool is open");
+    let mut lease = async |runner, length_ms| {
+        MySql::lease_jobs(&mut connection, runner, length_ms).await.expect("the table is there")
+    };
+    assert!(lease(1, 300).await && lease(1, 300).await, "its holder keeps it");
+    assert!(!lease(2, 300).await, "nobody else has it meanwhile");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(lease(2, 60_000).await, "it has ended by itself");
+    assert!(!lease(1, 300).await, "and is gone for the one who was away");
+    MySql::leave_jobs(&mut connection, 2).await.expect("the table is there");
+    assert!(MySql::lease_jobs(&mut connection, 1, 300).await.expect("the table is there"), "given up, it is free");
+}

@@ -1,0 +1,191 @@
+//! All services that issuing needs, beside the test.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use sqlx::{MySql, Pool, Sqlite};
+use tempfile::TempDir;
+use tercet::fence::Dialect;
+use tercet_coupon::Shards;
+use tercet_coupon::issuing::{self, Peers};
+use tercet_coupon::store::batches::Batches;
+use tercet_coupon::store::jobs::Jobs;
+use tercet_integration::servers;
+use tercet_proto::coupon::v1 as pb;
+use tercet_proto::coupon::v1::issuing_client::IssuingClient;
+use tercet_proto::coupon_template::v1 as templates;
+use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
+use tercet_rules::Fault;
+use tercet_shards::{ShardMap, node};
+use tercet_testing::Coordinator;
+use tonic::transport::Channel;
+
+pub(super) const FROM_MS: i64 = 1_600_000_000_000;
+pub(super) const TO_MS: i64 = 4_000_000_000_000;
+pub(super) const EVERY_SECOND: &str = "* * * * * *";
+
+/// All databases that one service here can live in.
+pub(super) trait Databases: Batches + Jobs + Dialect + node::Store + tercet_stock::store::Store + Send {}
+impl Databases for Sqlite {}
+impl Databases for MySql {}
+
+pub(super) struct World<Db: Databases> {
+    pub(super) coordinator: Coordinator,
+    pub(super) shards: Shards<Db>,
+    pub(super) stock: Pool<Db>,
+    pub(super) templates: CouponTemplatesClient<Channel>,
+    pub(super) issuing: IssuingClient<Channel>,
+    _folder: Option<TempDir>,
+}
+
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it is bound")
+}
+
+fn channel(address: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{address}")).expect("it is an address").connect_lazy()
+}
+
+/// `urls` are of the stock, and of as many databases as the map has.
+async fn world<Db: Databases + tercet_coupon_template::store::Store>(
+    urls: &[String],
+    cron: &str,
+    folder: Option<TempDir>,
+) -> World<Db> {
+    let mut coordinator = Coordinator::start().await;
+    let stock = <Db as Dialect>::open(&urls[0]).await.expect("the database is there");
+    let map: ShardMap = "2x4".parse().expect("it is a map");
+    let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
+    coordinator.serve(tercet_stock::service(stock.clone()).await.expect("the schema is sound"));
+    coordinator.serve(tercet_coupon::service(shards.clone()).await.expect("the schema is sound"));
+    let (at_templates, at_issuing) = (free_port(), free_port());
+    let service = tercet_coupon_template::service(stock.clone(), None).await.expect("the schema is sound");
+    coordinator.serve(service.listen(at_templates));
+    let peers = Peers { client: coordinator.client(), templates: channel(at_templates) };
+    let service = issuing::service(shards.clone(), peers, cron).await.expect("the schema is sound");
+    coordinator.serve(service.listen(at_issuing));
+    let (mut templates, mut issuing) =
+        (CouponTemplatesClient::new(channel(at_templates)), IssuingClient::new(channel(at_issuing)));
+    until("both ports are open", async || {
+        let lists = templates.list_templates(templates::ListTemplatesRequest::default()).await;
+        lists.is_ok() && issuing.list_coupons(pb::ListCouponsRequest::default()).await.is_ok()
+    })
+    .await;
+    World { coordinator, shards, stock, templates, issuing, _folder: folder }
+}
+
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < Duration::from_secs(20), "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub(super) async fn on_sqlite(cron: &str) -> World<Sqlite> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
+    world(&urls, cron, Some(folder)).await
+}
+
+pub(super) async fn on_mariadb(cron: &str) -> Option<World<MySql>> {
+    let mut urls = Vec::new();
+    for _ in 0..3 {
+        urls.push(servers::mariadb().await.expect("the server answers")?);
+    }
+    Some(world(&urls, cron, None).await)
+}
+
+/// Universal, 500 off, so many in all, so many for each user.
+pub(super) fn rules(coupons: i64, per_user: u32, start_ms: i64) -> templates::Rules {
+    let kind = templates::discount::Kind::Universal(templates::Universal { off_cents: 500 });
+    templates::Rules {
+        discount: Some(templates::Discount { kind: Some(kind) }),
+        validity: Some(templates::Validity {
+            utc_offset_minutes: 480,
+            kind: Some(templates::validity::Kind::DaysFromClaim(7)),
+        }),
+        scope: Some(templates::Scope { kind: Some(templates::scope::Kind::All(templates::Everything {})) }),
+        quota: Some(templates::Quota { per_user, per_user_day: per_user }),
+        stacking: Some(templates::Stacking { kind: Some(templates::stacking::Kind::Alone(templates::Alone {})) }),
+        budget: Some(templates::Budget { coupons, cents: 500 * coupons }),
+        claim: Some(templates::Period { start_ms, end_ms: TO_MS }),
+    }
+}
+
+pub(super) fn change(expected_revision: u64) -> Option<templates::Change> {
+    Some(templates::Change { expected_revision, operator: "ann".into(), reason: "spring".into() })
+}
+
+impl<Db: Databases> World<Db> {
+    pub(super) async fn draft(&mut self, key: &str, rules: templates::Rules) -> templates::Template {
+        let request = templates::CreateTemplateRequest {
+            name: "spring".into(),
+            rules: Some(rules),
+            change: change(0),
+            idempotency_key: key.into(),
+        };
+        let made = self.templates.create_template(request).await.expect("it is sound").into_inner();
+        made.template.expect("a template")
+    }
+
+    pub(super) async fn gray(&mut self, template: &templates::Template, user_id: i64) -> templates::Template {
+        let audience = templates::Audience { basis_points: 0, groups: Vec::new(), user_ids: vec![user_id] };
+        let request = templates::StartGrayRequest {
+            template_id: template.template_id,
+            audience: Some(audience),
+            change: change(template.revision),
+        };
+        let made = self.templates.start_gray(request).await.expect("it has a version").into_inner();
+        made.template.expect("a template")
+    }
+
+    /// The id of a template that everyone may claim.
+    pub(super) async fn publish(&mut self, key: &str, rules: templates::Rules) -> i64 {
+        let template = self.draft(key, rules).await;
+        let gray = self.gray(&template, 1).await;
+        let (template_id, version) = (gray.template_id, gray.candidate_version);
+        let request = templates::PromoteRequest { template_id, version, change: change(gray.revision) };
+        self.templates.promote(request).await.expect("it is tried");
+        template_id
+    }
+
+    pub(super) async fn claim(
+        &mut self,
+        user_id: i64,
+        template_id: i64,
+        key: &str,
+    ) -> Result<pb::ClaimResponse, Fault> {
+        let request = pb::ClaimRequest { user_id, template_id, idempotency_key: key.into(), groups: Vec::new() };
+        let answer = self.issuing.claim(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| fault(&status))
+    }
+
+    pub(super) async fn issue(&mut self, request: &pb::IssueRequest) -> Result<Vec<pb::Batch>, Fault> {
+        let mut stream = match self.issuing.issue(request.clone()).await {
+            Ok(stream) => stream.into_inner(),
+            Err(status) => return Err(fault(&status)),
+        };
+        let mut told = Vec::new();
+        loop {
+            match stream.message().await {
+                Ok(Some(batch)) => told.push(batch),
+                Ok(None) => return Ok(told),
+                Err(status) => return Err(fault(&status)),
+            }
+        }
+    }
+
+    /// Free, reserved and issued of all templates.
+    pub(super) async fn units(&self) -> (i64, i64, i64) {
+        let totals = tercet_stock::audit(&self.stock).await.expect("the table is there");
+        assert_eq!(totals.broken, 0, "{totals:?}");
+        (totals.free, totals.reserved, totals.issued)
+    }
+}
+
+#[track_caller]
+pub(super) fn fault(status: &tonic::Status) -> Fault {
+    Fault::from_status(status).unwrap_or_else(|| panic!("no code of the catalogue: {status:?}"))
+}

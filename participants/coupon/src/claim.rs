@@ -1,0 +1,161 @@
+//! A coupon for a user, within his limits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use tercet::fence::Dialect;
+use tercet::participant::{Answer, DbTx, Op, SliceParticipant};
+use tercet_proto::coupon::v1 as pb;
+use tercet_rules::Code;
+use tercet_shards::{ShardMap, Slot};
+
+use crate::fault;
+use crate::store::{self, Move, Standing, Status, Store};
+
+/// [`CLAIM`](crate::CLAIM). A claim that is refused for a limit says `final=true` when no claim of its user and
+/// template is under way: then only a cancelled claim could have changed the answer, and there is none to cancel.
+#[derive(Debug)]
+pub struct Claim<Db> {
+    map: Arc<ShardMap>,
+    db: PhantomData<fn() -> Db>,
+}
+
+impl<Db> Claim<Db> {
+    /// With rows where this map says.
+    pub fn new(map: &Arc<ShardMap>) -> Self {
+        Self { map: Arc::clone(map), db: PhantomData }
+    }
+}
+
+fn claim_fault(claim: &pb::Claim) -> Option<String> {
+    if let Some(fault) = fault([
+        ("coupon_id", claim.coupon_id, 1),
+        ("template_id", claim.template_id, 1),
+        ("user_id", claim.user_id, 1),
+        ("version", claim.version.into(), 1),
+        ("valid_until_ms", claim.valid_until_ms, claim.valid_from_ms),
+    ]) {
+        return Some(fault);
+    }
+    // Nobody would find it.
+    let misplaced = Slot::of_id(claim.coupon_id) != Slot::of_user(claim.user_id);
+    misplaced.then(|| format!("coupon_id is {}: it does not carry the slot of user {}", claim.coupon_id, claim.user_id))
+}
+
+/// What a slice has granted to a user of a template so far.
+#[derive(Default)]
+struct Granted {
+    claims: i64,
+    /// The latest of their days, and how many of it.
+    day: i64,
+    today: i64,
+}
+
+impl Granted {
+    /// Which limit one more claim would break.
+    fn limit(&self, claim: &pb::Claim, standing: &Standing) -> Option<(Code, u32)> {
+        let day = claim.day.max(standing.day).max(self.day);
+        let today = if standing.day == day { standing.today } else { 0 } + if self.day == day { self.today } else { 0 };
+        if standing.claimed + self.claims >= claim.per_user.into() {
+            Some((Code::PerUserLimit, claim.per_user))
+        } else if today >= claim.per_user_day.into() {
+            Some((Code::PerUserDayLimit, claim.per_user_day))
+        } else {
+            None
+        }
+    }
+
+    fn add(&mut self, claim: &pb::Claim, standing: &Standing) {
+        let day = claim.day.max(standing.day).max(self.day);
+        if day != self.day {
+            (self.day, self.today) = (day, 0);
+        }
+        (self.claims, self.today) = (self.claims + 1, self.today + 1);
+    }
+}
+
+/// What becomes of one claim.
+enum Verdict {
+    Granted,
+    Refused(String),
+    Limited(Code, u32),
+}
+
+/// Decides about the claims of a slice that have no fault, each after those before it.
+fn decide(claims: &[pb::Claim], standings: &[Standing]) -> Vec<Verdict> {
+    let (mut ids, mut granted) = (BTreeSet::new(), BTreeMap::<(i64, i64), Granted>::new());
+    let mut one = |(claim, standing): (&pb::Claim, &Standing)| {
+        let so_far = granted.entry((claim.user_id, claim.template_id)).or_default();
+        if let Some((code, limit)) = so_far.limit(claim, standing) {
+            return Verdict::Limited(code, limit);
+        }
+        if standing.exists || !ids.insert(claim.coupon_id) {
+            return Verdict::Refused(format!("coupon {} exists", claim.coupon_id));
+        }
+        so_far.add(claim, standing);
+        Verdict::Granted
+    };
+    claims.iter().zip(standings).map(&mut one).collect()
+}
+
+impl<Db: Store + Dialect> SliceParticipant for Claim<Db> {
+    type Db = Db;
+    type Request = pb::Claim;
+
+    fn place(&self, request: &pb::Claim) -> usize {
+        self.map.database(Slot::of_id(request.coupon_id))
+    }
+
+    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Claim>]) -> sqlx::Result<Vec<Answer>> {
+        // A claim with a fault touches nothing: not even the counters, which would be made to be locked.
+        let faults: Vec<Option<String>> = operations.iter().map(|op| claim_fault(&op.request)).collect();
+        let sound = operations.iter().zip(&faults).filter(|(_, fault)| fault.is_none());
+        let claims: Vec<pb::Claim> = sound.map(|(op, _)| op.request).collect();
+        let standings = store::standings::<Db>(db_tx, &self.map, &claims).await?;
+        let verdicts = decide(&claims, &standings);
+        let of = |wanted: fn(&Verdict) -> bool| {
+            claims.iter().zip(&verdicts).filter(move |(_, verdict)| wanted(verdict)).map(|(claim, _)| *claim)
+        };
+        let granted: Vec<pb::Claim> = of(|verdict| matches!(verdict, Verdict::Granted)).collect();
+        if !granted.is_empty() {
+            store::insert::<Db>(db_tx, &self.map, &granted, Status::Pending).await?;
+        }
+        let limited = of(|verdict| matches!(verdict, Verdict::Limited(..)));
+        let limited: BTreeSet<i64> = limited.map(|claim| claim.user_id).collect();
+        let mut pending = Vec::new();
+        if !limited.is_empty() {
+            let users: Vec<i64> = limited.into_iter().collect();
+            pending = store::pending::<Db>(db_tx, &self.map, &users).await?;
+        }
+        let answer = |(claim, verdict): (&pb::Claim, &Verdict)| match verdict {
+            Verdict::Granted => Answer::done(),
+            Verdict::Refused(reason) => Answer::refused(reason),
+            Verdict::Limited(code, limit) => {
+                let last = !pending.contains(&(claim.user_id, claim.template_id));
+                let arguments = [("limit", limit.to_string()), ("final", last.to_string())];
+                Answer::refused(code.fault(arguments).reason())
+            }
+        };
+        let mut answers = claims.iter().zip(&verdicts).map(answer);
+        let answers = faults.into_iter().map(|fault| match fault {
+            Some(fault) => Some(Answer::refused(fault)),
+            None => answers.next(),
+        });
+        Ok(answers.flatten().collect())
+    }
+
+    async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Claim>]) -> sqlx::Result<Vec<Answer>> {
+        let (from, to) = (Status::Pending, Status::Issued);
+        let issue = |op: &Op<pb::Claim>| Move { coupon_id: op.request.coupon_id, from, to, order: None };
+        let moves: Vec<Move> = operations.iter().map(issue).collect();
+        store::advance::<Db>(db_tx, &self.map, &moves).await?;
+        Ok(vec![Answer::done(); operations.len()])
+    }
+
+    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Claim>]) -> sqlx::Result<Vec<Answer>> {
+        let claims: Vec<pb::Claim> = operations.iter().map(|op| op.request).collect();
+        store::delete::<Db>(db_tx, &self.map, &claims).await?;
+        Ok(vec![Answer::done(); operations.len()])
+    }
+}

@@ -1,0 +1,112 @@
+//! Issuing: how users get coupons.
+//!
+//! A claim is a transaction of the coordinator over the stock of its template and the rows of its user. Before it is
+//! begun, what can be known here is decided here ([`known`]): the template's offer is at most [`FRESH`] old, and what
+//! is refused from memory is what nothing but a change of the template can make wrong. Many coupons at once go
+//! straight into the shards ([`batch`]), after their stock was reserved by one transaction.
+//!
+//! The stock of a template is set here, before the first claim under a new revision of it: nobody can claim anything
+//! that this service has not seen, so it is early enough, and the template service stays free of the coordinator. A
+//! supply carries the revision, so repeats by other instances and late ones change nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Pool;
+use tercet::client::Client;
+use tercet::fence::Dialect;
+use tercet::service::Service;
+use tercet_proto::coupon::v1::issuing_server::IssuingServer;
+use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
+use tercet_shards::{Ids, node};
+use tonic::service::Routes;
+use tonic::transport::Channel;
+
+mod api;
+pub mod batch;
+mod claims;
+mod fields;
+mod jobs;
+mod known;
+pub mod limits;
+mod lookup;
+mod offers;
+
+use crate::Shards;
+use crate::store::batches::Batches;
+use crate::store::jobs::Jobs;
+use known::Known;
+use offers::Offers;
+
+pub use jobs::CRON;
+
+/// The service's name.
+pub const SERVICE: &str = "issuing";
+
+/// How old an offer may be: a change of a template takes effect within it.
+pub const FRESH: Duration = Duration::from_secs(1);
+
+/// Why the service can not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its databases can not be used.
+    #[error(transparent)]
+    Shards(#[from] crate::shards::Error),
+    /// It has no node id to make ids with.
+    #[error(transparent)]
+    Node(#[from] node::Error),
+}
+
+/// Whom it asks.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// The coordinator.
+    pub client: Client,
+    /// The template service.
+    pub templates: Channel,
+}
+
+/// All that answers a call.
+pub struct Issuing<Db: Jobs> {
+    shards: Shards<Db>,
+    ids: Arc<Ids>,
+    client: Client,
+    offers: Offers<Db>,
+    known: Known,
+}
+
+impl<Db: Jobs + Dialect> Issuing<Db> {
+    /// Over these databases, with ids of this node.
+    pub fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: Peers) -> Self {
+        let templates = CouponTemplatesClient::new(peers.templates);
+        let offers = Offers::new(shards.home().clone(), templates, peers.client.clone());
+        Self { shards, ids, client: peers.client, offers, known: Known::default() }
+    }
+}
+
+/// The service over these databases, whose tables are made where they are missing, with its scheduled jobs at the times
+/// that `cron` says (seconds first; [`CRON`]). It takes part in no transaction
+/// itself: the coupon service does, over the same databases.
+///
+/// # Errors
+/// Those of [`Error`].
+pub async fn service<Db: Batches + Jobs + Dialect + node::Store>(
+    shards: Shards<Db>,
+    peers: Peers,
+    cron: impl Into<String>,
+) -> Result<Service<Db>, Error> {
+    shards.migrate().await?;
+    let home: Pool<Db> = shards.home().clone();
+    let (ids, keeper) = node::lease(home, SERVICE, node::LEASE).await?;
+    let (pools, cron) = (shards.pools().to_vec(), cron.into());
+    let scheduled = jobs::Jobs::new(shards.clone(), Arc::clone(&ids), peers.clone());
+    let server = IssuingServer::new(api::Api(Arc::new(Issuing::new(shards, ids, peers))));
+    let server = server.max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+    let service = Service::new(SERVICE, pools).routes(Routes::new(server), tercet_proto::DESCRIPTORS);
+    Ok(service
+        .beside("node id", |mut stop| async move {
+            keeper.run(stop.requested()).await;
+            Ok(())
+        })
+        .beside("scheduled jobs", |mut stop| async move { Ok(scheduled.run(&cron, stop.requested()).await?) }))
+}

@@ -1,0 +1,324 @@
+//! Many coupons at once: one transaction of the coordinator reserves the stock of all and writes the batch down; then
+//! its chunks go into the shards, each in a local transaction of its database with a row that says so.
+//!
+//! What a chunk holds follows from the list of users and the shard map, so whoever runs the batch again, here or
+//! elsewhere, skips the chunks that are there. A lease keeps two from running one batch side by side, which would only
+//! cost them time: the second to write a chunk finds its row. The stock counts as issued from the start, since
+//! every batch is run to its end; [`Progress`] tells how far it is.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use sha2::{Digest as _, Sha256};
+use tercet::action::Tcc;
+use tercet::client::{Outcome, Wait};
+use tercet::fence::Dialect;
+use tercet::plan::{self, Plan};
+use tercet_proto::coupon::v1 as pb;
+use tercet_proto::stock::v1::Reserve;
+use tercet_rules::{Code, Fault, Refusal};
+use tercet_shards::Slot;
+use tokio::sync::mpsc::Sender;
+use tracing::{error, warn};
+
+use super::claims::busy;
+use super::limits::{CALL_TIMEOUT, CHUNK};
+use super::{Issuing, fields};
+use crate::store::batches::{Batch, Batches, State};
+use crate::store::jobs::Jobs;
+use crate::store::{self, Status, Store};
+use crate::{OPEN, metrics, stock};
+
+/// How often progress is told.
+const TELL: Duration = Duration::from_secs(1);
+/// How long a runner that says nothing keeps the batch.
+const LEASE_MS: i64 = 5_000;
+/// How long a chunk is tried before the batch stops.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Where progress goes; whoever hangs up stops the run where it is.
+pub type Progress = Sender<Result<pb::Batch, tonic::Status>>;
+
+/// A part of a batch: so many coupons of users of one database.
+struct Chunk {
+    database: usize,
+    chunk: i64,
+    /// Each as often as he gets a coupon.
+    user_ids: Vec<i64>,
+}
+
+fn database(error: sqlx::Error) -> Fault {
+    error!(%error, "the database of batches");
+    busy()
+}
+
+impl<Db: Batches + Jobs + Dialect> Issuing<Db> {
+    /// Runs a batch to its end, or watches it where it runs elsewhere.
+    ///
+    /// # Errors
+    /// Why it is not begun, or can not go on.
+    pub(super) async fn run_batch(&self, request: &pb::IssueRequest, progress: &Progress) -> Result<(), Fault> {
+        fields::issue(request)?;
+        let digest = digest(request);
+        let batch = match self.batch(&request.batch_id).await? {
+            Some(batch) if batch.digest != digest => return Err(Code::KeyReused.fault([])),
+            Some(batch) if batch.state != State::Opening => batch,
+            Some(_) | None => self.open_batch(request, &digest).await?,
+        };
+        let runner = self.ids.next(Slot::of_user(0)).await.map_err(|_| busy())?;
+        loop {
+            let batch = self.batch(&batch.batch_id).await?.ok_or_else(busy)?;
+            let told = self.tell(&batch, progress).await?;
+            if batch.state == State::Done || !told {
+                return Ok(());
+            }
+            if self.take_lease(batch.batch, runner).await? {
+                return self.issue_chunks(request, &batch, runner, progress).await;
+            }
+            tokio::time::sleep(TELL).await;
+        }
+    }
+
+    /// How far a batch is.
+    pub(super) async fn get_batch(&self, batch_id: &str) -> Result<pb::Batch, Fault> {
+        let missing = || Code::NotFound.fault([("what", "batch".to_owned()), ("id", batch_id.to_owned())]);
+        let batch = self.batch(batch_id).await?.ok_or_else(missing)?;
+        self.view(&batch).await
+    }
+
+    async fn batch(&self, batch_id: &str) -> Result<Option<Batch>, Fault> {
+        let mut connection = self.shards.home().acquire().await.map_err(database)?;
+        Db::batch(&mut connection, batch_id).await.map_err(database)
+    }
+
+    async fn take_lease(&self, batch: i64, runner: i64) -> Result<bool, Fault> {
+        let mut connection = self.shards.home().acquire().await.map_err(database)?;
+        Db::lease(&mut connection, batch, runner, LEASE_MS).await.map_err(database)
+    }
+
+    /// The batch as it is, counted where its coupons are.
+    async fn view(&self, batch: &Batch) -> Result<pb::Batch, Fault> {
+        let mut issued = 0;
+        for pool in self.shards.pools() {
+            let mut connection = pool.acquire().await.map_err(database)?;
+            let chunks = Db::chunks(&mut connection, batch.batch).await.map_err(database)?;
+            issued += chunks.iter().map(|(_, coupons)| coupons).sum::<i64>();
+        }
+        let state = match batch.state {
+            State::Opening | State::Running => pb::BatchState::Running,
+            State::Done => pb::BatchState::Done,
+            State::Stopped => pb::BatchState::Stopped,
+        };
+        let refusal = (!batch.refusal.is_empty())
+            .then(|| pb::Refusal { code: batch.refusal.clone(), arguments: BTreeMap::new() });
+        Ok(pb::Batch {
+            batch_id: batch.batch_id.clone(),
+            template_id: batch.template_id,
+            version: u32::try_from(batch.version).unwrap_or(0),
+            state: state.into(),
+            coupons: batch.coupons.unsigned_abs(),
+            issued: issued.unsigned_abs(),
+            refusal,
+            started_ms: batch.started_ms,
+            ended_ms: batch.ended_ms.unwrap_or(0),
+        })
+    }
+
+    /// Whether anybody still listens.
+    async fn tell(&self, batch: &Batch, progress: &Progress) -> Result<bool, Fault> {
+        let view = self.view(batch).await?;
+        Ok(progress.send(Ok(view)).await.is_ok())
+    }
+
+    /// Reserves the stock and writes the batch down: both, or neither.
+    async fn open_batch(&self, request: &pb::IssueRequest, digest: &str) -> Result<Batch, Fault> {
+        let current = self.offers.get(request.template_id).await?;
+        let refuse = |refusal: Refusal| if current.fresh { refusal.into() } else { busy() };
+        let claimed_ms = self.ids.clock_ms().ok_or_else(busy)?;
+        let release = current.offer.live.as_ref().ok_or_else(|| refuse(Refusal::NotOffered))?;
+        release.rules.may_claim(claimed_ms, 0, 0).map_err(refuse)?;
+        let period = release.rules.validity().period(claimed_ms);
+        let coupons = request.user_ids.len() as i64 * i64::from(request.coupons_per_user);
+        let open = pb::OpenBatch {
+            batch: self.ids.next(Slot::of_user(0)).await.map_err(|_| busy())?,
+            batch_id: request.batch_id.clone(),
+            digest: digest.to_owned(),
+            template_id: request.template_id,
+            version: release.version,
+            claimed_ms,
+            valid_from_ms: period.start_ms(),
+            valid_until_ms: period.end_ms(),
+            coupons,
+            operator: request.operator.clone(),
+            reason: request.reason.clone(),
+        };
+        let plan = plan(&open).map_err(|error| {
+            error!(%error, "a batch is no plan");
+            busy()
+        })?;
+        let view = self.client.submit(plan, Wait::Ended).await.map_err(|error| {
+            warn!(%error, "a batch of which it is not known whether it is open");
+            busy()
+        })?;
+        match view.outcome() {
+            Some(Outcome::Confirmed) => self.opened(request, digest).await,
+            Some(Outcome::Cancelled) => match Fault::from_reason(view.reason()) {
+                // Somebody else was quicker.
+                Some(fault) if fault.code == Code::KeyReused => self.opened(request, digest).await,
+                Some(fault) => Err(fault.code.fault([])),
+                None => Err(busy()),
+            },
+            None => Err(busy()),
+        }
+    }
+
+    async fn opened(&self, request: &pb::IssueRequest, digest: &str) -> Result<Batch, Fault> {
+        match self.batch(&request.batch_id).await? {
+            Some(batch) if batch.digest != digest => Err(Code::KeyReused.fault([])),
+            Some(batch) if batch.state != State::Opening => Ok(batch),
+            Some(_) | None => Err(busy()),
+        }
+    }
+
+    async fn issue_chunks(
+        &self,
+        request: &pb::IssueRequest,
+        batch: &Batch,
+        runner: i64,
+        progress: &Progress,
+    ) -> Result<(), Fault> {
+        if batch.state == State::Stopped {
+            self.step(batch.batch, (State::Stopped, State::Running), "").await?;
+        }
+        let chunks = self.chunks(request);
+        let stopped = || progress.is_closed();
+        let lanes = chunks.values().map(|chunks| self.lane(batch, chunks, &stopped));
+        let all = try_join_all(lanes);
+        let telling = async {
+            loop {
+                tokio::time::sleep(TELL).await;
+                // Whoever finds the lease gone goes on: the chunks' rows keep the two apart.
+                self.take_lease(batch.batch, runner).await?;
+                if !self.tell(batch, progress).await? {
+                    return Ok::<(), Fault>(());
+                }
+            }
+        };
+        let ran = tokio::select! {
+            ran = all => ran.map(drop),
+            told = telling => return told,
+        };
+        let (state, refusal) = match &ran {
+            Ok(()) if stopped() => return Ok(()),
+            Ok(()) => (State::Done, ""),
+            Err(fault) => (State::Stopped, fault.code.name()),
+        };
+        self.step(batch.batch, (State::Running, state), refusal).await?;
+        let batch = self.batch(&batch.batch_id).await?.ok_or_else(busy)?;
+        self.tell(&batch, progress).await?;
+        ran
+    }
+
+    async fn step(&self, batch: i64, states: (State, State), refusal: &str) -> Result<(), Fault> {
+        let mut connection = self.shards.home().acquire().await.map_err(database)?;
+        Db::step(&mut connection, batch, states, refusal).await.map(drop).map_err(database)
+    }
+
+    /// The chunks of each database, users by table and id, so that a chunk is a few statements of many rows.
+    fn chunks(&self, request: &pb::IssueRequest) -> BTreeMap<usize, Vec<Chunk>> {
+        let map = self.shards.map();
+        let mut users: BTreeMap<usize, Vec<(usize, i64)>> = BTreeMap::new();
+        for user_id in &request.user_ids {
+            let slot = Slot::of_user(*user_id);
+            users.entry(map.database(slot)).or_default().push((map.table(slot), *user_id));
+        }
+        let chunks = |(database, mut users): (usize, Vec<(usize, i64)>)| {
+            users.sort_unstable();
+            let each = request.coupons_per_user as usize;
+            let coupons: Vec<i64> = users.iter().flat_map(|(_, user_id)| std::iter::repeat_n(*user_id, each)).collect();
+            let chunk = |(chunk, user_ids): (i64, &[i64])| Chunk { database, chunk, user_ids: user_ids.to_vec() };
+            (database, (0..).zip(coupons.chunks(CHUNK)).map(chunk).collect())
+        };
+        users.into_iter().map(chunks).collect()
+    }
+
+    /// The chunks of one database, one after the other.
+    async fn lane(&self, batch: &Batch, chunks: &[Chunk], stopped: &impl Fn() -> bool) -> Result<(), Fault> {
+        let Some(first) = chunks.first() else { return Ok(()) };
+        let there: Vec<i64> = {
+            let mut connection = self.shards.pools()[first.database].acquire().await.map_err(database)?;
+            let there = Db::chunks(&mut connection, batch.batch).await.map_err(database)?;
+            there.into_iter().map(|(chunk, _)| chunk).collect()
+        };
+        for chunk in chunks.iter().filter(|chunk| !there.contains(&chunk.chunk)) {
+            let begun = Instant::now();
+            while let Err(error) = self.write(batch, chunk).await {
+                if begun.elapsed() > PATIENCE {
+                    error!(%error, batch = batch.batch_id, chunk = chunk.chunk, "a batch stops");
+                    return Err(busy());
+                }
+                warn!(%error, batch = batch.batch_id, chunk = chunk.chunk, "a chunk is tried again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            if stopped() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk, unless it is there.
+    async fn write(&self, batch: &Batch, chunk: &Chunk) -> anyhow::Result<()> {
+        let mut claims = Vec::with_capacity(chunk.user_ids.len());
+        for user_id in &chunk.user_ids {
+            claims.push(pb::Claim {
+                coupon_id: self.ids.next(Slot::of_user(*user_id)).await?,
+                template_id: batch.template_id,
+                user_id: *user_id,
+                version: u32::try_from(batch.version)?,
+                claimed_ms: batch.claimed_ms,
+                valid_from_ms: batch.valid_from_ms,
+                valid_until_ms: batch.valid_until_ms,
+                ..pb::Claim::default()
+            });
+        }
+        let mut db_tx = self.shards.pools()[chunk.database].begin().await?;
+        match Db::mark_chunk(&mut db_tx, batch.batch, chunk.chunk, claims.len() as i64).await {
+            Ok(()) => {}
+            Err(error) if error.as_database_error().is_some_and(|error| error.is_unique_violation()) => {
+                return Ok(db_tx.rollback().await?);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        // One whose time ended while the batch was stopped would not be looked at again.
+        let ended = self.ids.clock_ms().is_some_and(|now_ms| batch.valid_until_ms <= now_ms);
+        let status = if ended { Status::Expired } else { Status::Issued };
+        let inserts = store::inserts(self.shards.map(), &claims, status, batch.batch);
+        <Db as Store>::run(&mut db_tx, &inserts).await?;
+        db_tx.commit().await?;
+        metrics::issued(claims.len());
+        Ok(())
+    }
+}
+
+fn plan(open: &pb::OpenBatch) -> anyhow::Result<Plan<Tcc>> {
+    let units = Reserve { item: stock::template_item(open.template_id), count: u32::try_from(open.coupons)? };
+    let mut plan = plan::tcc().idempotency_key(format!("issue/{}", open.batch)).deadline(CALL_TIMEOUT);
+    plan.branch(stock::RESERVE.with(&units)?.business_key(format!("template/{}", open.template_id)));
+    plan.branch(OPEN.with(open)?.business_key(format!("batch/{}", open.batch)));
+    Ok(plan.build()?)
+}
+
+/// Of what a batch is about.
+fn digest(request: &pb::IssueRequest) -> String {
+    let mut hash = Sha256::new();
+    hash.update(request.template_id.to_le_bytes());
+    hash.update(request.coupons_per_user.to_le_bytes());
+    for user_id in &request.user_ids {
+        hash.update(user_id.to_le_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

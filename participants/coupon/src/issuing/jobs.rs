@@ -1,0 +1,192 @@
+//! What is done by the clock, on one process at a time: coupons whose time has ended become expired, and what nobody
+//! claimed of templates that have ended goes back.
+//!
+//! A lease in the database says who; when its holder dies, another has it [`LEASE_MS`] later. Nothing else hangs on
+//! it: how far each table is stands beside its rows and is written with them, and a supply carries its sequence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tercet::client::Client;
+use tercet::fence::Dialect;
+use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
+use tercet_proto::coupon_template::v1::{self as templates, GetTemplateRequest};
+use tercet_shards::{Ids, Slot};
+use tokio::sync::Notify;
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use tonic::Request;
+use tonic::transport::Channel;
+use tracing::{info, warn};
+
+use super::offers::set_stock;
+use crate::store::jobs::Jobs as JobStore;
+use crate::store::{self, Move, Status};
+use crate::{Shards, metrics, stock};
+
+/// When the jobs run by default: every minute. Seconds come first.
+pub const CRON: &str = "0 * * * * *";
+
+/// How long a process that says nothing keeps the jobs.
+const LEASE_MS: i64 = 30_000;
+/// Coupons of one local transaction.
+const ROWS: u32 = 500;
+/// How long a coupon's time has been over before it is expired: longer than a local transaction that began before.
+const GRACE_MS: i64 = 60_000;
+/// Templates of one statement.
+const TEMPLATES: u32 = 100;
+/// For a call to the template service.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a round is not finished. The next one goes on.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the database of jobs")]
+    Database(#[from] sqlx::Error),
+    #[error("the template service")]
+    Templates(#[from] tonic::Status),
+    #[error("another process has the jobs")]
+    Elsewhere,
+    #[error("the stock of template {0} is not returned")]
+    Stock(i64),
+}
+
+/// The jobs of a process.
+pub(super) struct Jobs<Db: JobStore> {
+    shards: Shards<Db>,
+    ids: Arc<Ids>,
+    client: Client,
+    templates: CouponTemplatesClient<Channel>,
+}
+
+impl<Db: JobStore + Dialect> Jobs<Db> {
+    /// Over these databases.
+    pub(super) fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: super::Peers) -> Self {
+        Self { shards, ids, client: peers.client, templates: CouponTemplatesClient::new(peers.templates) }
+    }
+
+    /// Runs a round whenever the schedule says so and the lease is this process's, until `stop` ends.
+    ///
+    /// # Errors
+    /// When `cron` can not be read.
+    pub(super) async fn run(self, cron: &str, stop: impl Future<Output = ()> + Send) -> Result<(), JobSchedulerError> {
+        let tick = Arc::new(Notify::new());
+        let mut scheduler = JobScheduler::new().await?;
+        let notify = Arc::clone(&tick);
+        scheduler.add(Job::new(cron, move |_, _| notify.notify_one())?).await?;
+        scheduler.start().await?;
+        let mut stop = std::pin::pin!(stop);
+        let mut runner = None;
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                () = tick.notified() => {}
+            }
+            if runner.is_none() {
+                runner = self.ids.next(Slot::of_user(0)).await.ok();
+            }
+            let Some(runner) = runner else { continue };
+            let round = async {
+                match self.round(runner).await {
+                    Ok(()) | Err(Error::Elsewhere) => {}
+                    Err(error) => warn!(%error, "scheduled jobs go on at the next tick"),
+                }
+            };
+            tokio::select! {
+                () = &mut stop => break,
+                () = round => {}
+            }
+        }
+        if let Some(runner) = runner
+            && let Err(error) = self.leave(runner).await
+        {
+            warn!(%error, "the lease on scheduled jobs ends by itself");
+        }
+        scheduler.shutdown().await
+    }
+
+    /// All jobs once.
+    async fn round(&self, runner: i64) -> Result<(), Error> {
+        self.keep(runner).await?;
+        let (expired, returned) = (self.expire(runner).await?, self.give_back(runner).await?);
+        if expired > 0 || returned > 0 {
+            info!(coupons = expired, templates = returned, "coupons expired and unclaimed stock returned");
+        }
+        Ok(())
+    }
+
+    async fn keep(&self, runner: i64) -> Result<(), Error> {
+        let mut connection = self.shards.home().acquire().await?;
+        let kept = Db::lease_jobs(&mut connection, runner, LEASE_MS).await?;
+        if kept { Ok(()) } else { Err(Error::Elsewhere) }
+    }
+
+    async fn leave(&self, runner: i64) -> sqlx::Result<()> {
+        Db::leave_jobs(&mut *self.shards.home().acquire().await?, runner).await
+    }
+
+    /// Expires what has ended, in all tables; returns how many coupons.
+    async fn expire(&self, runner: i64) -> Result<usize, Error> {
+        let Some(now_ms) = self.ids.clock_ms() else { return Ok(0) };
+        let mut expired = 0;
+        for database in 0..self.shards.pools().len() {
+            for table in self.shards.map().tables_in(database) {
+                while let Some(rows) = self.expire_some(database, table, now_ms - GRACE_MS).await? {
+                    expired += rows;
+                    self.keep(runner).await?;
+                }
+            }
+        }
+        metrics::expired(expired);
+        Ok(expired)
+    }
+
+    /// Looks at the next coupons of a table that have ended, and expires those that nobody used; returns how many, or
+    /// `None` where there are no more.
+    async fn expire_some(&self, database: usize, table: usize, until_ms: i64) -> Result<Option<usize>, Error> {
+        let mut db_tx = self.shards.pools()[database].begin_with(Db::WRITE).await?;
+        let mark = Db::mark(&mut db_tx, table).await?;
+        let ended = store::ended::<Db>(&mut db_tx, table, mark, (until_ms, ROWS)).await?;
+        let Some(last) = ended.last() else { return Ok(None) };
+        let issued = ended.iter().filter(|ended| ended.status == Status::Issued);
+        let expire = |ended: &store::Ended| Move {
+            coupon_id: ended.coupon_id,
+            from: Status::Issued,
+            to: Status::Expired,
+            order: None,
+        };
+        let moves: Vec<Move> = issued.map(expire).collect();
+        if !moves.is_empty() {
+            store::advance::<Db>(&mut db_tx, self.shards.map(), &moves).await?;
+        }
+        Db::put_mark(&mut db_tx, table, (last.valid_until_ms, last.coupon_id)).await?;
+        db_tx.commit().await?;
+        Ok(Some(moves.len()))
+    }
+
+    /// Returns the stock that nobody claimed of templates that have ended; returns how many templates.
+    async fn give_back(&self, runner: i64) -> Result<usize, Error> {
+        let (mut after, mut returned) = (0, 0);
+        loop {
+            let open = Db::unreturned(&mut *self.shards.home().acquire().await?, after, TEMPLATES).await?;
+            let Some((last, _)) = open.last() else { return Ok(returned) };
+            after = *last;
+            for (template_id, _) in &open {
+                let mut request = Request::new(GetTemplateRequest { template_id: *template_id });
+                request.set_timeout(TIMEOUT);
+                let answer = self.templates.clone().get_template(request).await?.into_inner();
+                let Some(template) = answer.template else { continue };
+                if template.status() != templates::Status::Ended {
+                    continue;
+                }
+                if !set_stock(&self.client, *template_id, 0, stock::returned(template.revision)).await {
+                    return Err(Error::Stock(*template_id));
+                }
+                let revision = i64::try_from(template.revision).unwrap_or(i64::MAX);
+                Db::returned(&mut *self.shards.home().acquire().await?, *template_id, revision).await?;
+                returned += 1;
+                metrics::stock_returned();
+            }
+            self.keep(runner).await?;
+        }
+    }
+}

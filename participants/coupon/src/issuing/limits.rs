@@ -1,0 +1,40 @@
+//! Every limit of the issuing service.
+
+use std::time::Duration;
+
+/// Most bytes of a request: a batch has 100,000 users of up to 10 bytes each.
+pub const MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// Most groups that a caller names for a user.
+pub const GROUPS_MAX: usize = 32;
+/// Most bytes of an idempotency key.
+pub const KEY_BYTES_MAX: usize = 128;
+/// Most bytes of a batch's id.
+pub const BATCH_BYTES_MAX: usize = 128;
+/// Most bytes of an operator's name.
+pub const OPERATOR_BYTES_MAX: usize = 64;
+/// Most bytes of a reason.
+pub const REASON_BYTES_MAX: usize = 512;
+/// Most users of a batch.
+pub const BATCH_USERS_MAX: usize = 100_000;
+/// Most coupons that a batch has for one user.
+pub const BATCH_PER_USER_MAX: u32 = 100;
+/// Most coupons of a batch.
+pub const BATCH_COUPONS_MAX: u64 = 1_000_000;
+/// Coupons of one local transaction of a batch.
+pub const CHUNK: usize = 500;
+/// Coupons of a page, where the caller does not say.
+pub const PAGE_DEFAULT: u32 = 20;
+/// Most coupons of a page.
+pub const PAGE_MAX: u32 = 100;
+/// Most rows that are looked at for one page of an operator.
+pub const LOOKED_AT_MAX: u32 = 1_000;
+/// Templates whose offers are kept.
+pub const OFFERS_MAX: usize = 10_000;
+/// Users and templates whose limits are known to be reached.
+pub const REACHED_MAX: usize = 200_000;
+/// For a transaction of a claim.
+pub const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
+/// For a call to the coordinator, its repeats included.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a claim that came to nothing in time is begun again under its key.
+pub const ATTEMPTS_MAX: u32 = 4;

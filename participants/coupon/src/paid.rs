@@ -1,0 +1,50 @@
+//! Being told that an order was paid.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use tercet::fence::Dialect;
+use tercet::participant::{Answer, DbTx, Op, SliceReceiver};
+use tercet_proto::order::v1::Paid as PaidNotice;
+use tercet_shards::{ShardMap, Slot};
+
+use crate::fault;
+use crate::store::Store;
+
+/// [`PAID`](crate::PAID).
+#[derive(Debug)]
+pub struct Paid<Db> {
+    map: Arc<ShardMap>,
+    db: PhantomData<fn() -> Db>,
+}
+
+impl<Db> Paid<Db> {
+    /// With rows where this map says.
+    pub fn new(map: &Arc<ShardMap>) -> Self {
+        Self { map: Arc::clone(map), db: PhantomData }
+    }
+}
+
+impl<Db: Store + Dialect> SliceReceiver for Paid<Db> {
+    type Db = Db;
+    type Request = PaidNotice;
+
+    fn place(&self, request: &PaidNotice) -> usize {
+        self.map.database(Slot::of_user(request.user_id))
+    }
+
+    async fn deliver(&self, db_tx: &mut DbTx<Db>, operations: &[Op<PaidNotice>]) -> sqlx::Result<Vec<Answer>> {
+        let (mut rows, mut answers) = (Vec::new(), Vec::with_capacity(operations.len()));
+        for op in operations {
+            let PaidNotice { order_id, user_id, paid_cents } = op.request;
+            let fault = fault([("order_id", order_id, 1), ("user_id", user_id, 1), ("paid_cents", paid_cents, 0)]);
+            if fault.is_none() {
+                rows.push((order_id, user_id, paid_cents));
+            }
+            answers.push(fault.map_or_else(Answer::done, Answer::refused));
+        }
+        rows.sort_unstable();
+        Db::note_paid(db_tx, &rows).await?;
+        Ok(answers)
+    }
+}

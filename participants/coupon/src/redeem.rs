@@ -1,0 +1,227 @@
+//! A coupon used for an order, and given back by its refund.
+//!
+//! What it takes off is decided by whoever asks, from the rules of the coupon's template and version, which never
+//! change; it is kept with the coupon. Whose it is, whether it is free and whether it is its time is decided here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tercet::fence::Dialect;
+use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
+use tercet_proto::coupon::v1 as pb;
+use tercet_rules::Code;
+use tercet_shards::{ShardMap, Slot};
+
+use crate::fault;
+use crate::store::{self, Coupon, Move, Status, Store};
+
+/// How long a compensation waits for a coupon that another order holds for the moment.
+pub(crate) const LOCKED_DELAY: Duration = Duration::from_secs(1);
+
+/// The coupons of one slice as its operations find them, each after those before it.
+struct Slice {
+    coupons: BTreeMap<i64, (Coupon, i64)>,
+    moves: Vec<Move>,
+}
+
+impl Slice {
+    async fn load<Db: Store>(
+        db_tx: &mut DbTx<Db>,
+        map: &ShardMap,
+        ids: impl Iterator<Item = i64>,
+    ) -> sqlx::Result<Self> {
+        let ids: Vec<i64> = ids.collect::<BTreeSet<i64>>().into_iter().collect();
+        let coupons = store::coupons::<Db>(db_tx, map, &ids).await?;
+        let coupons = coupons.into_iter().map(|(coupon, now_ms)| (coupon.coupon_id, (coupon, now_ms))).collect();
+        Ok(Self { coupons, moves: Vec::new() })
+    }
+
+    /// The coupon, and the database's clock.
+    fn get(&self, coupon_id: i64) -> Option<&(Coupon, i64)> {
+        self.coupons.get(&coupon_id)
+    }
+
+    /// At most once for each coupon: two steps of one would be two rows for one UPDATE.
+    fn advance(&mut self, coupon_id: i64, to: Status, order: Option<(i64, i64)>) {
+        let Some((coupon, _)) = self.coupons.get_mut(&coupon_id) else { return };
+        self.moves.push(Move { coupon_id, from: coupon.status, to, order });
+        (coupon.status, coupon.order_id) = (to, order.map(|order| order.0));
+        coupon.discount_cents = order.map(|order| order.1);
+    }
+
+    async fn write<Db: Store>(&self, db_tx: &mut DbTx<Db>, map: &ShardMap) -> sqlx::Result<()> {
+        if self.moves.is_empty() { Ok(()) } else { store::advance::<Db>(db_tx, map, &self.moves).await }
+    }
+}
+
+/// [`REDEEM`](crate::REDEEM).
+#[derive(Debug)]
+pub struct Redeem<Db> {
+    map: Arc<ShardMap>,
+    db: PhantomData<fn() -> Db>,
+}
+
+impl<Db> Redeem<Db> {
+    /// With rows where this map says.
+    pub fn new(map: &Arc<ShardMap>) -> Self {
+        Self { map: Arc::clone(map), db: PhantomData }
+    }
+}
+
+/// Why an order does not get a coupon.
+fn redeem_fault(request: &pb::Redeem, found: Option<&(Coupon, i64)>) -> Option<String> {
+    let &pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents } = request;
+    let fields = [
+        ("order_id", order_id, 1),
+        ("discount_cents", discount_cents, 0),
+        ("amount_cents", amount_cents, discount_cents),
+    ];
+    if let Some(fault) = fault(fields) {
+        return Some(fault);
+    }
+    let Some((coupon, now_ms)) = found.filter(|(coupon, _)| coupon.user_id == user_id) else {
+        return Some(Code::NotFound.fault([("what", "coupon".into()), ("id", coupon_id.to_string())]).reason());
+    };
+    let at = |at_ms: i64| [("at_ms", at_ms.to_string()), ("coupon_id", coupon_id.to_string())];
+    let taken = |status: &str| {
+        let arguments = [("coupon_id", coupon_id.to_string()), ("status", status.to_owned())];
+        Code::CouponTaken.fault(arguments).reason()
+    };
+    match coupon.status {
+        Status::Pending => Some(taken("claiming")),
+        Status::Locked => Some(taken("locked")),
+        Status::Used => Some(taken("used")),
+        Status::Expired => Some(Code::Expired.fault(at(coupon.valid_until_ms)).reason()),
+        Status::Issued if coupon.valid_until_ms <= *now_ms => {
+            Some(Code::Expired.fault(at(coupon.valid_until_ms)).reason())
+        }
+        Status::Issued if coupon.valid_from_ms > *now_ms => {
+            Some(Code::NotYetValid.fault(at(coupon.valid_from_ms)).reason())
+        }
+        Status::Issued => None,
+    }
+}
+
+async fn advance_all<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    operations: &[Op<pb::Redeem>],
+    step: fn(&pb::Redeem) -> Move,
+) -> sqlx::Result<Vec<Answer>> {
+    let moves: Vec<Move> = operations.iter().map(|op| step(&op.request)).collect();
+    store::advance::<Db>(db_tx, map, &moves).await?;
+    Ok(vec![Answer::done(); operations.len()])
+}
+
+impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
+    type Db = Db;
+    type Request = pb::Redeem;
+
+    fn place(&self, request: &pb::Redeem) -> usize {
+        self.map.database(Slot::of_id(request.coupon_id))
+    }
+
+    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Redeem>]) -> sqlx::Result<Vec<Answer>> {
+        let ids = operations.iter().map(|op| op.request.coupon_id);
+        let mut slice = Slice::load::<Db>(db_tx, &self.map, ids).await?;
+        let mut lock = |request: &pb::Redeem| match redeem_fault(request, slice.get(request.coupon_id)) {
+            Some(fault) => Answer::refused(fault),
+            None => {
+                let order = Some((request.order_id, request.discount_cents));
+                slice.advance(request.coupon_id, Status::Locked, order);
+                Answer::done()
+            }
+        };
+        let answers = operations.iter().map(|op| lock(&op.request)).collect();
+        slice.write::<Db>(db_tx, &self.map).await?;
+        Ok(answers)
+    }
+
+    async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Redeem>]) -> sqlx::Result<Vec<Answer>> {
+        let mark_used = |request: &pb::Redeem| Move {
+            coupon_id: request.coupon_id,
+            from: Status::Locked,
+            to: Status::Used,
+            order: Some((request.order_id, request.discount_cents)),
+        };
+        advance_all::<Db>(db_tx, &self.map, operations, mark_used).await
+    }
+
+    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Redeem>]) -> sqlx::Result<Vec<Answer>> {
+        let release = |request: &pb::Redeem| Move {
+            coupon_id: request.coupon_id,
+            from: Status::Locked,
+            to: Status::Issued,
+            order: None,
+        };
+        advance_all::<Db>(db_tx, &self.map, operations, release).await
+    }
+}
+
+/// [`GIVE_BACK`](crate::GIVE_BACK). Answers what the coupon took off, for its compensation.
+#[derive(Debug)]
+pub struct GiveBack<Db> {
+    map: Arc<ShardMap>,
+    db: PhantomData<fn() -> Db>,
+}
+
+impl<Db> GiveBack<Db> {
+    /// With rows where this map says.
+    pub fn new(map: &Arc<ShardMap>) -> Self {
+        Self { map: Arc::clone(map), db: PhantomData }
+    }
+}
+
+impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
+    type Db = Db;
+    type Request = pb::GiveBack;
+
+    fn place(&self, request: &pb::GiveBack) -> usize {
+        self.map.database(Slot::of_id(request.coupon_id))
+    }
+
+    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::GiveBack>]) -> sqlx::Result<Vec<Answer>> {
+        let ids = operations.iter().map(|op| op.request.coupon_id);
+        let mut slice = Slice::load::<Db>(db_tx, &self.map, ids).await?;
+        let mut give_back = |request: &pb::GiveBack| {
+            let &pb::GiveBack { coupon_id, order_id, discount_cents } = request;
+            let order = (Some(order_id), Some(discount_cents));
+            let used =
+                |coupon: &Coupon| coupon.status == Status::Used && (coupon.order_id, coupon.discount_cents) == order;
+            if !slice.get(coupon_id).is_some_and(|(coupon, _)| used(coupon)) {
+                return Answer::refused(format!(
+                    "order {order_id} did not use coupon {coupon_id} for {discount_cents}"
+                ));
+            }
+            slice.advance(coupon_id, Status::Issued, None);
+            Answer::done()
+        };
+        let answers = operations.iter().map(|op| give_back(&op.request)).collect();
+        slice.write::<Db>(db_tx, &self.map).await?;
+        Ok(answers)
+    }
+
+    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::GiveBack>]) -> sqlx::Result<Vec<Answer>> {
+        let ids = operations.iter().map(|op| op.request.coupon_id);
+        let mut slice = Slice::load::<Db>(db_tx, &self.map, ids).await?;
+        let mut take = |request: &pb::GiveBack| {
+            let &pb::GiveBack { coupon_id, order_id, discount_cents } = request;
+            match slice.get(coupon_id).map(|(coupon, _)| coupon.status) {
+                Some(Status::Issued | Status::Expired) => {
+                    slice.advance(coupon_id, Status::Used, Some((order_id, discount_cents)));
+                    Answer::done()
+                }
+                Some(Status::Locked) => Answer::not_now(LOCKED_DELAY),
+                // Its user was quicker. A person has to say who pays.
+                Some(Status::Pending | Status::Used) | None => {
+                    Answer::refused(format!("coupon {coupon_id} is used for another order than {order_id}"))
+                }
+            }
+        };
+        let answers = operations.iter().map(|op| take(&op.request)).collect();
+        slice.write::<Db>(db_tx, &self.map).await?;
+        Ok(answers)
+    }
+}

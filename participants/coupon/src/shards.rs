@@ -1,0 +1,118 @@
+//! The databases that coupons are in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Pool;
+use sqlx::migrate::MigrateError;
+use tercet::fence::Dialect;
+use tercet_shards::ShardMap;
+
+use crate::store::{Store, tables};
+
+/// How often the tables are tried to be made, and the pause between.
+const TRIES_MAX: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A pool for each database of a map, in its order.
+#[derive(Debug)]
+pub struct Shards<Db: sqlx::Database> {
+    map: Arc<ShardMap>,
+    pools: Vec<Pool<Db>>,
+}
+
+impl<Db: sqlx::Database> Clone for Shards<Db> {
+    fn clone(&self) -> Self {
+        Self { map: Arc::clone(&self.map), pools: self.pools.clone() }
+    }
+}
+
+/// Why shards can not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Name as many databases as the map has.
+    #[error("the shard map has {map} databases and {urls} are named")]
+    Count {
+        /// Of the map.
+        map: usize,
+        /// Named.
+        urls: usize,
+    },
+    /// A database can not be opened.
+    #[error("the database {0} of the shard map")]
+    Open(usize, #[source] sqlx::Error),
+    /// The tables can not be made, or are not those of this version.
+    #[error("the tables in the database {0} of the shard map")]
+    Migrate(usize, #[source] MigrateError),
+}
+
+impl<Db: sqlx::Database> Shards<Db> {
+    /// Which slot is where.
+    pub const fn map(&self) -> &Arc<ShardMap> {
+        &self.map
+    }
+
+    /// The databases, in the map's order.
+    pub fn pools(&self) -> &[Pool<Db>] {
+        &self.pools
+    }
+
+    /// The database that keeps what there is once: batches, jobs and node ids.
+    pub fn home(&self) -> &Pool<Db> {
+        &self.pools[0]
+    }
+}
+
+impl<Db: Store + Dialect> Shards<Db> {
+    /// One database with one table.
+    pub fn one(pool: Pool<Db>) -> Self {
+        Self { map: Arc::new(ShardMap::one()), pools: vec![pool] }
+    }
+
+    /// These databases, in the map's order.
+    ///
+    /// # Errors
+    /// [`Error::Count`].
+    pub fn new(map: ShardMap, pools: Vec<Pool<Db>>) -> Result<Self, Error> {
+        if pools.len() != map.databases() {
+            return Err(Error::Count { map: map.databases(), urls: pools.len() });
+        }
+        Ok(Self { map: Arc::new(map), pools })
+    }
+
+    /// Opens the databases with these URLs.
+    ///
+    /// # Errors
+    /// Those of [`Error`].
+    pub async fn open<U: AsRef<str>>(map: ShardMap, urls: &[U]) -> Result<Self, Error> {
+        let mut pools = Vec::with_capacity(urls.len());
+        for (at, url) in urls.iter().enumerate() {
+            pools.push(Db::open(url.as_ref()).await.map_err(|error| Error::Open(at, error))?);
+        }
+        Self::new(map, pools)
+    }
+
+    /// Makes the tables that are missing, in all databases.
+    ///
+    /// # Errors
+    /// [`Error::Migrate`].
+    pub async fn migrate(&self) -> Result<(), Error> {
+        for (at, pool) in self.pools.iter().enumerate() {
+            let mut tries = 1;
+            // Another service may be making them just now, which nothing prevents on SQLite: then they are there soon.
+            while let Err(error) = Db::migrate(pool, self.map.tables()).await {
+                if tries == TRIES_MAX {
+                    return Err(Error::Migrate(at, error));
+                }
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of all tables that a database has.
+    pub fn tables(&self) -> Vec<String> {
+        tables(self.map.tables())
+    }
+}

@@ -1,0 +1,26 @@
+//! The stock service's actions, as far as coupons need them. A service knows no other, only what goes between them.
+
+use tercet::action::{Action, Saga, Tcc};
+use tercet_proto::stock::v1::{Reserve, Supply};
+
+const SERVICE: &str = "stock";
+pub(crate) const RESERVE: Action<Tcc, Reserve> = Action::tcc(SERVICE, "reserve");
+pub(crate) const SUPPLY: Action<Saga, Supply> = Action::saga(SERVICE, "supply");
+
+/// Stock counts a template's coupons as an item too; goods have ids below this.
+const TEMPLATE_ITEMS: i64 = 1 << 48;
+
+/// The item under which stock counts the coupons of a template.
+pub(crate) const fn template_item(template_id: i64) -> i64 {
+    TEMPLATE_ITEMS + template_id
+}
+
+/// The sequence of the supply that a revision of a template brings.
+pub(crate) fn supplied(revision: u64) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX / 2).saturating_mul(2)
+}
+
+/// The sequence of the supply that takes what nobody claimed, once the template has ended at this revision.
+pub(crate) fn returned(revision: u64) -> i64 {
+    supplied(revision).saturating_add(1)
+}

@@ -1,0 +1,156 @@
+//! What scheduled jobs keep: the SQL, both dialects side by side.
+
+use tercet::participant::DbTx;
+
+use super::Store;
+
+/// Everything that ends before it is done: a time, and a coupon of those that end then.
+pub type Mark = (i64, i64);
+
+/// A database that scheduled jobs can live in.
+pub trait Jobs: Store {
+    /// Begins a transaction that is going to write.
+    const WRITE: &'static str;
+
+    /// Takes or keeps the lease on the jobs for so long; whether this runner has it.
+    fn lease_jobs(
+        db_tx: &mut DbTx<Self>,
+        runner: i64,
+        length_ms: i64,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
+    /// Gives the lease up.
+    fn leave_jobs(db_tx: &mut DbTx<Self>, runner: i64) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Locks and reads how far a table is.
+    fn mark(db_tx: &mut DbTx<Self>, table: usize) -> impl Future<Output = sqlx::Result<Mark>> + Send;
+
+    /// Writes how far a table is.
+    fn put_mark(db_tx: &mut DbTx<Self>, table: usize, mark: Mark) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Notes that a template's stock is set.
+    fn supplied(
+        db_tx: &mut DbTx<Self>,
+        template_id: i64,
+        revision: i64,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// The next templates after this whose stock nobody has returned, with the revision at which it was set.
+    fn unreturned(
+        db_tx: &mut DbTx<Self>,
+        after: i64,
+        limit: u32,
+    ) -> impl Future<Output = sqlx::Result<Vec<(i64, i64)>>> + Send;
+
+    /// Notes that it is, unless it was set again since.
+    fn returned(
+        db_tx: &mut DbTx<Self>,
+        template_id: i64,
+        revision: i64,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+}
+
+struct Statements {
+    begin: &'static str,
+    lease: &'static str,
+    leave: &'static str,
+    make_mark: &'static str,
+    mark: &'static str,
+    put_mark: &'static str,
+    supplied: &'static str,
+    unreturned: &'static str,
+    returned: &'static str,
+}
+
+#[cfg(feature = "sqlite")]
+const SQLITE: Statements = Statements {
+    begin: "BEGIN IMMEDIATE",
+    lease: "-- coupon_lease_jobs
+        UPDATE job SET lease_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1, runner = $2
+        WHERE name = 'scheduled' AND (runner = $2 OR lease_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER))",
+    leave: "-- coupon_leave_jobs
+        UPDATE job SET lease_ms = 0 WHERE name = 'scheduled' AND runner = $1",
+    make_mark: "-- coupon_make_mark
+        INSERT INTO expiry(table_n, until_ms, coupon_id) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING",
+    mark: "-- coupon_mark
+        SELECT until_ms, coupon_id FROM expiry WHERE table_n = $1",
+    put_mark: "-- coupon_put_mark
+        UPDATE expiry SET until_ms = $1, coupon_id = $2 WHERE table_n = $3",
+    supplied: "-- coupon_supplied
+        INSERT INTO supplied(template_id, revision, returned) VALUES ($1, $2, 0)
+        ON CONFLICT(template_id) DO UPDATE SET returned = iif(excluded.revision > revision, 0, returned),
+            revision = MAX(revision, excluded.revision)",
+    unreturned: "-- coupon_unreturned
+        SELECT template_id, revision FROM supplied WHERE returned = 0 AND template_id > $1 ORDER BY template_id LIMIT $2",
+    returned: "-- coupon_returned
+        UPDATE supplied SET returned = 1 WHERE template_id = $1 AND revision <= $2",
+};
+
+#[cfg(feature = "mysql")]
+const MYSQL: Statements = Statements {
+    begin: "START TRANSACTION",
+    lease: "-- coupon_lease_jobs
+        UPDATE job JOIN (SELECT ? AS length_ms, ? AS runner) AS j
+        SET job.lease_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + j.length_ms, job.runner = j.runner
+        WHERE name = 'scheduled' AND (job.runner = j.runner
+            OR lease_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))",
+    leave: "-- coupon_leave_jobs
+        UPDATE job SET lease_ms = 0 WHERE name = 'scheduled' AND runner = ?",
+    make_mark: "-- coupon_make_mark
+        INSERT INTO expiry(table_n, until_ms, coupon_id) VALUES (?, 0, 0) ON DUPLICATE KEY UPDATE table_n = table_n",
+    mark: "-- coupon_mark
+        SELECT until_ms, coupon_id FROM expiry WHERE table_n = ? FOR UPDATE",
+    put_mark: "-- coupon_put_mark
+        UPDATE expiry SET until_ms = ?, coupon_id = ? WHERE table_n = ?",
+    supplied: "-- coupon_supplied
+        INSERT INTO supplied(template_id, revision, returned) VALUES (?, ?, 0)
+        ON DUPLICATE KEY UPDATE returned = IF(VALUES(revision) > revision, 0, returned),
+            revision = GREATEST(revision, VALUES(revision))",
+    unreturned: "-- coupon_unreturned
+        SELECT template_id, revision FROM supplied WHERE returned = 0 AND template_id > ? ORDER BY template_id LIMIT ?",
+    returned: "-- coupon_returned
+        UPDATE supplied SET returned = 1 WHERE template_id = ? AND revision <= ?",
+};
+
+macro_rules! jobs {
+    ($database:ty, $sql:ident) => {
+        impl Jobs for $database {
+            const WRITE: &'static str = $sql.begin;
+
+            async fn lease_jobs(db_tx: &mut DbTx<Self>, runner: i64, length_ms: i64) -> sqlx::Result<bool> {
+                let query = sqlx::query($sql.lease).bind(length_ms).bind(runner);
+                Ok(query.execute(db_tx).await?.rows_affected() == 1)
+            }
+
+            async fn leave_jobs(db_tx: &mut DbTx<Self>, runner: i64) -> sqlx::Result<()> {
+                sqlx::query($sql.leave).bind(runner).execute(db_tx).await.map(drop)
+            }
+
+            async fn mark(db_tx: &mut DbTx<Self>, table: usize) -> sqlx::Result<Mark> {
+                sqlx::query($sql.make_mark).bind(table as i64).execute(&mut *db_tx).await?;
+                sqlx::query_as($sql.mark).bind(table as i64).fetch_one(db_tx).await
+            }
+
+            async fn put_mark(db_tx: &mut DbTx<Self>, table: usize, (until_ms, id): Mark) -> sqlx::Result<()> {
+                sqlx::query($sql.put_mark).bind(until_ms).bind(id).bind(table as i64).execute(db_tx).await.map(drop)
+            }
+
+            async fn supplied(db_tx: &mut DbTx<Self>, template_id: i64, revision: i64) -> sqlx::Result<()> {
+                sqlx::query($sql.supplied).bind(template_id).bind(revision).execute(db_tx).await.map(drop)
+            }
+
+            async fn unreturned(db_tx: &mut DbTx<Self>, after: i64, limit: u32) -> sqlx::Result<Vec<(i64, i64)>> {
+                sqlx::query_as($sql.unreturned).bind(after).bind(i64::from(limit)).fetch_all(db_tx).await
+            }
+
+            async fn returned(db_tx: &mut DbTx<Self>, template_id: i64, revision: i64) -> sqlx::Result<()> {
+                sqlx::query($sql.returned).bind(template_id).bind(revision).execute(db_tx).await.map(drop)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "sqlite")]
+jobs!(sqlx::Sqlite, SQLITE);
+#[cfg(feature = "mysql")]
+jobs!(sqlx::MySql, MYSQL);

@@ -1,0 +1,34 @@
+-- The table {n} of each kind, of {of}, in every database. The slot in a user's and a coupon's id says which n and which database.
+
+-- How many coupons of a template a user has claimed: in all, and on the latest day that he claimed one. per_user is the
+-- highest limit under which he did.
+CREATE TABLE claimed_{n} (
+  user_id BIGINT NOT NULL,
+  template_id BIGINT NOT NULL,
+  claimed BIGINT NOT NULL CHECK (claimed >= 0),
+  per_user BIGINT NOT NULL,
+  day BIGINT NOT NULL,
+  today BIGINT NOT NULL CHECK (today >= 0),
+  PRIMARY KEY (user_id, template_id)
+) ENGINE = InnoDB;
+
+-- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
+-- discount_cents is what the order that holds or used it was promised. batch is 0 for what a user claimed.
+CREATE TABLE coupon_{n} (
+  coupon_id BIGINT PRIMARY KEY,
+  user_id BIGINT NOT NULL,
+  template_id BIGINT NOT NULL,
+  version BIGINT NOT NULL,
+  status TINYINT NOT NULL CHECK (status BETWEEN 0 AND 4),
+  order_id BIGINT,
+  discount_cents BIGINT,
+  claimed_ms BIGINT NOT NULL,
+  valid_from_ms BIGINT NOT NULL,
+  valid_until_ms BIGINT NOT NULL,
+  used_ms BIGINT,
+  batch BIGINT NOT NULL,
+  CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (discount_cents IS NULL) = (order_id IS NULL)
+    AND (used_ms IS NULL) = (status <> 3)),
+  KEY of_user (user_id, status),
+  KEY by_end (valid_until_ms)
+) ENGINE = InnoDB;

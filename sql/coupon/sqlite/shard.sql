@@ -1,0 +1,34 @@
+-- The table {n} of each kind, of {of}, in every database. The slot in a user's and a coupon's id says which n and which database.
+
+-- How many coupons of a template a user has claimed: in all, and on the latest day that he claimed one. per_user is the
+-- highest limit under which he did.
+CREATE TABLE claimed_{n} (
+  user_id INTEGER NOT NULL,
+  template_id INTEGER NOT NULL,
+  claimed INTEGER NOT NULL CHECK (claimed >= 0),
+  per_user INTEGER NOT NULL,
+  day INTEGER NOT NULL,
+  today INTEGER NOT NULL CHECK (today >= 0),
+  PRIMARY KEY (user_id, template_id)
+) STRICT, WITHOUT ROWID;
+
+-- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
+-- discount_cents is what the order that holds or used it was promised. batch is 0 for what a user claimed.
+CREATE TABLE coupon_{n} (
+  coupon_id INTEGER PRIMARY KEY,
+  user_id INTEGER NOT NULL,
+  template_id INTEGER NOT NULL,
+  version INTEGER NOT NULL,
+  status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 4),
+  order_id INTEGER,
+  discount_cents INTEGER,
+  claimed_ms INTEGER NOT NULL,
+  valid_from_ms INTEGER NOT NULL,
+  valid_until_ms INTEGER NOT NULL,
+  used_ms INTEGER,
+  batch INTEGER NOT NULL,
+  CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (discount_cents IS NULL) = (order_id IS NULL)
+    AND (used_ms IS NULL) = (status <> 3))
+) STRICT;
+CREATE INDEX coupon_{n}_of_user ON coupon_{n} (user_id, status);
+CREATE INDEX coupon_{n}_by_end ON coupon_{n} (valid_until_ms);

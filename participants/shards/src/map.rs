@@ -231,7 +231,9 @@ mod tests {
     proptest! {
         #[test]
         fn every_slot_is_in_one_place_and_the_text_says_where(
-            databases in 1..=DATABASES_MAX, tables in 1..=TABLES_MAX, moved in proptest::collection::vec(any::<u8>(), SLOTS)
+            databases in 1..=DATABASES_MAX,
+            tables in 1..=TABLES_MAX,
+            moved in proptest::collection::vec(any::<u8>(), SLOTS),
         ) {
             let even = ShardMap::even(databases, tables).unwrap();
             let listed = ShardMap::with(databases, tables, |slot| Some(usize::from(moved[slot]) % databases)).unwrap();

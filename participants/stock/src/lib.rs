@@ -1,8 +1,8 @@
 //! The stock service: how many units of an item, or coupons of a template, there still are.
 //!
 //! Every unit is free, reserved or issued. Which transaction holds which units is not written down: the fence runs each
-//! operation once, so the sums alone stay right, and a slice on one hot item is one UPDATE. How many there are of an item
-//! is set by supplies, each with a sequence, so that repeats and late ones change nothing.
+//! operation once, so the sums alone stay right, and a slice on one hot item is one UPDATE. How many there are of an
+//! item is set by supplies, each with a sequence, so that repeats and late ones change nothing.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;

@@ -135,10 +135,10 @@ const MYSQL: Statements = Statements {
         INSERT IGNORE INTO issue_batch(batch, digest, template_id, version, claimed_ms, valid_from_ms, valid_until_ms,
             coupons, batch_id, operator, reason, state, refusal, started_ms)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '', CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))",
-    step:
-        "-- coupon_step_batch
+    step: "-- coupon_step_batch
         UPDATE issue_batch SET state = ?, refusal = ?,
-            ended_ms = IF(state < 2, NULL, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)) WHERE batch = ? AND state = ?",
+            ended_ms = IF(state < 2, NULL, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))
+        WHERE batch = ? AND state = ?",
     drop_open: "-- coupon_drop_batch
         DELETE FROM issue_batch WHERE batch = ? AND state = 0",
     batch: "-- coupon_batch

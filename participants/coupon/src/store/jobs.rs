@@ -81,7 +81,8 @@ const SQLITE: Statements = Statements {
         ON CONFLICT(template_id) DO UPDATE SET returned = iif(excluded.revision > revision, 0, returned),
             revision = MAX(revision, excluded.revision)",
     unreturned: "-- coupon_unreturned
-        SELECT template_id, revision FROM supplied WHERE returned = 0 AND template_id > $1 ORDER BY template_id LIMIT $2",
+        SELECT template_id, revision FROM supplied WHERE returned = 0 AND template_id > $1
+        ORDER BY template_id LIMIT $2",
     returned: "-- coupon_returned
         UPDATE supplied SET returned = 1 WHERE template_id = $1 AND revision <= $2",
 };
@@ -107,7 +108,8 @@ const MYSQL: Statements = Statements {
         ON DUPLICATE KEY UPDATE returned = IF(VALUES(revision) > revision, 0, returned),
             revision = GREATEST(revision, VALUES(revision))",
     unreturned: "-- coupon_unreturned
-        SELECT template_id, revision FROM supplied WHERE returned = 0 AND template_id > ? ORDER BY template_id LIMIT ?",
+        SELECT template_id, revision FROM supplied WHERE returned = 0 AND template_id > ?
+        ORDER BY template_id LIMIT ?",
     returned: "-- coupon_returned
         UPDATE supplied SET returned = 1 WHERE template_id = ? AND revision <= ?",
 };

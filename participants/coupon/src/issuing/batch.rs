@@ -307,8 +307,10 @@ impl<Db: Batches + Jobs + Dialect> Issuing<Db> {
 fn plan(open: &pb::OpenBatch) -> anyhow::Result<Plan<Tcc>> {
     let units = Reserve { item: stock::template_item(open.template_id), count: u32::try_from(open.coupons)? };
     let mut plan = plan::tcc().idempotency_key(format!("issue/{}", open.batch)).deadline(CALL_TIMEOUT);
-    plan.branch(stock::RESERVE.with(&units)?.business_key(format!("template/{}", open.template_id)));
-    plan.branch(OPEN.with(open)?.business_key(format!("batch/{}", open.batch)));
+    let written = plan.branch(OPEN.with(open)?.business_key(format!("batch/{}", open.batch)));
+    // Of several who open one batch, one alone reserves stock for it: the others would take it to be sold out.
+    let units = stock::RESERVE.with(&units)?.business_key(format!("template/{}", open.template_id));
+    plan.branch(units.after(&[written]));
     Ok(plan.build()?)
 }
 

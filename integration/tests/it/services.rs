@@ -151,6 +151,19 @@ async fn orders_are_placed_paid_and_refunded() {
     assert!(matches!(error, Err(sqlx::Error::RowNotFound)), "{error:?}");
     db_tx.commit().await.expect("the constraints hold");
     let totals = tercet_order::audit(&pool).await.expect("the table is there");
-    assert_eq!(totals, order::Totals { paid: 1, refunded: 1, ..order::Totals::default() });
+    assert_eq!(totals, order::Totals { paid: 1, refunded: 1, unconfirmed: 1, ..order::Totals::default() });
+    let used = |coupon_id, discount_cents| order::Used {
+        order_id: 1,
+        coupon_id,
+        now: order::Use::Confirmed,
+        discount_cents: Some(discount_cents),
+    };
+    let mut connection = pool.acquire().await.expect("the pool is open");
+    for (strange, theirs) in [(used(6, 500), false), (used(5, 499), false), (used(5, 500), true), (used(5, 500), true)]
+    {
+        assert_eq!(MySql::note_uses(&mut connection, &[strange]).await.expect("the statement is sound"), theirs);
+    }
+    drop(connection);
+    assert_eq!(tercet_order::audit(&pool).await.expect("the table is there").unconfirmed, 0);
     assert_eq!(tercet_order::coupons(&pool).await.expect("the table is there"), [(5, 1)]);
 }

@@ -75,7 +75,7 @@ fn each_alert_is_seen_to_fire_and_not_to() {
 fn every_board_is_complete() {
     let links: BTreeSet<_> = alerts().into_iter().map(|alert| alert.to_lowercase()).collect();
     let boards = boards(&charts().join("dashboards"));
-    assert_eq!(boards.len(), 2);
+    assert_eq!(boards.len(), 3);
     for board in &boards {
         let faults = board.faults(&links);
         assert!(faults.is_empty(), "{}: {faults:#?}", board.title());
@@ -114,7 +114,8 @@ fn every_command_of_the_runbook_exists() {
 async fn a_prometheus_of_a_coordinator_in_trouble_answers_every_board_and_alert() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let stage = Stage::start(folder.path()).await.expect("the servers run");
-    let prometheus = Prometheus::start(folder.path(), stage.metrics, &charts()).await.expect("it starts");
+    let targets = [stage.metrics, stage.gateway_metrics];
+    let prometheus = Prometheus::start(folder.path(), targets, &charts()).await.expect("it starts");
     let mut open = Vec::new();
     for board in boards(&charts().join("dashboards")) {
         open.extend(board.expressions().into_iter().map(|(panel, text)| (format!("{}: {panel}", board.title()), text)));

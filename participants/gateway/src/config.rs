@@ -21,6 +21,9 @@ pub struct Config {
     /// URL of the template service
     #[arg(long, env = "TERCET_TEMPLATE", default_value = "http://127.0.0.1:7074")]
     pub template: String,
+    /// URL of the issuing service
+    #[arg(long, env = "TERCET_ISSUING", default_value = "http://127.0.0.1:7076")]
+    pub issuing: String,
     /// Who callers are.
     #[command(flatten)]
     pub tokens: Tokens,

@@ -239,6 +239,7 @@ impl Inner {
             services: self.services.clone(),
             request_id: Arc::clone(&asked.request_id),
             trace: self.ids.trace(&parts.headers),
+            language: asked.language,
             deadline: Instant::now() + self.timeout,
             idempotency_key,
         };

@@ -106,6 +106,7 @@ fn responses(route: &Route, problem: &Value, schemas: &mut Schemas) -> Value {
     let mut responses = Map::new();
     let content = match route.answer {
         Given::Json(schema) => json!({ "application/json": { "schema": schema(schemas) } }),
+        Given::Lines(schema) => json!({ "application/x-ndjson": { "schema": schema(schemas) } }),
         Given::Document(kind) => json!({ kind: {} }),
     };
     for status in route.statuses {

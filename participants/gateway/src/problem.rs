@@ -48,8 +48,8 @@ pub(crate) fn language(headers: &HeaderMap) -> Language {
     best.0
 }
 
-/// The answer to a request that failed.
-pub(crate) fn response(fault: &Fault, language: Language, request_id: &str) -> Response<Body> {
+/// An error as JSON.
+pub(crate) fn text(fault: &Fault, language: Language, request_id: &str) -> String {
     // Whoever helps looks for it in the logs.
     let internal = Code::Internal.fault([("request_id", request_id.to_owned())]);
     let fault = if fault.code == Code::Internal { &internal } else { fault };
@@ -62,8 +62,13 @@ pub(crate) fn response(fault: &Fault, language: Language, request_id: &str) -> R
         arguments: fault.arguments().clone(),
         request_id: request_id.to_owned(),
     };
-    let problem = serde_json::to_string(&problem).expect("texts and numbers have a form");
-    let mut response = Response::new(Body::from(problem));
+    serde_json::to_string(&problem).expect("texts and numbers have a form")
+}
+
+/// The answer to a request that failed.
+pub(crate) fn response(fault: &Fault, language: Language, request_id: &str) -> Response<Body> {
+    let code = fault.code;
+    let mut response = Response::new(Body::from(text(fault, language, request_id)));
     *response.status_mut() = StatusCode::from_u16(code.http()).expect("the catalogue has statuses of HTTP");
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -3,22 +3,30 @@
 //! All of this is told once, in the table of [`crate::routes`]. The router, the checks before a handler, the OpenAPI
 //! document and the labels of metrics are made from it.
 
+use std::convert::Infallible;
+
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{Method, Response, StatusCode};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
 use serde::Serialize;
 use serde_json::Value;
 use tercet_rules::{Code, Fault};
 
 use crate::limits::BODY_BYTES_MAX;
-use crate::schema::{self, Field, Params, Schema, Schemas, Texts};
+use crate::problem;
+use crate::schema::{self, Field, Nothing, Params, Schema, Schemas, Texts};
 use crate::services::Context;
 use crate::token::{Identity, Role};
 
 /// An answer, or why there is none.
 pub(crate) type Answer<A> = Result<Reply<A>, Fault>;
+
+/// An answer that comes in parts, or why there is none.
+pub(crate) type Lines<A> = Result<BoxStream<'static, Result<A, Fault>>, Fault>;
 
 /// What is answered, and how HTTP calls that.
 pub(crate) struct Reply<A> {
@@ -137,6 +145,8 @@ pub(crate) struct Route {
 pub(crate) enum Given {
     /// JSON of this schema.
     Json(fn(&mut Schemas) -> Value),
+    /// JSON of this schema on each line.
+    Lines(fn(&mut Schemas) -> Value),
     /// A document of this kind.
     Document(&'static str),
 }
@@ -157,13 +167,54 @@ impl Route {
         F: Future<Output = Answer<A>> + Send + 'static,
     {
         let answer = move |arrived: Arrived<'_>| {
-            let call = call::<C, P, B>(arrived);
-            let answering = call.map(handler);
+            let answering = call(arrived).map(handler);
             Box::pin(async move {
                 let Reply { status, value } = answering?.await?;
                 json(status, &value)
             }) as BoxFuture<'static, _>
         };
+        Self::taking::<C, P, B>(method, path, name, Given::Json(A::schema), Box::new(answer))
+    }
+
+    /// A route whose answer comes line by line.
+    pub(crate) fn lines<C, P, B, A, F>(
+        method: Method,
+        path: &'static str,
+        name: &'static str,
+        handler: fn(Call<C, P, B>) -> F,
+    ) -> Self
+    where
+        C: Caller,
+        P: Params + Send + 'static,
+        B: schema::Body + Schema + Send + 'static,
+        A: Schema + Serialize + Send + 'static,
+        F: Future<Output = Lines<A>> + Send + 'static,
+    {
+        let answer = move |arrived: Arrived<'_>| {
+            let context = arrived.context.clone();
+            let answering = call(arrived).map(handler);
+            Box::pin(async move { lines(answering?.await?, context).await }) as BoxFuture<'static, _>
+        };
+        Self::taking::<C, P, B>(method, path, name, Given::Lines(A::schema), Box::new(answer))
+    }
+
+    /// A route that always gives the same document.
+    pub(crate) fn document(path: &'static str, name: &'static str, kind: &'static str, document: Bytes) -> Self {
+        let answer = move |_: Arrived<'_>| {
+            let response = answered(StatusCode::OK, kind, document.clone());
+            Box::pin(std::future::ready(Ok(response))) as BoxFuture<'static, _>
+        };
+        let given = Given::Document(kind);
+        Self::taking::<Anyone, Nothing, Nothing>(Method::GET, path, name, given, Box::new(answer)).vital()
+    }
+
+    fn taking<C: Caller, P: Params, B: schema::Body + Schema>(
+        method: Method,
+        path: &'static str,
+        name: &'static str,
+        answer: Given,
+        handler: Handler,
+    ) -> Self {
         Self {
             method,
             path,
@@ -178,34 +229,8 @@ impl Route {
             is_vital: false,
             params: P::fields,
             body: B::EXPECTED.then_some(B::schema as fn(&mut Schemas) -> Value),
-            answer: Given::Json(A::schema),
-            handler: Box::new(answer),
-        }
-    }
-
-    /// A route that always gives the same document.
-    pub(crate) fn document(path: &'static str, name: &'static str, kind: &'static str, document: Bytes) -> Self {
-        let answer = move |_: Arrived<'_>| {
-            let mut response = Response::new(Body::from(document.clone()));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-            Box::pin(std::future::ready(Ok(response))) as BoxFuture<'static, _>
-        };
-        Self {
-            method: Method::GET,
-            path,
-            name,
-            says: "",
-            role: None,
-            statuses: &[200],
-            codes: &[],
-            body_bytes_max: BODY_BYTES_MAX,
-            is_claim: false,
-            is_keyed: false,
-            is_vital: true,
-            params: |_| Vec::new(),
-            body: None,
-            answer: Given::Document(kind),
-            handler: Box::new(answer),
+            answer,
+            handler,
         }
     }
 
@@ -239,6 +264,12 @@ impl Route {
         self
     }
 
+    /// Is a claim, of which a user has only so many.
+    pub(crate) const fn claim(mut self) -> Self {
+        self.is_claim = true;
+        self
+    }
+
     /// Answers even when everything is busy.
     pub(crate) const fn vital(mut self) -> Self {
         self.is_vital = true;
@@ -257,12 +288,36 @@ fn call<C: Caller, P: Params, B: schema::Body>(arrived: Arrived<'_>) -> Result<C
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Result<Response<Body>, Fault> {
-    let text = serde_json::to_vec(value).map_err(|error| {
+    Ok(answered(status, "application/json", form(value)?))
+}
+
+/// The first line decides how HTTP calls the answer. An error after it is a line too, the last one.
+async fn lines<A: Serialize + Send + 'static>(
+    mut lines: BoxStream<'static, Result<A, Fault>>,
+    context: Context,
+) -> Result<Response<Body>, Fault> {
+    let first = lines.next().await.transpose()?;
+    let lines = stream::iter(first.map(Ok)).chain(lines).map(move |line| {
+        let mut text = match line.and_then(|line| form(&line)) {
+            Ok(text) => text,
+            Err(fault) => problem::text(&fault, context.language, &context.request_id).into_bytes(),
+        };
+        text.push(b'\n');
+        Ok::<_, Infallible>(text)
+    });
+    Ok(answered(StatusCode::OK, "application/x-ndjson", Body::from_stream(lines)))
+}
+
+fn form(value: &impl Serialize) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(value).map_err(|error| {
         tracing::error!(%error, "an answer has no form");
         Code::Internal.fault([])
-    })?;
-    let mut response = Response::new(Body::from(text));
+    })
+}
+
+fn answered(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }

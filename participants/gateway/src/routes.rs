@@ -4,7 +4,7 @@ use axum::http::Method;
 use bytes::Bytes;
 use tercet_rules::Code;
 
-use crate::api::{offers, templates};
+use crate::api::{coupons, offers, templates};
 use crate::limits::LARGE_BODY_BYTES_MAX;
 use crate::openapi;
 use crate::route::Route;
@@ -15,10 +15,23 @@ const PAGE: &str = include_str!("page.html");
 /// Why a template is not changed.
 const CHANGE: &[Code] = &[Code::NotFound, Code::Conflict, Code::NotAllowed, Code::WrongVersion];
 
+/// Why a coupon is not claimed.
+const CLAIM: &[Code] = &[
+    Code::NotFound,
+    Code::NotOffered,
+    Code::NotStarted,
+    Code::Over,
+    Code::SoldOut,
+    Code::PerUserLimit,
+    Code::PerUserDayLimit,
+    Code::KeyReused,
+];
+
 /// All routes.
 pub(crate) fn table() -> Vec<Route> {
     let mut routes = users();
     routes.extend(operators());
+    routes.extend(issuers());
     routes.push(health());
     routes.push(page());
     routes.push(document(Bytes::new()));
@@ -36,6 +49,35 @@ fn users() -> Vec<Route> {
         Route::new(Method::GET, "/v1/offers/{template_id}", "get_offer", offers::get)
             .says("What the user can have of a template: the version that he gets, with its rules")
             .fails(&[Code::NotFound, Code::NotOffered]),
+        Route::new(Method::POST, "/v1/coupons", "claim", coupons::claim)
+            .says("Claims a coupon of a template")
+            .keyed()
+            .claim()
+            .answers(&[200, 201])
+            .fails(CLAIM),
+        Route::new(Method::GET, "/v1/coupons", "list_own_coupons", coupons::own)
+            .says("The user's coupons, newest first"),
+        Route::new(Method::GET, "/v1/coupons/{coupon_id}", "get_own_coupon", coupons::get)
+            .says("A coupon of the user; that of another is not found")
+            .fails(&[Code::NotFound]),
+    ]
+}
+
+/// Coupons and batches of them, for operators.
+fn issuers() -> Vec<Route> {
+    vec![
+        Route::new(Method::GET, "/v1/operator/coupons", "list_coupons", coupons::list)
+            .says("Coupons of all users, newest first within each shard: a short page need not be the last"),
+        Route::new(Method::GET, "/v1/operator/coupons/{coupon_id}", "get_coupon", coupons::get_any)
+            .says("A coupon, whoever has it")
+            .fails(&[Code::NotFound]),
+        Route::lines(Method::POST, "/v1/operator/batches", "issue", coupons::issue)
+            .says("Issues coupons to many users; each line tells how far it is, and the same batch again goes on")
+            .takes(LARGE_BODY_BYTES_MAX)
+            .fails(&[Code::NotFound, Code::NotOffered, Code::KeyReused, Code::SoldOut]),
+        Route::new(Method::GET, "/v1/operator/batches/{batch_id}", "get_batch", coupons::progress)
+            .says("How far a batch is")
+            .fails(&[Code::NotFound]),
     ]
 }
 

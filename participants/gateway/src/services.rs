@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tercet::context::Traceparent;
+use tercet_proto::coupon::v1::issuing_client::IssuingClient;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
-use tercet_rules::{Code, Fault};
+use tercet_rules::{Code, Fault, Language};
 use tercet_secure::client::Credentials;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -17,6 +18,7 @@ use crate::limits::CONNECT_MAX;
 #[derive(Clone)]
 pub(crate) struct Services {
     pub(crate) templates: CouponTemplatesClient<Channel>,
+    pub(crate) issuing: IssuingClient<Channel>,
 }
 
 impl Services {
@@ -30,7 +32,10 @@ impl Services {
             let target = credentials.target(url)?.with(|endpoint| endpoint.connect_timeout(CONNECT_MAX));
             Ok::<_, tercet_secure::Error>(target.connect_lazy())
         };
-        Ok(Self { templates: CouponTemplatesClient::new(channel(&config.template)?) })
+        Ok(Self {
+            templates: CouponTemplatesClient::new(channel(&config.template)?),
+            issuing: IssuingClient::new(channel(&config.issuing)?),
+        })
     }
 }
 
@@ -40,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) services: Services,
     pub(crate) request_id: Arc<str>,
     pub(crate) trace: Traceparent,
+    /// That the caller would rather read.
+    pub(crate) language: Language,
     /// After it nobody waits any more.
     pub(crate) deadline: Instant,
     /// Where the route needs one; else empty.
@@ -49,8 +56,14 @@ pub(crate) struct Context {
 impl Context {
     /// For a service, with the trace, the id and the time that is left.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+        let mut request = self.unhurried(message);
         request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
+        request
+    }
+
+    /// For a service whose answer lasts as long as its work.
+    pub(crate) fn unhurried<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
         self.trace.to_metadata(request.metadata_mut());
         let id = self.request_id.parse().expect("it was checked, or made here");
         request.metadata_mut().insert("x-request-id", id);
@@ -72,7 +85,8 @@ impl<T> Told<T> for Result<Response<T>, Status> {
     }
 }
 
-fn fault(status: &Status) -> Fault {
+/// What a service's error is to the caller.
+pub(crate) fn fault(status: &Status) -> Fault {
     use tonic::Code as Grpc;
     if let Some(fault) = Fault::from_status(status) {
         return fault;

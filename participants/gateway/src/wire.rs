@@ -1,5 +1,6 @@
 //! What the API says and understands, and the ways to and from what services say.
 
 pub(crate) mod common;
+pub(crate) mod coupon;
 pub(crate) mod rules;
 pub(crate) mod template;

@@ -139,34 +139,26 @@ pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
             Ok(service.version(env!("CARGO_PKG_VERSION")).run(told(stopped)).await?)
         })?;
     }
-    let config = gateway_config(&addresses)?;
-    let (gateway_ready, gateway_is_ready) = oneshot::channel();
-    let stopped = stopping.clone();
-    running.thread("gateway", failed.clone(), async move {
-        Ok(tercet_gateway::run(config, gateway_ready, told(stopped)).await?)
-    })?;
-    let connected = async {
-        connected(&addresses).await?;
-        // Where it fails to start, that is told beside this.
-        drop(gateway_is_ready.await);
-        Ok(())
-    };
-    let connected = tokio::time::timeout(READY_MAX, connected);
+    let connected = tokio::time::timeout(READY_MAX, connected(&addresses));
     let failure = tokio::select! {
-        biased;
-        failure = running.failures.recv() => failure,
         connected = connected => match connected {
             Ok(connected) => connected.err(),
             Err(_) => Some(anyhow::anyhow!("the services did not connect to the coordinator within {READY_MAX:?}")),
         },
+        failure = running.failures.recv() => failure,
     };
-    match failure {
-        None => Ok(running),
-        Some(error) => {
-            running.stop();
-            Err(error)
-        }
+    if let Some(error) = failure {
+        running.stop();
+        return Err(error);
     }
+    // The last, so that whom it lets in finds the services.
+    let config = gateway_config(&addresses)?;
+    let (ready, is_ready) = oneshot::channel();
+    running.thread("gateway", failed, async move { Ok(tercet_gateway::run(config, ready, told(stopping)).await?) })?;
+    if is_ready.await.is_err() {
+        return Err(running.failure().await);
+    }
+    Ok(running)
 }
 
 impl Running {
@@ -242,7 +234,9 @@ fn gateway_config(addresses: &Addresses) -> anyhow::Result<tercet_gateway::confi
     }
     let (listen, jwks) = (addresses.gateway.to_string(), jwks.display().to_string());
     let template = addresses.own_url(tercet_coupon_template::SERVICE)?;
-    let flags = ["--listen", &listen, "--jwks", &jwks, "--template", &template, "--address-per-second", "0"];
+    let issuing = addresses.own_url(issuing::SERVICE)?;
+    let services = ["--template", &template, "--issuing", &issuing];
+    let flags = [&["--listen", &listen, "--jwks", &jwks, "--address-per-second", "0"], &services[..]].concat();
     Ok(tercet_gateway::config::Config::from_flags(&flags)?)
 }
 

@@ -203,6 +203,11 @@ impl Code {
 }
 
 impl Fault {
+    /// One that was told elsewhere, with what its text needs.
+    pub const fn new(code: Code, arguments: BTreeMap<String, String>) -> Self {
+        Self { code, arguments }
+    }
+
     /// For people.
     pub fn text(&self, language: Language) -> String {
         let mut text = String::new();

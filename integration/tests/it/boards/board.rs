@@ -64,7 +64,9 @@ impl Board {
         let variables = list(&board["templating"]["list"]);
         let has = |name: &str, kind: &str| variables.iter().any(|one| one["name"] == name && one["type"] == kind);
         expect(has("datasource", "datasource"), "a variable for the data source".into());
-        expect(["job", "instance", "service"].iter().all(|name| has(name, "query")), "variables to choose by".into());
+        let chosen = ["job", "instance"].iter().all(|name| has(name, "query"));
+        let narrowed = ["service", "route"].iter().any(|name| has(name, "query"));
+        expect(chosen && narrowed, "variables to choose by".into());
         let mut titles = BTreeSet::new();
         let mut taken = BTreeSet::new();
         for panel in self.panels() {
@@ -98,7 +100,7 @@ impl Board {
 }
 
 fn filled(expression: &str) -> String {
-    let all = ["$job", "$instance", "$service"];
+    let all = ["$job", "$instance", "$service", "$route"];
     let expression = all.iter().fold(expression.to_owned(), |text, name| text.replace(name, ".*"));
     expression.replace("$__rate_interval", "5s")
 }

@@ -1,5 +1,6 @@
 //! A coordinator in trouble: of its participants one is well, one falters, one is gone, one refuses what it may not,
-//! one hangs, one answers nothing any more, and of one somebody has changed a row.
+//! one hangs, one answers nothing any more, and of one somebody has changed a row. And a gateway whose services are
+//! gone.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,9 +12,12 @@ use tercet::action::{Action, Message, Tcc};
 use tercet::client::{Client, Options, Wait};
 use tercet::fence::Dialect as _;
 use tercet::plan;
+use tercet_gateway::token::{self, Bearer, Role};
 use tercet_integration::noop::{self, HOLD, NOTHING, STEP};
 use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
 use tercet_proto::stock::v1::Reserve as Nothing;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -28,6 +32,8 @@ const MISSED: Action<Message, Nothing> = Action::message("c", "tell");
 pub(super) struct Stage {
     /// Where the coordinator shows its metrics.
     pub(super) metrics: SocketAddr,
+    /// And where the gateway shows its own.
+    pub(super) gateway_metrics: SocketAddr,
     coordinator: Coordinator,
     _participants: Vec<Process>,
     stop: watch::Sender<bool>,
@@ -48,9 +54,12 @@ impl Stage {
         participants.insert(0, silent(folder, &coordinator.url)?);
         coordinator.wait_for(&mut participants).await?;
         drop(participants.pop());
+        let (gateway, process) = Gateway::start(folder).await?;
+        participants.push(process);
+        let gateway_metrics = gateway.metrics;
         let (stop, stopped) = watch::channel(false);
-        let load = tokio::spawn(load(coordinator.url.clone(), stopped));
-        Ok(Self { metrics, coordinator, _participants: participants, stop, load })
+        let load = tokio::spawn(load(coordinator.url.clone(), gateway, stopped));
+        Ok(Self { metrics, gateway_metrics, coordinator, _participants: participants, stop, load })
     }
 
     /// Branches that wait for a person, as operators are told.
@@ -62,6 +71,50 @@ impl Stage {
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         self.stop.send(true).context("the load has ended")?;
         self.load.await?
+    }
+}
+
+/// A gateway and somebody who asks it.
+struct Gateway {
+    listen: SocketAddr,
+    metrics: SocketAddr,
+    token: String,
+}
+
+impl Gateway {
+    async fn start(folder: &Path) -> anyhow::Result<(Self, Process)> {
+        let port = || anyhow::Ok(SocketAddr::from(([127, 0, 0, 1], free_port()?)));
+        let (listen, metrics, nowhere) = (port()?, port()?, format!("http://{}", port()?));
+        let (keys, jwks) = (token::new_keys("first")?, folder.join("jwks.json"));
+        std::fs::write(&jwks, &keys)?;
+        let subject = "42".to_owned();
+        let bearer =
+            Bearer { role: Role::User, subject, shop_id: None, groups: Vec::new(), issuer: None, audience: None };
+        let token = token::mint(keys.as_bytes(), bearer, Duration::from_secs(3_600))?;
+        let spec = Spec::new("gateway", "tercet-gateway", "tercet-gateway", folder)?.word("serve");
+        let spec = spec.with("--jwks", jwks).with("--template", &nowhere).with("--issuing", &nowhere);
+        let spec = spec.with("--listen", listen.to_string()).with("--metrics", metrics.to_string());
+        let mut process = spec.with("--claims-per-minute", "0").start()?;
+        while TcpStream::connect(listen).await.is_err() {
+            process.check()?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok((Self { listen, metrics, token }, process))
+    }
+
+    /// A claim, which nobody can carry out.
+    async fn claim(&self) -> anyhow::Result<()> {
+        let (token, body) = (&self.token, r#"{"template_id":"7"}"#);
+        let head =
+            format!("POST /v1/coupons HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}");
+        let kind = "content-type: application/json\r\nidempotency-key: k";
+        let text = format!("{head}\r\n{kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let mut socket = TcpStream::connect(self.listen).await?;
+        socket.write_all(text.as_bytes()).await?;
+        let mut told = String::new();
+        socket.read_to_string(&mut told).await?;
+        anyhow::ensure!(told.starts_with("HTTP/1.1 503 ") && told.contains("SYSTEM_BUSY"), "{told}");
+        Ok(())
     }
 }
 
@@ -84,9 +137,10 @@ fn silent(folder: &Path, coordinator: &str) -> anyhow::Result<Process> {
 }
 
 /// Some of everything, some fifty times a second.
-async fn load(url: String, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+async fn load(url: String, gateway: Gateway, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
     let client = Client::connect([url], Options::default())?;
     for turn in 0_u64.. {
+        gateway.claim().await?;
         let [well, falters, gone] = &HOLD;
         let mut held = plan::tcc();
         held.branch(well.with(&NOTHING)?);

@@ -21,10 +21,12 @@ use tercet_coupon_template::templates::Templates;
 use tercet_events::outbox::Outbox;
 use tercet_gateway::config::Config;
 use tercet_gateway::token::{self, Bearer, Role};
+use tercet_integration::processes::{Process, Spec, free_port};
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplatesServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
@@ -57,17 +59,58 @@ impl Gateway {
         self.running.await.expect("it does not panic").expect("it stops well");
     }
 
-    /// Asks on a connection of its own.
     pub(super) async fn ask(&self, ask: Ask) -> Told {
-        let socket = TcpStream::connect(self.address).await.expect("it listens");
-        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.expect("it speaks HTTP");
-        tokio::spawn(connection);
-        let response = sender.send_request(ask.into_request()).await.expect("it answers");
-        let (parts, body) = response.into_parts();
-        let text = body.collect().await.expect("it answers to the end").to_bytes();
-        let text = String::from_utf8(text.to_vec()).expect("it is text");
-        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Told { status: parts.status.as_u16(), headers: parts.headers, text, body }
+        send(self.address, ask).await
+    }
+}
+
+/// Asks on a connection of its own.
+async fn send(address: SocketAddr, ask: Ask) -> Told {
+    let socket = TcpStream::connect(address).await.expect("it listens");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.expect("it speaks HTTP");
+    tokio::spawn(connection);
+    let response = sender.send_request(ask.into_request()).await.expect("it answers");
+    let (parts, body) = response.into_parts();
+    let text = body.collect().await.expect("it answers to the end").to_bytes();
+    let text = String::from_utf8(text.to_vec()).expect("it is text");
+    let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+    Told { status: parts.status.as_u16(), headers: parts.headers, text, body }
+}
+
+/// The embedded default, as a process.
+pub(super) struct Platform {
+    address: SocketAddr,
+    pub(super) keys: Keys,
+    _process: Process,
+    _folder: TempDir,
+}
+
+impl Platform {
+    /// With these flags, and nothing in it yet.
+    pub(super) async fn start(flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut spec = Spec::new("platform", "tercet-platform", "tercet-platform", folder.path()).expect("it is built");
+        spec = spec.with("--seconds", "0").with("--data", folder.path());
+        let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let services = ["stock", "coupon", "order", "template", "business-log", "issuing"];
+        for port in ["coordinator", "admin", "metrics"].into_iter().chain(services).chain(["gateway"]) {
+            address.set_port(free_port().expect("a port"));
+            spec = spec.with(&format!("--{port}"), address.to_string());
+        }
+        let spec = flags.iter().fold(spec, |spec, flag| spec.word(flag));
+        let mut process = spec.start().expect("it starts");
+        let until = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(address).await.is_err() {
+            process.check().expect("it runs");
+            assert!(Instant::now() < until, "it does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let keys = Keys::read(folder.path().join("jwks.json"));
+        Self { address, keys, _process: process, _folder: folder }
+    }
+
+    pub(super) async fn ask(&self, ask: Ask) -> Told {
+        send(self.address, ask).await
     }
 }
 
@@ -118,6 +161,11 @@ impl Keys {
     pub(super) fn new(path: PathBuf, kid: &str) -> Self {
         let text = token::new_keys(kid).expect("there is chance");
         std::fs::write(&path, &text).expect("it can be written");
+        Self { path, text }
+    }
+
+    fn read(path: PathBuf) -> Self {
+        let text = std::fs::read_to_string(&path).expect("it is there");
         Self { path, text }
     }
 

@@ -1,0 +1,86 @@
+//! How users get coupons, and what they have; how operators give and see them.
+
+use futures_util::StreamExt as _;
+use tercet_proto::coupon::v1 as pb;
+
+use crate::route::{Answer, Call, Lines, Operator, Reply, User};
+use crate::schema::{Id, Nothing};
+use crate::services::{Context, Told as _, fault};
+use crate::wire::common::given;
+use crate::wire::coupon::{
+    AllCoupons, Batch, BatchId, Claim, Coupon, CouponId, CouponStatus, Coupons, NewBatch, OwnCoupons, coupons,
+};
+
+pub(crate) async fn claim(call: Call<User, Nothing, Claim>) -> Answer<Coupon> {
+    let request = pb::ClaimRequest {
+        user_id: call.caller.id,
+        groups: call.caller.groups,
+        template_id: call.body.template_id.0,
+        idempotency_key: call.context.idempotency_key.clone(),
+    };
+    let request = call.context.request(request);
+    let made = call.context.services.issuing.clone().claim(request).await.told()?;
+    Ok(Reply::made(given(made.coupon)?.into(), made.claimed))
+}
+
+pub(crate) async fn own(call: Call<User, OwnCoupons, Nothing>) -> Answer<Coupons> {
+    let request = pb::ListUserCouponsRequest {
+        user_id: call.caller.id,
+        status: call.params.status.map_or(0, CouponStatus::number),
+        limit: call.params.limit.unwrap_or_default(),
+        after: call.params.after.unwrap_or_default(),
+    };
+    let request = call.context.request(request);
+    let found = call.context.services.issuing.clone().list_user_coupons(request).await.told()?;
+    Ok(Reply::ok(coupons(found.coupons, found.next)))
+}
+
+pub(crate) async fn get(call: Call<User, CouponId, Nothing>) -> Answer<Coupon> {
+    // That of another user is not found: nobody learns which there are.
+    find(call.params.coupon_id, call.caller.id, &call.context).await
+}
+
+pub(crate) async fn get_any(call: Call<Operator, CouponId, Nothing>) -> Answer<Coupon> {
+    find(call.params.coupon_id, 0, &call.context).await
+}
+
+async fn find(Id(coupon_id): Id, user_id: i64, context: &Context) -> Answer<Coupon> {
+    let request = context.request(pb::GetCouponRequest { coupon_id, user_id });
+    let found = context.services.issuing.clone().get_coupon(request).await.told()?;
+    Ok(Reply::ok(given(found.coupon)?.into()))
+}
+
+pub(crate) async fn list(call: Call<Operator, AllCoupons, Nothing>) -> Answer<Coupons> {
+    let request = pb::ListCouponsRequest {
+        template_id: call.params.template_id.map_or(0, |id| id.0),
+        status: call.params.status.map_or(0, CouponStatus::number),
+        limit: call.params.limit.unwrap_or_default(),
+        after: call.params.after.unwrap_or_default(),
+    };
+    let request = call.context.request(request);
+    let found = call.context.services.issuing.clone().list_coupons(request).await.told()?;
+    Ok(Reply::ok(coupons(found.coupons, found.next)))
+}
+
+/// Each line tells how far it is, the last one how it ended.
+pub(crate) async fn issue(call: Call<Operator, Nothing, NewBatch>) -> Lines<Batch> {
+    let language = call.context.language;
+    let request = pb::IssueRequest {
+        batch_id: call.body.batch_id,
+        template_id: call.body.template_id.0,
+        user_ids: call.body.user_ids.into_iter().map(|id| id.0).collect(),
+        coupons_per_user: call.body.coupons_per_user,
+        operator: call.caller.name,
+        reason: call.body.reason,
+    };
+    // It lasts as long as it does.
+    let request = call.context.unhurried(request);
+    let told = call.context.services.issuing.clone().issue(request).await.told()?;
+    Ok(told.map(move |told| Ok(Batch::of(told.map_err(|status| fault(&status))?, language))).boxed())
+}
+
+pub(crate) async fn progress(call: Call<Operator, BatchId, Nothing>) -> Answer<Batch> {
+    let request = call.context.request(pb::GetIssueRequest { batch_id: call.params.batch_id });
+    let found = call.context.services.issuing.clone().get_issue(request).await.told()?;
+    Ok(Reply::ok(Batch::of(given(found.batch)?, call.context.language)))
+}

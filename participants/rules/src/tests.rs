@@ -465,8 +465,25 @@ fn an_offer_gives_the_audience_the_new_version_and_the_rest_the_old() {
 fn every_fault_travels_and_reads_in_both_languages() {
     let names: BTreeSet<&str> = Code::ALL.iter().map(|code| code.name()).collect();
     assert_eq!(names.len(), Code::ALL.len());
-    let all =
-        ["field", "limit", "limit_zh", "what", "id", "revision", "status", "action", "version", "missing", "coupon_id"];
+    let all = [
+        "field",
+        "limit",
+        "limit_zh",
+        "what",
+        "id",
+        "revision",
+        "status",
+        "action",
+        "version",
+        "missing",
+        "coupon_id",
+        "detail",
+        "method",
+        "path",
+        "request_id",
+        "role",
+        "seconds",
+    ];
     for code in Code::ALL {
         let fault = code.fault(all.map(|name| (name, format!("<{name}>"))));
         let (en, zh) = (fault.text(Language::En), fault.text(Language::Zh));

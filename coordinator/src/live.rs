@@ -431,9 +431,14 @@ fn progress_from(number: u32) -> Option<(Progress, bool)> {
 
 fn branch_status(branch: &tercet_core::Branch) -> pb::BranchStatus {
     match branch.progress {
-        Progress::Due | Progress::Called | Progress::Delayed | Progress::Unreachable => pb::BranchStatus::Pending,
+        // A branch that is called for its row of the log is still in the log.
+        Progress::Due | Progress::Called | Progress::Delayed | Progress::Unreachable if !branch.logged => {
+            pb::BranchStatus::Pending
+        }
+        Progress::Due | Progress::Called | Progress::Delayed | Progress::Unreachable | Progress::Logged => {
+            pb::BranchStatus::Logged
+        }
         Progress::Done => pb::BranchStatus::Done,
-        Progress::Logged => pb::BranchStatus::Logged,
         Progress::Parked(_) => pb::BranchStatus::Parked,
         Progress::Skipped => pb::BranchStatus::Skipped,
     }

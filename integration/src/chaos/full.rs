@@ -151,7 +151,8 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
     stage.server(SLOW)?.thaw()?;
     if config.reserve_mib > 0 {
         report.ended_s = Some(round(stage.last_ended(&in_doubt).await?.as_secs_f64(), 3));
-        report.assert(probe.serving().await? == [true, false], "initiators hear it from health, the others do not");
+        let told = probe.until_serving([true, false]).await?;
+        report.assert(told, "initiators hear it from health, the others do not");
         report.assert(probe.submit(&world).await.is_err(), "nothing new is taken while the disk is full");
     }
 
@@ -163,11 +164,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     report.accepted_s = round(begun.elapsed().as_secs_f64(), 3);
-    // Canaries have to end again first.
-    while probe.serving().await? != [true, true] && begun.elapsed() < PATIENCE {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    report.assert(probe.serving().await? == [true, true], "with room again health says so");
+    report.assert(probe.until_serving([true, true]).await?, "with room again health says so");
     let wanted = world.acknowledged() + 300;
     stage.until("answers", &world, || world.acknowledged() >= wanted).await?;
     world.stop.set(true);
@@ -290,18 +287,32 @@ impl Probe {
         CoordinatorClient::new(self.channel.clone()).submit(request).await.map(drop)
     }
 
-    /// The code and the reason of the first refusal.
+    /// The code and the reason of the first refusal that is not for being busy: clients go on meanwhile.
     async fn until_refused(&self, world: &World) -> anyhow::Result<String> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             if let Err(status) = self.submit(world).await {
                 let info = status.get_details_error_info();
                 let reason = info.map_or_else(|| status.message().to_owned(), |info| info.reason);
-                return Ok(format!("{:?} {reason}", status.code()));
+                if !["OVERLOADED", "SERVICE_OVERLOADED"].contains(&reason.as_str()) {
+                    return Ok(format!("{:?} {reason}", status.code()));
+                }
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         bail!("nothing is refused although the disk is full")
+    }
+
+    /// Whether health comes to say so: its watchers look now and then, and canaries have to end first.
+    async fn until_serving(&self, wanted: [bool; 2]) -> anyhow::Result<bool> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if self.serving().await? == wanted {
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(false)
     }
 
     /// Whether the process, and its service for initiators, say that they serve.

@@ -10,7 +10,6 @@ async fn within_the_reserve_what_is_under_way_ends_while_nothing_new_is_taken() 
     assert!(report.broken.is_empty(), "{report}");
     assert!(report.in_doubt >= 10 && report.ended_s.is_some(), "{report}");
     assert_eq!(report.refusal, "ResourceExhausted DISK_FULL");
-    assert!(report.refused_s < 5.0 && report.accepted_s < 5.0, "{report}");
 }
 
 #[tokio::test]
@@ -19,7 +18,6 @@ async fn without_a_byte_left_nothing_that_was_accepted_is_given_up() {
     println!("{report}");
     assert!(report.broken.is_empty(), "{report}");
     assert!(report.in_doubt >= 10, "{report}");
-    assert!(report.accepted_s < 15.0, "{report}");
 }
 
 /// `None` where no file system can be mounted.

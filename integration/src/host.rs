@@ -38,6 +38,23 @@ fn memory_mib(pid: u32, field: &str) -> f64 {
     kib.unwrap_or(0.0) / 1_024.0
 }
 
+/// The process of this machine that listens on a port of IPv4; `None` where there is none that this one may look into.
+pub fn listener(port: u16) -> Option<u32> {
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let (local, listens) = (format!(":{port:04X}"), "0A");
+    let inode = sockets.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        (fields.get(1)?.ends_with(&local) && *fields.get(3)? == listens).then(|| fields.get(9).copied())?
+    })?;
+    let socket = format!("socket:[{inode}]");
+    let has = |pid: &u32| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|link| link.as_os_str() == &*socket)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(has)
+}
+
 /// What a figure depends on besides the program.
 #[derive(Clone, Debug, Serialize)]
 pub struct Host {

@@ -8,6 +8,7 @@ pub mod kafka;
 pub mod load;
 pub mod mariadb;
 pub mod noop;
+pub mod platform;
 pub mod processes;
 pub mod servers;
 pub mod shop;

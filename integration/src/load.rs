@@ -2,6 +2,7 @@
 
 pub mod bulkhead;
 pub mod commits;
+pub mod gateway;
 pub mod measure;
 pub mod open;
 pub mod overload;

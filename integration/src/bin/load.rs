@@ -1,4 +1,4 @@
-//! `load`: how much a coordinator does, and what each transaction costs.
+//! `load`: how much a coordinator does, or the whole platform behind its gateway, and what each thing costs.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use tercet_integration::load::commits::CommitsConfig;
 use tercet_integration::load::size::{LiveConfig, StartConfig};
 use tercet_integration::load::work::Kind;
 use tercet_integration::load::{self, Config};
-use tercet_integration::load::{bulkhead, overload, recover, rogue};
+use tercet_integration::load::{bulkhead, gateway, overload, recover, rogue};
 use tercet_integration::{cli, noop};
 
 /// Starts a coordinator and three participants, each a process of its own, and drives transactions through them.
@@ -46,6 +46,14 @@ enum Command {
     Bulkhead(bulkhead::Config),
     /// Five times the peak
     Overload(overload::Config),
+    /// Users claim coupons through the gateway
+    Claims(gateway::Config),
+    /// Users look at their coupons (70 %) and at a template (20 %), and claim coupons of it (10 %)
+    Mixed(gateway::Config),
+    /// 200,000 users want one of 100,000 coupons
+    HotTemplate(gateway::HotConfig),
+    /// An operator issues coupons to many users
+    Batch(gateway::BatchConfig),
     /// Participants that do nothing
     #[command(hide = true)]
     Participant(noop::Config),
@@ -91,6 +99,26 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         }
         Command::Overload(config) => {
             let report = overload::run(&config).await?;
+            cli::print(&report, config.json);
+            return Ok(report.broken.is_empty());
+        }
+        Command::Claims(config) => {
+            let report = gateway::claims(&config).await?;
+            cli::print(&report, config.json);
+            return Ok(report.broken.is_empty());
+        }
+        Command::Mixed(config) => {
+            let report = gateway::mixed(&config).await?;
+            cli::print(&report, config.json);
+            return Ok(report.broken.is_empty());
+        }
+        Command::HotTemplate(config) => {
+            let report = gateway::hot_template(&config).await?;
+            cli::print(&report, config.json);
+            return Ok(report.broken.is_empty());
+        }
+        Command::Batch(config) => {
+            let report = gateway::batch(&config).await?;
             cli::print(&report, config.json);
             return Ok(report.broken.is_empty());
         }

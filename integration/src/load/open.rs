@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use tercet::action::Tcc;
 use tercet::client::{Client, Error, Options, Outcome, Wait};
 use tercet::plan::Plan;
 use tercet_proto::coordinator::v1 as pb;
 use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -40,9 +41,9 @@ pub(super) fn tcc(services: &[&str]) -> pb::SubmitRequest {
 }
 
 /// What became of a call.
-enum Told {
+pub(super) enum Told {
     Confirmed,
-    /// With a name of what there is too much of, and a time to come again.
+    /// By a name that programs know.
     Refused(String),
     Other(String),
 }
@@ -109,7 +110,7 @@ fn refusal(status: &Status) -> Told {
 pub(super) struct Tally {
     pub(super) begun: u64,
     pub(super) confirmed: u64,
-    /// By what there was too much of.
+    /// By what the refusal says.
     pub(super) refused: BTreeMap<String, u64>,
     /// Neither confirmed nor refused in so many words.
     pub(super) other: BTreeMap<String, u64>,
@@ -128,7 +129,7 @@ impl Tally {
         })
     }
 
-    fn record(&mut self, due: Instant, told: Told) {
+    pub(super) fn record(&mut self, due: Instant, told: Told) {
         match told {
             Told::Confirmed => {
                 self.confirmed += 1;
@@ -161,42 +162,57 @@ pub(super) async fn closed(
     time: Duration,
 ) -> f64 {
     let begun = Instant::now();
-    let turn = Rc::new(Cell::new(0_usize));
-    let mut tasks = JoinSet::new();
-    for _ in 0..clients {
-        let (caller, kinds, turn) = (Rc::clone(caller), kinds.to_vec(), Rc::clone(&turn));
-        tasks.spawn_local(async move {
-            while begun.elapsed() < time {
-                let at = turn.replace(turn.get() + 1) % kinds.len();
-                one(&caller, &kinds[at], Instant::now()).await;
-            }
-        });
-    }
-    while tasks.join_next().await.is_some() {}
+    crowd(clients, |_| begun.elapsed() < time, |at, due| turn(caller, kinds, at, due)).await;
     let confirmed: u64 = kinds.iter().map(|(_, tally)| tally.borrow().confirmed).sum();
     confirmed as f64 / begun.elapsed().as_secs_f64()
 }
 
 /// So many transactions a second for so long; the kinds take turns. Ends when all have been answered.
 pub(super) async fn open(caller: &Rc<Caller>, kinds: &[(pb::SubmitRequest, Shared)], rate: f64, time: Duration) {
+    paced(rate, time, |at, due| turn(caller, kinds, at, due)).await;
+}
+
+async fn turn(caller: &Rc<Caller>, kinds: &[(pb::SubmitRequest, Shared)], at: u64, due: Instant) {
+    one(caller, &kinds[at as usize % kinds.len()], due).await;
+}
+
+/// So many at a time, each followed by the next for as long as `more` says of its number, and the wait for the last.
+pub(super) async fn crowd<F: Future<Output = ()>>(
+    clients: usize,
+    more: impl Fn(u64) -> bool,
+    begin: impl Fn(u64, Instant) -> F,
+) {
+    let next = Cell::new(0);
+    let client = async || {
+        while more(next.get()) {
+            begin(next.replace(next.get() + 1), Instant::now()).await;
+        }
+    };
+    let mut all: FuturesUnordered<_> = (0..clients).map(|_| client()).collect();
+    while all.next().await.is_some() {}
+}
+
+/// So many a second for so long, each begun when it is due, and the wait for the last. `begin` is told when that was:
+/// time that one has waited here is time that it took.
+pub(super) async fn paced<F: Future<Output = ()>>(rate: f64, time: Duration, begin: impl Fn(u64, Instant) -> F) {
     let begun = Instant::now();
     let count = (rate * time.as_secs_f64()) as u64;
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut tasks = JoinSet::new();
+    let mut under_way = FuturesUnordered::new();
     let mut at = 0;
     while at < count {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            Some(()) = under_way.next() => continue,
+        }
         let due = (begun.elapsed().as_secs_f64() * rate) as u64;
         while at < due.min(count) {
-            let (caller, kind) = (Rc::clone(caller), kinds[at as usize % kinds.len()].clone());
-            let due = begun + Duration::from_secs_f64(at as f64 / rate);
-            tasks.spawn_local(async move { one(&caller, &kind, due).await });
+            under_way.push(begin(at, begun + Duration::from_secs_f64(at as f64 / rate)));
             at += 1;
         }
-        while tasks.try_join_next().is_some() {}
     }
-    while tasks.join_next().await.is_some() {}
+    while under_way.next().await.is_some() {}
 }
 
 async fn one(caller: &Caller, (request, tally): &(pb::SubmitRequest, Shared), due: Instant) {

@@ -14,6 +14,7 @@ mod fuzz;
 mod gateway;
 mod issuing;
 mod kill;
+mod load;
 mod operators;
 mod power;
 mod scale;

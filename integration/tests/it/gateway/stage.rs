@@ -21,12 +21,10 @@ use tercet_coupon_template::templates::Templates;
 use tercet_events::outbox::Outbox;
 use tercet_gateway::config::Config;
 use tercet_gateway::token::{self, Bearer, Role};
-use tercet_integration::processes::{Process, Spec, free_port};
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplatesServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
@@ -79,9 +77,8 @@ async fn send(address: SocketAddr, ask: Ask) -> Told {
 
 /// The embedded default, as a process.
 pub(super) struct Platform {
-    address: SocketAddr,
     pub(super) keys: Keys,
-    _process: Process,
+    running: tercet_integration::platform::Platform,
     _folder: TempDir,
 }
 
@@ -89,28 +86,13 @@ impl Platform {
     /// With these flags, and nothing in it yet.
     pub(super) async fn start(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut spec = Spec::new("platform", "tercet-platform", "tercet-platform", folder.path()).expect("it is built");
-        spec = spec.with("--seconds", "0").with("--data", folder.path());
-        let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let services = ["stock", "coupon", "order", "template", "business-log", "issuing"];
-        for port in ["coordinator", "admin", "metrics"].into_iter().chain(services).chain(["gateway"]) {
-            address.set_port(free_port().expect("a port"));
-            spec = spec.with(&format!("--{port}"), address.to_string());
-        }
-        let spec = flags.iter().fold(spec, |spec, flag| spec.word(flag));
-        let mut process = spec.start().expect("it starts");
-        let until = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(address).await.is_err() {
-            process.check().expect("it runs");
-            assert!(Instant::now() < until, "it does not listen");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let keys = Keys::read(folder.path().join("jwks.json"));
-        Self { address, keys, _process: process, _folder: folder }
+        let running = tercet_integration::platform::Platform::start(folder.path(), flags).await;
+        let running = running.unwrap_or_else(|error| panic!("{error:#}"));
+        Self { keys: Keys::read(running.jwks()), running, _folder: folder }
     }
 
     pub(super) async fn ask(&self, ask: Ask) -> Told {
-        send(self.address, ask).await
+        send(self.running.gateway, ask).await
     }
 }
 

@@ -1,0 +1,154 @@
+//! The platform as it is deployed: each service a process of its own, on a MariaDB server with as many databases as
+//! there are shards, and with Kafka between them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::Context as _;
+use sqlx::{AssertSqlSafe, Connection as _, MySql, MySqlConnection};
+use tercet::fence::Dialect as _;
+use tercet_coupon::Shards;
+use tercet_shards::ShardMap;
+
+use super::Place;
+use super::site::Held;
+use crate::host;
+use crate::processes::{Coordinator, Process, Spec, free_port};
+
+/// Services that have one database, in this order before those of the shards.
+const SINGLE: [&str; 4] = ["stock", "order", "coupon_template", "business_log"];
+
+/// All of it. Killed when it is dropped.
+pub(super) struct Sharded {
+    pub(super) gateway: SocketAddr,
+    coordinator: Coordinator,
+    participants: Vec<Process>,
+    others: Vec<Process>,
+    map: ShardMap,
+    databases: Databases,
+}
+
+/// Databases of this run alone on somebody's server.
+struct Databases {
+    server: String,
+    names: Vec<String>,
+}
+
+impl Databases {
+    async fn make(server: &str, shards: usize, run: &str) -> anyhow::Result<Self> {
+        let own = SINGLE.iter().map(|service| format!("load_{run}_{service}"));
+        let names: Vec<_> = own.chain((0..shards).map(|at| format!("load_{run}_coupon_{at}"))).collect();
+        let databases = Self { server: server.into(), names };
+        databases.each("CREATE DATABASE").await?;
+        Ok(databases)
+    }
+
+    async fn drop(&self) -> anyhow::Result<()> {
+        self.each("DROP DATABASE").await
+    }
+
+    async fn each(&self, what: &str) -> anyhow::Result<()> {
+        let mut connection = MySqlConnection::connect(&self.server).await.context("the MariaDB server")?;
+        for name in &self.names {
+            sqlx::raw_sql(AssertSqlSafe(format!("{what} {name}"))).execute(&mut connection).await?;
+        }
+        Ok(connection.close().await?)
+    }
+
+    /// The URLs of all, those of the shards last.
+    fn urls(&self) -> Vec<String> {
+        let end = self.server.rfind('/').map_or(self.server.len(), |slash| slash + 1);
+        self.names.iter().map(|name| format!("{}{name}", &self.server[..end])).collect()
+    }
+}
+
+impl Sharded {
+    /// Starts it all; logs go to `folder`. Makes the tables of all shards before, since services wait for them no
+    /// longer than half a minute.
+    ///
+    /// # Errors
+    /// When a program is not built, or a server does not do its part.
+    pub(super) async fn start(
+        place: &Place,
+        [mariadb, kafka]: [&str; 2],
+        folder: &Path,
+        jwks: &Path,
+        run: &str,
+    ) -> anyhow::Result<Self> {
+        let map: ShardMap = format!("{}x{}", place.databases, place.tables).parse()?;
+        let databases = Databases::make(mariadb, place.databases, run).await?;
+        let urls = databases.urls();
+        let (single, sharded) = urls.split_at(SINGLE.len());
+        let shards = Shards::<MySql>::open(map.clone(), sharded).await?;
+        shards.migrate().await?;
+        for pool in shards.pools() {
+            pool.close().await;
+        }
+        let coordinator = Coordinator::start(folder).await?;
+        let (spread, sharded) = (format!("{}x{}", place.databases, place.tables), sharded.join(","));
+        let spec = |name: &str, database: &str| {
+            let program = format!("tercet-{}", name.replace('_', "-"));
+            let spec = Spec::new(name, &program, &program, folder)?.with("--coordinator", &coordinator.url);
+            anyhow::Ok(spec.with("--database", database).with("--log-filter", "warn"))
+        };
+        let prefix = format!("load.{run}.");
+        let told = |spec: Spec| spec.with("--kafka", kafka).with("--kafka-prefix", &prefix);
+        let mut participants = vec![
+            spec("stock", &single[0])?.start()?,
+            spec("coupon", &sharded)?.with("--shards", &spread).start()?,
+            told(spec("order", &single[1])?).start()?,
+        ];
+        let [template, log, issuing, gateway] =
+            [free_port()?, free_port()?, free_port()?, free_port()?].map(|port| format!("127.0.0.1:{port}"));
+        let [templates, issues] = [&template, &issuing].map(|address| format!("http://{address}"));
+        let own_issuing = spec("issuing", &sharded)?.with("--shards", &spread).with("--templates", &templates);
+        let spec_gateway = Spec::new("gateway", "tercet-gateway", "tercet-gateway", folder)?
+            .word("serve")
+            .with("--listen", &gateway)
+            .with("--jwks", jwks)
+            .with("--template", &templates)
+            .with("--issuing", &issues)
+            .with("--address-per-second", "0")
+            .with("--log-filter", "warn");
+        let others = vec![
+            told(spec("coupon_template", &single[2])?).with("--listen", &template).start()?,
+            told(spec("business_log", &single[3])?).with("--listen", &log).start()?,
+            own_issuing.with("--listen", &issuing).start()?,
+            spec_gateway.start()?,
+        ];
+        coordinator.wait_for(&mut participants).await?;
+        Ok(Self { gateway: gateway.parse()?, coordinator, participants, others, map, databases })
+    }
+
+    /// Its processes, and the servers where they are on this machine.
+    pub(super) fn pids(&self) -> Vec<(String, u32)> {
+        let own = self.coordinator.process.iter().chain(&self.participants).chain(&self.others);
+        let port = self.databases.server.rsplit(':').next().and_then(|rest| rest.split('/').next()?.parse().ok());
+        let mariadb = port.and_then(host::listener).map(|pid| ("mariadb".to_owned(), pid));
+        own.map(|process| (process.name().to_owned(), process.pid())).chain(mariadb).collect()
+    }
+
+    /// An error when one of them has ended.
+    pub(super) fn check(&mut self) -> anyhow::Result<()> {
+        let own = self.coordinator.process.iter_mut().chain(&mut self.participants).chain(&mut self.others);
+        own.into_iter().try_for_each(Process::check)
+    }
+
+    /// The coordinator.
+    pub(super) const fn coordinator(&self) -> &Coordinator {
+        &self.coordinator
+    }
+
+    /// What the databases hold.
+    pub(super) async fn held(&self) -> anyhow::Result<Held> {
+        let urls = self.databases.urls();
+        let stock = MySql::open(&urls[0]).await?;
+        Held::read(&stock, &Shards::<MySql>::open(self.map.clone(), &urls[SINGLE.len()..]).await?).await
+    }
+
+    /// Stops it and drops its databases. The topics of a run stay with the broker.
+    pub(super) async fn end(self) -> anyhow::Result<()> {
+        drop((self.others, self.participants, self.coordinator));
+        self.databases.drop().await
+    }
+}

@@ -12,49 +12,76 @@ use crate::processes::{Coordinator, Process, Spec, free_port};
 /// How long it may take until its gateway listens.
 const READY_MAX: Duration = Duration::from_secs(30);
 
-/// What has a port there, besides the coordinator and the gateway.
-const OTHERS: [&str; 7] = ["metrics", "stock", "coupon", "order", "template", "business-log", "issuing"];
+/// What has a port there, besides those of [`Addresses`].
+const OTHERS: [&str; 6] = ["stock", "coupon", "order", "template", "business-log", "issuing"];
+
+/// Where it listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// The gateway, for HTTP.
+    pub gateway: SocketAddr,
+    /// The coordinator, for participants and initiators.
+    pub coordinator: SocketAddr,
+    /// The coordinator, for operators.
+    pub admin: SocketAddr,
+    /// Where Prometheus reads.
+    pub metrics: SocketAddr,
+}
 
 /// One that runs. Killed when it is dropped.
 #[derive(Debug)]
 pub struct Platform {
     /// Its process.
     pub process: Process,
-    /// Where its gateway listens.
-    pub gateway: SocketAddr,
+    /// Where it listens.
+    pub addresses: Addresses,
     /// Its coordinator.
     pub coordinator: Coordinator,
     data: PathBuf,
 }
 
 impl Platform {
-    /// Starts one with all its files in `data` and these flags, and waits until its gateway listens. It has done
-    /// nothing by then, unless there are files of an earlier one.
+    /// How to start one with all its files in `data`, and where it listens then.
+    ///
+    /// # Errors
+    /// When it is not built, or there is no port.
+    pub fn spec(data: &Path) -> anyhow::Result<(Spec, Addresses)> {
+        let address = || Ok::<_, anyhow::Error>(SocketAddr::from(([127, 0, 0, 1], free_port()?)));
+        let addresses =
+            Addresses { gateway: address()?, coordinator: address()?, admin: address()?, metrics: address()? };
+        let spec = Spec::new("platform", "tercet-platform", "tercet-platform", data)?;
+        let mut spec = spec
+            .with("--seconds", "0")
+            .with("--data", data)
+            .with("--gateway", addresses.gateway.to_string())
+            .with("--coordinator", addresses.coordinator.to_string())
+            .with("--admin", addresses.admin.to_string())
+            .with("--metrics", addresses.metrics.to_string());
+        for name in OTHERS {
+            spec = spec.with(&format!("--{name}"), address()?.to_string());
+        }
+        Ok((spec, addresses))
+    }
+
+    /// Starts one with these flags, and waits until its gateway listens. It has done nothing by then, unless there are
+    /// files of an earlier one.
     ///
     /// # Errors
     /// When it is not built, or does not get ready.
     pub async fn start(data: &Path, flags: &[&str]) -> anyhow::Result<Self> {
-        let mut spec = Spec::new("platform", "tercet-platform", "tercet-platform", data)?;
-        spec = spec.with("--seconds", "0").with("--data", data);
-        let address = || Ok::<_, anyhow::Error>(SocketAddr::from(([127, 0, 0, 1], free_port()?)));
-        let (gateway, coordinator, admin) = (address()?, address()?.to_string(), address()?.to_string());
-        spec = spec.with("--gateway", gateway.to_string());
-        spec = spec.with("--coordinator", &coordinator).with("--admin", &admin);
-        for name in OTHERS {
-            spec = spec.with(&format!("--{name}"), address()?.to_string());
-        }
+        let (spec, addresses) = Self::spec(data)?;
         let spec = flags.iter().fold(spec, |spec, flag| spec.word(flag));
         let mut process = spec.start()?;
         let begun = Instant::now();
-        while TcpStream::connect(gateway).await.is_err() {
+        while TcpStream::connect(addresses.gateway).await.is_err() {
             process.check()?;
             if begun.elapsed() > READY_MAX {
                 bail!("the platform does not get ready");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let coordinator = Coordinator::connect(&coordinator, &admin)?;
-        Ok(Self { process, gateway, coordinator, data: data.into() })
+        let coordinator = Coordinator::connect(&addresses.coordinator.to_string(), &addresses.admin.to_string())?;
+        Ok(Self { process, addresses, coordinator, data: data.into() })
     }
 
     /// The keys that sign the tokens of its users.

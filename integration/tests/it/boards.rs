@@ -110,17 +110,30 @@ fn every_command_of_the_runbook_exists() {
     }
 }
 
+/// What a rule compares with a number. It is there though nothing is wrong: of a rule that has nothing to compare
+/// nobody knows whether it would ever fire. `None` where it asks for more than one thing at a time.
+fn compared(query: &str) -> Option<String> {
+    let (left, right) = query.rsplit_once(['>', '<'])?;
+    right.trim_start_matches('=').trim().parse::<f64>().ok()?;
+    let is_one = ![" and", " or", " unless"].iter().any(|word| left.contains(word));
+    is_one.then(|| left.trim().to_owned())
+}
+
 #[tokio::test]
 async fn a_prometheus_of_a_coordinator_in_trouble_answers_every_board_and_alert() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let stage = Stage::start(folder.path()).await.expect("the servers run");
-    let targets = [stage.metrics, stage.gateway_metrics];
+    let targets = [stage.metrics, stage.platform_metrics, stage.gateway_metrics];
     let prometheus = Prometheus::start(folder.path(), targets, &charts()).await.expect("it starts");
     let mut open = Vec::new();
     for board in boards(&charts().join("dashboards")) {
         open.extend(board.expressions().into_iter().map(|(panel, text)| (format!("{}: {panel}", board.title()), text)));
     }
-    assert!(open.len() > 40, "{} expressions", open.len());
+    let listed = prometheus.rules().await.expect("it lists them");
+    let compared: Vec<_> = listed.iter().filter_map(|rule| Some((rule.name.clone(), compared(&rule.query)?))).collect();
+    assert!(compared.len() > 12, "{compared:?}");
+    open.extend(compared);
+    assert!(open.len() > 60, "{} expressions", open.len());
     let until = tokio::time::Instant::now() + PATIENCE;
     // Each has to have data at some moment; a rate has none before its second scrape.
     while !open.is_empty() {

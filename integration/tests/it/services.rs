@@ -35,6 +35,13 @@ async fn stock_moves_units_and_never_below_zero() {
     db_tx.commit().await.expect("the constraints hold");
     let totals = tercet_stock::audit(&pool).await.expect("the table is there");
     assert_eq!(totals, Totals { items: 3, total: 17, free: 5, reserved: 2, issued: 10, broken: 0 });
+    // Item 1 has none left, and of 2 and 3 there are enough.
+    let low = async |from| MySql::low(&mut *pool.acquire().await?, from).await;
+    assert_eq!(low(1).await.expect("the statement is sound"), 0);
+    tercet_stock::seed(&pool, &[(1, 1)]).await.expect("the item is there");
+    assert_eq!(low(1).await.expect("the statement is sound"), 1, "one of eleven is free");
+    assert_eq!(low(2).await.expect("the statement is sound"), 0);
+    sqlx::raw_sql("UPDATE stock SET total = total - 1, free = 0 WHERE item = 1").execute(&pool).await.expect("sound");
 
     let mut connection = pool.acquire().await.expect("the pool is open");
     let error = MySql::change(&mut connection, &BTreeMap::from([(1, reserve(1))])).await.expect_err("none is free");

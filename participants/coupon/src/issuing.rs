@@ -32,9 +32,9 @@ pub mod limits;
 mod lookup;
 mod offers;
 
-use crate::Shards;
 use crate::store::batches::Batches;
 use crate::store::jobs::Jobs;
+use crate::{Shards, metrics};
 use known::Known;
 use offers::Offers;
 
@@ -96,6 +96,7 @@ pub async fn service<Db: Batches + Jobs + Dialect + node::Store>(
     cron: impl Into<String>,
 ) -> Result<Service<Db>, Error> {
     shards.migrate().await?;
+    metrics::ready();
     let home: Pool<Db> = shards.home().clone();
     let (ids, keeper) = node::lease(home, SERVICE, node::LEASE).await?;
     let (pools, cron) = (shards.pools().to_vec(), cron.into());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use tercet_rules::Fault;
+use tercet_rules::{Code, Fault};
 
 /// Claims by what they came to: `OK`, `REPEATED`, or the code of a fault.
 pub(crate) fn claimed(result: Result<bool, &Fault>, took: Duration) {
@@ -16,9 +16,34 @@ pub(crate) fn claimed(result: Result<bool, &Fault>, took: Duration) {
     histogram!("tercet_issuing_claim_seconds", "outcome" => outcome).record(took.as_secs_f64());
 }
 
+/// Those that alerts look at are there from the start: of a counter that begins with 1 nobody sees that it rose.
+pub(crate) fn ready() {
+    for state in ["done", "stopped"] {
+        counter!("tercet_issuing_batches_total", "state" => state).increment(0);
+    }
+    for outcome in ["done", "failed"] {
+        counter!("tercet_issuing_job_rounds_total", "outcome" => outcome).increment(0);
+    }
+    for code in [Code::SystemBusy, Code::Timeout, Code::Internal] {
+        counter!("tercet_issuing_claims_total", "outcome" => code.name()).increment(0);
+    }
+    issued(0);
+    expired(0);
+}
+
 /// Coupons that batches issued.
 pub(crate) fn issued(coupons: usize) {
     counter!("tercet_issuing_batch_coupons_total").increment(coupons as u64);
+}
+
+/// A batch has come to its end, or can not go on: `done` or `stopped`.
+pub(crate) fn batch(state: &'static str) {
+    counter!("tercet_issuing_batches_total", "state" => state).increment(1);
+}
+
+/// A round of the scheduled jobs: `done` or `failed`. Not counted where another process has the jobs.
+pub(crate) fn jobs(outcome: &'static str) {
+    counter!("tercet_issuing_job_rounds_total", "outcome" => outcome).increment(1);
 }
 
 /// Coupons whose time ended before they were used.

@@ -17,8 +17,10 @@ use tercet::service::Service;
 use tercet_proto::stock::v1 as pb;
 use tercet_rules::Code;
 
+mod metrics;
 pub mod store;
 mod supply;
+mod watch;
 
 pub use supply::Supply;
 
@@ -90,12 +92,14 @@ impl Units for pb::Restock {
 /// When the tables can not be made, or are not those of this version.
 pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, MigrateError> {
     Db::migrate(&pool).await?;
+    let watched = pool.clone();
     Ok(Service::new(SERVICE, [pool])
         .tables(["stock"])
         .tcc_slice(RESERVE, Reserve(PhantomData))
         .saga_slice(RESTOCK, Restock(PhantomData))
         .saga_slice(SUPPLY, Supply(PhantomData))
-        .conserve(units()))
+        .conserve(units())
+        .beside("what runs out", |stop| watch::run(watched, stop)))
 }
 
 /// What this service promises: only transactions and deliveries move units.

@@ -88,6 +88,9 @@ pub trait Store: sqlx::Database {
 
     /// Sums everything up.
     fn totals(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Totals>> + Send;
+
+    /// How many items from this one on are nearly gone: units are free, but less than a tenth of all.
+    fn low(db: &mut DbTx<Self>, from: i64) -> impl Future<Output = sqlx::Result<i64>> + Send;
 }
 
 /// The text of each statement for one database. Its parameter is a JSON array of rows, sorted by item so that two
@@ -98,6 +101,7 @@ struct Statements {
     add: &'static str,
     supply: &'static str,
     totals: &'static str,
+    low: &'static str,
 }
 
 #[cfg(feature = "sqlite")]
@@ -121,6 +125,8 @@ const SQLITE: Statements = Statements {
             COALESCE(SUM(reserved), 0) AS reserved, COALESCE(SUM(issued), 0) AS issued,
             COUNT(*) FILTER (WHERE free + reserved + issued <> total OR MIN(free, reserved, issued) < 0) AS broken
         FROM stock",
+    low: "-- stock_low
+        SELECT COUNT(*) FROM stock WHERE item >= $1 AND free > 0 AND free * 10 < total",
 };
 
 // Without FORCE INDEX a small table is scanned, and every item in it locked.
@@ -152,6 +158,8 @@ const MYSQL: Statements = Statements {
             CAST(COALESCE(SUM(issued), 0) AS SIGNED) AS issued,
             COUNT(IF(free + reserved + issued <> total OR LEAST(free, reserved, issued) < 0, 1, NULL)) AS broken
         FROM stock",
+    low: "-- stock_low
+        SELECT COUNT(*) FROM stock FORCE INDEX (PRIMARY) WHERE item >= ? AND free > 0 AND free * 10 < total",
 };
 
 macro_rules! store {
@@ -202,6 +210,10 @@ macro_rules! store {
                 let (items, total, free, reserved, issued, broken) =
                     sqlx::query_as($sql.totals).fetch_one(db_tx).await?;
                 Ok(Totals { items, total, free, reserved, issued, broken })
+            }
+
+            async fn low(db: &mut DbTx<Self>, from: i64) -> sqlx::Result<i64> {
+                sqlx::query_scalar($sql.low).bind(from).fetch_one(db).await
             }
         }
     };

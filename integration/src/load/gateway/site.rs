@@ -117,7 +117,7 @@ impl Site {
             }
             (None, ..) => {
                 let platform = Platform::start(folder.path(), &[]).await?;
-                let gateway = platform.gateway;
+                let gateway = platform.addresses.gateway;
                 (Servers::Embedded(Box::new(platform)), gateway)
             }
         };

@@ -36,18 +36,19 @@ pub(super) struct Rule {
 }
 
 impl Prometheus {
-    /// Starts one with the configuration and the rules of `charts`, but quicker: it scrapes a coordinator and a
-    /// gateway and looks at the rules twice a second, and no alert waits before it fires.
+    /// Starts one with the configuration and the rules of `charts`, but quicker: it scrapes a coordinator, a whole
+    /// platform and a gateway and looks at the rules twice a second, and no alert waits before it fires.
     pub(super) async fn start(
         folder: &Path,
-        [coordinator, gateway]: [SocketAddr; 2],
+        [coordinator, platform, gateway]: [SocketAddr; 3],
         charts: &Path,
     ) -> anyhow::Result<Self> {
         let rules = std::fs::read_to_string(charts.join("alerts.yaml"))?;
         let rules: Vec<_> = rules.lines().filter(|line| !line.trim().starts_with("for: ")).collect();
         std::fs::write(folder.join("alerts.yaml"), rules.join("\n"))?;
         let config = std::fs::read_to_string(charts.join("provisioning/prometheus.yml"))?;
-        let quick = config.replace(": 15s", ": 500ms").replace("127.0.0.1:7079", &coordinator.to_string());
+        let quick =
+            config.replace(": 15s", ": 500ms").replace("127.0.0.1:7079", &format!("{coordinator}\", \"{platform}"));
         let quick = quick.replace("127.0.0.1:7078", &gateway.to_string());
         let config = folder.join("prometheus.yml");
         std::fs::write(&config, quick.replace("../alerts.yaml", "alerts.yaml"))?;

@@ -1,6 +1,6 @@
 //! A coordinator in trouble: of its participants one is well, one falters, one is gone, one refuses what it may not,
-//! one hangs, one answers nothing any more, and of one somebody has changed a row. And a gateway whose services are
-//! gone.
+//! one hangs, one answers nothing any more, and of one somebody has changed a row. A gateway whose services are gone.
+//! And a whole platform that is well, with users who claim coupons.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,6 +14,7 @@ use tercet::fence::Dialect as _;
 use tercet::plan;
 use tercet_gateway::token::{self, Bearer, Role};
 use tercet_integration::noop::{self, HOLD, NOTHING, STEP};
+use tercet_integration::platform::Platform;
 use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
 use tercet_proto::stock::v1::Reserve as Nothing;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -34,6 +35,9 @@ pub(super) struct Stage {
     pub(super) metrics: SocketAddr,
     /// And where the gateway shows its own.
     pub(super) gateway_metrics: SocketAddr,
+    /// And the platform.
+    pub(super) platform_metrics: SocketAddr,
+    _platform: Platform,
     coordinator: Coordinator,
     _participants: Vec<Process>,
     stop: watch::Sender<bool>,
@@ -57,9 +61,21 @@ impl Stage {
         let (gateway, process) = Gateway::start(folder).await?;
         participants.push(process);
         let gateway_metrics = gateway.metrics;
+        let (platform, users) = platform(&folder.join("platform")).await?;
+        participants.push(users);
         let (stop, stopped) = watch::channel(false);
         let load = tokio::spawn(load(coordinator.url.clone(), gateway, stopped));
-        Ok(Self { metrics, gateway_metrics, coordinator, _participants: participants, stop, load })
+        let platform_metrics = platform.addresses.metrics;
+        Ok(Self {
+            metrics,
+            gateway_metrics,
+            platform_metrics,
+            _platform: platform,
+            coordinator,
+            _participants: participants,
+            stop,
+            load,
+        })
     }
 
     /// Branches that wait for a person, as operators are told.
@@ -116,6 +132,16 @@ impl Gateway {
         anyhow::ensure!(told.starts_with("HTTP/1.1 503 ") && told.contains("SYSTEM_BUSY"), "{told}");
         Ok(())
     }
+}
+
+/// A platform, and somebody who claims coupons there all the time.
+async fn platform(folder: &Path) -> anyhow::Result<(Platform, Process)> {
+    std::fs::create_dir(folder)?;
+    let platform = Platform::start(folder, &[]).await?;
+    let spec = Spec::new("users", "load", "tercet-integration", folder)?.word("claims");
+    let spec = spec.with("--gateway", platform.addresses.gateway.to_string()).with("--jwks", platform.jwks());
+    let spec = spec.with("--rate", "20").with("--users", "200").with("--warmup", "0").with("--seconds", "600");
+    Ok((platform, spec.start()?))
 }
 
 /// The stock service, one of whose units somebody has taken by hand.

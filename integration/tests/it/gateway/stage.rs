@@ -78,7 +78,7 @@ async fn send(address: SocketAddr, ask: Ask) -> Told {
 /// The embedded default, as a process.
 pub(super) struct Platform {
     pub(super) keys: Keys,
-    running: tercet_integration::platform::Platform,
+    pub(super) running: tercet_integration::platform::Platform,
     _folder: TempDir,
 }
 
@@ -92,7 +92,7 @@ impl Platform {
     }
 
     pub(super) async fn ask(&self, ask: Ask) -> Told {
-        send(self.running.gateway, ask).await
+        send(self.running.addresses.gateway, ask).await
     }
 }
 

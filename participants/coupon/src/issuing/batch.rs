@@ -211,11 +211,12 @@ impl<Db: Batches + Jobs + Dialect> Issuing<Db> {
             ran = all => ran.map(drop),
             told = telling => return told,
         };
-        let (state, refusal) = match &ran {
+        let (state, name, refusal) = match &ran {
             Ok(()) if stopped() => return Ok(()),
-            Ok(()) => (State::Done, ""),
-            Err(fault) => (State::Stopped, fault.code.name()),
+            Ok(()) => (State::Done, "done", ""),
+            Err(fault) => (State::Stopped, "stopped", fault.code.name()),
         };
+        metrics::batch(name);
         self.step(batch.batch, (State::Running, state), refusal).await?;
         let batch = self.batch(&batch.batch_id).await?.ok_or_else(busy)?;
         self.tell(&batch, progress).await?;

@@ -87,8 +87,12 @@ impl<Db: JobStore + Dialect> Jobs<Db> {
             let Some(runner) = runner else { continue };
             let round = async {
                 match self.round(runner).await {
-                    Ok(()) | Err(Error::Elsewhere) => {}
-                    Err(error) => warn!(%error, "scheduled jobs go on at the next tick"),
+                    Ok(()) => metrics::jobs("done"),
+                    Err(Error::Elsewhere) => {}
+                    Err(error) => {
+                        metrics::jobs("failed");
+                        warn!(%error, "scheduled jobs go on at the next tick");
+                    }
                 }
             };
             tokio::select! {

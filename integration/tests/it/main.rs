@@ -1,6 +1,7 @@
 //! The tests that need more than one crate, a real server, or the whole repository.
 
 mod api;
+mod authority;
 mod boards;
 mod books;
 mod checker;
@@ -16,6 +17,7 @@ mod issuing;
 mod kill;
 mod load;
 mod operators;
+mod platform;
 mod power;
 mod scale;
 mod servers;

@@ -1,6 +1,7 @@
 //! What answers the routes: requests become those of the services, and their answers those of the API.
 
 pub(crate) mod coupons;
+pub(crate) mod log;
 pub(crate) mod offers;
 pub(crate) mod templates;
 

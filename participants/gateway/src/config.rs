@@ -24,6 +24,9 @@ pub struct Config {
     /// URL of the issuing service
     #[arg(long, env = "TERCET_ISSUING", default_value = "http://127.0.0.1:7076")]
     pub issuing: String,
+    /// URL of the business log
+    #[arg(long, env = "TERCET_BUSINESS_LOG", default_value = "http://127.0.0.1:7075")]
+    pub business_log: String,
     /// Who callers are.
     #[command(flatten)]
     pub tokens: Tokens,

@@ -4,7 +4,7 @@ use axum::http::Method;
 use bytes::Bytes;
 use tercet_rules::Code;
 
-use crate::api::{coupons, offers, templates};
+use crate::api::{coupons, log, offers, templates};
 use crate::limits::LARGE_BODY_BYTES_MAX;
 use crate::openapi;
 use crate::route::Route;
@@ -145,6 +145,8 @@ fn operators() -> Vec<Route> {
         .fails(&[Code::NotFound]),
         Route::new(Method::GET, "/v1/operator/changes", "list_changes", templates::changes)
             .says("What operators have done with templates, newest first"),
+        Route::new(Method::GET, "/v1/operator/log", "search_log", log::search)
+            .says("Who did what to coupons, orders and templates: by user, coupon, order and operator, newest first"),
     ]
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tercet::context::Traceparent;
 use tercet_proto::coupon::v1::issuing_client::IssuingClient;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
+use tercet_proto::log::v1::business_log_client::BusinessLogClient;
 use tercet_rules::{Code, Fault, Language};
 use tercet_secure::client::Credentials;
 use tonic::transport::Channel;
@@ -19,6 +20,7 @@ use crate::limits::CONNECT_MAX;
 pub(crate) struct Services {
     pub(crate) templates: CouponTemplatesClient<Channel>,
     pub(crate) issuing: IssuingClient<Channel>,
+    pub(crate) log: BusinessLogClient<Channel>,
 }
 
 impl Services {
@@ -35,6 +37,7 @@ impl Services {
         Ok(Self {
             templates: CouponTemplatesClient::new(channel(&config.template)?),
             issuing: IssuingClient::new(channel(&config.issuing)?),
+            log: BusinessLogClient::new(channel(&config.business_log)?),
         })
     }
 }

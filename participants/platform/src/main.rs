@@ -1,7 +1,6 @@
 //! `cargo run --release`: the whole platform in one process, a short burst of real work, and then it stays up.
-#![allow(clippy::print_stdout, reason = "it is a command line")]
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,15 +70,17 @@ async fn main() -> ExitCode {
         eprintln!("tercet-platform: log_filter: {:?} is no filter, such as warn or info,sqlx=warn", cli.log_filter);
         return ExitCode::from(2);
     };
-    let colours = std::io::stderr().is_terminal();
+    let colours = io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
-    logs.with_writer(std::io::stderr).with_ansi(colours).finish().with(filter).init();
+    logs.with_writer(io::stderr).with_ansi(colours).finish().with(filter).init();
     match run(cli).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
             eprintln!("tercet-platform: something does not add up");
             ExitCode::FAILURE
         }
+        // Whoever read the output has had enough of it.
+        Err(error) if error.downcast_ref().map(io::Error::kind) == Some(io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tercet-platform: {}", summary::explain(&error));
             ExitCode::FAILURE
@@ -99,21 +100,24 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         metrics: cli.metrics,
     };
     let mut running = start(addresses).await?;
-    println!("Tercet {}, ready in {:.2} s", env!("CARGO_PKG_VERSION"), started.elapsed().as_secs_f64());
-    let sound = if cli.seconds == 0 { true } else { show_burst(&running, cli.seconds).await? };
-    show_addresses(&running.addresses);
-    if !cli.exit && sound {
-        println!("Ctrl-C ends it.");
-        let failure = tokio::select! {
-            failure = running.failure() => Some(failure),
-            _ = tokio::signal::ctrl_c() => None,
-        };
-        if let Some(failure) = failure {
-            running.stop();
-            return Err(failure);
+    let result = show(&mut running, started, cli.seconds, cli.exit).await;
+    running.stop();
+    result
+}
+
+/// Tells how it does, and stays until it is told to stop.
+async fn show(running: &mut Running, started: Instant, seconds: u64, exit: bool) -> anyhow::Result<bool> {
+    let mut out = io::stdout();
+    writeln!(out, "Tercet {}, ready in {:.2} s", env!("CARGO_PKG_VERSION"), started.elapsed().as_secs_f64())?;
+    let sound = if seconds == 0 { true } else { show_burst(running, seconds).await? };
+    show_addresses(&running.addresses)?;
+    if !exit && sound {
+        writeln!(out, "Ctrl-C ends it.")?;
+        tokio::select! {
+            failure = running.failure() => return Err(failure),
+            _ = tokio::signal::ctrl_c() => {}
         }
     }
-    running.stop();
     Ok(sound)
 }
 
@@ -127,8 +131,9 @@ async fn show_burst(running: &Running, seconds: u64) -> anyhow::Result<bool> {
     // Every burst has ids of its own, in the order of time, with room below them for a slot.
     let burst = burst::run(running, seconds, now_ms.cast_signed() << 12, bar).await?;
     let audit = summary::Audit::read(running).await?;
-    println!("\n{}", summary::table(&burst, commits(running) - before));
-    println!("{audit}\n");
+    let mut out = io::stdout();
+    writeln!(out, "\n{}", summary::table(&burst, commits(running) - before))?;
+    writeln!(out, "{audit}\n")?;
     Ok(audit.sound())
 }
 
@@ -139,16 +144,17 @@ fn commits(running: &Running) -> f64 {
     names.iter().map(|name| summary::sum(&rendered, name)).sum()
 }
 
-fn show_addresses(addresses: &Addresses) {
-    println!("  coordinator      {}", addresses.url());
-    println!("  operators        {}", addresses.admin_url());
+fn show_addresses(addresses: &Addresses) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "  coordinator      {}", addresses.url())?;
+    writeln!(out, "  operators        {}", addresses.admin_url())?;
     for (service, address) in SERVICES.iter().zip(addresses.services) {
-        println!("  {service:<15}  http://{address}   {}", addresses.database(service).display());
+        writeln!(out, "  {service:<15}  http://{address}   {}", addresses.database(service).display())?;
     }
-    println!("  gateway          http://{}", addresses.gateway);
-    println!("  metrics          http://{}/metrics\n", addresses.metrics);
-    println!("Try the API there, with a token of a user, a shop or an operator:");
-    println!("  cargo run --release -p tercet-gateway -- token --jwks {} user 42\n", addresses.jwks().display());
-    println!("Look at the last transactions:");
-    println!("  cargo run --release -p tercet-coordinator -- tx list --admin {}\n", addresses.admin_url());
+    writeln!(out, "  gateway          http://{}", addresses.gateway)?;
+    writeln!(out, "  metrics          http://{}/metrics\n", addresses.metrics)?;
+    writeln!(out, "Try the API there, with a token of a user, a shop or an operator:")?;
+    writeln!(out, "  cargo run --release -p tercet-gateway -- token --jwks {} user 42\n", addresses.jwks().display())?;
+    writeln!(out, "Look at the last transactions:")?;
+    writeln!(out, "  cargo run --release -p tercet-coordinator -- tx list --admin {}\n", addresses.admin_url())
 }

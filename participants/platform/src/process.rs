@@ -235,7 +235,8 @@ fn gateway_config(addresses: &Addresses) -> anyhow::Result<tercet_gateway::confi
     let (listen, jwks) = (addresses.gateway.to_string(), jwks.display().to_string());
     let template = addresses.own_url(tercet_coupon_template::SERVICE)?;
     let issuing = addresses.own_url(issuing::SERVICE)?;
-    let services = ["--template", &template, "--issuing", &issuing];
+    let log = addresses.own_url(tercet_business_log::SERVICE)?;
+    let services = ["--template", &template, "--issuing", &issuing, "--business-log", &log];
     let flags = [&["--listen", &listen, "--jwks", &jwks, "--address-per-second", "0"], &services[..]].concat();
     Ok(tercet_gateway::config::Config::from_flags(&flags)?)
 }

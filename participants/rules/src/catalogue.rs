@@ -215,7 +215,11 @@ impl Fault {
         while let Some((before, after)) = rest.split_once('{') {
             let (name, after) = after.split_once('}').unwrap_or((after, ""));
             text.push_str(before);
-            text.push_str(self.argument(name).unwrap_or_default());
+            let value = self.argument(name).unwrap_or_default();
+            text.push_str(match language {
+                Language::Zh => chinese(name, value),
+                Language::En => value,
+            });
             rest = after;
         }
         text + rest
@@ -273,6 +277,36 @@ impl Fault {
         let info = status.get_details_error_info()?;
         let code = Code::from_name(&info.reason).filter(|_| info.domain == DOMAIN)?;
         Some(Self { code, arguments: info.metadata.into_iter().collect() })
+    }
+}
+
+/// What the services call things, in Chinese; anything else is a name or a number, and stays as it is.
+fn chinese<'a>(argument: &str, value: &'a str) -> &'a str {
+    match (argument, value) {
+        ("what", "template") => "优惠券模板",
+        ("what", "version") => "版本",
+        ("what", "coupon") => "优惠券",
+        ("what", "batch") => "批次",
+        ("what", "order") => "订单",
+        ("status", "draft") => "草稿",
+        ("status", "gray") => "灰度",
+        ("status", "published") => "已发布",
+        ("status", "paused") => "已暂停",
+        ("status", "ended") => "已结束",
+        ("status", "claiming") => "领取中",
+        ("status", "locked") => "已被订单锁定",
+        ("status", "used") => "已使用",
+        ("action", "set_rules") => "修改规则",
+        ("action", "start_gray") => "开始灰度",
+        ("action", "promote") => "全量发布",
+        ("action", "roll_back") => "回滚",
+        ("action", "pause") => "暂停",
+        ("action", "resume") => "恢复",
+        ("action", "end") => "结束",
+        ("role", "user") => "用户",
+        ("role", "shop") => "商家",
+        ("role", "operator") => "运营",
+        (_, value) => value,
     }
 }
 

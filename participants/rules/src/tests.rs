@@ -512,4 +512,7 @@ fn every_fault_travels_and_reads_in_both_languages() {
     assert_eq!(Fault::from_status(&tonic::Status::not_found("a proxy says so")), None);
     let missing = Fault::from(Refusal::BelowThreshold(cents(1_205)));
     assert_eq!(missing.text(Language::Zh), "还差 12.05 元可用");
+    let gone = Code::NotFound.fault([("what", "template".to_owned()), ("id", "7".to_owned())]);
+    assert_eq!(gone.text(Language::Zh), "优惠券模板 7 不存在");
+    assert_eq!(gone.text(Language::En), "template 7 does not exist");
 }

@@ -100,7 +100,7 @@ impl Sharded {
         ];
         let [template, log, issuing, gateway] =
             [free_port()?, free_port()?, free_port()?, free_port()?].map(|port| format!("127.0.0.1:{port}"));
-        let [templates, issues] = [&template, &issuing].map(|address| format!("http://{address}"));
+        let [templates, issues, logs] = [&template, &issuing, &log].map(|address| format!("http://{address}"));
         let own_issuing = spec("issuing", &sharded)?.with("--shards", &spread).with("--templates", &templates);
         let spec_gateway = Spec::new("gateway", "tercet-gateway", "tercet-gateway", folder)?
             .word("serve")
@@ -108,6 +108,7 @@ impl Sharded {
             .with("--jwks", jwks)
             .with("--template", &templates)
             .with("--issuing", &issues)
+            .with("--business-log", &logs)
             .with("--address-per-second", "0")
             .with("--log-filter", "warn");
         let others = vec![

@@ -1,8 +1,7 @@
 //! Who is let in, and who is not: TLS, client certificates, tokens, and what they may do.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use tercet::client::{Client, Options, Outcome, Wait};
 use tercet_coordinator::config::Config;
@@ -22,43 +21,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::party::{Party, agrees};
 use super::world::{Coordinator, in_time, until};
-
-/// Somebody who signs certificates.
-struct Authority {
-    certificate: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = parameters.self_signed(&key).expect("it signs").pem();
-        Self { certificate, issuer: Issuer::new(parameters, key) }
-    }
-
-    /// Writes a certificate of this machine and its key under this name.
-    fn issue(&self, folder: &Path, name: &str, expired: bool) -> (PathBuf, PathBuf) {
-        let key = KeyPair::generate().expect("a key");
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut parameters = CertificateParams::new(names).expect("they are names");
-        if expired {
-            parameters.not_after = date_time_ymd(2020, 1, 1);
-        }
-        let certificate = parameters.signed_by(&key, &self.issuer).expect("it signs");
-        (
-            write(folder, &format!("{name}.pem"), &certificate.pem()),
-            write(folder, &format!("{name}.key"), &key.serialize_pem()),
-        )
-    }
-}
-
-fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, text).expect("the folder is there");
-    path
-}
+use crate::authority::{Authority, write};
 
 /// A coordinator with mutual TLS, and what its clients need.
 struct Secured {

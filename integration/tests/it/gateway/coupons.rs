@@ -6,7 +6,7 @@ use super::stage::{Ask, Platform};
 use super::{TEMPLATES, rules};
 
 /// A published template with these rules.
-async fn published(platform: &Platform, operator: &str, name: &str, rules: &Value) -> String {
+pub(super) async fn published(platform: &Platform, operator: &str, name: &str, rules: &Value) -> String {
     let body = json!({ "name": name, "rules": rules, "change": { "reason": "r" } });
     let create = Ask::new("POST", TEMPLATES).by(operator).with("idempotency-key", name).json(&body);
     let made = platform.ask(create).await.good(201);

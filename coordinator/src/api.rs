@@ -4,4 +4,5 @@ pub(crate) mod access;
 pub mod admin;
 pub mod coordinator;
 pub mod errors;
+mod patience;
 pub mod sessions;

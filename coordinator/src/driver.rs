@@ -208,7 +208,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         if answer.is_closed() {
             return metrics::abandoned();
         }
-        if let Some(error) = self.overload(&plan).filter(|_| !canary) {
+        if let Some(error) = self.overload(&plan, wait).filter(|_| !canary) {
             metrics::overloaded(&error);
             return answer.send(Err(error));
         }

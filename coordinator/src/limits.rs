@@ -97,6 +97,10 @@ pub const WINDOW_MAX: u32 = 16;
 /// transactions with that service are refused, and no others.
 pub const WAITING_MAX: usize = 1 << 14;
 
+/// The same for a new transaction whose initiator waits for more than its acceptance: half of what a connection has
+/// under way, because the other transactions of a client go through the same connection.
+pub const WAITING_ASKED_MAX: usize = STREAMS_MAX as usize / 2;
+
 /// Ended transactions of one service whose fence rows may be forgotten soon. Past it the oldest stay in the fence.
 pub const FORGET_MAX: usize = 1 << 20;
 

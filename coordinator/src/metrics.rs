@@ -149,6 +149,7 @@ pub fn overloaded(error: &Error) {
         | Error::Declared
         | Error::Unstored { .. }
         | Error::Unavailable { .. }
+        | Error::Late
         | Error::Stopping => return,
     };
     counter!("tercet_overloaded_total", "what" => what).increment(1);

@@ -329,6 +329,9 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// The caller's time for its call is over before there is an answer: the outcome is not known yet. Ask again.
+    #[error("no answer within the time-out of the call: the outcome is not known yet, Get tells it")]
+    Late,
     /// This coordinator takes nothing new: go to another, or wait.
     #[error("the coordinator is stopping")]
     Stopping,

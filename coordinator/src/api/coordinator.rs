@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::errors;
+use super::patience::{patience, within};
 use crate::door::Door;
 use crate::driver::satisfied;
 use crate::limits;
@@ -200,14 +201,14 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl<S: Store> Coordinator for Service<S> {
     async fn submit(&self, request: Request<pb::SubmitRequest>) -> Result<Response<pb::SubmitResponse>, Status> {
-        let traceparent = traceparent(&request);
+        let (traceparent, patience) = (traceparent(&request), patience(&request));
         let request = request.into_inner();
         let submitted = async {
             self.door.admit(branches(&request)).await?;
             let (plan, wait) = declared(request, traceparent.as_deref())?;
             self.start(plan, wait).await
         };
-        let view = submitted.await.map_err(|error| errors::status(&error))?;
+        let view = within(patience, submitted).await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(pb::SubmitResponse { transaction: Some(view) }))
     }
 
@@ -298,19 +299,21 @@ impl<S: Store> Coordinator for Service<S> {
     }
 
     async fn commit(&self, request: Request<pb::CommitRequest>) -> Result<Response<pb::CommitResponse>, Status> {
+        let patience = patience(&request);
         let request = request.into_inner();
         let wait = request.wait().into();
         let committed = async { self.finish(parse_xid(&request.xid)?, End::Commit, wait).await };
-        let view = committed.await.map_err(|error| errors::status(&error))?;
+        let view = within(patience, committed).await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(pb::CommitResponse { transaction: Some(view) }))
     }
 
     async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Result<Response<pb::RollbackResponse>, Status> {
+        let patience = patience(&request);
         let request = request.into_inner();
         let wait = request.wait().into();
         let rolled_back =
             async { self.finish(parse_xid(&request.xid)?, End::Rollback { reason: request.reason }, wait).await };
-        let view = rolled_back.await.map_err(|error| errors::status(&error))?;
+        let view = within(patience, rolled_back).await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(pb::RollbackResponse { transaction: Some(view) }))
     }
 

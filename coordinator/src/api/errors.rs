@@ -72,6 +72,7 @@ fn kind(error: &Error) -> (Code, &'static str) {
         Error::Declared => (Code::FailedPrecondition, "DECLARED"),
         Error::Draining => (Code::Unavailable, "DRAINING"),
         Error::Unavailable { .. } => (Code::Unavailable, "STORE_UNAVAILABLE"),
+        Error::Late => (Code::DeadlineExceeded, "LATE"),
         Error::Stopping => (Code::Unavailable, "STOPPING"),
         Error::Unstored { .. } => (Code::Internal, "UNSTORED"),
     }
@@ -94,6 +95,7 @@ fn metadata(error: &Error) -> Vec<(&'static str, String)> {
         | Error::Declared
         | Error::Draining
         | Error::Unavailable { .. }
+        | Error::Late
         | Error::Stopping
         | Error::Unstored { .. } => Vec::new(),
     }
@@ -116,6 +118,7 @@ fn retry_after_ms(error: &Error) -> Option<u64> {
         | Error::AlreadyDecided { .. }
         | Error::NothingToDo { .. }
         | Error::Declared
+        | Error::Late
         | Error::Unstored { .. } => None,
     }
 }

@@ -11,14 +11,14 @@ use tercet_proto::store::v1::Plan;
 use super::Driver;
 use crate::caller::Caller;
 use crate::clock::Clock;
-use crate::request::{Error, Input};
+use crate::request::{Error, Input, Waits};
 use crate::store::Store;
 use crate::{limits, plan};
 
 impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
     /// What there is too much of for one more with this plan. What waits for a service that does not come, or keeps
     /// saying "not now", must leave room for the others.
-    pub(super) fn overload(&mut self, plan: &plan::Plan) -> Option<Error> {
+    pub(super) fn overload(&mut self, plan: &plan::Plan, wait: Waits) -> Option<Error> {
         if self.gauges.disk_full.load(Ordering::Relaxed) {
             return Some(Error::DiskFull);
         }
@@ -28,7 +28,9 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         }
         let refused =
             |service: &str, what, limit| Some(Error::ServiceOverloaded { service: service.to_owned(), what, limit });
-        let waiting_max = limits::WAITING_MAX.min(Shares::most(live_max));
+        let asked = wait != Waits::Accepted;
+        let waiting_max = if asked { limits::WAITING_ASKED_MAX } else { limits::WAITING_MAX };
+        let waiting_max = waiting_max.min(Shares::most(live_max));
         if !self.unreachable.is_empty() {
             let waits = |service: &str| self.unreachable.get(service).is_some_and(|all| all.len() >= waiting_max);
             if let Some(branch) = plan.record.branches.iter().find(|branch| waits(&branch.service)) {

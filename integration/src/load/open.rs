@@ -27,6 +27,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that the calls are spread over.
 const CHANNELS: usize = 4;
 
+/// Callers there are, each with one call at a time: a call that is due when all of them wait is not made.
+const CALLERS: usize = 16_384;
+
 /// A TCC transaction with these services, whose participants do nothing.
 pub(super) fn tcc(services: &[&str]) -> pb::SubmitRequest {
     let branches = services.iter().map(|service| pb::Branch {
@@ -93,11 +96,13 @@ impl Caller {
     }
 }
 
-/// A refusal is typed when it says what there is too much of, how much there may be, and when to come again.
+/// A refusal is typed when it says what there is too much of, how much there may be, and when to come again; or that
+/// the caller's time is over.
 fn refusal(status: &Status) -> Told {
     let info = status.get_details_error_info();
     let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
     match (status.code(), info, delay) {
+        (Code::DeadlineExceeded, Some(info), _) if info.reason == "LATE" => Told::Refused("late".to_owned()),
         (Code::ResourceExhausted, Some(info), Some(_)) if info.metadata.contains_key("limit") => {
             let word = |name| info.metadata.get(name).map_or("", String::as_str);
             Told::Refused(format!("{} {}", word("service"), word("what")).trim().to_owned())
@@ -192,25 +197,27 @@ pub(super) async fn crowd<F: Future<Output = ()>>(
     while all.next().await.is_some() {}
 }
 
-/// So many a second for so long, each begun when it is due, and the wait for the last. `begin` is told when that was:
-/// time that one has waited here is time that it took.
+/// So many a second for so long, each begun when it is due, as far as there are callers for them, and the wait for the
+/// last. `begin` is told when it was due: time that one has waited here is time that it took.
 pub(super) async fn paced<F: Future<Output = ()>>(rate: f64, time: Duration, begin: impl Fn(u64, Instant) -> F) {
     let begun = Instant::now();
-    let count = (rate * time.as_secs_f64()) as u64;
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut under_way = FuturesUnordered::new();
     let mut at = 0;
-    while at < count {
+    while begun.elapsed() < time {
         tokio::select! {
             _ = ticks.tick() => {}
             Some(()) = under_way.next() => continue,
         }
-        let due = (begun.elapsed().as_secs_f64() * rate) as u64;
-        while at < due.min(count) {
+        let due = (begun.elapsed().min(time).as_secs_f64() * rate) as u64;
+        for at in at..due {
+            if under_way.len() >= CALLERS {
+                break;
+            }
             under_way.push(begin(at, begun + Duration::from_secs_f64(at as f64 / rate)));
-            at += 1;
         }
+        at = due;
     }
     while under_way.next().await.is_some() {}
 }

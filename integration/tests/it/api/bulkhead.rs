@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU32;
 
+use futures_util::future::join_all;
+use tercet_coordinator::limits;
 use tercet_proto::admin::v1 as admin;
 use tercet_proto::coordinator::v1 as pb;
 use tonic::{Code, Status};
@@ -52,21 +54,22 @@ async fn an_instance_never_has_more_calls_than_it_takes() {
     let party =
         join(&coordinator, "shop", 3, |heard| if heard.operation == "try" { Say::Held } else { Say::Done }).await;
     let mut xids = Vec::new();
-    for number in 0..10 {
-        // Fewer than would show that the service is behind.
-        if number == 6 {
-            party.let_through(4);
-            party.hears("try", 4, 1).await;
-        }
-        xids.push(coordinator.submit(patient("shop", number), pb::Wait::Accepted).await.expect("it is sound").xid);
+    let counts = async || {
         let one = participant(&coordinator, "shop").await;
         assert!(one.in_flight <= 3, "{one:?}");
+        (one.in_flight, one.queued)
+    };
+    // Not more than it takes wait for it: else it would be behind.
+    for number in 0..4 {
+        xids.push(coordinator.submit(patient("shop", number), pb::Wait::Accepted).await.expect("it is sound").xid);
+        counts().await;
     }
-    until("calls that wait", async || {
-        let one = participant(&coordinator, "shop").await;
-        (one.in_flight == 3 && one.queued > 0).then_some(())
-    })
-    .await;
+    let full = async || matches!(counts().await, (1.., 1..)).then_some(());
+    until("calls that wait behind those under way", full).await;
+    for _ in 0..4 {
+        party.let_through(1);
+        counts().await;
+    }
     party.let_through(1_000);
     for xid in &xids {
         coordinator.reaches(xid, pb::Status::Confirmed).await;
@@ -125,6 +128,21 @@ async fn what_waits_for_a_service_that_does_not_come_leaves_room_for_others() {
     for xid in &accepted {
         coordinator.reaches(xid, pb::Status::Confirmed).await;
     }
+}
+
+#[tokio::test]
+async fn those_who_wait_for_a_service_that_does_not_come_leave_half_of_a_connection_to_others() {
+    let coordinator = Coordinator::start().await;
+    // Less at a time than one commit takes: else the store would be behind.
+    for _ in 0..limits::WAITING_ASKED_MAX / 64 {
+        let some = (0..64).map(|number| coordinator.submit(patient("shop", number), pb::Wait::Accepted));
+        join_all(some).await.into_iter().for_each(|one| drop(one.expect("there is room")));
+    }
+    for wait in [pb::Wait::Decided, pb::Wait::Ended] {
+        let error = coordinator.submit(patient("shop", 0), wait).await.expect_err("it would keep the connection");
+        assert_eq!(blamed(&error), ("shop".to_owned(), "waiting calls".to_owned()));
+    }
+    coordinator.submit(patient("shop", 0), pb::Wait::Accepted).await.expect("it keeps nothing");
 }
 
 #[tokio::test]

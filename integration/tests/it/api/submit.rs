@@ -1,11 +1,12 @@
 //! Declared transactions: when their answers come, what they say, their order, and the idempotency key.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tercet_proto::coordinator::v1 as pb;
 use tercet_proto::coordinator::v1::BranchStatus::{Done, Pending, Skipped};
-use tonic::Code;
+use tonic::{Code, Request};
 
 use super::party::{Heard, Party, Say, agrees};
 use super::world::{Coordinator, branch, branches, in_time, keyed, reason, step, submit, tcc, until};
@@ -87,6 +88,28 @@ async fn the_answer_tells_results_and_the_reason_of_a_refusal() {
     assert_eq!(stock.heard()[2..], [("try", 2), ("cancel", 2)]);
     // The refused branch has no effect to undo, so its handler is never asked to.
     assert_eq!(purse.heard(), [("try", 1), ("confirm", 1), ("try", 2)]);
+}
+
+#[tokio::test]
+async fn a_caller_whose_time_is_over_is_told_so_by_name_and_the_transaction_goes_on() {
+    let coordinator = Coordinator::start().await;
+    let shop = Party::join(&coordinator, "shop", |_| Say::Held).await;
+    let named = pb::Transaction { idempotency_key: "late".into(), ..tcc(vec![branch("shop", 1)]) };
+    let wanted = pb::SubmitRequest { transaction: Some(named), wait: pb::Wait::Ended.into() };
+    // A client that is slow to hear of it gives up by itself.
+    let late = until("the coordinator's word", async || {
+        let mut request = Request::new(wanted.clone());
+        request.set_timeout(Duration::from_secs(1));
+        let late = coordinator.client().submit(request).await.expect_err("it is held");
+        (late.code() != Code::Cancelled).then_some(late)
+    })
+    .await;
+    assert_eq!(reason(&late, Code::DeadlineExceeded), "LATE");
+    shop.let_through(10);
+    let key = pb::get_request::Key::IdempotencyKey("late".into());
+    let found = coordinator.client().get(pb::GetRequest { key: Some(key) }).await.expect("it was begun");
+    let view = found.into_inner().transaction.expect("it is there");
+    coordinator.reaches(&view.xid, pb::Status::Confirmed).await;
 }
 
 #[tokio::test]

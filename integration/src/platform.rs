@@ -13,7 +13,7 @@ use crate::processes::{Coordinator, Process, Spec, free_port};
 const READY_MAX: Duration = Duration::from_secs(30);
 
 /// What has a port there, besides those of [`Addresses`].
-const OTHERS: [&str; 6] = ["stock", "coupon", "order", "template", "business-log", "issuing"];
+const OTHERS: [&str; 7] = ["stock", "coupon", "order", "template", "business-log", "issuing", "redemption"];
 
 /// Where it listens.
 #[derive(Clone, Copy, Debug)]

@@ -20,7 +20,7 @@ mod coupon {
     use tercet_coupon::*;
 
     mod conformance;
-    pub(crate) use conformance::{claim, give_back, open, paid, redeem};
+    pub(crate) use conformance::{claim, give_back, honour, open, paid, redeem, take_back};
 }
 
 #[path = "../../../participants/order/src"]
@@ -28,7 +28,7 @@ mod order {
     use tercet_order::*;
 
     mod conformance;
-    pub(crate) use conformance::{place, refund};
+    pub(crate) use conformance::{place, place_basket, refund};
 }
 
 async fn on_mariadb<M: Mode, R: tercet::action::Request>(suite: Suite<MySql, M, R>) -> Option<Suite<MySql, M, R>> {
@@ -44,8 +44,11 @@ conformance! {
     coupon_open_conforms_on_mariadb: on_mariadb(coupon::open()).await;
     coupon_redeem_conforms_on_mariadb: on_mariadb(coupon::redeem()).await;
     coupon_give_back_conforms_on_mariadb: on_mariadb(coupon::give_back()).await;
+    coupon_honour_conforms_on_mariadb: on_mariadb(coupon::honour()).await;
+    coupon_take_back_conforms_on_mariadb: on_mariadb(coupon::take_back()).await;
     coupon_paid_conforms_on_mariadb: on_mariadb(coupon::paid()).await;
     order_place_conforms_on_mariadb: on_mariadb(order::place()).await;
+    order_place_basket_conforms_on_mariadb: on_mariadb(order::place_basket()).await;
     order_refund_conforms_on_mariadb: on_mariadb(order::refund()).await;
 }
 

@@ -9,6 +9,7 @@ use tercet::fence::Dialect;
 use tercet_coupon::Shards;
 use tercet_coupon::store::Totals as CouponTotals;
 use tercet_coupon::store::batches::Batches;
+use tercet_coupon::store::redemptions::Redemptions;
 use tercet_integration::servers;
 use tercet_proto::coupon::v1::Redeem;
 use tercet_proto::order::v1::Place;
@@ -113,7 +114,7 @@ struct World<Db: Dialect> {
 }
 
 /// A database that all three services can live in.
-trait Stores: Dialect + tercet_stock::store::Store + Batches + tercet_order::store::Store {}
+trait Stores: Dialect + tercet_stock::store::Store + Batches + Redemptions + tercet_order::store::Store {}
 impl Stores for Sqlite {}
 impl Stores for MySql {}
 

@@ -5,6 +5,7 @@ mod coupons;
 mod log;
 mod plan;
 mod program;
+mod redemptions;
 mod stage;
 mod tls;
 
@@ -427,7 +428,7 @@ async fn the_document_knows_every_route_and_every_code() {
     assert_eq!(document["openapi"], "3.1.0");
     let mut names = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().expect("paths") {
-        let parts = ["{template_id}", "{version}", "{coupon_id}", "{batch_id}"];
+        let parts = ["{template_id}", "{version}", "{coupon_id}", "{batch_id}", "{key}", "{order_id}", "{user_id}"];
         let address = parts.iter().fold(path.clone(), |path, part| path.replace(part, "1"));
         assert!(!address.contains('{'), "{path} has a part that this test does not know");
         for (method, operation) in methods.as_object().expect("methods") {

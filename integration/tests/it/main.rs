@@ -19,6 +19,7 @@ mod load;
 mod operators;
 mod platform;
 mod power;
+mod redemption;
 mod scale;
 mod servers;
 mod services;

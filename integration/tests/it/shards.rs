@@ -99,6 +99,8 @@ fn statements(coupon_id: i64, user_id: i64) -> Vec<(Kind, String, &'static str)>
         (Kind::Advance, format!("[[{coupon_id},1,2,100,500]]"), "PRIMARY"),
         (Kind::Pending, format!("[{user_id}]"), "of_user"),
         (Kind::Coupon, format!("[{coupon_id}]"), "PRIMARY"),
+        (Kind::Look, format!("[{coupon_id}]"), "PRIMARY"),
+        (Kind::Usable, format!("[{user_id},20]"), "of_user"),
         (Kind::OfUser, format!("[{user_id},1,{},20]", i64::MAX), "of_user"),
         (Kind::Page, format!("[{},0,-1,200]", i64::MAX), "PRIMARY"),
         (Kind::EndedWith, format!("[5,{coupon_id},1000,500]"), "by_end"),

@@ -9,8 +9,11 @@ use tercet_shards::{ShardMap, Slot};
 use tercet_testing::{Database, Mode, Suite};
 
 use super::store::batches::Batches;
+use super::store::redemptions::{Redemption, Redemptions, State, Step};
 use super::store::{self, Move, Status, Store, Totals};
-use super::{CLAIM, GIVE_BACK, OPEN, PAID, REDEEM, Shards, audit, claim_by_hand, seed_coupons, service};
+use super::{
+    CLAIM, GIVE_BACK, HONOUR, OPEN, PAID, REDEEM, Shards, TAKE_BACK, audit, claim_by_hand, seed_coupons, service,
+};
 
 fn shards<Db: Store + Database>(pool: Pool<Db>) -> Shards<Db> {
     let map = ShardMap::even(1, 4).expect("the counts are within their limits");
@@ -22,8 +25,8 @@ fn id(number: i64, user_id: i64) -> i64 {
 }
 
 /// Of template 1, two for each user. Of user 7 coupons 1 and 2 are issued; of user 8 coupons 3 and 4 are used, by
-/// orders 103 and 104, for 500.
-async fn rows<Db: Store + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
+/// orders 103 and 104, for 500. Of its redemptions 1 and 2 are kept, and 3 and 4 are done.
+async fn rows<Db: Redemptions + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
     let shards = shards(pool.clone());
     let coupon = |number, user_id| claim_by_hand(number, user_id, 1, 2);
     seed_coupons(&shards, &[coupon(1, 7), coupon(2, 7), coupon(3, 8), coupon(4, 8)]).await?;
@@ -32,7 +35,33 @@ async fn rows<Db: Store + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
         let steps = [3, 4].map(|number| Move { coupon_id: id(number, 8), from, to, order: Some((100 + number, 500)) });
         store::advance::<Db>(&mut db_tx, shards.map(), &steps).await?;
     }
+    for number in 1..=4 {
+        Db::keep(&mut db_tx, &redemption(number), 60_000).await?;
+    }
+    for (from, to) in [(State::Kept, State::Submitted), (State::Submitted, State::Done)] {
+        let step = |number| Step { redemption_id: id(number, 8), from, to, attempt: None, refund: None };
+        Db::step(&mut db_tx, &[step(3), step(4)]).await?;
+    }
     db_tx.commit().await
+}
+
+fn redemption(number: i64) -> Redemption {
+    Redemption {
+        redemption_id: id(number, 8),
+        user_id: 8,
+        order_id: 100 + number,
+        idempotency_key: number.to_string(),
+        digest: String::new(),
+        content: Vec::new(),
+        state: State::Kept,
+        refusal: String::new(),
+        attempt: 0,
+        tries: 0,
+        due_ms: 0,
+        created_ms: 0,
+        ended_ms: None,
+        refunded_ms: None,
+    }
 }
 
 async fn counted<Db: Store + Database>(pool: Pool<Db>) -> Result<(), String> {
@@ -41,12 +70,19 @@ async fn counted<Db: Store + Database>(pool: Pool<Db>) -> Result<(), String> {
     if (miscounted, over_limit) == (0, 0) { Ok(()) } else { Err(format!("{totals:?}")) }
 }
 
-fn suite<Db: Batches + Database, M: Mode, R: Request>(action: Action<M, R>) -> Suite<Db, M, R> {
+fn suite<Db: Batches + Redemptions + Database, M: Mode, R: Request>(action: Action<M, R>) -> Suite<Db, M, R> {
     let make = |pool| service::<Db>(shards(pool));
-    Suite::new(action, make).seed(rows::<Db>).invariant(counted::<Db>).ignoring(&["used_ms", "started_ms"])
+    Suite::new(action, make).seed(rows::<Db>).invariant(counted::<Db>).ignoring(&[
+        "used_ms",
+        "started_ms",
+        "due_ms",
+        "created_ms",
+        "ended_ms",
+        "refunded_ms",
+    ])
 }
 
-pub(crate) fn claim<Db: Batches + Database>() -> Suite<Db, Tcc, pb::Claim> {
+pub(crate) fn claim<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, pb::Claim> {
     let claim = |number, template_id, user_id| claim_by_hand(number, user_id, template_id, 2);
     let misplaced = pb::Claim { coupon_id: id(16, 9) + 1, ..claim(16, 2, 9) };
     // The row that counts a user's claims stays, with one claim less.
@@ -56,7 +92,7 @@ pub(crate) fn claim<Db: Batches + Database>() -> Suite<Db, Tcc, pb::Claim> {
         .cancel_leaves_traces_in(&["claimed_000", "claimed_001", "claimed_002", "claimed_003"])
 }
 
-pub(crate) fn redeem<Db: Batches + Database>() -> Suite<Db, Tcc, pb::Redeem> {
+pub(crate) fn redeem<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, pb::Redeem> {
     let redeem = |coupon_id, user_id, order_id| pb::Redeem {
         coupon_id,
         user_id,
@@ -72,7 +108,7 @@ pub(crate) fn redeem<Db: Batches + Database>() -> Suite<Db, Tcc, pb::Redeem> {
     ])
 }
 
-pub(crate) fn give_back<Db: Batches + Database>() -> Suite<Db, Saga, pb::GiveBack> {
+pub(crate) fn give_back<Db: Batches + Redemptions + Database>() -> Suite<Db, Saga, pb::GiveBack> {
     let give_back = |coupon_id, order_id| pb::GiveBack { coupon_id, order_id, discount_cents: 500 };
     suite(GIVE_BACK).granting([give_back(id(3, 8), 103), give_back(id(4, 8), 104)]).refusing([
         give_back(id(3, 8), 103),
@@ -81,12 +117,32 @@ pub(crate) fn give_back<Db: Batches + Database>() -> Suite<Db, Saga, pb::GiveBac
     ])
 }
 
-pub(crate) fn open<Db: Batches + Database>() -> Suite<Db, Tcc, pb::OpenBatch> {
+pub(crate) fn open<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, pb::OpenBatch> {
     let open = |batch, batch_id: &str| pb::OpenBatch { batch, batch_id: batch_id.into(), ..pb::OpenBatch::default() };
     suite(OPEN).granting([open(1, "spring"), open(2, "summer")]).refusing([open(3, "spring")])
 }
 
-pub(crate) fn paid<Db: Batches + Database>() -> Suite<Db, Message, Paid> {
+pub(crate) fn paid<Db: Batches + Redemptions + Database>() -> Suite<Db, Message, Paid> {
     let paid = |order_id, paid_cents| Paid { order_id, user_id: 7, paid_cents };
     suite(PAID).granting([paid(2, 1_500), paid(1, 0)])
+}
+
+pub(crate) fn honour<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, pb::Honour> {
+    let honour = |number, attempt| pb::Honour { redemption_id: id(number, 8), attempt };
+    suite(HONOUR).granting([honour(1, 0), honour(2, 0)]).refusing([
+        honour(1, 0),
+        honour(2, 1),
+        honour(3, 0),
+        honour(9, 0),
+    ])
+}
+
+pub(crate) fn take_back<Db: Batches + Redemptions + Database>() -> Suite<Db, Saga, pb::TakeBack> {
+    let take_back = |number| pb::TakeBack {
+        redemption_id: id(number, 8),
+        order_id: 100 + number,
+        operator: "ann".into(),
+        reason: "broken".into(),
+    };
+    suite(TAKE_BACK).granting([take_back(3), take_back(4)]).refusing([take_back(3), take_back(1), take_back(9)])
 }

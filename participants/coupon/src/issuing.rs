@@ -35,6 +35,7 @@ mod offers;
 use crate::store::batches::Batches;
 use crate::store::jobs::Jobs;
 use crate::{Shards, metrics};
+pub(crate) use fields::id;
 use known::Known;
 use offers::Offers;
 

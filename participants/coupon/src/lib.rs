@@ -22,23 +22,28 @@ use tercet_proto::order::v1::Paid as PaidNotice;
 use tercet_shards::Slot;
 
 mod claim;
+mod honour;
 pub mod issuing;
 mod metrics;
 mod open;
+mod order;
 mod paid;
 mod redeem;
+pub mod redemption;
 mod schema;
 pub mod shards;
 mod stock;
 pub mod store;
 
 pub use claim::Claim;
+pub use honour::{HonourIt, TakeItBack};
 pub use open::Open;
 pub use paid::Paid;
 pub use redeem::{GiveBack, Redeem};
 pub use shards::Shards;
 
 use store::batches::Batches;
+use store::redemptions::Redemptions;
 use store::{Status, Store, Totals};
 
 /// The service's name.
@@ -51,6 +56,10 @@ pub const OPEN: Action<Tcc, pb::OpenBatch> = Action::tcc(SERVICE, "issue");
 pub const REDEEM: Action<Tcc, pb::Redeem> = Action::tcc(SERVICE, "redeem");
 /// Gives a used coupon back to its user, as the last step of a refund.
 pub const GIVE_BACK: Action<Saga, pb::GiveBack> = Action::saga(SERVICE, "give_back");
+/// Carries out a redemption that is kept.
+pub const HONOUR: Action<Tcc, pb::Honour> = Action::tcc(SERVICE, "honour");
+/// Takes a redemption back, as the first step of a refund.
+pub const TAKE_BACK: Action<Saga, pb::TakeBack> = Action::saga(SERVICE, "take_back");
 /// Is told that an order was paid.
 pub const PAID: Action<Message, PaidNotice> = Action::message(SERVICE, "paid");
 
@@ -58,7 +67,7 @@ pub const PAID: Action<Message, PaidNotice> = Action::message(SERVICE, "paid");
 ///
 /// # Errors
 /// When the tables can not be made, or are not those of this version.
-pub async fn service<Db: Batches + Dialect>(shards: Shards<Db>) -> Result<Service<Db>, shards::Error> {
+pub async fn service<Db: Batches + Redemptions + Dialect>(shards: Shards<Db>) -> Result<Service<Db>, shards::Error> {
     shards.migrate().await?;
     let map = shards.map();
     Ok(Service::new(SERVICE, shards.pools().to_vec())
@@ -66,6 +75,8 @@ pub async fn service<Db: Batches + Dialect>(shards: Shards<Db>) -> Result<Servic
         .tcc_slice(CLAIM, Claim::new(map))
         .tcc(OPEN, Open(PhantomData))
         .tcc_slice(REDEEM, Redeem::new(map))
+        .tcc_slice(HONOUR, HonourIt::new(map))
+        .saga_slice(TAKE_BACK, TakeItBack::new(map))
         .saga_slice(GIVE_BACK, GiveBack::new(map))
         .receiver_slice(PAID, Paid::new(map)))
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use tercet::bootstrap;
 use tercet::fence::Dialect;
 use tercet_coupon::store::batches::Batches;
+use tercet_coupon::store::redemptions::Redemptions;
 use tercet_coupon::{SERVICE, Shards};
 use tercet_shards::ShardMap;
 
@@ -27,7 +28,7 @@ async fn main() -> ExitCode {
     .await
 }
 
-async fn serve<Db: Batches + Dialect>(config: bootstrap::Config, own: Own) -> anyhow::Result<()> {
+async fn serve<Db: Batches + Redemptions + Dialect>(config: bootstrap::Config, own: Own) -> anyhow::Result<()> {
     let shards = Shards::<Db>::new(own.shards, config.open_all().await?)?;
     config.serve(tercet_coupon::service(shards).await?).await
 }

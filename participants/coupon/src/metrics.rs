@@ -1,8 +1,9 @@
-//! Every metric of the services that issue coupons; labels are codes of the catalogue.
+//! Every metric of the services that issue and redeem coupons; labels are codes of the catalogue, calls, and places of
+//! databases.
 
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use tercet_rules::{Code, Fault};
 
 /// Claims by what they came to: `OK`, `REPEATED`, or the code of a fault.
@@ -54,4 +55,26 @@ pub(crate) fn expired(coupons: usize) {
 /// Templates whose unclaimed stock was returned.
 pub(crate) fn stock_returned() {
     counter!("tercet_issuing_returned_templates_total").increment(1);
+}
+
+/// Calls of the redemption service by what they came to: `OK`, or the code of a fault.
+pub(crate) fn redemption_called(call: &'static str, fault: Option<&Fault>, took: Duration) {
+    let outcome = fault.map_or("OK", |fault| fault.code.name());
+    counter!("tercet_redemption_calls_total", "call" => call, "outcome" => outcome).increment(1);
+    histogram!("tercet_redemption_call_seconds", "call" => call).record(took.as_secs_f64());
+}
+
+/// Redemptions that were kept, since no coordinator was in reach.
+pub(crate) fn kept() {
+    counter!("tercet_redemption_kept_total").increment(1);
+}
+
+/// Redemptions that wait to be submitted, by the place of their database: at most 128.
+pub(crate) fn waiting(database: usize, redemptions: i64) {
+    gauge!("tercet_redemption_waiting", "database" => database.to_string()).set(redemptions as f64);
+}
+
+/// Redemptions that were kept and came to nothing, since it took too long.
+pub(crate) fn given_up() {
+    counter!("tercet_redemption_given_up_total").increment(1);
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tercet::fence::Dialect;
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet_proto::coupon::v1 as pb;
-use tercet_rules::Code;
+use tercet_rules::{Code, Fault};
 use tercet_shards::{ShardMap, Slot};
 
 use crate::fault;
@@ -84,22 +84,24 @@ fn redeem_fault(request: &pb::Redeem, found: Option<&(Coupon, i64)>) -> Option<S
     let Some((coupon, now_ms)) = found.filter(|(coupon, _)| coupon.user_id == user_id) else {
         return Some(Code::NotFound.fault([("what", "coupon".into()), ("id", coupon_id.to_string())]).reason());
     };
+    unusable(coupon, *now_ms).map(|fault| fault.reason())
+}
+
+/// Why a coupon can not be used now, whatever for.
+pub(crate) fn unusable(coupon: &Coupon, now_ms: i64) -> Option<Fault> {
+    let coupon_id = coupon.coupon_id;
     let at = |at_ms: i64| [("at_ms", at_ms.to_string()), ("coupon_id", coupon_id.to_string())];
     let taken = |status: &str| {
         let arguments = [("coupon_id", coupon_id.to_string()), ("status", status.to_owned())];
-        Code::CouponTaken.fault(arguments).reason()
+        Some(Code::CouponTaken.fault(arguments))
     };
     match coupon.status {
-        Status::Pending => Some(taken("claiming")),
-        Status::Locked => Some(taken("locked")),
-        Status::Used => Some(taken("used")),
-        Status::Expired => Some(Code::Expired.fault(at(coupon.valid_until_ms)).reason()),
-        Status::Issued if coupon.valid_until_ms <= *now_ms => {
-            Some(Code::Expired.fault(at(coupon.valid_until_ms)).reason())
-        }
-        Status::Issued if coupon.valid_from_ms > *now_ms => {
-            Some(Code::NotYetValid.fault(at(coupon.valid_from_ms)).reason())
-        }
+        Status::Pending => taken("claiming"),
+        Status::Locked => taken("locked"),
+        Status::Used => taken("used"),
+        Status::Expired => Some(Code::Expired.fault(at(coupon.valid_until_ms))),
+        Status::Issued if coupon.valid_until_ms <= now_ms => Some(Code::Expired.fault(at(coupon.valid_until_ms))),
+        Status::Issued if coupon.valid_from_ms > now_ms => Some(Code::NotYetValid.fault(at(coupon.valid_from_ms))),
         Status::Issued => None,
     }
 }

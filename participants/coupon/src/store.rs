@@ -15,6 +15,7 @@ pub mod batches;
 pub mod jobs;
 #[cfg(feature = "mysql")]
 mod mysql;
+pub mod redemptions;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statements;
@@ -146,7 +147,7 @@ pub trait Store: sqlx::Database {
 
 /// The names of all tables of a database that has so many of each kind.
 pub fn tables(count: usize) -> Vec<String> {
-    let mut names = ["paid_notice", "issue_batch", "issue_chunk"].map(str::to_owned).to_vec();
+    let mut names = ["paid_notice", "issue_batch", "issue_chunk", "redemption"].map(str::to_owned).to_vec();
     names.extend((0..count).flat_map(statements::tables));
     names
 }
@@ -315,6 +316,30 @@ pub async fn coupon<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, coupon_id: 
     let one = statement(Kind::Coupon, map.table(Slot::of_id(coupon_id)), &[coupon_id]);
     let ran = Db::run(db_tx, &[one]).await?;
     ran.iter().flat_map(|ran| &ran.rows).map(|row| Coupon::from_row(row)).next().transpose()
+}
+
+/// These coupons as they are, with the database's clock; they are not locked, and are all of one user.
+pub async fn look<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    user_id: i64,
+    coupon_ids: &[i64],
+) -> sqlx::Result<Vec<(Coupon, i64)>> {
+    let one = statement(Kind::Look, map.table(Slot::of_user(user_id)), coupon_ids);
+    let ran = Db::run(db_tx, &[one]).await?;
+    ran.iter().flat_map(|ran| &ran.rows).map(|row| Ok((Coupon::from_row(row)?, last(row)?))).collect()
+}
+
+/// The coupons that a user may use by their status and end, those that end first, with the database's clock.
+pub async fn usable<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    user_id: i64,
+    limit: usize,
+) -> sqlx::Result<Vec<(Coupon, i64)>> {
+    let one = statement(Kind::Usable, map.table(Slot::of_user(user_id)), &[user_id, limit as i64]);
+    let ran = Db::run(db_tx, &[one]).await?;
+    ran.iter().flat_map(|ran| &ran.rows).map(|row| Ok((Coupon::from_row(row)?, last(row)?))).collect()
 }
 
 /// A user's coupons of these statuses with ids below `before`, newest first, at most `limit`.

@@ -295,5 +295,7 @@ tercet_testing::conformance! {
     claim_conforms: conformance::claim::<Sqlite>();
     redeem_conforms: conformance::redeem::<Sqlite>();
     give_back_conforms: conformance::give_back::<Sqlite>();
+    honour_conforms: conformance::honour::<Sqlite>();
+    take_back_conforms: conformance::take_back::<Sqlite>();
     paid_conforms: conformance::paid::<Sqlite>();
 }

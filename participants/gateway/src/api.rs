@@ -3,6 +3,7 @@
 pub(crate) mod coupons;
 pub(crate) mod log;
 pub(crate) mod offers;
+pub(crate) mod redemptions;
 pub(crate) mod templates;
 
 use crate::route::{Answer, Anyone, Call, Reply};

@@ -27,6 +27,9 @@ pub struct Config {
     /// URL of the business log
     #[arg(long, env = "TERCET_BUSINESS_LOG", default_value = "http://127.0.0.1:7075")]
     pub business_log: String,
+    /// URL of the redemption service
+    #[arg(long, env = "TERCET_REDEMPTION", default_value = "http://127.0.0.1:7077")]
+    pub redemption: String,
     /// Who callers are.
     #[command(flatten)]
     pub tokens: Tokens,

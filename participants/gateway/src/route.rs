@@ -40,6 +40,11 @@ impl<A> Reply<A> {
         Self { status: StatusCode::OK, value }
     }
 
+    /// It will be done.
+    pub(crate) const fn accepted(value: A) -> Self {
+        Self { status: StatusCode::ACCEPTED, value }
+    }
+
     /// It is new, or as it was when this was asked before.
     pub(crate) const fn made(value: A, is_new: bool) -> Self {
         Self { status: if is_new { StatusCode::CREATED } else { StatusCode::OK }, value }
@@ -71,6 +76,14 @@ pub(crate) struct User {
     pub(crate) groups: Vec<String>,
 }
 
+/// A person of a shop.
+pub(crate) struct Shop {
+    /// The shop's number.
+    pub(crate) id: i64,
+    /// The person's name.
+    pub(crate) name: String,
+}
+
 /// A person of the platform.
 pub(crate) struct Operator {
     pub(crate) name: String,
@@ -91,6 +104,17 @@ impl Caller for User {
         match identity? {
             Identity::User { user_id: id, groups } => Some(Self { id, groups }),
             Identity::Shop { .. } | Identity::Operator { .. } => None,
+        }
+    }
+}
+
+impl Caller for Shop {
+    const ROLE: Option<Role> = Some(Role::Shop);
+
+    fn of(identity: Option<Identity>) -> Option<Self> {
+        match identity? {
+            Identity::Shop { shop_id: id, name } => Some(Self { id, name }),
+            Identity::User { .. } | Identity::Operator { .. } => None,
         }
     }
 }

@@ -4,7 +4,7 @@ use axum::http::Method;
 use bytes::Bytes;
 use tercet_rules::Code;
 
-use crate::api::{coupons, log, offers, templates};
+use crate::api::{coupons, log, offers, redemptions, templates};
 use crate::limits::LARGE_BODY_BYTES_MAX;
 use crate::openapi;
 use crate::route::Route;
@@ -27,11 +27,48 @@ const CLAIM: &[Code] = &[
     Code::KeyReused,
 ];
 
+/// Why coupons are not used.
+const REDEEM: &[Code] = &[
+    Code::NotFound,
+    Code::KeyReused,
+    Code::CouponTaken,
+    Code::NotYetValid,
+    Code::Expired,
+    Code::OutOfScope,
+    Code::BelowThreshold,
+    Code::NotStackable,
+    Code::NoGain,
+    Code::AmountChanged,
+    Code::OrderExists,
+];
+
+/// Why a user's coupons are not used for a shop.
+const REDEEM_FOR_USER: &[Code] = &[
+    Code::NotFound,
+    Code::KeyReused,
+    Code::CouponTaken,
+    Code::NotYetValid,
+    Code::Expired,
+    Code::OutOfScope,
+    Code::BelowThreshold,
+    Code::NotStackable,
+    Code::NoGain,
+    Code::AmountChanged,
+    Code::OrderExists,
+    Code::OtherShop,
+];
+
+/// Why an order is not taken back.
+const REFUND: &[Code] = &[Code::NotFound, Code::NotRefundable];
+
 /// All routes.
 pub(crate) fn table() -> Vec<Route> {
     let mut routes = users();
+    routes.extend(customers());
+    routes.extend(shops());
     routes.extend(operators());
     routes.extend(issuers());
+    routes.extend(helpers());
     routes.push(health());
     routes.push(page());
     routes.push(document(Bytes::new()));
@@ -60,6 +97,83 @@ fn users() -> Vec<Route> {
         Route::new(Method::GET, "/v1/coupons/{coupon_id}", "get_own_coupon", coupons::get)
             .says("A coupon of the user; that of another is not found")
             .fails(&[Code::NotFound]),
+    ]
+}
+
+/// What users do with their coupons.
+fn customers() -> Vec<Route> {
+    vec![
+        Route::new(Method::POST, "/v1/orders/validate", "validate", redemptions::validate)
+            .says("What coupons take off an order, or why nothing, and which of them are best together")
+            .takes(LARGE_BODY_BYTES_MAX)
+            .fails(&[Code::NotFound]),
+        Route::new(Method::POST, "/v1/redemptions", "redeem", redemptions::redeem)
+            .says("Uses coupons for an order: all of them or none; 202 where it is kept and done later")
+            .takes(LARGE_BODY_BYTES_MAX)
+            .keyed()
+            .answers(&[200, 202])
+            .fails(REDEEM),
+        Route::new(Method::GET, "/v1/redemptions/{key}", "get_redemption", redemptions::by_key)
+            .says("How the redemption with this idempotency key stands")
+            .answers(&[200, 202])
+            .fails(&[Code::NotFound]),
+        Route::new(Method::GET, "/v1/orders/{order_id}/redemption", "get_order_redemption", redemptions::by_order)
+            .says("How the redemption of an order stands")
+            .answers(&[200, 202])
+            .fails(&[Code::NotFound]),
+        Route::new(Method::POST, "/v1/orders/{order_id}/refund", "refund", redemptions::refund)
+            .says("Takes an order back; its coupons return as their rules allow")
+            .answers(&[200, 202])
+            .fails(REFUND),
+    ]
+}
+
+/// What shops do for users.
+fn shops() -> Vec<Route> {
+    vec![
+        Route::new(Method::POST, "/v1/shop/orders/validate", "validate_for_user", redemptions::validate_for)
+            .says("What a user's coupons take off an order of the shop")
+            .takes(LARGE_BODY_BYTES_MAX)
+            .fails(&[Code::NotFound, Code::OtherShop]),
+        Route::new(Method::POST, "/v1/shop/redemptions", "redeem_for_user", redemptions::redeem_for)
+            .says("Uses a user's coupons for an order of the shop")
+            .takes(LARGE_BODY_BYTES_MAX)
+            .keyed()
+            .answers(&[200, 202])
+            .fails(REDEEM_FOR_USER),
+        Route::new(
+            Method::POST,
+            "/v1/shop/users/{user_id}/orders/{order_id}/refund",
+            "refund_by_shop",
+            redemptions::refund_by_shop,
+        )
+        .says("Takes an order of the shop back")
+        .answers(&[200, 202])
+        .fails(REFUND),
+    ]
+}
+
+/// Redemptions, for operators.
+fn helpers() -> Vec<Route> {
+    vec![
+        Route::new(
+            Method::GET,
+            "/v1/operator/users/{user_id}/orders/{order_id}/redemption",
+            "get_user_redemption",
+            redemptions::by_user_and_order,
+        )
+        .says("How the redemption of a user's order stands")
+        .answers(&[200, 202])
+        .fails(&[Code::NotFound]),
+        Route::new(
+            Method::POST,
+            "/v1/operator/users/{user_id}/orders/{order_id}/refund",
+            "refund_by_operator",
+            redemptions::refund_by_operator,
+        )
+        .says("Takes an order back for a user")
+        .answers(&[200, 202])
+        .fails(REFUND),
     ]
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tercet::context::Traceparent;
 use tercet_proto::coupon::v1::issuing_client::IssuingClient;
+use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
 use tercet_proto::log::v1::business_log_client::BusinessLogClient;
 use tercet_rules::{Code, Fault, Language};
@@ -21,6 +22,7 @@ pub(crate) struct Services {
     pub(crate) templates: CouponTemplatesClient<Channel>,
     pub(crate) issuing: IssuingClient<Channel>,
     pub(crate) log: BusinessLogClient<Channel>,
+    pub(crate) redemption: RedemptionClient<Channel>,
 }
 
 impl Services {
@@ -38,6 +40,7 @@ impl Services {
             templates: CouponTemplatesClient::new(channel(&config.template)?),
             issuing: IssuingClient::new(channel(&config.issuing)?),
             log: BusinessLogClient::new(channel(&config.business_log)?),
+            redemption: RedemptionClient::new(channel(&config.redemption)?),
         })
     }
 }

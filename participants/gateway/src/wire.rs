@@ -3,5 +3,6 @@
 pub(crate) mod common;
 pub(crate) mod coupon;
 pub(crate) mod log;
+pub(crate) mod redemption;
 pub(crate) mod rules;
 pub(crate) mod template;

@@ -6,7 +6,7 @@ use tercet_proto::order::v1 as pb;
 use tercet_testing::{Database, Mode, Suite};
 
 use super::store::{Move, Order, Status, Store};
-use super::{PLACE, REFUND, audit, service};
+use super::{PLACE, PLACE_BASKET, REFUND, audit, service};
 
 /// Order 1 is placed, order 2 is paid, and order 3 is frozen.
 async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
@@ -57,4 +57,20 @@ pub(crate) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {
 pub(crate) fn refund<Db: Store + Database>() -> Suite<Db, Saga, pb::Refund> {
     let refund = |order_id| pb::Refund { order_id };
     suite(REFUND).granting([refund(1), refund(2)]).refusing([refund(1), refund(3), refund(9)])
+}
+
+pub(crate) fn place_basket<Db: Store + Database>() -> Suite<Db, Tcc, pb::PlaceBasket> {
+    let basket = |order_id, coupon_ids: &[i64]| pb::PlaceBasket {
+        order_id,
+        user_id: 7,
+        count: 3,
+        coupons: coupon_ids.iter().map(|id| pb::BasketCoupon { coupon_id: *id, discount_cents: 100 }).collect(),
+        amount_cents: 2_000,
+        discount_cents: 100 * coupon_ids.len() as i64,
+    };
+    let wrong_sum = pb::PlaceBasket { discount_cents: 300, ..basket(14, &[8, 9]) };
+    suite(PLACE_BASKET)
+        .granting([basket(11, &[6, 7]), basket(12, &[])])
+        .refusing([basket(11, &[]), basket(1, &[]), basket(0, &[]), basket(13, &[8, 8]), wrong_sum])
+        .cancel_leaves_traces_in(&["orders", "basket_coupon"])
 }

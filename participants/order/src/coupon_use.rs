@@ -51,13 +51,8 @@ impl<Db: Store> Consumer for CouponUse<Db> {
                 },
                 Some(_) | None => continue,
             };
-            // An order has one coupon, and its events come in their order: the last of a batch is what counts.
-            if let Some(Used { coupon_id, .. }) = uses.insert(used.order_id, used)
-                && coupon_id != used.coupon_id
-            {
-                let (order_id, second) = (used.order_id, used.coupon_id);
-                return Err(Trouble::Refused(format!("order {order_id} uses coupon {coupon_id} and {second}")));
-            }
+            // The events of a coupon come in their order: the last of a batch is what counts.
+            uses.insert((used.order_id, used.coupon_id), used);
         }
         let uses: Vec<Used> = uses.into_values().collect();
         if Db::note_uses(db_tx, &uses).await? {

@@ -24,15 +24,19 @@ use tercet_events::relayed;
 use tercet_proto::events::v1 as events;
 use tercet_proto::order::v1 as pb;
 
+mod basket;
 pub mod coupon_use;
 pub mod store;
 
+pub use basket::PlaceBasket;
 use store::{Move, Order, Standing, Status, Store, Totals};
 
 /// The service's name.
 pub const SERVICE: &str = "order";
 /// Creates an order.
 pub const PLACE: Action<Tcc, pb::Place> = Action::tcc(SERVICE, "place");
+/// Creates an order of several things with any number of coupons.
+pub const PLACE_BASKET: Action<Tcc, pb::PlaceBasket> = Action::tcc(SERVICE, "place_basket");
 /// Refunds a placed or paid order.
 pub const REFUND: Action<Saga, pb::Refund> = Action::saga(SERVICE, "refund");
 /// Sends word that an order was paid, once [`pay`] has committed.
@@ -53,8 +57,9 @@ pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Resu
         None => Outbox::off(),
     };
     let service = Service::new(SERVICE, [pool.clone()])
-        .tables(["orders"])
+        .tables(["orders", "basket_coupon"])
         .tcc_slice(PLACE, Place::new(outbox.clone()))
+        .tcc_slice(PLACE_BASKET, PlaceBasket::new(outbox.clone()))
         .saga_slice(REFUND, Refund::new(outbox.clone()))
         .sender(PAID);
     let Some(bus) = bus else { return Ok(service) };
@@ -156,6 +161,10 @@ fn order(request: &pb::Place) -> Order {
     Order { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents }
 }
 
+fn ids(operations: &[Op<pb::Place>]) -> impl Iterator<Item = i64> {
+    operations.iter().map(|op| op.request.order_id)
+}
+
 fn placed(op: &Op<pb::Place>) -> Event {
     let pb::Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents } = op.request;
     let coupon_ids = coupon_ids((coupon_id != 0).then_some(coupon_id));
@@ -192,22 +201,26 @@ impl<Db: Store> SliceParticipant for Place<Db> {
     }
 
     async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
-        let answers = end::<Db>(db_tx, operations, Status::Placed).await?;
+        let answers = end::<Db>(db_tx, ids(operations), Status::Placed).await?;
         self.outbox.append::<Db>(db_tx, operations.iter().map(placed)).await?;
         Ok(answers)
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
-        end::<Db>(db_tx, operations, Status::Closed).await
+        end::<Db>(db_tx, ids(operations), Status::Closed).await
     }
 }
 
 /// What becomes of frozen orders.
-async fn end<Db: Store>(db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>], to: Status) -> sqlx::Result<Vec<Answer>> {
-    let step = |op: &Op<pb::Place>| Move { order_id: op.request.order_id, from: Status::Frozen, to };
-    let moves: Vec<Move> = operations.iter().map(step).collect();
+async fn end<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    order_ids: impl Iterator<Item = i64> + Send,
+    to: Status,
+) -> sqlx::Result<Vec<Answer>> {
+    let step = |order_id| Move { order_id, from: Status::Frozen, to };
+    let moves: Vec<Move> = order_ids.map(step).collect();
     Db::advance(db_tx, &moves).await?;
-    Ok(vec![Answer::done(); operations.len()])
+    Ok(vec![Answer::done(); moves.len()])
 }
 
 /// [`REFUND`].
@@ -224,13 +237,21 @@ impl<Db> Refund<Db> {
     }
 }
 
+/// An order that moved.
+struct Moved<'a> {
+    op: &'a Op<pb::Refund>,
+    /// As it was before.
+    order: Standing,
+    coupon_ids: Vec<i64>,
+}
+
 /// Moves each order to what `next` says of it, which is at most one step for each order of a slice. Returns the
-/// answers, and the orders that moved as they were before, with their operations.
+/// answers, and the orders that moved.
 async fn advance_each<'a, Db: Store>(
     db_tx: &mut DbTx<Db>,
     operations: &'a [Op<pb::Refund>],
     next: fn(&Standing) -> Result<Status, String>,
-) -> sqlx::Result<(Vec<Answer>, Vec<(&'a Op<pb::Refund>, Standing)>)> {
+) -> sqlx::Result<(Vec<Answer>, Vec<Moved<'a>>)> {
     let ids: BTreeSet<i64> = operations.iter().map(|op| op.request.order_id).collect();
     let ids: Vec<i64> = ids.into_iter().collect();
     let mut orders: BTreeMap<i64, Standing> =
@@ -246,7 +267,7 @@ async fn advance_each<'a, Db: Store>(
             Ok(to) => (order.status, to),
             Err(reason) => return Answer::refused(reason),
         };
-        moved.push((op, *order));
+        moved.push(Moved { op, order: *order, coupon_ids: coupon_ids(order.coupon_id) });
         // The next of the slice finds it so.
         (order.status, order.refunded_from) = (to, None);
         moves.push(Move { order_id, from, to });
@@ -254,19 +275,20 @@ async fn advance_each<'a, Db: Store>(
     };
     let answers = operations.iter().map(&mut step).collect();
     Db::advance(db_tx, &moves).await?;
+    basket::name_coupons::<Db>(db_tx, &mut moved).await?;
     Ok((answers, moved))
 }
 
-fn refunded((op, order): (&Op<pb::Refund>, Standing)) -> Event {
-    let Standing { order_id, user_id, due_cents: refunded_cents, coupon_id, status, .. } = order;
-    let (coupon_ids, was_paid) = (coupon_ids(coupon_id), status == Status::Paid);
+fn refunded(Moved { op, order, coupon_ids }: Moved<'_>) -> Event {
+    let Standing { order_id, user_id, due_cents: refunded_cents, status, .. } = order;
+    let was_paid = status == Status::Paid;
     let refunded = events::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid };
     Event::new(user_id, Payload::OrderRefunded(refunded)).by(op)
 }
 
-fn taken_back((op, order): (&Op<pb::Refund>, Standing)) -> Event {
-    let Standing { order_id, user_id, due_cents: refunded_cents, coupon_id, refunded_from, .. } = order;
-    let (coupon_ids, is_paid) = (coupon_ids(coupon_id), refunded_from == Some(Status::Paid));
+fn taken_back(Moved { op, order, coupon_ids }: Moved<'_>) -> Event {
+    let Standing { order_id, user_id, due_cents: refunded_cents, refunded_from, .. } = order;
+    let is_paid = refunded_from == Some(Status::Paid);
     let back = events::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid };
     Event::new(user_id, Payload::OrderRefundTakenBack(back)).by(op)
 }

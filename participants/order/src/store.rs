@@ -63,6 +63,17 @@ pub struct Order {
     pub discount_cents: i64,
 }
 
+/// A coupon of an order that may have several.
+#[derive(Clone, Copy, Debug)]
+pub struct BasketCoupon {
+    /// The order.
+    pub order_id: i64,
+    /// The coupon.
+    pub coupon_id: i64,
+    /// What it takes off.
+    pub discount_cents: i64,
+}
+
 /// Where one order stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
@@ -72,8 +83,10 @@ pub struct Standing {
     pub user_id: i64,
     /// What it costs after the coupon.
     pub due_cents: i64,
-    /// The coupon it uses.
+    /// The coupon it uses, if it is one of one thing.
     pub coupon_id: Option<i64>,
+    /// It is of several things, and has its coupons elsewhere.
+    pub is_basket: bool,
     /// Where it stands.
     pub status: Status,
     /// Of a refunded order: where it stood before.
@@ -143,6 +156,18 @@ pub trait Store: EventStore {
     /// Writes new orders, frozen.
     fn insert(db_tx: &mut DbTx<Self>, orders: &[Order]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
+    /// Writes the coupons of new baskets.
+    fn insert_coupons(
+        db_tx: &mut DbTx<Self>,
+        coupons: &[BasketCoupon],
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// The orders and coupons of these baskets.
+    fn coupons_of(
+        db_tx: &mut DbTx<Self>,
+        order_ids: &[i64],
+    ) -> impl Future<Output = sqlx::Result<Vec<(i64, i64)>>> + Send;
+
     /// Locks these orders, in their order, and reads them; those that do not exist are left out.
     fn standings(db_tx: &mut DbTx<Self>, order_ids: &[i64])
     -> impl Future<Output = sqlx::Result<Vec<Standing>>> + Send;
@@ -153,8 +178,8 @@ pub trait Store: EventStore {
     /// Besides the database's own: `RowNotFound` when one of them does not stand where it has to.
     fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Notes what is said about coupons, at most once for each order; false when one of the orders is not there with
-    /// this coupon and discount, or came to nothing.
+    /// Notes what is said about coupons, at most once for each of an order; false when one of the orders is not there
+    /// with this coupon and discount, or came to nothing.
     fn note_uses(db_tx: &mut DbTx<Self>, uses: &[Used]) -> impl Future<Output = sqlx::Result<bool>> + Send;
 
     /// Sums everything up.
@@ -168,9 +193,12 @@ pub trait Store: EventStore {
 struct Statements {
     taken: &'static str,
     insert: &'static str,
+    insert_coupons: &'static str,
+    coupons_of: &'static str,
     standings: &'static str,
     advance: &'static str,
     note_uses: &'static str,
+    note_basket_uses: &'static str,
 }
 
 #[cfg(feature = "sqlite")]
@@ -181,8 +209,14 @@ const SQLITE: Statements = Statements {
         INSERT INTO orders(order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
         SELECT value->>'order_id', value->>'user_id', value->>'item', value->>'count', value->>'coupon_id',
             value->>'amount_cents', value->>'discount_cents', 0 FROM json_each($1)",
+    insert_coupons: "-- order_insert_coupons
+        INSERT INTO basket_coupon(order_id, coupon_id, discount_cents)
+        SELECT value->>0, value->>1, value->>2 FROM json_each($1)",
+    coupons_of: "-- order_coupons_of
+        SELECT order_id, coupon_id FROM basket_coupon WHERE order_id IN (SELECT value FROM json_each($1))
+        ORDER BY order_id, coupon_id",
     standings: "-- order_standings
-        SELECT order_id, user_id, amount_cents - discount_cents, coupon_id, status, refunded_from
+        SELECT order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from
         FROM orders WHERE order_id IN (SELECT value FROM json_each($1))",
     advance: "-- order_advance
         UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END
@@ -194,6 +228,13 @@ const SQLITE: Statements = Statements {
               FROM json_each($1)) AS j
         WHERE orders.order_id = j.order_id AND orders.coupon_id = j.coupon_id AND orders.status <> 2
             AND orders.discount_cents = COALESCE(j.discount_cents, orders.discount_cents)",
+    note_basket_uses: "-- order_note_basket_uses
+        UPDATE basket_coupon SET coupon_use = j.now
+        FROM (SELECT value->>0 AS order_id, value->>1 AS coupon_id, value->>2 AS now, value->>3 AS discount_cents
+              FROM json_each($1)) AS j
+        WHERE basket_coupon.order_id = j.order_id AND basket_coupon.coupon_id = j.coupon_id
+            AND basket_coupon.discount_cents = COALESCE(j.discount_cents, basket_coupon.discount_cents)
+            AND EXISTS (SELECT 1 FROM orders WHERE orders.order_id = j.order_id AND orders.status <> 2)",
 };
 
 // Without FORCE INDEX a small table is scanned, and every row in it locked.
@@ -208,9 +249,17 @@ const MYSQL: Statements = Statements {
         FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$.order_id', user_id BIGINT PATH '$.user_id',
             item BIGINT PATH '$.item', count BIGINT PATH '$.count', coupon_id BIGINT PATH '$.coupon_id',
             amount_cents BIGINT PATH '$.amount_cents', discount_cents BIGINT PATH '$.discount_cents')) AS j",
+    insert_coupons: "-- order_insert_coupons
+        INSERT INTO basket_coupon(order_id, coupon_id, discount_cents)
+        SELECT order_id, coupon_id, discount_cents FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]',
+            coupon_id BIGINT PATH '$[1]', discount_cents BIGINT PATH '$[2]')) AS j",
+    coupons_of: "-- order_coupons_of
+        SELECT b.order_id, b.coupon_id FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
+        STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY) ON b.order_id = j.order_id
+        ORDER BY b.order_id, b.coupon_id",
     standings: "-- order_standings
-        SELECT o.order_id, o.user_id, o.amount_cents - o.discount_cents, o.coupon_id, CAST(o.status AS SIGNED),
-            CAST(o.refunded_from AS SIGNED)
+        SELECT o.order_id, o.user_id, o.amount_cents - o.discount_cents, o.coupon_id,
+            o.item = 0, CAST(o.status AS SIGNED), CAST(o.refunded_from AS SIGNED)
         FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id FOR UPDATE",
     advance: "-- order_advance
@@ -224,6 +273,13 @@ const MYSQL: Statements = Statements {
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
         SET o.coupon_use = j.now_ WHERE o.coupon_id = j.coupon_id AND o.status <> 2
             AND o.discount_cents = COALESCE(j.discount_cents, o.discount_cents)",
+    note_basket_uses: "-- order_note_basket_uses
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', coupon_id BIGINT PATH '$[1]',
+            now_ TINYINT PATH '$[2]', discount_cents BIGINT PATH '$[3]')) AS j
+        STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY) ON b.order_id = j.order_id AND b.coupon_id = j.coupon_id
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
+        SET b.coupon_use = j.now_
+        WHERE o.status <> 2 AND b.discount_cents = COALESCE(j.discount_cents, b.discount_cents)",
 };
 
 const TOTALS: &str = "-- order_totals
@@ -231,12 +287,20 @@ const TOTALS: &str = "-- order_totals
         (SELECT COUNT(*) FROM orders WHERE status = 0), (SELECT COUNT(*) FROM orders WHERE status = 1),
         (SELECT COUNT(*) FROM orders WHERE status = 2), (SELECT COUNT(*) FROM orders WHERE status = 3),
         (SELECT COUNT(*) FROM orders WHERE status = 4),
-        (SELECT COUNT(*) FROM (SELECT 1 FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL
-                               GROUP BY coupon_id HAVING COUNT(*) > 1) AS a),
-        (SELECT COUNT(*) FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL AND coupon_use <> 1)";
+        (SELECT COUNT(*) FROM (
+            SELECT 1 FROM (SELECT coupon_id FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL
+                           UNION ALL SELECT b.coupon_id FROM basket_coupon b
+                               JOIN orders o ON o.order_id = b.order_id WHERE o.status IN (1, 3)) AS c
+            GROUP BY coupon_id HAVING COUNT(*) > 1) AS a),
+        (SELECT COUNT(*) FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL AND coupon_use <> 1)
+        + (SELECT COUNT(DISTINCT o.order_id) FROM basket_coupon b JOIN orders o ON o.order_id = b.order_id
+           WHERE o.status IN (1, 3) AND b.coupon_use <> 1)";
 
 const COUPONS: &str = "-- order_coupons
-    SELECT coupon_id, order_id FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL ORDER BY coupon_id";
+    SELECT coupon_id, order_id FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL
+    UNION ALL SELECT b.coupon_id, b.order_id FROM basket_coupon b JOIN orders o ON o.order_id = b.order_id
+        WHERE o.status IN (1, 3)
+    ORDER BY coupon_id";
 
 macro_rules! store {
     ($database:ty, $sql:ident, $folder:literal) => {
@@ -248,6 +312,7 @@ macro_rules! store {
                 let mut migrator = Migrator::with_migrations(vec![
                     migration(1, "order", include_str!(concat!($folder, "0001_order.sql"))),
                     migration(2, "coupon use", include_str!(concat!($folder, "0002_coupon_use.sql"))),
+                    migration(3, "basket", include_str!(concat!($folder, "0003_basket.sql"))),
                 ]);
                 // The fence lives in this database too, and keeps its own count.
                 migrator.dangerous_set_table_name("order_migrations");
@@ -263,6 +328,19 @@ macro_rules! store {
                     return Ok(());
                 }
                 sqlx::query($sql.insert).bind(json(orders)).execute(db_tx).await.map(drop)
+            }
+
+            async fn insert_coupons(db_tx: &mut DbTx<Self>, coupons: &[BasketCoupon]) -> sqlx::Result<()> {
+                if coupons.is_empty() {
+                    return Ok(());
+                }
+                let row = |own: &BasketCoupon| (own.order_id, own.coupon_id, own.discount_cents);
+                let rows: Vec<_> = coupons.iter().map(row).collect();
+                sqlx::query($sql.insert_coupons).bind(json(&rows)).execute(db_tx).await.map(drop)
+            }
+
+            async fn coupons_of(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<Vec<(i64, i64)>> {
+                sqlx::query_as($sql.coupons_of).bind(json(order_ids)).fetch_all(db_tx).await
             }
 
             async fn standings(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<Vec<Standing>> {
@@ -289,8 +367,15 @@ macro_rules! store {
                 let row = |used: &Used| (used.order_id, used.coupon_id, used.now as i64, used.discount_cents);
                 let mut rows: Vec<_> = uses.iter().map(row).collect();
                 rows.sort_unstable();
-                let done = sqlx::query($sql.note_uses).bind(json(&rows)).execute(db_tx).await?;
-                Ok(done.rows_affected() == rows.len() as u64)
+                let rows_wanted = rows.len() as u64;
+                let rows = json(&rows);
+                let noted = sqlx::query($sql.note_uses).bind(&rows).execute(&mut *db_tx).await?.rows_affected();
+                if noted == rows_wanted {
+                    return Ok(true);
+                }
+                // The others are of baskets: an order is one or the other.
+                let more = sqlx::query($sql.note_basket_uses).bind(&rows).execute(db_tx).await?.rows_affected();
+                Ok(noted + more == rows_wanted)
             }
 
             async fn totals(db_tx: &mut DbTx<Self>) -> sqlx::Result<Totals> {
@@ -311,12 +396,14 @@ store!(sqlx::Sqlite, SQLITE, "../../../sql/order/sqlite/");
 #[cfg(feature = "mysql")]
 store!(sqlx::MySql, MYSQL, "../../../sql/order/mysql/");
 
-type StandingRow = (i64, i64, i64, Option<i64>, i64, Option<i64>);
+type StandingRow = (i64, i64, i64, Option<i64>, bool, i64, Option<i64>);
 
 impl Standing {
-    fn from_row((order_id, user_id, due_cents, coupon_id, status, refunded_from): StandingRow) -> sqlx::Result<Self> {
-        let refunded_from = refunded_from.map(Status::from_number).transpose()?;
-        Ok(Self { order_id, user_id, due_cents, coupon_id, status: Status::from_number(status)?, refunded_from })
+    fn from_row(row: StandingRow) -> sqlx::Result<Self> {
+        let (order_id, user_id, due_cents, coupon_id, is_basket, status, refunded_from) = row;
+        let (status, refunded_from) =
+            (Status::from_number(status)?, refunded_from.map(Status::from_number).transpose()?);
+        Ok(Self { order_id, user_id, due_cents, coupon_id, is_basket, status, refunded_from })
     }
 }
 

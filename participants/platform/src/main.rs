@@ -46,6 +46,9 @@ struct Cli {
     /// The issuing service's own address.
     #[arg(long, default_value = "127.0.0.1:7076")]
     issuing: SocketAddr,
+    /// The redemption service's own address.
+    #[arg(long, default_value = "127.0.0.1:7077")]
+    redemption: SocketAddr,
     /// The gateway's address for HTTP.
     #[arg(long, default_value = "127.0.0.1:7080")]
     gateway: SocketAddr,
@@ -95,7 +98,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         data: cli.data,
         coordinator: cli.coordinator,
         admin: cli.admin,
-        services: [cli.stock, cli.coupon, cli.order, cli.template, cli.business_log, cli.issuing],
+        services: [cli.stock, cli.coupon, cli.order, cli.template, cli.business_log, cli.issuing, cli.redemption],
         gateway: cli.gateway,
         metrics: cli.metrics,
     };

@@ -14,8 +14,8 @@ use tercet::fence::Dialect as _;
 use tercet::service::Service;
 use tercet_coordinator::config::{Config, LogFormat};
 use tercet_coupon::Shards;
-use tercet_coupon::issuing::limits::CALL_TIMEOUT;
 use tercet_coupon::issuing::{self, Peers};
+use tercet_coupon::redemption;
 use tercet_events::bus::{Bus, Group};
 use tercet_proto::admin::v1::GetStatisticsRequest;
 use tercet_proto::admin::v1::admin_client::AdminClient;
@@ -32,17 +32,19 @@ const READY_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
 
 /// The services of the platform.
-pub const SERVICES: [&str; 6] = [
+pub const SERVICES: [&str; 7] = [
     tercet_stock::SERVICE,
     tercet_coupon::SERVICE,
     tercet_order::SERVICE,
     tercet_coupon_template::SERVICE,
     tercet_business_log::SERVICE,
     issuing::SERVICE,
+    redemption::SERVICE,
 ];
 
 /// Those of them that take part in no transaction.
-const ALONE: [&str; 3] = [tercet_coupon_template::SERVICE, tercet_business_log::SERVICE, issuing::SERVICE];
+const ALONE: [&str; 4] =
+    [tercet_coupon_template::SERVICE, tercet_business_log::SERVICE, issuing::SERVICE, redemption::SERVICE];
 
 /// Who is told what the services tell, within this process.
 const GROUPS: [Group; 2] = [tercet_order::coupon_use::GROUP, tercet_business_log::writer::GROUP];
@@ -90,8 +92,9 @@ impl Addresses {
 
     /// The database file of a service.
     pub fn database(&self, service: &str) -> PathBuf {
-        // It issues what the coupon service keeps.
-        let owner = if service == issuing::SERVICE { tercet_coupon::SERVICE } else { service };
+        // They issue and redeem what the coupon service keeps.
+        let is_coupons = [issuing::SERVICE, redemption::SERVICE].contains(&service);
+        let owner = if is_coupons { tercet_coupon::SERVICE } else { service };
         self.data.join(format!("{owner}.db"))
     }
 
@@ -236,7 +239,12 @@ fn gateway_config(addresses: &Addresses) -> anyhow::Result<tercet_gateway::confi
     let template = addresses.own_url(tercet_coupon_template::SERVICE)?;
     let issuing = addresses.own_url(issuing::SERVICE)?;
     let log = addresses.own_url(tercet_business_log::SERVICE)?;
-    let services = ["--template", &template, "--issuing", &issuing, "--business-log", &log];
+    let redemption = addresses.own_url(redemption::SERVICE)?;
+    let services = [
+        ["--template", &template, "--issuing", &issuing].as_slice(),
+        &["--business-log", &log, "--redemption", &redemption],
+    ]
+    .concat();
     let flags = [&["--listen", &listen, "--jwks", &jwks, "--address-per-second", "0"], &services[..]].concat();
     Ok(tercet_gateway::config::Config::from_flags(&flags)?)
 }
@@ -267,16 +275,25 @@ async fn make(service: &str, addresses: &Addresses, bus: &Bus) -> anyhow::Result
             tercet_business_log::service(pool, bus, settings).await.map_err(anyhow::Error::from)
         }
         issuing::SERVICE => {
-            let templates = addresses.own_url(tercet_coupon_template::SERVICE)?;
-            let peers = Peers {
-                client: Client::connect([addresses.url()], Options { timeout: CALL_TIMEOUT, ..Options::default() })?,
-                templates: Credentials::default().target(&templates)?.connect_lazy(),
-            };
+            let peers = peers(addresses, issuing::limits::CALL_TIMEOUT)?;
             issuing::service(Shards::one(pool), peers, issuing::CRON).await.map_err(anyhow::Error::from)
+        }
+        redemption::SERVICE => {
+            let peers = peers(addresses, redemption::limits::CALL_TIMEOUT)?;
+            redemption::service(Shards::one(pool), peers).await.map_err(anyhow::Error::from)
         }
         other => bail!("there is no service {other}"),
     };
     made.with_context(|| file.display().to_string())
+}
+
+/// Whom issuing and redemption ask; the coordinator for so long.
+fn peers(addresses: &Addresses, timeout: Duration) -> anyhow::Result<Peers> {
+    let templates = addresses.own_url(tercet_coupon_template::SERVICE)?;
+    Ok(Peers {
+        client: Client::connect([addresses.url()], Options { timeout, ..Options::default() })?,
+        templates: Credentials::default().target(&templates)?.connect_lazy(),
+    })
 }
 
 async fn exporter(address: SocketAddr) -> anyhow::Result<PrometheusHandle> {

@@ -121,6 +121,21 @@ codes! {
     /// The order costs too little.
     BelowThreshold = "BELOW_THRESHOLD", FailedPrecondition, 409,
         "还差 {missing} 元可用", "The order is {missing} yuan short of it";
+    /// It may not be used beside the others.
+    NotStackable = "NOT_STACKABLE", FailedPrecondition, 409,
+        "优惠券 {coupon_id} 不能与其他所选优惠券同时使用", "Coupon {coupon_id} can not be used together with the others";
+    /// Beside the others it takes nothing off.
+    NoGain = "NO_GAIN", FailedPrecondition, 409,
+        "优惠券 {coupon_id} 不会带来更多优惠", "Coupon {coupon_id} takes nothing more off";
+    /// The user was shown another amount.
+    AmountChanged = "AMOUNT_CHANGED", FailedPrecondition, 409,
+        "优惠金额现为 {discount} 元，请重新确认", "The coupons take off {discount} yuan now, please look again";
+    /// There is an order of this number.
+    OrderExists = "ORDER_EXISTS", AlreadyExists, 409,
+        "订单 {order_id} 已存在", "Order {order_id} exists";
+    /// The order does not stand where it can be taken back.
+    NotRefundable = "NOT_REFUNDABLE", FailedPrecondition, 409,
+        "订单 {order_id} 当前不能退款", "Order {order_id} can not be refunded now";
     /// It is not written as the document says.
     Malformed = "MALFORMED", InvalidArgument, 400,
         "无法解析 {field}：{detail}", "{field} can not be read: {detail}";
@@ -154,6 +169,9 @@ codes! {
     /// The caller has another role.
     Forbidden = "FORBIDDEN", PermissionDenied, 403,
         "没有权限：需要 {role} 角色", "Not allowed: the role {role} is needed";
+    /// A shop sells its own products only.
+    OtherShop = "OTHER_SHOP", PermissionDenied, 403,
+        "订单中有其他店铺的商品", "The order has products of another shop";
     /// There is no such address.
     NoRoute = "NO_ROUTE", Unimplemented, 404,
         "地址 {path} 不存在", "There is nothing at {path}";

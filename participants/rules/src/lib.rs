@@ -4,6 +4,7 @@
 //! wire form ([`tercet_proto::coupon_template::v1`]) by `try_from`, which names the field that is wrong and its limit,
 //! and goes back by `into`. Money is whole cents, and every division says which way it rounds.
 
+mod basket;
 mod catalogue;
 mod discount;
 mod invalid;
@@ -18,6 +19,7 @@ mod stacking;
 mod stored;
 mod validity;
 
+pub use basket::{Basket, Candidate, Set};
 pub use catalogue::{Code, DOMAIN, Fault, Language};
 pub use discount::{DiscountRule, FullReduction, Outcome, Percentage, Step, Universal};
 pub use invalid::{Invalid, Limit, text};

@@ -39,6 +39,12 @@ pub const AUDIENCE_GROUP_BYTES_MAX: usize = 64;
 /// Most users that an audience names.
 pub const AUDIENCE_USERS_MAX: usize = 1_000;
 
+/// Most coupons that are looked at for one order.
+pub const COMBINED_MAX: usize = 20;
+
+/// Most sets of coupons that are looked at for the best.
+pub const SETS_MAX: usize = 2_000;
+
 /// Most lines of an order.
 pub const LINES_MAX: usize = 500;
 

@@ -47,6 +47,11 @@ impl Order {
         Ok(order)
     }
 
+    /// Its lines.
+    pub fn lines(&self) -> &[Line] {
+        &self.0
+    }
+
     /// What it costs before any coupon.
     pub fn amount(&self) -> Cents {
         self.0.iter().map(Line::amount).sum()

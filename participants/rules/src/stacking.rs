@@ -28,6 +28,16 @@ impl Group {
         name("group", group, STACKING_GROUP_BYTES_MAX)?;
         Ok(Self { name: group.to_owned(), most: between("most", most, 1, STACKED_MAX.into())? })
     }
+
+    /// What coupons of it have in common.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many of it an order may use.
+    pub const fn most(&self) -> u32 {
+        self.most
+    }
 }
 
 impl Stacking {

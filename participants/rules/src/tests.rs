@@ -1,5 +1,7 @@
 //! The rules by their limits, and what holds of all of them.
 
+mod basket;
+
 use std::collections::BTreeSet;
 
 use tercet_proto::coupon_template::v1 as pb;
@@ -483,6 +485,8 @@ fn every_fault_travels_and_reads_in_both_languages() {
         "request_id",
         "role",
         "seconds",
+        "discount",
+        "order_id",
     ];
     for code in Code::ALL {
         let fault = code.fault(all.map(|name| (name, format!("<{name}>"))));

@@ -141,10 +141,23 @@ impl Coordinator {
     /// # Panics
     /// When its port is not free again within 5 s.
     pub async fn crash_and_start(&mut self) {
+        self.crash().await;
+        self.start_again().await;
+    }
+
+    /// Ends the coordinator between any two of its steps, as a SIGKILL would. What it had stored stays.
+    pub async fn crash(&mut self) {
         if let Some(Running { kill, killed }) = self.running.take() {
             let _ = kill.send(());
             let _ = killed.await;
         }
+    }
+
+    /// Starts it on what it had stored, after a [`crash`](Self::crash).
+    ///
+    /// # Panics
+    /// When its port is not free again within 5 s.
+    pub async fn start_again(&mut self) {
         let end = Instant::now() + START_MAX;
         loop {
             match start(&self.store, &self.clock, self.listen, self.admin).await {

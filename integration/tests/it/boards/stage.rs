@@ -108,7 +108,8 @@ impl Gateway {
             Bearer { role: Role::User, subject, shop_id: None, groups: Vec::new(), issuer: None, audience: None };
         let token = token::mint(keys.as_bytes(), bearer, Duration::from_secs(3_600))?;
         let spec = Spec::new("gateway", "tercet-gateway", "tercet-gateway", folder)?.word("serve");
-        let spec = spec.with("--jwks", jwks).with("--template", &nowhere).with("--issuing", &nowhere);
+        let services = ["--template", "--issuing", "--redemption"];
+        let spec = services.into_iter().fold(spec.with("--jwks", jwks), |spec, service| spec.with(service, &nowhere));
         let spec = spec.with("--listen", listen.to_string()).with("--metrics", metrics.to_string());
         let mut process = spec.with("--claims-per-minute", "0").start()?;
         while TcpStream::connect(listen).await.is_err() {
@@ -118,11 +119,17 @@ impl Gateway {
         Ok((Self { listen, metrics, token }, process))
     }
 
-    /// A claim, which nobody can carry out.
-    async fn claim(&self) -> anyhow::Result<()> {
-        let (token, body) = (&self.token, r#"{"template_id":"7"}"#);
-        let head =
-            format!("POST /v1/coupons HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}");
+    /// A claim and a redemption, which nobody can carry out.
+    async fn refused(&self) -> anyhow::Result<()> {
+        let lines = r#"[{"product_id":"1","category_id":"1","shop_id":"1","price_cents":1,"quantity":1}]"#;
+        let redemption = format!(r#"{{"order_id":"1","coupon_ids":["1"],"lines":{lines}}}"#);
+        self.post("/v1/coupons", r#"{"template_id":"7"}"#).await?;
+        self.post("/v1/redemptions", &redemption).await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> anyhow::Result<()> {
+        let token = &self.token;
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}");
         let kind = "content-type: application/json\r\nidempotency-key: k";
         let text = format!("{head}\r\n{kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let mut socket = TcpStream::connect(self.listen).await?;
@@ -166,7 +173,7 @@ fn silent(folder: &Path, coordinator: &str) -> anyhow::Result<Process> {
 async fn load(url: String, gateway: Gateway, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
     let client = Client::connect([url], Options::default())?;
     for turn in 0_u64.. {
-        gateway.claim().await?;
+        gateway.refused().await?;
         let [well, falters, gone] = &HOLD;
         let mut held = plan::tcc();
         held.branch(well.with(&NOTHING)?);

@@ -19,7 +19,7 @@ pub(super) async fn published(platform: &Platform, operator: &str, name: &str, r
     id
 }
 
-fn claim(user: &str, template_id: &str, key: &str) -> Ask {
+pub(super) fn claim(user: &str, template_id: &str, key: &str) -> Ask {
     Ask::new("POST", "/v1/coupons").by(user).with("idempotency-key", key).json(&json!({ "template_id": template_id }))
 }
 

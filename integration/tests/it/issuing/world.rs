@@ -10,6 +10,7 @@ use tercet_coupon::Shards;
 use tercet_coupon::issuing::{self, Peers};
 use tercet_coupon::store::batches::Batches;
 use tercet_coupon::store::jobs::Jobs;
+use tercet_coupon::store::redemptions::Redemptions;
 use tercet_integration::servers;
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::coupon::v1::issuing_client::IssuingClient;
@@ -25,7 +26,10 @@ pub(super) const TO_MS: i64 = 4_000_000_000_000;
 pub(super) const EVERY_SECOND: &str = "* * * * * *";
 
 /// All databases that one service here can live in.
-pub(super) trait Databases: Batches + Jobs + Dialect + node::Store + tercet_stock::store::Store + Send {}
+pub(super) trait Databases:
+    Batches + Redemptions + Jobs + Dialect + node::Store + tercet_stock::store::Store + Send
+{
+}
 impl Databases for Sqlite {}
 impl Databases for MySql {}
 

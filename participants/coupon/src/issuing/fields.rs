@@ -10,7 +10,7 @@ use super::limits::{
 };
 use crate::store::{Coupon, Status};
 
-pub(super) fn id(field: &str, id: i64) -> Result<i64, Invalid> {
+pub(crate) fn id(field: &str, id: i64) -> Result<i64, Invalid> {
     if id >= 1 { Ok(id) } else { Err(Invalid::new(field, Limit::Between(1, i64::MAX))) }
 }
 

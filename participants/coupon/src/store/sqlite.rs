@@ -14,10 +14,10 @@ impl Store for Sqlite {
         let second = include_str!("../../../../sql/coupon/sqlite/0002_shards.sql");
         let third = include_str!("../../../../sql/coupon/sqlite/0003_issue.sql");
         let fourth = include_str!("../../../../sql/coupon/sqlite/0004_jobs.sql");
+        let fifth = include_str!("../../../../sql/coupon/sqlite/0005_redemption.sql");
         let shard = include_str!("../../../../sql/coupon/sqlite/shard.sql");
-        schema::migrator(&[first, second, third, fourth], |n| statements::schema(shard, n, tables), tables)
-            .run(pool)
-            .await
+        let once = [first, second, third, fourth, fifth];
+        schema::migrator(&once, |n| statements::schema(shard, n, tables), tables).run(pool).await
     }
 
     async fn run(db_tx: &mut SqliteConnection, all: &[Statement]) -> sqlx::Result<Vec<Ran>> {

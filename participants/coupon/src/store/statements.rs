@@ -35,6 +35,10 @@ pub enum Kind {
     Pending,
     /// One coupon.
     Coupon,
+    /// Reads coupons of one user, with the clock.
+    Look,
+    /// A user's coupons that are issued and have not ended, by their end, with the clock: (user, how many).
+    Usable,
     /// A user's coupons of one status, newest first: (user, status, below which coupon, how many).
     OfUser,
     /// Coupons, newest first, out of so many that are looked at: (below which coupon, of which template or 0, status or
@@ -50,7 +54,7 @@ pub enum Kind {
     Used,
 }
 
-const KINDS: usize = 16;
+const KINDS: usize = 18;
 
 impl Kind {
     /// Whether it returns rows.
@@ -60,6 +64,8 @@ impl Kind {
             | Self::Coupons
             | Self::Pending
             | Self::Coupon
+            | Self::Look
+            | Self::Usable
             | Self::OfUser
             | Self::Page
             | Self::EndedWith
@@ -131,6 +137,8 @@ struct Statements {
     advance: &'static str,
     pending: &'static str,
     coupon: &'static str,
+    look: &'static str,
+    usable: &'static str,
     of_user: &'static str,
     page: &'static str,
     ended_with: &'static str,
@@ -152,6 +160,8 @@ impl Statements {
             Kind::Advance => self.advance,
             Kind::Pending => self.pending,
             Kind::Coupon => self.coupon,
+            Kind::Look => self.look,
+            Kind::Usable => self.usable,
             Kind::OfUser => self.of_user,
             Kind::Page => self.page,
             Kind::EndedWith => self.ended_with,
@@ -219,6 +229,16 @@ const SQLITE: Statements = Statements {
     coupon: "-- coupon_coupon
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = $1->>0",
+    look: "-- coupon_look
+        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+            valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        FROM coupon_{n} WHERE coupon_id IN (SELECT value FROM json_each($1))",
+    usable: "-- coupon_usable
+        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+            valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        FROM coupon_{n} INDEXED BY coupon_{n}_of_user WHERE user_id = $1->>0 AND status = 1
+            AND valid_until_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        ORDER BY valid_until_ms, coupon_id LIMIT $1->>1",
     of_user: "-- coupon_of_user
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} INDEXED BY coupon_{n}_of_user
@@ -297,6 +317,18 @@ const MYSQL: Statements = Statements {
     coupon: "-- coupon_coupon
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = {0}",
+    look: "-- coupon_look
+        SELECT c.coupon_id, c.user_id, c.template_id, c.version, c.status, c.order_id, c.discount_cents,
+            c.claimed_ms, c.valid_from_ms, c.valid_until_ms, c.used_ms,
+            CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        FROM JSON_TABLE({rows}, '$[*]' COLUMNS (coupon_id BIGINT PATH '$')) AS j
+        STRAIGHT_JOIN coupon_{n} c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id",
+    usable: "-- coupon_usable
+        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+            valid_from_ms, valid_until_ms, used_ms, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        FROM coupon_{n} FORCE INDEX (of_user) WHERE user_id = {0} AND status = 1
+            AND valid_until_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        ORDER BY valid_until_ms, coupon_id LIMIT {1}",
     of_user: "-- coupon_of_user
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} FORCE INDEX (of_user)

@@ -1,0 +1,285 @@
+//! The redemption service over gRPC, with a coordinator, coupons, orders and templates, on shards in SQLite and in a
+//! real MariaDB: what is shown, used, refused, kept while the coordinator is away, given up, and given back.
+
+pub(crate) mod world;
+
+use std::collections::BTreeMap;
+
+use tercet_coupon::audit;
+use tercet_proto::coupon::v1::{self as pb, RedemptionState as State};
+use tercet_proto::coupon_template::v1 as templates;
+use tercet_rules::limits::TIME_MS_MAX;
+use tercet_rules::{Code, Fault, Language};
+use tercet_shards::Slot;
+use world::{Databases, USER, World, line, on_mariadb, on_sqlite, refund, universal, until, wanted};
+
+/// The same test on both.
+macro_rules! on_both {
+    ($($name:ident;)*) => {
+        mod sqlite {$(
+            #[tokio::test]
+            async fn $name() {
+                super::$name(super::on_sqlite().await).await;
+            }
+        )*}
+        mod mariadb {$(
+            #[tokio::test]
+            async fn $name() {
+                let Some(world) = super::on_mariadb().await else { return };
+                super::$name(world).await;
+            }
+        )*}
+    };
+}
+
+on_both! {
+    each_coupon_is_shown_with_what_it_brings_or_why_it_does_not;
+    coupons_are_used_once_at_the_computed_price_and_given_back;
+    what_is_refused_has_its_code_and_uses_nothing;
+    what_is_asked_for_while_the_coordinator_is_away_is_done_once_when_it_is_back;
+    what_is_kept_too_long_is_given_up_and_never_done;
+    what_came_to_nothing_in_time_is_begun_again;
+}
+
+/// Places orders from now on.
+async fn with_orders<Db: Databases>(world: &mut World<Db>) {
+    let service = tercet_order::service(world.orders.clone(), None).await.expect("the schema is sound");
+    world.coordinator.serve(service);
+}
+
+#[track_caller]
+fn code<T: std::fmt::Debug>(answer: Result<T, Fault>) -> Code {
+    answer.expect_err("it is refused").code
+}
+
+#[track_caller]
+fn refused(refusal: Option<&pb::Refusal>) -> (Code, &BTreeMap<String, String>) {
+    let refusal = refusal.expect("it is refused");
+    (Code::from_name(&refusal.code).expect("the catalogue has it"), &refusal.arguments)
+}
+
+async fn each_coupon_is_shown_with_what_it_brings_or_why_it_does_not<Db: Databases>(mut world: World<Db>) {
+    let group = |off, most| universal(off, most);
+    let (small, large) = (world.own(group(300, 2)).await, world.own(group(500, 2)).await);
+    let third = world.own(group(200, 2)).await;
+    let alone = world.own(universal(700, 0)).await;
+    let mut rules = universal(900, 2);
+    let step = templates::Step { threshold_cents: 12_050, off_cents: 900 };
+    let kind = templates::discount::Kind::FullReduction(templates::FullReduction { steps: vec![step] });
+    rules.discount = Some(templates::Discount { kind: Some(kind) });
+    let dear = world.own(rules).await;
+    let mut rules = universal(900, 2);
+    let kind = templates::scope::Kind::Products(templates::Ids { ids: vec![77] });
+    rules.scope = Some(templates::Scope { kind: Some(kind) });
+    let other_product = world.own(rules).await;
+    let template_id = world.template(universal(400, 2)).await;
+    let ended = world.coupon(USER, template_id, |claim| claim.valid_until_ms = 1).await;
+    let early = world.coupon(USER, template_id, |claim| claim.valid_from_ms = TIME_MS_MAX - 1).await;
+    // Another user's, in the same table and in another.
+    let slot = Slot::of_user(USER);
+    let neighbour = (USER + 1..).find(|user_id| Slot::of_user(*user_id) == slot).expect("there are many");
+    let neighbours = world.coupon(neighbour, template_id, |_| {}).await;
+    let strangers = world.coupon(8, template_id, |_| {}).await;
+
+    let named = [small, large, third, alone, dear, other_product, ended, early, neighbours, strangers];
+    let request = |coupon_ids: &[i64]| pb::ValidateRequest {
+        user_id: USER,
+        lines: vec![line(10_000)],
+        coupon_ids: coupon_ids.into(),
+    };
+    let told = world.redemption.validate(request(&named)).await.expect("it is answered").into_inner();
+    let ids: Vec<i64> = told.coupons.iter().map(|own| own.coupon_id).collect();
+    assert_eq!(ids, named, "in the order of the request");
+    let offs: Vec<i64> = told.coupons.iter().map(|own| own.discount_cents).collect();
+    assert_eq!(offs, [300, 500, 200, 700, 0, 0, 0, 0, 0, 0]);
+    let best = told.best.clone().expect("some apply");
+    let taken: Vec<_> = best.deductions.iter().map(|own| (own.coupon_id, own.discount_cents)).collect();
+    assert_eq!((taken, best.amount_cents, best.discount_cents), (vec![(small, 300), (large, 500)], 10_000, 800));
+    for (at, wanted) in [
+        (4, Code::BelowThreshold),
+        (5, Code::OutOfScope),
+        (6, Code::Expired),
+        (7, Code::NotYetValid),
+        (8, Code::NotFound),
+        (9, Code::NotFound),
+    ] {
+        let (code, arguments) = refused(told.coupons[at].refusal.as_ref());
+        assert_eq!(code, wanted, "{at}");
+        let fault = Fault::new(code, arguments.clone());
+        let (en, zh) = (fault.text(Language::En), fault.text(Language::Zh));
+        assert!(en.is_ascii() && !zh.is_ascii(), "{en} {zh}");
+        if code == Code::BelowThreshold {
+            assert_eq!((&*en, &*zh), ("The order is 20.50 yuan short of it", "还差 20.50 元可用"));
+        }
+    }
+    for at in [2, 3] {
+        assert_eq!(refused(told.coupons[at].left_out.as_ref()).0, Code::NotStackable, "{at}");
+    }
+    assert_eq!((&told.coupons[0].refusal, &told.coupons[0].left_out), (&None, &None));
+
+    // Without a list: what he could use, and that is as much as an order may have.
+    for _ in 0..20 {
+        world.coupon(USER, template_id, |claim| claim.valid_until_ms = TIME_MS_MAX - 1).await;
+    }
+    let all = world.redemption.validate(request(&[])).await.expect("it is answered").into_inner();
+    assert_eq!(all.coupons.len(), 20);
+    assert!(all.coupons.iter().all(|own| own.discount_cents == 400), "those that end first");
+    let best = all.best.expect("some apply");
+    assert_eq!((best.deductions.len(), best.discount_cents), (2, 800));
+}
+
+async fn coupons_are_used_once_at_the_computed_price_and_given_back<Db: Databases>(mut world: World<Db>) {
+    with_orders(&mut world).await;
+    let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
+    let request = wanted("k", 100, &[one, two]);
+    // Two at a time are one.
+    let (first, second) = tokio::join!(world.redeem(&request), world.redeem(&request));
+    for view in [first, second] {
+        let view = view.expect("it is granted");
+        assert!(view.state() == State::Done || view.state() == State::Kept || view.state() == State::Submitted);
+    }
+    until("it is done", async || world.get("k").await.state() == State::Done).await;
+    let view = world.redeem(&request).await.expect("it is done");
+    assert_eq!(view, world.get("k").await);
+    let combination = view.combination.expect("what was taken off");
+    assert_eq!((combination.amount_cents, combination.discount_cents), (10_000, 800));
+    assert_eq!(code(world.redeem(&pb::RedeemRequest { order_id: 101, ..request.clone() }).await), Code::KeyReused);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.uses().await, (vec![(one, 100), (two, 100)], vec![(one, 100), (two, 100)]));
+
+    let orders = tercet_order::audit(&world.orders).await.expect("the tables are there");
+    assert_eq!((orders.placed, orders.frozen, orders.coupons_twice), (1, 0, 0));
+    // Another shop's order it is not, and one of its own shop it is.
+    let shop = |shop_id| pb::RefundRequest { shop_id, operator: "bob".into(), ..refund(100) };
+    assert_eq!(code(world.refund(shop(4)).await), Code::NotFound);
+    let told = world.refund(shop(3)).await.expect("it is the shop's");
+    assert_eq!((told.state(), &told.returned_coupon_ids), (pb::RefundState::Done, &vec![one, two]));
+    assert_eq!(world.refund(refund(100)).await.expect("it is done"), told);
+    assert_eq!(world.get("k").await.state(), State::Refunded);
+    assert_eq!(world.uses().await, (vec![], vec![]));
+
+    // Used again, for another order; by its refund the time of one has ended.
+    let again = world.redeem(&wanted("k2", 102, &[two])).await.expect("it is free again");
+    assert_eq!(again.state(), State::Done);
+    world.end_coupons().await;
+    let told = world.refund(refund(102)).await.expect("it is done");
+    assert_eq!((told.state(), told.returned_coupon_ids.len()), (pb::RefundState::Done, 0));
+    let totals = audit(&world.shards).await.expect("the tables are there");
+    assert_eq!((totals.issued, totals.used, totals.expired), (1, 0, 1));
+    let orders = tercet_order::audit(&world.orders).await.expect("the tables are there");
+    assert_eq!((orders.placed, orders.refunded), (0, 2));
+}
+
+async fn what_is_refused_has_its_code_and_uses_nothing<Db: Databases>(mut world: World<Db>) {
+    with_orders(&mut world).await;
+    let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
+    let alone = world.own(universal(700, 0)).await;
+    let template_id = world.template(universal(400, 2)).await;
+    let strangers = world.coupon(8, template_id, |_| {}).await;
+    let ended = world.coupon(USER, template_id, |claim| claim.valid_until_ms = 1).await;
+    for (request, wanted, field) in [
+        (wanted("k", 1, &[strangers]), Code::NotFound, None),
+        (wanted("k", 1, &[one, strangers]), Code::NotFound, None),
+        (wanted("k", 1, &[ended]), Code::Expired, None),
+        (wanted("k", 1, &[one, alone]), Code::NotStackable, None),
+        (pb::RedeemRequest { discount_cents: Some(301), ..wanted("k", 1, &[one]) }, Code::AmountChanged, None),
+        // The first makes the order free.
+        (pb::RedeemRequest { lines: vec![line(200)], ..wanted("k", 1, &[one, two]) }, Code::NoGain, None),
+        (wanted("", 1, &[one]), Code::Invalid, Some("idempotency_key")),
+        (wanted("k", 0, &[one]), Code::Invalid, Some("order_id")),
+        (wanted("k", 1, &[]), Code::Invalid, Some("coupon_ids")),
+        (wanted("k", 1, &[one, one]), Code::Invalid, Some("coupon_ids[1]")),
+        (pb::RedeemRequest { lines: vec![], ..wanted("k", 1, &[one]) }, Code::Invalid, Some("lines")),
+        (
+            pb::RedeemRequest { lines: vec![line(1), line(-1)], ..wanted("k", 1, &[one]) },
+            Code::Invalid,
+            Some("lines[1].price_cents"),
+        ),
+    ] {
+        let fault = world.redeem(&request).await.expect_err("it is refused");
+        assert_eq!((fault.code, fault.argument("field")), (wanted, field), "{request:?}");
+    }
+    let missing = world.redemption.get_redemption(world::by_key("k")).await.expect_err("nothing was kept");
+    assert_eq!(world::fault(&missing).code, Code::NotFound);
+    assert_eq!(code(world.refund(refund(1)).await), Code::NotFound);
+
+    // What only the transaction finds is kept under its key.
+    world.redeem(&wanted("first", 1, &[one])).await.expect("it is granted");
+    for _ in 0..2 {
+        assert_eq!(code(world.redeem(&wanted("second", 1, &[two])).await), Code::OrderExists);
+    }
+    let view = world.get("second").await;
+    assert_eq!((view.state(), refused(view.refusal.as_ref()).0), (State::Refused, Code::OrderExists));
+    assert_eq!(code(world.redeem(&wanted("third", 2, &[one])).await), Code::CouponTaken);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.uses().await, (vec![(one, 1)], vec![(one, 1)]));
+    let totals = audit(&world.shards).await.expect("the tables are there");
+    assert_eq!((totals.locked, totals.used), (0, 1));
+}
+
+async fn what_is_asked_for_while_the_coordinator_is_away_is_done_once_when_it_is_back<Db: Databases>(
+    mut world: World<Db>,
+) {
+    with_orders(&mut world).await;
+    let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
+    world.redeem(&wanted("before", 1, &[one])).await.expect("it is granted");
+    world.coordinator.crash().await;
+    for (key, order_id) in [("k", 2), ("rival", 3)] {
+        let kept = world.redeem(&wanted(key, order_id, &[two])).await.expect("it is kept");
+        assert_eq!(kept.state(), State::Kept, "{key}");
+        assert_eq!(kept.combination.as_ref().map(|own| own.discount_cents), Some(500));
+        let again = world.redeem(&wanted(key, order_id, &[two])).await.expect("it is kept");
+        assert_eq!((again.state(), world.get(key).await.state()), (State::Kept, State::Kept));
+    }
+    // What needs no coordinator goes on.
+    let request = pb::ValidateRequest { user_id: USER, lines: vec![line(10_000)], coupon_ids: vec![two] };
+    let told = world.redemption.validate(request).await.expect("it is answered").into_inner();
+    assert_eq!(told.best.map(|best| best.discount_cents), Some(500), "nothing is used yet");
+    world.coordinator.start_again().await;
+    until("both have ended", async || {
+        let (one, other) = (world.get("k").await.state(), world.get("rival").await.state());
+        [one, other].iter().all(|state| *state == State::Done || *state == State::Refused)
+    })
+    .await;
+    let (one_of, other) = (world.get("k").await, world.get("rival").await);
+    let (done, refusal) = if one_of.state() == State::Done { (one_of, other) } else { (other, one_of) };
+    assert_eq!((done.state(), refused(refusal.refusal.as_ref()).0), (State::Done, Code::CouponTaken));
+    world.coordinator.all_ended().await;
+    let mut uses = vec![(one, 1), (two, done.order_id)];
+    uses.sort_unstable();
+    assert_eq!(world.uses().await, (uses.clone(), uses), "once each");
+}
+
+async fn what_is_kept_too_long_is_given_up_and_never_done<Db: Databases>(mut world: World<Db>) {
+    with_orders(&mut world).await;
+    let one = world.own(universal(300, 2)).await;
+    world.coordinator.crash().await;
+    let kept = world.redeem(&wanted("k", 1, &[one])).await.expect("it is kept");
+    assert_eq!(kept.state(), State::Kept);
+    world.redemptions_by_hand("created_ms = 1, due_ms = 1").await;
+    until("it is given up", async || world.get("k").await.state() == State::Refused).await;
+    let view = world.get("k").await;
+    assert_eq!(refused(view.refusal.as_ref()).0, Code::SystemBusy);
+    world.coordinator.start_again().await;
+    // Under a new key it is another.
+    until("it is granted", async || {
+        world.redeem(&wanted("again", 2, &[one])).await.is_ok_and(|view| view.state() == State::Done)
+    })
+    .await;
+    assert_eq!(code(world.redeem(&wanted("k", 1, &[one])).await), Code::SystemBusy);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.uses().await, (vec![(one, 2)], vec![(one, 2)]));
+}
+
+async fn what_came_to_nothing_in_time_is_begun_again<Db: Databases>(mut world: World<Db>) {
+    let one = world.own(universal(300, 2)).await;
+    // There is nobody to place it.
+    let kept = world.redeem(&wanted("k", 1, &[one])).await.expect("it is kept");
+    assert_eq!(kept.state(), State::Kept);
+    let totals = audit(&world.shards).await.expect("the tables are there");
+    assert_eq!((totals.issued, totals.used), (1, 0));
+    with_orders(&mut world).await;
+    until("it is done", async || world.get("k").await.state() == State::Done).await;
+    world.coordinator.all_ended().await;
+    assert_eq!(world.uses().await, (vec![(one, 1)], vec![(one, 1)]));
+}

@@ -1,0 +1,8 @@
+//! The order service's actions, as far as coupons need them. A service knows no other, only what goes between them.
+
+use tercet::action::{Action, Saga, Tcc};
+use tercet_proto::order::v1::{PlaceBasket, Refund};
+
+const SERVICE: &str = "order";
+pub(crate) const PLACE_BASKET: Action<Tcc, PlaceBasket> = Action::tcc(SERVICE, "place_basket");
+pub(crate) const REFUND: Action<Saga, Refund> = Action::saga(SERVICE, "refund");

@@ -1,0 +1,82 @@
+//! What requests say, checked field by field, and what is kept of them.
+
+use std::collections::HashSet;
+
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use tercet_proto::coupon::v1 as pb;
+use tercet_rules::limits::LINES_MAX;
+use tercet_rules::{Cents, Fault, Invalid, Limit, Line, Order, text};
+
+use super::limits::{COUPONS_MAX, KEY_BYTES_MAX, OPERATOR_BYTES_MAX, REASON_BYTES_MAX};
+
+pub(super) use crate::issuing::id;
+
+/// The order that coupons are tried on.
+pub(super) fn order(lines: &[pb::OrderLine]) -> Result<Order, Invalid> {
+    // Before they are looked at: the list may be of any length.
+    if !(1..=LINES_MAX).contains(&lines.len()) {
+        return Err(Invalid::new("lines", Limit::Entries(1, LINES_MAX)));
+    }
+    let line = |(at, line): (usize, &pb::OrderLine)| {
+        let checked = || {
+            Ok(Line {
+                product_id: id("product_id", line.product_id)?,
+                category_id: id("category_id", line.category_id)?,
+                shop_id: id("shop_id", line.shop_id)?,
+                price: Cents::new("price_cents", line.price_cents)?,
+                quantity: line.quantity,
+            })
+        };
+        checked().map_err(|error: Invalid| error.within(&format!("lines[{at}]")))
+    };
+    Order::new(lines.iter().enumerate().map(line).collect::<Result<_, _>>()?)
+}
+
+/// `least` to [`COUPONS_MAX`], none twice.
+pub(super) fn coupons(coupon_ids: &[i64], least: usize) -> Result<(), Invalid> {
+    if !(least..=COUPONS_MAX).contains(&coupon_ids.len()) {
+        return Err(Invalid::new("coupon_ids", Limit::Entries(least, COUPONS_MAX)));
+    }
+    let mut seen = HashSet::new();
+    for (at, coupon_id) in coupon_ids.iter().enumerate() {
+        let field = format!("coupon_ids[{at}]");
+        id(&field, *coupon_id)?;
+        if !seen.insert(coupon_id) {
+            return Err(Invalid::new(&field, Limit::Unique));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn redeem(request: &pb::RedeemRequest) -> Result<Order, Invalid> {
+    key(&request.idempotency_key)?;
+    id("user_id", request.user_id)?;
+    id("order_id", request.order_id)?;
+    coupons(&request.coupon_ids, 1)?;
+    order(&request.lines)
+}
+
+pub(super) fn key(key: &str) -> Result<&str, Invalid> {
+    text("idempotency_key", key, KEY_BYTES_MAX)
+}
+
+pub(super) fn refund(request: &pb::RefundRequest) -> Result<(), Invalid> {
+    id("user_id", request.user_id)?;
+    id("order_id", request.order_id)?;
+    if !request.operator.is_empty() {
+        text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
+    }
+    text("reason", &request.reason, REASON_BYTES_MAX).map(drop)
+}
+
+/// Of what a redemption is about.
+pub(super) fn digest(request: &pb::RedeemRequest) -> String {
+    let about = pb::RedeemRequest { idempotency_key: String::new(), ..request.clone() };
+    Sha256::digest(about.encode_to_vec()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A fault as a value.
+pub(super) fn refusal(fault: &Fault) -> pb::Refusal {
+    pb::Refusal { code: fault.code.name().to_owned(), arguments: fault.arguments().clone() }
+}

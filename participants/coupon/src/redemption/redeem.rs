@@ -1,0 +1,313 @@
+//! A redemption: priced, written down, submitted, and looked up.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use prost::Message as _;
+use tercet::action::Tcc;
+use tercet::client::{Error, Outcome, View, Wait};
+use tercet::fence::Dialect;
+use tercet::plan::{self, Plan};
+use tercet_proto::coupon::v1 as pb;
+use tercet_proto::coupon::v1::get_redemption_request::By;
+use tercet_proto::order::v1::{BasketCoupon, PlaceBasket};
+use tercet_rules::{Cents, Code, Fault, Invalid, Limit, Set};
+use tercet_shards::Slot;
+use tracing::{error, warn};
+
+use super::limits::{AGAIN_MS, AWAY_PAUSE, DEADLINE, FIRST_DUE_MS, KEPT_MAX};
+use super::trial::{basket, busy, combination, database, of_coupon};
+use super::{Redemption, fields};
+use crate::store::redemptions::{Redemption as Row, Redemptions, State};
+use crate::{HONOUR, REDEEM, metrics, order};
+
+/// Who wants a redemption submitted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// Its caller, who has been promised nothing yet.
+    Caller,
+    /// The job, for somebody who was told that it is kept.
+    Later,
+}
+
+impl<Db: Redemptions + Dialect> Redemption<Db> {
+    /// Uses coupons for an order.
+    ///
+    /// # Errors
+    /// Why not; [`Code::SystemBusy`] where nothing is known to have happened: the same again finds it.
+    pub(super) async fn redeem(&self, request: &pb::RedeemRequest) -> Result<pb::RedemptionView, Fault> {
+        let order = fields::redeem(request)?;
+        let digest = fields::digest(request);
+        if let Some(row) = self.by_key(request.user_id, &request.idempotency_key).await? {
+            return again(&row, &digest);
+        }
+        let combination = self.price(request, &order).await?;
+        if self.is_away() && self.is_full(request.user_id) {
+            return Err(busy());
+        }
+        let row = self.written(request, digest, combination).await?;
+        match row {
+            Ok(row) => self.submit(&row, For::Caller).await,
+            Err((row, digest)) => again(&row, &digest),
+        }
+    }
+
+    /// How a redemption stands.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub(super) async fn get(&self, request: &pb::GetRedemptionRequest) -> Result<pb::RedemptionView, Fault> {
+        let user_id = fields::id("user_id", request.user_id)?;
+        let missing = |id: String| Code::NotFound.fault([("what", "redemption".to_owned()), ("id", id)]);
+        let found = match request.by.as_ref().ok_or_else(|| Invalid::new("by", Limit::Given))? {
+            By::IdempotencyKey(key) => {
+                self.by_key(user_id, fields::key(key)?).await?.ok_or_else(|| missing(key.clone()))?
+            }
+            By::OrderId(order_id) => {
+                let order_id = fields::id("order_id", *order_id)?;
+                self.by_order(user_id, order_id).await?.ok_or_else(|| missing(order_id.to_string()))?
+            }
+        };
+        view(&found)
+    }
+
+    /// What the coupons take off, each of them and all together.
+    async fn price(&self, request: &pb::RedeemRequest, order: &tercet_rules::Order) -> Result<pb::Combination, Fault> {
+        let tried = self.try_on(order, request.user_id, &request.coupon_ids).await?;
+        if let Some((coupon_id, fault)) =
+            tried.iter().find_map(|tried| Some((tried.coupon_id, tried.verdict.as_ref().err()?)))
+        {
+            let mut arguments = fault.arguments().clone();
+            arguments.entry("coupon_id".to_owned()).or_insert_with(|| coupon_id.to_string());
+            return Err(Fault::new(fault.code, arguments));
+        }
+        let basket = basket(order, &tried);
+        let all = Set::first(tried.len());
+        if !basket.agree(all) {
+            let agreed = (1..=tried.len()).find(|count| !basket.agree(Set::first(*count))).unwrap_or(tried.len());
+            return Err(of_coupon(Code::NotStackable, tried[agreed - 1].coupon_id));
+        }
+        let combination = combination(order, &basket, all);
+        if let Some(idle) = combination.deductions.iter().find(|own| own.discount_cents == 0) {
+            return Err(of_coupon(Code::NoGain, idle.coupon_id));
+        }
+        match request.discount_cents {
+            Some(shown) if shown != combination.discount_cents => {
+                let discount = Cents::new("discount_cents", combination.discount_cents)?;
+                Err(Code::AmountChanged.fault([("discount", discount.to_string())]))
+            }
+            Some(_) | None => Ok(combination),
+        }
+    }
+
+    /// Writes it down; or the row of its key that somebody else wrote meanwhile.
+    async fn written(
+        &self,
+        request: &pb::RedeemRequest,
+        digest: String,
+        combination: pb::Combination,
+    ) -> Result<Result<Row, (Row, String)>, Fault> {
+        let &pb::RedeemRequest { user_id, order_id, .. } = request;
+        let redemption_id = self.ids.next(Slot::of_user(user_id)).await.map_err(|error| {
+            warn!(%error, "no id for a redemption");
+            busy()
+        })?;
+        let now_ms = self.ids.clock_ms().ok_or_else(busy)?;
+        let content = pb::KeptRedemption { lines: request.lines.clone(), combination: Some(combination) };
+        let row = Row {
+            redemption_id,
+            user_id,
+            order_id,
+            idempotency_key: request.idempotency_key.clone(),
+            digest,
+            content: content.encode_to_vec(),
+            state: State::Kept,
+            refusal: String::new(),
+            attempt: 0,
+            tries: 0,
+            due_ms: now_ms + FIRST_DUE_MS,
+            created_ms: now_ms,
+            ended_ms: None,
+            refunded_ms: None,
+        };
+        let mut connection = self.pool(user_id).acquire().await.map_err(database)?;
+        if Db::keep(&mut connection, &row, FIRST_DUE_MS).await.map_err(database)? {
+            return Ok(Ok(row));
+        }
+        let found = Db::by_key(&mut connection, user_id, &row.idempotency_key).await.map_err(database)?;
+        Ok(Err((found.ok_or_else(busy)?, row.digest)))
+    }
+
+    /// Submits what is kept, and tells how it stands then.
+    ///
+    /// # Errors
+    /// Why it came to nothing; [`Code::SystemBusy`] also where it is not kept any longer, and nothing was done.
+    pub(super) async fn submit(&self, row: &Row, wanted: For) -> Result<pb::RedemptionView, Fault> {
+        if self.is_away() {
+            return self.keep(row, wanted).await;
+        }
+        let plan = match plan(row) {
+            Ok(plan) => plan,
+            Err(error) => {
+                error!(%error, "a redemption is no plan");
+                return self.refused(row, busy()).await;
+            }
+        };
+        match self.client.submit(plan, Wait::Ended).await {
+            Ok(view) => self.came(row, &view, wanted).await,
+            Err(Error::Overloaded { .. }) if wanted == For::Caller => self.forget(row).await,
+            Err(Error::Refused(error)) => {
+                error!(%error, "a redemption is beyond a limit of the coordinator");
+                self.refused(row, busy()).await
+            }
+            Err(error) => {
+                warn!(%error, "a redemption of unknown outcome");
+                // What it has begun it is there for; else nobody waits for it for a while.
+                let now = self.by_key(row.user_id, &row.idempotency_key).await?.ok_or_else(busy)?;
+                if now.state != State::Kept {
+                    return again(&now, &row.digest);
+                }
+                *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                self.keep(row, wanted).await
+            }
+        }
+    }
+
+    /// What became of a transaction that has ended.
+    async fn came(&self, row: &Row, view: &View, wanted: For) -> Result<pb::RedemptionView, Fault> {
+        match view.outcome() {
+            Some(Outcome::Confirmed) => {
+                let ended_ms = Some(self.ids.clock_ms().unwrap_or(row.created_ms));
+                self::view(&Row { state: State::Done, ended_ms, ..row.clone() })
+            }
+            Some(Outcome::Cancelled) => {
+                let branches = &view.details().branches;
+                let said = branches.iter().find_map(|branch| Fault::from_reason(&branch.reason));
+                match said.or_else(|| Fault::from_reason(view.reason())) {
+                    Some(fault) => self.refused(row, fault).await,
+                    // In words that are for people who look after the system.
+                    None if view.reason().contains("refused") => {
+                        error!(reason = view.reason(), redemption = row.redemption_id, "a redemption is refused");
+                        self.refused(row, busy()).await
+                    }
+                    // It took too long, and may be begun anew.
+                    None => {
+                        let mut connection = self.pool(row.user_id).acquire().await.map_err(database)?;
+                        let again = Db::again(&mut connection, row.redemption_id, row.attempt, AGAIN_MS.0);
+                        again.await.map_err(database)?;
+                        self.keep(row, wanted).await
+                    }
+                }
+            }
+            None => self::view(&Row { state: State::Submitted, ..row.clone() }),
+        }
+    }
+
+    /// Writes down why its transaction came to nothing.
+    async fn refused(&self, row: &Row, fault: Fault) -> Result<pb::RedemptionView, Fault> {
+        let mut connection = self.pool(row.user_id).acquire().await.map_err(database)?;
+        let reason = fault.reason();
+        Db::refuse(&mut connection, row.redemption_id, row.attempt, &reason).await.map_err(database)?;
+        Err(fault)
+    }
+
+    /// Leaves it to the job, if there is room for it.
+    async fn keep(&self, row: &Row, wanted: For) -> Result<pb::RedemptionView, Fault> {
+        if wanted == For::Caller {
+            if self.is_full(row.user_id) {
+                return self.forget(row).await;
+            }
+            self.kept[self.place(row.user_id)].fetch_add(1, Ordering::Relaxed);
+            metrics::kept();
+        }
+        view(row)
+    }
+
+    /// Drops what nobody was promised, unless it has begun.
+    async fn forget(&self, row: &Row) -> Result<pb::RedemptionView, Fault> {
+        let mut connection = self.pool(row.user_id).acquire().await.map_err(database)?;
+        if Db::give_up(&mut connection, row.redemption_id, None).await.map_err(database)? {
+            return Err(busy());
+        }
+        let now = Db::by_key(&mut connection, row.user_id, &row.idempotency_key).await.map_err(database)?;
+        again(&now.ok_or_else(busy)?, &row.digest)
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        let away = *self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.is_some_and(|since| since.elapsed() < AWAY_PAUSE)
+    }
+
+    fn is_full(&self, user_id: i64) -> bool {
+        self.kept[self.place(user_id)].load(Ordering::Relaxed) >= KEPT_MAX
+    }
+
+    async fn by_key(&self, user_id: i64, key: &str) -> Result<Option<Row>, Fault> {
+        let mut connection = self.pool(user_id).acquire().await.map_err(database)?;
+        Db::by_key(&mut connection, user_id, key).await.map_err(database)
+    }
+
+    pub(super) async fn by_order(&self, user_id: i64, order_id: i64) -> Result<Option<Row>, Fault> {
+        let mut connection = self.pool(user_id).acquire().await.map_err(database)?;
+        Db::by_order(&mut connection, user_id, order_id).await.map_err(database)
+    }
+}
+
+/// What the same key answers again.
+fn again(row: &Row, digest: &str) -> Result<pb::RedemptionView, Fault> {
+    if row.digest != digest {
+        return Err(Code::KeyReused.fault([]));
+    }
+    if row.state == State::Refused { Err(why(row)) } else { view(row) }
+}
+
+fn why(row: &Row) -> Fault {
+    Fault::from_reason(&row.refusal).unwrap_or_else(busy)
+}
+
+pub(super) fn content(row: &Row) -> Result<pb::KeptRedemption, Fault> {
+    pb::KeptRedemption::decode(&*row.content).map_err(|error| {
+        error!(%error, redemption = row.redemption_id, "a redemption is not what this version writes");
+        busy()
+    })
+}
+
+fn view(row: &Row) -> Result<pb::RedemptionView, Fault> {
+    let state = match row.state {
+        State::Kept => pb::RedemptionState::Kept,
+        State::Submitted => pb::RedemptionState::Submitted,
+        State::Done => pb::RedemptionState::Done,
+        State::Refused => pb::RedemptionState::Refused,
+        State::Refunded => pb::RedemptionState::Refunded,
+    };
+    Ok(pb::RedemptionView {
+        idempotency_key: row.idempotency_key.clone(),
+        user_id: row.user_id,
+        order_id: row.order_id,
+        state: state.into(),
+        refusal: (row.state == State::Refused).then(|| fields::refusal(&why(row))),
+        combination: content(row)?.combination,
+        created_ms: row.created_ms,
+        updated_ms: row.refunded_ms.or(row.ended_ms).unwrap_or(row.created_ms),
+    })
+}
+
+fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
+    let &Row { redemption_id, user_id, order_id, attempt, .. } = row;
+    let kept = pb::KeptRedemption::decode(&*row.content)?;
+    let pb::Combination { deductions, amount_cents, discount_cents } = kept.combination.unwrap_or_default();
+    let mut plan = plan::tcc().idempotency_key(format!("redeem/{redemption_id}/{attempt}")).deadline(DEADLINE);
+    let honour = HONOUR.with(&pb::Honour { redemption_id, attempt })?;
+    plan.branch(honour.business_key(format!("redemption/{redemption_id}")));
+    let mut coupons = Vec::with_capacity(deductions.len());
+    for pb::Deduction { coupon_id, discount_cents } in deductions {
+        let redeem = pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents };
+        plan.branch(REDEEM.with(&redeem)?.business_key(format!("coupon/{coupon_id}")));
+        coupons.push(BasketCoupon { coupon_id, discount_cents });
+    }
+    let count = kept.lines.iter().map(|line| line.quantity).sum();
+    let place = PlaceBasket { order_id, user_id, count, coupons, amount_cents, discount_cents };
+    plan.branch(order::PLACE_BASKET.with(&place)?.business_key(format!("order/{order_id}")));
+    Ok(plan.build()?)
+}

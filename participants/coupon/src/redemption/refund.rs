@@ -1,0 +1,91 @@
+//! An order that is taken back: a saga over its redemption, the order and its coupons, which come last.
+
+use tercet::action::Saga;
+use tercet::client::{Outcome, Wait};
+use tercet::fence::Dialect;
+use tercet::plan::{self, Plan};
+use tercet_proto::coupon::v1 as pb;
+use tercet_proto::order::v1::Refund;
+use tercet_rules::{Code, Fault};
+use tracing::{error, warn};
+
+use super::redeem::content;
+use super::trial::{busy, database};
+use super::{Redemption, fields};
+use crate::store::redemptions::{Redemption as Row, Redemptions, State};
+use crate::store::{self, Status};
+use crate::{GIVE_BACK, TAKE_BACK, order};
+
+impl<Db: Redemptions + Dialect> Redemption<Db> {
+    /// Takes an order back. It is what it was, or all of it is taken back.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::NotRefundable`] where it does not stand where it could be;
+    /// [`Code::SystemBusy`] where nothing is known: the same again finds it.
+    pub(super) async fn refund(&self, request: &pb::RefundRequest) -> Result<pb::RefundResponse, Fault> {
+        fields::refund(request)?;
+        let &pb::RefundRequest { user_id, order_id, shop_id, .. } = request;
+        let missing = || Code::NotFound.fault([("what", "order".to_owned()), ("id", order_id.to_string())]);
+        let refused = || Code::NotRefundable.fault([("order_id", order_id.to_string())]);
+        let row = self.by_order(user_id, order_id).await?.ok_or_else(missing)?;
+        let kept = content(&row)?;
+        // A shop learns nothing of other shops' orders.
+        if shop_id != 0 && kept.lines.iter().any(|line| line.shop_id != shop_id) {
+            return Err(missing());
+        }
+        let deductions = kept.combination.unwrap_or_default().deductions;
+        match row.state {
+            State::Refunded => return self.refunded(&row, &deductions).await,
+            State::Done => {}
+            State::Kept | State::Submitted | State::Refused => return Err(refused()),
+        }
+        let plan = plan(&row, request, &deductions).map_err(|error| {
+            error!(%error, "a refund is no plan");
+            busy()
+        })?;
+        let view = self.client.submit(plan, Wait::Ended).await.map_err(|error| {
+            warn!(%error, "a refund of unknown outcome");
+            busy()
+        })?;
+        match view.outcome() {
+            Some(Outcome::Confirmed) => self.refunded(&row, &deductions).await,
+            // Another one may have been quicker.
+            Some(Outcome::Cancelled) => match self.by_order(user_id, order_id).await? {
+                Some(now) if now.state == State::Refunded => self.refunded(&now, &deductions).await,
+                Some(_) | None => Err(refused()),
+            },
+            None => {
+                Ok(pb::RefundResponse { state: pb::RefundState::Submitted.into(), returned_coupon_ids: Vec::new() })
+            }
+        }
+    }
+
+    /// Which of the coupons are their user's again.
+    async fn refunded(&self, row: &Row, deductions: &[pb::Deduction]) -> Result<pb::RefundResponse, Fault> {
+        let ids: Vec<i64> = deductions.iter().map(|own| own.coupon_id).collect();
+        let mut connection = self.pool(row.user_id).acquire().await.map_err(database)?;
+        let found = store::look::<Db>(&mut connection, self.shards.map(), row.user_id, &ids).await.map_err(database)?;
+        let back = found
+            .iter()
+            .map(|(coupon, _)| coupon)
+            .filter(|coupon| coupon.order_id != Some(row.order_id) && coupon.status != Status::Expired);
+        Ok(pb::RefundResponse {
+            state: pb::RefundState::Done.into(),
+            returned_coupon_ids: back.map(|coupon| coupon.coupon_id).collect(),
+        })
+    }
+}
+
+fn plan(row: &Row, request: &pb::RefundRequest, deductions: &[pb::Deduction]) -> anyhow::Result<Plan<Saga>> {
+    let &Row { redemption_id, order_id, .. } = row;
+    let take_back =
+        pb::TakeBack { redemption_id, order_id, operator: request.operator.clone(), reason: request.reason.clone() };
+    let mut plan = plan::saga();
+    plan.branch(TAKE_BACK.with(&take_back)?.business_key(format!("redemption/{redemption_id}")));
+    plan.branch(order::REFUND.with(&Refund { order_id })?.business_key(format!("order/{order_id}")));
+    for &pb::Deduction { coupon_id, discount_cents } in deductions {
+        let give_back = pb::GiveBack { coupon_id, order_id, discount_cents };
+        plan.branch(GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));
+    }
+    Ok(plan.build()?)
+}

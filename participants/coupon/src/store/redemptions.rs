@@ -1,0 +1,404 @@
+//! Redemptions that are kept: the SQL, both dialects side by side.
+
+use sqlx::Row as _;
+use tercet::participant::DbTx;
+
+use super::{Store, broken};
+
+/// Where a redemption stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It waits for a transaction.
+    Kept = 0,
+    /// The coordinator has one for it.
+    Submitted = 1,
+    /// Its coupons are used.
+    Done = 2,
+    /// It came to nothing.
+    Refused = 3,
+    /// It was done, and taken back.
+    Refunded = 4,
+}
+
+impl State {
+    fn from_number(number: i64) -> sqlx::Result<Self> {
+        let all = [Self::Kept, Self::Submitted, Self::Done, Self::Refused, Self::Refunded];
+        all.into_iter().find(|state| *state as i64 == number).ok_or_else(|| broken("a redemption's state"))
+    }
+}
+
+/// A redemption.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redemption {
+    /// Its number, which carries the slot of its user.
+    pub redemption_id: i64,
+    /// Whose coupons.
+    pub user_id: i64,
+    /// For which order.
+    pub order_id: i64,
+    /// Its caller's name for it.
+    pub idempotency_key: String,
+    /// Of what it is about.
+    pub digest: String,
+    /// What it is about.
+    pub content: Vec<u8>,
+    /// Where it stands.
+    pub state: State,
+    /// Why it is refused, as a participant says it.
+    pub refusal: String,
+    /// Which of its transactions it waits for, or had.
+    pub attempt: i64,
+    /// How often the job has submitted it.
+    pub tries: i64,
+    /// When the job does so next.
+    pub due_ms: i64,
+    /// When it was asked for, by the database.
+    pub created_ms: i64,
+    /// When it was done or refused, by the database.
+    pub ended_ms: Option<i64>,
+    /// When it was taken back, by the database.
+    pub refunded_ms: Option<i64>,
+}
+
+/// A step of a redemption.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Which.
+    pub redemption_id: i64,
+    /// Where it has to stand.
+    pub from: State,
+    /// Where it will stand.
+    pub to: State,
+    /// The transaction that it has to wait for, where that matters.
+    pub attempt: Option<i64>,
+    /// Who takes it back, and why.
+    pub refund: Option<(&'a str, &'a str)>,
+}
+
+/// A database that redemptions can live in.
+pub trait Redemptions: Store {
+    /// Writes a redemption that is kept, and due after so long; false where there is one of its user and key.
+    fn keep(
+        db_tx: &mut DbTx<Self>,
+        redemption: &Redemption,
+        due_after_ms: i64,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
+    /// The redemption of this user and key.
+    fn by_key(
+        db_tx: &mut DbTx<Self>,
+        user_id: i64,
+        key: &str,
+    ) -> impl Future<Output = sqlx::Result<Option<Redemption>>> + Send;
+
+    /// The latest redemption for this order of the user that was not refused.
+    fn by_order(
+        db_tx: &mut DbTx<Self>,
+        user_id: i64,
+        order_id: i64,
+    ) -> impl Future<Output = sqlx::Result<Option<Redemption>>> + Send;
+
+    /// Refuses one that is kept, or whose transaction of this number has come to nothing; whether it stood there.
+    fn refuse(
+        db_tx: &mut DbTx<Self>,
+        redemption_id: i64,
+        attempt: i64,
+        refusal: &str,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
+    /// Lets one whose transaction of this number came to nothing in time have another, due after so long.
+    fn again(
+        db_tx: &mut DbTx<Self>,
+        redemption_id: i64,
+        attempt: i64,
+        due_after_ms: i64,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Gives one up that is kept: refused for this reason, or forgotten without one. Whether it was kept.
+    fn give_up(
+        db_tx: &mut DbTx<Self>,
+        redemption_id: i64,
+        refusal: Option<&str>,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
+    /// Those that are kept and due, the first first, each with the age in milliseconds.
+    fn due(db_tx: &mut DbTx<Self>, limit: u32) -> impl Future<Output = sqlx::Result<Vec<(Redemption, i64)>>> + Send;
+
+    /// Takes one that is due at this time, to be due again after so long; whether nobody else has.
+    fn take(
+        db_tx: &mut DbTx<Self>,
+        redemption_id: i64,
+        due_ms: i64,
+        due_after_ms: i64,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
+    /// How many are kept, counted up to a limit.
+    fn kept(db_tx: &mut DbTx<Self>, limit: u32) -> impl Future<Output = sqlx::Result<i64>> + Send;
+
+    /// Locks these, in their order, and reads where they stand.
+    fn standings(
+        db_tx: &mut DbTx<Self>,
+        ids: &[i64],
+    ) -> impl Future<Output = sqlx::Result<Vec<(i64, State, i64)>>> + Send;
+
+    /// Moves those that stand where they have to; how many.
+    fn step(db_tx: &mut DbTx<Self>, steps: &[Step<'_>]) -> impl Future<Output = sqlx::Result<u64>> + Send;
+}
+
+struct Statements {
+    keep: &'static str,
+    by_key: &'static str,
+    by_order: &'static str,
+    refuse: &'static str,
+    again: &'static str,
+    give_up: &'static str,
+    forget: &'static str,
+    due: &'static str,
+    take: &'static str,
+    kept: &'static str,
+    standings: &'static str,
+    step: &'static str,
+}
+
+macro_rules! columns {
+    ($key:literal, $now:literal, $rest:literal) => {
+        concat!(
+            "SELECT redemption_id, user_id, order_id, ",
+            $key,
+            ", digest, content, state, refusal, attempt, tries,
+            due_ms, created_ms, ended_ms, refunded_ms, ",
+            $now,
+            " - created_ms FROM redemption ",
+            $rest
+        )
+    };
+}
+
+#[cfg(feature = "sqlite")]
+macro_rules! sqlite {
+    ($name:literal, $rest:literal) => {
+        concat!("-- ", $name, "\n", columns!("idempotency_key", "CAST(unixepoch('subsec') * 1000 AS INTEGER)", $rest))
+    };
+}
+
+#[cfg(feature = "sqlite")]
+const SQLITE: Statements = Statements {
+    keep: "-- redemption_keep
+        INSERT INTO redemption(redemption_id, user_id, order_id, idempotency_key, digest, content, state, due_ms,
+            created_ms)
+        VALUES ($1, $2, $3, $4, $5, $6, 0, CAST(unixepoch('subsec') * 1000 AS INTEGER) + $7,
+            CAST(unixepoch('subsec') * 1000 AS INTEGER)) ON CONFLICT DO NOTHING",
+    by_key: sqlite!("redemption_by_key", "WHERE user_id = $1 AND idempotency_key = $2"),
+    by_order: sqlite!(
+        "redemption_by_order",
+        "WHERE user_id = $1 AND order_id = $2 AND state <> 3
+        ORDER BY redemption_id DESC LIMIT 1"
+    ),
+    refuse: "-- redemption_refuse
+        UPDATE redemption SET state = 3, refusal = $1, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)",
+    again: "-- redemption_again
+        UPDATE redemption SET state = 0, attempt = attempt + 1,
+            due_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
+        WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)",
+    give_up: "-- redemption_give_up
+        UPDATE redemption SET state = 3, refusal = $1, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        WHERE redemption_id = $2 AND state = 0",
+    forget: "-- redemption_forget
+        DELETE FROM redemption WHERE redemption_id = $1 AND state = 0",
+    due: sqlite!(
+        "redemption_due",
+        "WHERE state = 0 AND due_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        ORDER BY due_ms LIMIT $1"
+    ),
+    take: "-- redemption_take
+        UPDATE redemption SET tries = tries + 1, due_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
+        WHERE redemption_id = $2 AND due_ms = $3 AND state = 0",
+    kept: "-- redemption_kept
+        SELECT COUNT(*) FROM (SELECT 1 FROM redemption WHERE state = 0 LIMIT $1) AS k",
+    standings: "-- redemption_standings
+        SELECT redemption_id, state, attempt FROM redemption
+        WHERE redemption_id IN (SELECT value FROM json_each($1))",
+    step: "-- redemption_step
+        UPDATE redemption SET state = j.next,
+            ended_ms = iif(j.next = 2 AND j.before = 1, CAST(unixepoch('subsec') * 1000 AS INTEGER), ended_ms),
+            refunded_ms = iif(j.next = 4, CAST(unixepoch('subsec') * 1000 AS INTEGER), NULL),
+            refund_operator = j.operator, refund_reason = j.reason
+        FROM (SELECT value->>0 AS id, value->>1 AS before, value->>2 AS next, value->>3 AS attempt,
+                  value->>4 AS operator, value->>5 AS reason FROM json_each($1)) AS j
+        WHERE redemption.redemption_id = j.id AND redemption.state = j.before
+            AND redemption.attempt = COALESCE(j.attempt, redemption.attempt)",
+};
+
+#[cfg(feature = "mysql")]
+macro_rules! mysql {
+    ($name:literal, $rest:literal) => {
+        concat!(
+            "-- ",
+            $name,
+            "\n",
+            columns!(
+                "CAST(idempotency_key AS CHAR CHARACTER SET utf8mb4)",
+                "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
+                $rest
+            )
+        )
+    };
+}
+
+#[cfg(feature = "mysql")]
+const MYSQL: Statements = Statements {
+    keep: "-- redemption_keep
+        INSERT IGNORE INTO redemption(redemption_id, user_id, order_id, idempotency_key, digest, content, state, due_ms,
+            created_ms)
+        VALUES (?, ?, ?, ?, ?, ?, 0, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?,
+            CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))",
+    by_key: mysql!("redemption_by_key", "FORCE INDEX (by_key) WHERE user_id = ? AND idempotency_key = ?"),
+    by_order: mysql!(
+        "redemption_by_order",
+        "FORCE INDEX (of_order) WHERE user_id = ? AND order_id = ?
+        AND state <> 3 ORDER BY redemption_id DESC LIMIT 1"
+    ),
+    refuse: "-- redemption_refuse
+        UPDATE redemption SET state = 3, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)",
+    again: "-- redemption_again
+        UPDATE redemption SET state = 0, attempt = attempt + 1,
+            due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?
+        WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)",
+    give_up: "-- redemption_give_up
+        UPDATE redemption SET state = 3, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        WHERE redemption_id = ? AND state = 0",
+    forget: "-- redemption_forget
+        DELETE FROM redemption WHERE redemption_id = ? AND state = 0",
+    due: mysql!(
+        "redemption_due",
+        "FORCE INDEX (by_due) WHERE state = 0
+        AND due_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) ORDER BY due_ms LIMIT ?"
+    ),
+    take: "-- redemption_take
+        UPDATE redemption SET tries = tries + 1, due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?
+        WHERE redemption_id = ? AND due_ms = ? AND state = 0",
+    kept: "-- redemption_kept
+        SELECT COUNT(*) FROM (SELECT 1 FROM redemption FORCE INDEX (by_due) WHERE state = 0 LIMIT ?) AS k",
+    standings: "-- redemption_standings
+        SELECT r.redemption_id, r.state, r.attempt FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS j
+        STRAIGHT_JOIN redemption r FORCE INDEX (PRIMARY) ON r.redemption_id = j.id FOR UPDATE",
+    step: "-- redemption_step
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', before_ BIGINT PATH '$[1]',
+            next_ BIGINT PATH '$[2]', attempt BIGINT PATH '$[3]',
+            operator VARCHAR(64) CHARACTER SET utf8mb4 PATH '$[4]',
+            reason VARCHAR(512) CHARACTER SET utf8mb4 PATH '$[5]')) AS j
+        STRAIGHT_JOIN redemption r FORCE INDEX (PRIMARY) ON r.redemption_id = j.id
+        SET r.state = j.next_,
+            r.ended_ms = IF(j.next_ = 2 AND j.before_ = 1, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), r.ended_ms),
+            r.refunded_ms = IF(j.next_ = 4, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), NULL),
+            r.refund_operator = j.operator, r.refund_reason = j.reason
+        WHERE r.state = j.before_ AND r.attempt = COALESCE(j.attempt, r.attempt)",
+};
+
+macro_rules! redemptions {
+    ($database:ty, $sql:ident) => {
+        impl Redemptions for $database {
+            async fn keep(db_tx: &mut DbTx<Self>, own: &Redemption, due_after_ms: i64) -> sqlx::Result<bool> {
+                let query = sqlx::query($sql.keep).bind(own.redemption_id).bind(own.user_id).bind(own.order_id);
+                let query = query.bind(&own.idempotency_key).bind(&own.digest).bind(&own.content).bind(due_after_ms);
+                Ok(query.execute(db_tx).await?.rows_affected() == 1)
+            }
+
+            async fn by_key(db_tx: &mut DbTx<Self>, user_id: i64, key: &str) -> sqlx::Result<Option<Redemption>> {
+                let row = sqlx::query($sql.by_key).bind(user_id).bind(key).fetch_optional(db_tx).await?;
+                row.map(|row| read!(row)).transpose()
+            }
+
+            async fn by_order(db_tx: &mut DbTx<Self>, user_id: i64, order_id: i64) -> sqlx::Result<Option<Redemption>> {
+                let row = sqlx::query($sql.by_order).bind(user_id).bind(order_id).fetch_optional(db_tx).await?;
+                row.map(|row| read!(row)).transpose()
+            }
+
+            async fn refuse(db_tx: &mut DbTx<Self>, id: i64, attempt: i64, refusal: &str) -> sqlx::Result<bool> {
+                let query = sqlx::query($sql.refuse).bind(refusal).bind(id).bind(attempt);
+                Ok(query.execute(db_tx).await?.rows_affected() == 1)
+            }
+
+            async fn again(db_tx: &mut DbTx<Self>, id: i64, attempt: i64, due_after_ms: i64) -> sqlx::Result<()> {
+                sqlx::query($sql.again).bind(due_after_ms).bind(id).bind(attempt).execute(db_tx).await.map(drop)
+            }
+
+            async fn give_up(db_tx: &mut DbTx<Self>, id: i64, refusal: Option<&str>) -> sqlx::Result<bool> {
+                let query = match refusal {
+                    Some(refusal) => sqlx::query($sql.give_up).bind(refusal).bind(id),
+                    None => sqlx::query($sql.forget).bind(id),
+                };
+                Ok(query.execute(db_tx).await?.rows_affected() == 1)
+            }
+
+            async fn due(db_tx: &mut DbTx<Self>, limit: u32) -> sqlx::Result<Vec<(Redemption, i64)>> {
+                let rows = sqlx::query($sql.due).bind(i64::from(limit)).fetch_all(db_tx).await?;
+                rows.iter().map(|row| Ok((read!(row)?, row.try_get(14)?))).collect()
+            }
+
+            async fn take(db_tx: &mut DbTx<Self>, id: i64, due_ms: i64, due_after_ms: i64) -> sqlx::Result<bool> {
+                let query = sqlx::query($sql.take).bind(due_after_ms).bind(id).bind(due_ms);
+                Ok(query.execute(db_tx).await?.rows_affected() == 1)
+            }
+
+            async fn kept(db_tx: &mut DbTx<Self>, limit: u32) -> sqlx::Result<i64> {
+                sqlx::query_scalar($sql.kept).bind(i64::from(limit)).fetch_one(db_tx).await
+            }
+
+            async fn standings(db_tx: &mut DbTx<Self>, ids: &[i64]) -> sqlx::Result<Vec<(i64, State, i64)>> {
+                let rows: Vec<(i64, i64, i64)> =
+                    sqlx::query_as($sql.standings).bind(json(ids)).fetch_all(db_tx).await?;
+                rows.into_iter().map(|(id, state, attempt)| Ok((id, State::from_number(state)?, attempt))).collect()
+            }
+
+            async fn step(db_tx: &mut DbTx<Self>, steps: &[Step<'_>]) -> sqlx::Result<u64> {
+                if steps.is_empty() {
+                    return Ok(0);
+                }
+                let row = |step: &Step<'_>| {
+                    let (operator, reason) = step.refund.unzip();
+                    let (from, to) = (step.from as i64, step.to as i64);
+                    (step.redemption_id, from, to, step.attempt, operator.map(str::to_owned), reason.map(str::to_owned))
+                };
+                let mut rows: Vec<_> = steps.iter().map(row).collect();
+                rows.sort_unstable();
+                Ok(sqlx::query($sql.step).bind(json(&rows)).execute(db_tx).await?.rows_affected())
+            }
+        }
+    };
+}
+
+/// A redemption out of a row.
+macro_rules! read {
+    ($row:ident) => {
+        (|| -> sqlx::Result<Redemption> {
+            Ok(Redemption {
+                redemption_id: $row.try_get(0)?,
+                user_id: $row.try_get(1)?,
+                order_id: $row.try_get(2)?,
+                idempotency_key: $row.try_get(3)?,
+                digest: $row.try_get(4)?,
+                content: $row.try_get(5)?,
+                state: State::from_number($row.try_get(6)?)?,
+                refusal: $row.try_get(7)?,
+                attempt: $row.try_get(8)?,
+                tries: $row.try_get(9)?,
+                due_ms: $row.try_get(10)?,
+                created_ms: $row.try_get(11)?,
+                ended_ms: $row.try_get(12)?,
+                refunded_ms: $row.try_get(13)?,
+            })
+        })()
+    };
+}
+
+#[cfg(feature = "sqlite")]
+redemptions!(sqlx::Sqlite, SQLITE);
+#[cfg(feature = "mysql")]
+redemptions!(sqlx::MySql, MYSQL);
+
+fn json<T: serde::Serialize + ?Sized>(rows: &T) -> String {
+    serde_json::to_string(rows).expect("numbers and texts have a form in JSON")
+}

@@ -1,0 +1,140 @@
+//! An order of several things with any number of coupons.
+//!
+//! What is in it is the shop's to know; here it is one order with what it costs, and the coupons that it uses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+
+use tercet::participant::{Answer, DbTx, Op, SliceParticipant};
+use tercet_events::event::{Event, Payload};
+use tercet_events::outbox::Outbox;
+use tercet_proto::events::v1 as events;
+use tercet_proto::order::v1 as pb;
+use tercet_rules::Code;
+
+use crate::store::{BasketCoupon, Order, Status, Store};
+use crate::{Moved, end};
+
+/// The most coupons of one order.
+const COUPONS_MAX: usize = 20;
+
+/// What a basket has where an order of one thing says which.
+pub(crate) const BASKET: i64 = 0;
+
+/// [`PLACE_BASKET`](crate::PLACE_BASKET).
+#[derive(Debug)]
+pub struct PlaceBasket<Db> {
+    outbox: Outbox,
+    database: PhantomData<fn() -> Db>,
+}
+
+impl<Db> PlaceBasket<Db> {
+    /// Tells what it does there.
+    pub const fn new(outbox: Outbox) -> Self {
+        Self { outbox, database: PhantomData }
+    }
+}
+
+/// Why this can not be an order.
+fn fault(request: &pb::PlaceBasket) -> Option<String> {
+    let &pb::PlaceBasket { order_id, user_id, count, ref coupons, amount_cents, discount_cents } = request;
+    let least = [("order_id", order_id, 1), ("user_id", user_id, 1), ("count", count.into(), 1)];
+    if let Some((name, value, least)) = least.into_iter().find(|(_, value, least)| value < least) {
+        return Some(format!("{name} is {value}: it is at least {least}"));
+    }
+    if coupons.len() > COUPONS_MAX {
+        return Some(format!("{} coupons: at most {COUPONS_MAX}", coupons.len()));
+    }
+    let mut ids = BTreeSet::new();
+    for pb::BasketCoupon { coupon_id, discount_cents } in coupons {
+        if *coupon_id < 1 || *discount_cents < 0 || !ids.insert(coupon_id) {
+            return Some(format!("coupon {coupon_id} for {discount_cents}: each at least 1, at least 0, and once"));
+        }
+    }
+    let sum = coupons.iter().try_fold(0_i64, |sum, coupon| sum.checked_add(coupon.discount_cents));
+    if sum != Some(discount_cents) || discount_cents > amount_cents {
+        return Some(format!(
+            "discount_cents is {discount_cents}: it is the sum of the coupons, at most {amount_cents}"
+        ));
+    }
+    None
+}
+
+fn placed(op: &Op<pb::PlaceBasket>) -> Event {
+    let pb::PlaceBasket { order_id, user_id, count, ref coupons, amount_cents, discount_cents } = op.request;
+    let coupon_ids = coupons.iter().map(|coupon| coupon.coupon_id).collect();
+    let placed = events::OrderPlaced { order_id, item: BASKET, count, coupon_ids, amount_cents, discount_cents };
+    Event::new(user_id, Payload::OrderPlaced(placed)).by(op)
+}
+
+fn ids(operations: &[Op<pb::PlaceBasket>]) -> impl Iterator<Item = i64> {
+    operations.iter().map(|op| op.request.order_id)
+}
+
+impl<Db: Store> SliceParticipant for PlaceBasket<Db> {
+    type Db = Db;
+    type Request = pb::PlaceBasket;
+
+    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::PlaceBasket>]) -> sqlx::Result<Vec<Answer>> {
+        let wanted: Vec<i64> = ids(operations).collect();
+        let mut taken: BTreeSet<i64> = Db::taken(db_tx, &wanted).await?.into_iter().collect();
+        let (mut orders, mut coupons) = (Vec::with_capacity(operations.len()), Vec::new());
+        let mut create = |request: &pb::PlaceBasket| {
+            if let Some(fault) = fault(request) {
+                return Answer::refused(fault);
+            }
+            let &pb::PlaceBasket { order_id, user_id, count, amount_cents, discount_cents, .. } = request;
+            if !taken.insert(order_id) {
+                return Answer::refused(Code::OrderExists.fault([("order_id", order_id.to_string())]).reason());
+            }
+            orders.push(Order {
+                order_id,
+                user_id,
+                item: BASKET,
+                count,
+                coupon_id: None,
+                amount_cents,
+                discount_cents,
+            });
+            coupons.extend(request.coupons.iter().map(|own| BasketCoupon {
+                order_id,
+                coupon_id: own.coupon_id,
+                discount_cents: own.discount_cents,
+            }));
+            Answer::done()
+        };
+        let answers = operations.iter().map(|op| create(&op.request)).collect();
+        Db::insert(db_tx, &orders).await?;
+        Db::insert_coupons(db_tx, &coupons).await?;
+        Ok(answers)
+    }
+
+    async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::PlaceBasket>]) -> sqlx::Result<Vec<Answer>> {
+        let answers = end::<Db>(db_tx, ids(operations), Status::Placed).await?;
+        self.outbox.append::<Db>(db_tx, operations.iter().map(placed)).await?;
+        Ok(answers)
+    }
+
+    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::PlaceBasket>]) -> sqlx::Result<Vec<Answer>> {
+        end::<Db>(db_tx, ids(operations), Status::Closed).await
+    }
+}
+
+/// Fills in the coupons of baskets.
+pub(crate) async fn name_coupons<Db: Store>(db_tx: &mut DbTx<Db>, moved: &mut [Moved<'_>]) -> sqlx::Result<()> {
+    let baskets = moved.iter().filter(|moved| moved.order.is_basket).map(|moved| moved.order.order_id);
+    let baskets: Vec<i64> = baskets.collect();
+    if baskets.is_empty() {
+        return Ok(());
+    }
+    let mut coupons: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for (order_id, coupon_id) in Db::coupons_of(db_tx, &baskets).await? {
+        coupons.entry(order_id).or_default().push(coupon_id);
+    }
+    for moved in moved {
+        if let Some(own) = coupons.get(&moved.order.order_id) {
+            moved.coupon_ids.clone_from(own);
+        }
+    }
+    Ok(())
+}

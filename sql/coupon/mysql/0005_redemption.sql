@@ -1,0 +1,25 @@
+-- Redemptions, each in the database of its user; its id carries his slot. state: 0 kept, 1 with the coordinator, 2 done, 3 refused,
+-- 4 taken back. A transaction moves it from 0 to 1 and on, in the commit in which it does the same to the coupons; so one that
+-- was given up, at 0, can not be carried out any more. content is a tercet.coupon.v1.KeptRedemption.
+CREATE TABLE redemption (
+  redemption_id BIGINT PRIMARY KEY,
+  user_id BIGINT NOT NULL,
+  order_id BIGINT NOT NULL,
+  idempotency_key VARBINARY(128) NOT NULL,
+  digest CHAR(64) CHARACTER SET ascii NOT NULL,
+  content MEDIUMBLOB NOT NULL,
+  state BIGINT NOT NULL CHECK (state BETWEEN 0 AND 4),
+  refusal VARCHAR(512) CHARACTER SET utf8mb4 NOT NULL DEFAULT '',
+  attempt BIGINT NOT NULL DEFAULT 0,
+  tries BIGINT NOT NULL DEFAULT 0,
+  due_ms BIGINT NOT NULL,
+  created_ms BIGINT NOT NULL,
+  ended_ms BIGINT,
+  refunded_ms BIGINT,
+  refund_operator VARCHAR(64) CHARACTER SET utf8mb4,
+  refund_reason VARCHAR(512) CHARACTER SET utf8mb4,
+  CHECK ((refunded_ms IS NULL) = (state <> 4)),
+  UNIQUE KEY by_key (user_id, idempotency_key),
+  KEY of_order (user_id, order_id),
+  KEY by_due (state, due_ms)
+) ENGINE = InnoDB;

@@ -1,0 +1,25 @@
+-- Redemptions, each in the database of its user; its id carries his slot. state: 0 kept, 1 with the coordinator, 2 done, 3 refused,
+-- 4 taken back. A transaction moves it from 0 to 1 and on, in the commit in which it does the same to the coupons; so one that
+-- was given up, at 0, can not be carried out any more. content is a tercet.coupon.v1.KeptRedemption.
+CREATE TABLE redemption (
+  redemption_id INTEGER PRIMARY KEY,
+  user_id INTEGER NOT NULL,
+  order_id INTEGER NOT NULL,
+  idempotency_key TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  content BLOB NOT NULL,
+  state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 4),
+  refusal TEXT NOT NULL DEFAULT '',
+  attempt INTEGER NOT NULL DEFAULT 0,
+  tries INTEGER NOT NULL DEFAULT 0,
+  due_ms INTEGER NOT NULL,
+  created_ms INTEGER NOT NULL,
+  ended_ms INTEGER,
+  refunded_ms INTEGER,
+  refund_operator TEXT,
+  refund_reason TEXT,
+  CHECK ((refunded_ms IS NULL) = (state <> 4)),
+  UNIQUE (user_id, idempotency_key)
+) STRICT;
+CREATE INDEX redemption_of_order ON redemption (user_id, order_id);
+CREATE INDEX redemption_by_due ON redemption (state, due_ms);

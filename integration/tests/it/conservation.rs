@@ -126,7 +126,7 @@ async fn world<Db: Stores>(urls: &[String], map: &str) -> World<Db> {
     let coupon = Shards::open(map, &urls[2..]).await.expect("as many databases as the map has");
     let services = [
         tercet_stock::service(stock.clone()).await.expect("the schema is sound"),
-        tercet_coupon::service(coupon.clone()).await.expect("the schema is sound"),
+        tercet_coupon::service(coupon.clone(), None).await.expect("the schema is sound"),
         tercet_order::service(order.clone(), None).await.expect("the schema is sound"),
     ];
     tercet_stock::seed(&stock, &ITEMS).await.expect("the items are sound");

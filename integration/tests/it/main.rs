@@ -16,6 +16,7 @@ mod gateway;
 mod issuing;
 mod kill;
 mod load;
+mod market;
 mod operators;
 mod platform;
 mod power;

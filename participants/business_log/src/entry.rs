@@ -55,10 +55,11 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
         ..common.clone()
     };
     match payload {
-        Payload::CouponIssued(pb::CouponIssued { coupon_id, template_id, template_version }) => {
-            let after = json!({"status": "issued", "template_version": template_version});
-            let row = of_coupon("coupon issued", *coupon_id, Value::Null, after);
-            vec![Entry { template_id: Some(*template_id), ..row }]
+        Payload::CouponIssued(issued) => {
+            let after = json!({"status": "issued", "template_version": issued.template_version});
+            let row = of_coupon("coupon issued", issued.coupon_id, Value::Null, after);
+            let operator = (!issued.operator.is_empty()).then(|| issued.operator.clone());
+            vec![Entry { template_id: Some(issued.template_id), operator, reason: issued.reason.clone(), ..row }]
         }
         Payload::CouponUsed(pb::CouponUsed { coupon_id, order_id, discount_cents }) => {
             let after = json!({"status": "used", "order_id": order_id, "discount_cents": discount_cents});

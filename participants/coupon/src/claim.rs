@@ -6,25 +6,37 @@ use std::sync::Arc;
 
 use tercet::fence::Dialect;
 use tercet::participant::{Answer, DbTx, Op, SliceParticipant};
+use tercet_events::outbox::Outbox;
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::Code;
 use tercet_shards::{ShardMap, Slot};
 
-use crate::fault;
 use crate::store::{self, Move, Standing, Status, Store};
+use crate::{fault, told};
+
+/// More than the coordinator's clock and a database's ever differ.
+const CLOCKS_DIFFER_MS: u64 = 86_400_000;
 
 /// [`CLAIM`](crate::CLAIM). A claim that is refused for a limit says `final=true` when no claim of its user and
 /// template is under way: then only a cancelled claim could have changed the answer, and there is none to cancel.
 #[derive(Debug)]
 pub struct Claim<Db> {
     map: Arc<ShardMap>,
+    outbox: Outbox,
     db: PhantomData<fn() -> Db>,
 }
 
 impl<Db> Claim<Db> {
     /// With rows where this map says.
     pub fn new(map: &Arc<ShardMap>) -> Self {
-        Self { map: Arc::clone(map), db: PhantomData }
+        Self { map: Arc::clone(map), outbox: Outbox::off(), db: PhantomData }
+    }
+
+    /// Tells there what it does.
+    #[must_use]
+    pub fn telling(mut self, outbox: Outbox) -> Self {
+        self.outbox = outbox;
+        self
     }
 }
 
@@ -41,6 +53,12 @@ fn claim_fault(claim: &pb::Claim) -> Option<String> {
     // Nobody would find it.
     let misplaced = Slot::of_id(claim.coupon_id) != Slot::of_user(claim.user_id);
     misplaced.then(|| format!("coupon_id is {}: it does not carry the slot of user {}", claim.coupon_id, claim.user_id))
+}
+
+/// Whether a coupon may have ended before it is issued. No call is made after its `not_after`, and clocks differ less.
+fn may_have_ended(op: &Op<pb::Claim>) -> bool {
+    let certain_ms = op.context.not_after_ms.saturating_add(CLOCKS_DIFFER_MS);
+    u64::try_from(op.request.valid_until_ms).is_ok_and(|until_ms| until_ms <= certain_ms)
 }
 
 /// What a slice has granted to a user of a template so far.
@@ -150,6 +168,13 @@ impl<Db: Store + Dialect> SliceParticipant for Claim<Db> {
         let issue = |op: &Op<pb::Claim>| Move { coupon_id: op.request.coupon_id, from, to, order: None };
         let moves: Vec<Move> = operations.iter().map(issue).collect();
         store::advance::<Db>(db_tx, &self.map, &moves).await?;
+        if self.outbox.is_on() {
+            let mut events: Vec<_> = operations.iter().map(|op| told::issued(&op.request).by(op)).collect();
+            let close: Vec<_> =
+                operations.iter().filter(|op| may_have_ended(op)).map(|op| op.request.coupon_id).collect();
+            events.extend(told::expired_instead::<Db>(db_tx, &self.map, &close).await?);
+            self.outbox.append::<Db>(db_tx, events).await?;
+        }
         Ok(vec![Answer::done(); operations.len()])
     }
 

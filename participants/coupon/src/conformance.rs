@@ -71,7 +71,7 @@ async fn counted<Db: Store + Database>(pool: Pool<Db>) -> Result<(), String> {
 }
 
 fn suite<Db: Batches + Redemptions + Database, M: Mode, R: Request>(action: Action<M, R>) -> Suite<Db, M, R> {
-    let make = |pool| service::<Db>(shards(pool));
+    let make = |pool| service::<Db>(shards(pool), None);
     Suite::new(action, make).seed(rows::<Db>).invariant(counted::<Db>).ignoring(&[
         "used_ms",
         "started_ms",

@@ -16,6 +16,8 @@ use sqlx::Pool;
 use tercet::client::Client;
 use tercet::fence::Dialect;
 use tercet::service::Service;
+use tercet_events::bus::Bus;
+use tercet_events::outbox::Outbox;
 use tercet_proto::coupon::v1::issuing_server::IssuingServer;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
 use tercet_shards::{Ids, node};
@@ -74,20 +76,22 @@ pub struct Issuing<Db: Jobs> {
     client: Client,
     offers: Offers<Db>,
     known: Known,
+    outbox: Outbox,
 }
 
 impl<Db: Jobs + Dialect> Issuing<Db> {
-    /// Over these databases, with ids of this node.
-    pub fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: Peers) -> Self {
+    /// Over these databases, with ids of this node; it tells there what it does.
+    pub fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: Peers, outbox: Outbox) -> Self {
         let templates = CouponTemplatesClient::new(peers.templates);
         let offers = Offers::new(shards.home().clone(), templates, peers.client.clone());
-        Self { shards, ids, client: peers.client, offers, known: Known::default() }
+        Self { shards, ids, client: peers.client, offers, known: Known::default(), outbox }
     }
 }
 
 /// The service over these databases, whose tables are made where they are missing, with its scheduled jobs at the times
 /// that `cron` says (seconds first; [`CRON`]). It takes part in no transaction
-/// itself: the coupon service does, over the same databases.
+/// itself: the coupon service does, over the same databases. With a bus it tells of batches and of what expires, to the
+/// outboxes that the coupon service publishes.
 ///
 /// # Errors
 /// Those of [`Error`].
@@ -95,14 +99,16 @@ pub async fn service<Db: Batches + Jobs + Dialect + node::Store>(
     shards: Shards<Db>,
     peers: Peers,
     cron: impl Into<String>,
+    bus: Option<&Bus>,
 ) -> Result<Service<Db>, Error> {
     shards.migrate().await?;
     metrics::ready();
+    let outbox = shards.outbox(bus).await?;
     let home: Pool<Db> = shards.home().clone();
     let (ids, keeper) = node::lease(home, SERVICE, node::LEASE).await?;
     let (pools, cron) = (shards.pools().to_vec(), cron.into());
-    let scheduled = jobs::Jobs::new(shards.clone(), Arc::clone(&ids), peers.clone());
-    let server = IssuingServer::new(api::Api(Arc::new(Issuing::new(shards, ids, peers))));
+    let scheduled = jobs::Jobs::new(shards.clone(), Arc::clone(&ids), peers.clone(), outbox.clone());
+    let server = IssuingServer::new(api::Api(Arc::new(Issuing::new(shards, ids, peers, outbox))));
     let server = server.max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
     let service = Service::new(SERVICE, pools).routes(Routes::new(server), tercet_proto::DESCRIPTORS);
     Ok(service

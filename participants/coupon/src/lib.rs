@@ -17,6 +17,8 @@ use sqlx::Pool;
 use tercet::action::{Action, Message, Saga, Tcc};
 use tercet::fence::Dialect;
 use tercet::service::Service;
+use tercet_events::bus::Bus;
+use tercet_events::relayed;
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::order::v1::Paid as PaidNotice;
 use tercet_shards::Slot;
@@ -34,6 +36,7 @@ mod schema;
 pub mod shards;
 mod stock;
 pub mod store;
+mod told;
 
 pub use claim::Claim;
 pub use honour::{HonourIt, TakeItBack};
@@ -63,22 +66,31 @@ pub const TAKE_BACK: Action<Saga, pb::TakeBack> = Action::saga(SERVICE, "take_ba
 /// Is told that an order was paid.
 pub const PAID: Action<Message, PaidNotice> = Action::message(SERVICE, "paid");
 
-/// The service over these databases, whose tables are made where they are missing.
+/// The service over these databases, whose tables are made where they are missing. With a bus it tells what happens to
+/// coupons by claim, order and refund, and publishes what others wrote to the outboxes here.
 ///
 /// # Errors
 /// When the tables can not be made, or are not those of this version.
-pub async fn service<Db: Batches + Redemptions + Dialect>(shards: Shards<Db>) -> Result<Service<Db>, shards::Error> {
+pub async fn service<Db: Batches + Redemptions + Dialect>(
+    shards: Shards<Db>,
+    bus: Option<&Bus>,
+) -> Result<Service<Db>, shards::Error> {
     shards.migrate().await?;
     let map = shards.map();
-    Ok(Service::new(SERVICE, shards.pools().to_vec())
+    let outbox = shards.outbox(bus).await?;
+    let service = Service::new(SERVICE, shards.pools().to_vec())
         .tables(shards.tables())
-        .tcc_slice(CLAIM, Claim::new(map))
+        .tcc_slice(CLAIM, Claim::new(map).telling(outbox.clone()))
         .tcc(OPEN, Open(PhantomData))
-        .tcc_slice(REDEEM, Redeem::new(map))
+        .tcc_slice(REDEEM, Redeem::new(map).telling(outbox.clone()))
         .tcc_slice(HONOUR, HonourIt::new(map))
         .saga_slice(TAKE_BACK, TakeItBack::new(map))
-        .saga_slice(GIVE_BACK, GiveBack::new(map))
-        .receiver_slice(PAID, Paid::new(map)))
+        .saga_slice(GIVE_BACK, GiveBack::new(map).telling(outbox.clone()))
+        .receiver_slice(PAID, Paid::new(map));
+    Ok(match bus {
+        Some(bus) => relayed(service, SERVICE, shards.pools(), &outbox, bus),
+        None => service,
+    })
 }
 
 /// Issues coupons to their users, past all limits.

@@ -7,6 +7,7 @@ use tercet::fence::Dialect;
 use tercet_coupon::store::batches::Batches;
 use tercet_coupon::store::redemptions::Redemptions;
 use tercet_coupon::{SERVICE, Shards};
+use tercet_events::settings::Kafka;
 use tercet_shards::ShardMap;
 
 #[derive(clap::Args)]
@@ -14,6 +15,8 @@ struct Own {
     /// Where users' rows are: DATABASESxTABLES, such as 10x100; --database names so many
     #[arg(long, env = "TERCET_SHARDS", default_value = "1x1")]
     shards: ShardMap,
+    #[command(flatten)]
+    kafka: Kafka,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -30,5 +33,6 @@ async fn main() -> ExitCode {
 
 async fn serve<Db: Batches + Redemptions + Dialect>(config: bootstrap::Config, own: Own) -> anyhow::Result<()> {
     let shards = Shards::<Db>::new(own.shards, config.open_all().await?)?;
-    config.serve(tercet_coupon::service(shards).await?).await
+    let bus = own.kafka.connect().await?;
+    config.serve(tercet_coupon::service(shards, bus.as_ref()).await?).await
 }

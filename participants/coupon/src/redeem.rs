@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use tercet::fence::Dialect;
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
+use tercet_events::outbox::Outbox;
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::{Code, Fault};
 use tercet_shards::{ShardMap, Slot};
 
-use crate::fault;
 use crate::store::{self, Coupon, Move, Status, Store};
+use crate::{fault, told};
 
 /// How long a compensation waits for a coupon that another order holds for the moment.
 pub(crate) const LOCKED_DELAY: Duration = Duration::from_secs(1);
@@ -60,13 +61,21 @@ impl Slice {
 #[derive(Debug)]
 pub struct Redeem<Db> {
     map: Arc<ShardMap>,
+    outbox: Outbox,
     db: PhantomData<fn() -> Db>,
 }
 
 impl<Db> Redeem<Db> {
     /// With rows where this map says.
     pub fn new(map: &Arc<ShardMap>) -> Self {
-        Self { map: Arc::clone(map), db: PhantomData }
+        Self { map: Arc::clone(map), outbox: Outbox::off(), db: PhantomData }
+    }
+
+    /// Tells there what it does.
+    #[must_use]
+    pub fn telling(mut self, outbox: Outbox) -> Self {
+        self.outbox = outbox;
+        self
     }
 }
 
@@ -148,7 +157,10 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
             to: Status::Used,
             order: Some((request.order_id, request.discount_cents)),
         };
-        advance_all::<Db>(db_tx, &self.map, operations, mark_used).await
+        let answers = advance_all::<Db>(db_tx, &self.map, operations, mark_used).await?;
+        let used = |op: &Op<pb::Redeem>| told::used(op.request.user_id, &told::Use::from(&op.request)).by(op);
+        self.outbox.append::<Db>(db_tx, operations.iter().map(used)).await?;
+        Ok(answers)
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Redeem>]) -> sqlx::Result<Vec<Answer>> {
@@ -158,7 +170,13 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
             to: Status::Issued,
             order: None,
         };
-        advance_all::<Db>(db_tx, &self.map, operations, release).await
+        let answers = advance_all::<Db>(db_tx, &self.map, operations, release).await?;
+        if self.outbox.is_on() {
+            let ids: Vec<i64> = operations.iter().map(|op| op.request.coupon_id).collect();
+            let expired = told::expired_instead::<Db>(db_tx, &self.map, &ids).await?;
+            self.outbox.append::<Db>(db_tx, expired).await?;
+        }
+        Ok(answers)
     }
 }
 
@@ -166,13 +184,21 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
 #[derive(Debug)]
 pub struct GiveBack<Db> {
     map: Arc<ShardMap>,
+    outbox: Outbox,
     db: PhantomData<fn() -> Db>,
 }
 
 impl<Db> GiveBack<Db> {
     /// With rows where this map says.
     pub fn new(map: &Arc<ShardMap>) -> Self {
-        Self { map: Arc::clone(map), db: PhantomData }
+        Self { map: Arc::clone(map), outbox: Outbox::off(), db: PhantomData }
+    }
+
+    /// Tells there what it does.
+    #[must_use]
+    pub fn telling(mut self, outbox: Outbox) -> Self {
+        self.outbox = outbox;
+        self
     }
 }
 
@@ -187,43 +213,54 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::GiveBack>]) -> sqlx::Result<Vec<Answer>> {
         let ids = operations.iter().map(|op| op.request.coupon_id);
         let mut slice = Slice::load::<Db>(db_tx, &self.map, ids).await?;
-        let mut give_back = |request: &pb::GiveBack| {
-            let &pb::GiveBack { coupon_id, order_id, discount_cents } = request;
+        let mut events = Vec::new();
+        let mut give_back = |op: &Op<pb::GiveBack>| {
+            let pb::GiveBack { coupon_id, order_id, discount_cents } = op.request;
             let order = (Some(order_id), Some(discount_cents));
             let used =
                 |coupon: &Coupon| coupon.status == Status::Used && (coupon.order_id, coupon.discount_cents) == order;
-            if !slice.get(coupon_id).is_some_and(|(coupon, _)| used(coupon)) {
+            let Some(user_id) = slice.get(coupon_id).filter(|(coupon, _)| used(coupon)).map(|found| found.0.user_id)
+            else {
                 return Answer::refused(format!(
                     "order {order_id} did not use coupon {coupon_id} for {discount_cents}"
                 ));
-            }
+            };
             slice.advance(coupon_id, Status::Issued, None);
+            events.push(told::given_back(user_id, &op.request).by(op));
             Answer::done()
         };
-        let answers = operations.iter().map(|op| give_back(&op.request)).collect();
+        let answers = operations.iter().map(&mut give_back).collect();
         slice.write::<Db>(db_tx, &self.map).await?;
+        if self.outbox.is_on() {
+            let ids: Vec<i64> = slice.moves.iter().map(|step| step.coupon_id).collect();
+            events.extend(told::expired_instead::<Db>(db_tx, &self.map, &ids).await?);
+            self.outbox.append::<Db>(db_tx, events).await?;
+        }
         Ok(answers)
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::GiveBack>]) -> sqlx::Result<Vec<Answer>> {
         let ids = operations.iter().map(|op| op.request.coupon_id);
         let mut slice = Slice::load::<Db>(db_tx, &self.map, ids).await?;
-        let mut take = |request: &pb::GiveBack| {
-            let &pb::GiveBack { coupon_id, order_id, discount_cents } = request;
-            match slice.get(coupon_id).map(|(coupon, _)| coupon.status) {
-                Some(Status::Issued | Status::Expired) => {
+        let mut events = Vec::new();
+        let mut take = |op: &Op<pb::GiveBack>| {
+            let pb::GiveBack { coupon_id, order_id, discount_cents } = op.request;
+            match slice.get(coupon_id).map(|(coupon, _)| (coupon.status, coupon.user_id)) {
+                Some((Status::Issued | Status::Expired, user_id)) => {
                     slice.advance(coupon_id, Status::Used, Some((order_id, discount_cents)));
+                    events.push(told::used(user_id, &told::Use::from(&op.request)).by(op));
                     Answer::done()
                 }
-                Some(Status::Locked) => Answer::not_now(LOCKED_DELAY),
+                Some((Status::Locked, _)) => Answer::not_now(LOCKED_DELAY),
                 // Its user was quicker. A person has to say who pays.
-                Some(Status::Pending | Status::Used) | None => {
+                Some((Status::Pending | Status::Used, _)) | None => {
                     Answer::refused(format!("coupon {coupon_id} is used for another order than {order_id}"))
                 }
             }
         };
-        let answers = operations.iter().map(|op| take(&op.request)).collect();
+        let answers = operations.iter().map(&mut take).collect();
         slice.write::<Db>(db_tx, &self.map).await?;
+        self.outbox.append::<Db>(db_tx, events).await?;
         Ok(answers)
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use sqlx::Pool;
 use sqlx::migrate::MigrateError;
 use tercet::fence::Dialect;
+use tercet_events::bus::Bus;
+use tercet_events::outbox::Outbox;
 use tercet_shards::ShardMap;
 
 use crate::store::{Store, tables};
@@ -109,6 +111,27 @@ impl<Db: Store + Dialect> Shards<Db> {
             }
         }
         Ok(())
+    }
+
+    /// Where those write events who keep coupons here; nothing is written where nobody is told. Whoever runs the coupon
+    /// service publishes them.
+    ///
+    /// # Errors
+    /// [`Error::Migrate`].
+    pub async fn outbox(&self, bus: Option<&Bus>) -> Result<Outbox, Error> {
+        if bus.is_none() {
+            return Ok(Outbox::off());
+        }
+        let mut tries = 1;
+        // As with the tables of coupons.
+        loop {
+            match Outbox::open(&self.pools).await {
+                Ok(outbox) => return Ok(outbox),
+                Err(error) if tries == TRIES_MAX => return Err(Error::Migrate(0, error)),
+                Err(_) => tries += 1,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// The names of all tables that a database has.

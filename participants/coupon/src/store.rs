@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use sqlx::migrate::MigrateError;
 use tercet::participant::DbTx;
+use tercet_events::store::Store as EventStore;
 use tercet_proto::coupon::v1::Claim;
 use tercet_shards::{ShardMap, Slot};
 
@@ -131,7 +132,7 @@ pub struct Ran {
 }
 
 /// A database that coupons can live in.
-pub trait Store: sqlx::Database {
+pub trait Store: EventStore {
     /// Whether a row that does not exist yet has to be made before it can be locked.
     const LOCKS_BY_ROW: bool;
 
@@ -276,6 +277,18 @@ pub async fn coupons<Db: Store>(
     ran.iter().flat_map(|ran| &ran.rows).map(|row| Ok((Coupon::from_row(row)?, last(row)?))).collect()
 }
 
+/// Of these coupons, which were moved to issued just now, those that are expired instead.
+pub async fn expired_instead<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    coupon_ids: &[i64],
+) -> sqlx::Result<Vec<Coupon>> {
+    let mut ids = coupon_ids.to_vec();
+    ids.sort_unstable();
+    let found = coupons::<Db>(db_tx, map, &ids).await?;
+    Ok(found.into_iter().map(|(coupon, _)| coupon).filter(|coupon| coupon.status == Status::Expired).collect())
+}
+
 /// Moves each coupon once.
 ///
 /// # Errors
@@ -385,6 +398,10 @@ pub struct Ended {
     pub valid_until_ms: i64,
     /// Where it stands.
     pub status: Status,
+    /// Its user.
+    pub user_id: i64,
+    /// Its template.
+    pub template_id: i64,
 }
 
 /// Locks and reads the next coupons of a table after this mark whose time ended by then, by their end and id.
@@ -400,8 +417,9 @@ pub async fn ended<Db: Store>(
         if left > 0 {
             let ran = Db::run(db_tx, &[statement(kind, table, &[after_ms, after, until_ms, left])]).await?;
             for row in ran.iter().flat_map(|ran| &ran.rows) {
-                let [coupon_id, valid_until_ms, status] = numbers(row)?;
-                all.push(Ended { coupon_id, valid_until_ms, status: Status::from_number(status)? });
+                let [coupon_id, valid_until_ms, status, user_id, template_id] = numbers(row)?;
+                let status = Status::from_number(status)?;
+                all.push(Ended { coupon_id, valid_until_ms, status, user_id, template_id });
             }
         }
     }

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use sqlx::Sqlite;
 use sqlx::sqlite::SqlitePoolOptions;
 use tercet::context::Context;
 use tercet::participant::{Answer, Op, SliceCompensable as _, SliceParticipant as _, SliceReceiver as _};
 use tercet::xid::Xid;
+use tercet_events::event::Payload;
+use tercet_events::outbox::Outbox;
 use tercet_shards::ShardMap;
 
 use super::redeem::LOCKED_DELAY;
@@ -298,4 +301,67 @@ tercet_testing::conformance! {
     honour_conforms: conformance::honour::<Sqlite>();
     take_back_conforms: conformance::take_back::<Sqlite>();
     paid_conforms: conformance::paid::<Sqlite>();
+}
+
+/// What waits in the outbox, in its order: who, and what.
+async fn told(shards: &Shards<Sqlite>) -> Vec<(i64, Payload)> {
+    let payloads: Vec<Vec<u8>> = sqlx::query_scalar("SELECT payload FROM tercet_outbox ORDER BY id")
+        .fetch_all(shards.home())
+        .await
+        .expect("the table is there");
+    let event = |payload: &Vec<u8>| tercet_proto::events::v1::Event::decode(payload.as_slice()).expect("it is one");
+    payloads.iter().map(event).map(|event| (event.user_id, event.payload.expect("it is whole"))).collect()
+}
+
+#[tokio::test]
+async fn every_step_of_a_coupon_is_told_and_that_it_ended_meanwhile_too() {
+    let shards = coupons().await;
+    let outbox = Outbox::open(shards.pools()).await.expect("the schema is sound");
+    let (map, slot) = (shards.map(), |number| id(number, 7));
+    let mut db_tx = shards.home().begin().await.expect("the pool is open");
+    let claim = Claimer::new(map).telling(outbox.clone());
+    // The second has ended before it is issued.
+    let mut ops = claims([(1, 1, 7), (2, 1, 7)]);
+    ops[1].request.valid_until_ms = 1;
+    claim.try_(&mut db_tx, &ops).await.expect("the statements are sound");
+    claim.confirm(&mut db_tx, &ops).await.expect("the statements are sound");
+    let redeem_of = Redeemer::new(map).telling(outbox.clone());
+    let order = slice([redeem(slot(1), 7, 100, 2_000)]);
+    for cancelled in [true, false] {
+        redeem_of.try_(&mut db_tx, &order).await.expect("the statements are sound");
+        if cancelled {
+            redeem_of.cancel(&mut db_tx, &order).await.expect("the statements are sound");
+        }
+    }
+    redeem_of.confirm(&mut db_tx, &order).await.expect("the statements are sound");
+    let table = format!(
+        "UPDATE coupon_{:03} SET valid_until_ms = 1 WHERE coupon_id = {}",
+        map.table(Slot::of_user(7)),
+        slot(1)
+    );
+    sqlx::query(sqlx::AssertSqlSafe(table)).execute(&mut *db_tx).await.expect("the table is there");
+    let back = GiverBack::new(map).telling(outbox);
+    back.try_(&mut db_tx, &give_back(100)).await.expect("the statements are sound");
+    back.cancel(&mut db_tx, &give_back(100)).await.expect("the statements are sound");
+    db_tx.commit().await.expect("the constraints hold");
+
+    let word = |(user_id, payload): (i64, Payload)| match payload {
+        Payload::CouponIssued(event) => (user_id, "issued", event.coupon_id, 0),
+        Payload::CouponUsed(event) => (user_id, "used", event.coupon_id, event.order_id),
+        Payload::CouponGivenBack(event) => (user_id, "given back", event.coupon_id, event.order_id),
+        Payload::CouponExpired(event) => (user_id, "expired", event.coupon_id, 0),
+        other => panic!("{other:?}"),
+    };
+    let words: Vec<_> = told(&shards).await.into_iter().map(word).collect();
+    let (one, two) = (slot(1), slot(2));
+    let wanted = [
+        (7, "issued", one, 0),
+        (7, "issued", two, 0),
+        (7, "expired", two, 0),
+        (7, "used", one, 100),
+        (7, "given back", one, 100),
+        (7, "expired", one, 0),
+        (7, "used", one, 100),
+    ];
+    assert_eq!(words, wanted);
 }

@@ -127,8 +127,8 @@ mod tests {
 
     #[test]
     fn a_stamp_replaces_what_was_there_and_leaves_the_rest() {
-        let issued = pb::CouponIssued { coupon_id: 5, template_id: 1, template_version: 2 };
-        let mut encoded = Event::new(7, Payload::CouponIssued(issued)).encode();
+        let issued = pb::CouponIssued { coupon_id: 5, template_id: 1, template_version: 2, ..Default::default() };
+        let mut encoded = Event::new(7, Payload::CouponIssued(issued.clone())).encode();
         let stamp = Stamp { source: "a", sequence: 3, occurred_ms: 11, only_group: "" };
         stamp.put_on(&mut encoded);
         Stamp { source: "b", sequence: 4, occurred_ms: 0, only_group: "order" }.put_on(&mut encoded);

@@ -27,6 +27,11 @@ impl Outbox {
         Self { written: None }
     }
 
+    /// Whether anything is written: what is read for events alone need not be read without.
+    pub const fn is_on(&self) -> bool {
+        self.written.is_some()
+    }
+
     /// Over the databases of a service, in which its tables are made where they are missing. What is written is
     /// published by a [`Relay`](crate::relay::Relay) for each of them.
     ///

@@ -265,7 +265,7 @@ async fn make(service: &str, addresses: &Addresses, bus: &Bus) -> anyhow::Result
     let (pool, bus) = (open(&file).await?, Some(bus));
     let made = match service {
         tercet_stock::SERVICE => tercet_stock::service(pool).await.map_err(anyhow::Error::from),
-        tercet_coupon::SERVICE => tercet_coupon::service(Shards::one(pool)).await.map_err(anyhow::Error::from),
+        tercet_coupon::SERVICE => tercet_coupon::service(Shards::one(pool), bus).await.map_err(anyhow::Error::from),
         tercet_order::SERVICE => tercet_order::service(pool, bus).await.map_err(anyhow::Error::from),
         tercet_coupon_template::SERVICE => {
             tercet_coupon_template::service(pool, bus).await.map_err(anyhow::Error::from)
@@ -276,7 +276,7 @@ async fn make(service: &str, addresses: &Addresses, bus: &Bus) -> anyhow::Result
         }
         issuing::SERVICE => {
             let peers = peers(addresses, issuing::limits::CALL_TIMEOUT)?;
-            issuing::service(Shards::one(pool), peers, issuing::CRON).await.map_err(anyhow::Error::from)
+            issuing::service(Shards::one(pool), peers, issuing::CRON, bus).await.map_err(anyhow::Error::from)
         }
         redemption::SERVICE => {
             let peers = peers(addresses, redemption::limits::CALL_TIMEOUT)?;

@@ -74,8 +74,12 @@ async fn write(pool: sqlx::SqlitePool, outbox: Outbox, stop: watch::Receiver<boo
     let mut n = 0;
     while !*stop.borrow() {
         n += 1;
-        let issued =
-            |user_id| pb::CouponIssued { coupon_id: user_id * 1_000_000 + n, template_id: 1, template_version: 1 };
+        let issued = |user_id| pb::CouponIssued {
+            coupon_id: user_id * 1_000_000 + n,
+            template_id: 1,
+            template_version: 1,
+            ..Default::default()
+        };
         let events = (1..=USERS).map(|user_id| Event::new(user_id, Payload::CouponIssued(issued(user_id))));
         let mut db_tx = pool.begin_with(Sqlite::BEGIN_WRITE).await.expect("the file is there");
         outbox.append::<Sqlite>(&mut db_tx, events).await.expect("they are small");

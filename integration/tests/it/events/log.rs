@@ -96,7 +96,8 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
         before: r#"{"status":"gray"}"#.into(),
         after: r#"{"status":"published"}"#.into(),
     };
-    let issued = |coupon_id| events::CouponIssued { coupon_id, template_id: 4, template_version: 1 };
+    let issued =
+        |coupon_id| events::CouponIssued { coupon_id, template_id: 4, template_version: 1, ..Default::default() };
     let used = events::CouponUsed { coupon_id: 21, order_id: 31, discount_cents: 500 };
     let refunded = events::OrderRefunded { order_id: 31, coupon_ids: vec![21], refunded_cents: 900, was_paid: true };
     let back = events::CouponGivenBack { coupon_id: 21, order_id: 31 };
@@ -136,7 +137,8 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
 
 async fn pages_are_whole_and_within_their_bounds<Db: Store>(mut stage: Stage<Db>) {
     // Three share each time.
-    let issued = |at: i64| events::CouponIssued { coupon_id: at, template_id: 4, template_version: 1 };
+    let issued =
+        |at: i64| events::CouponIssued { coupon_id: at, template_id: 4, template_version: 1, ..Default::default() };
     let all: Vec<_> = (0..10_u32)
         .map(|at| event(at.into(), 7, 1_000 + i64::from(at / 3), Payload::CouponIssued(issued(at.into()))))
         .collect();
@@ -232,7 +234,8 @@ async fn every_search_stays_in_its_index() {
         assert!(detail.contains("at_ms>? AND at_ms<?"), "{detail}");
     }
     let Some(stage) = mariadb().await else { return };
-    let issued = |at: i64| events::CouponIssued { coupon_id: at, template_id: 4, template_version: 1 };
+    let issued =
+        |at: i64| events::CouponIssued { coupon_id: at, template_id: 4, template_version: 1, ..Default::default() };
     let all: Vec<_> =
         (0..50_u32).map(|at| event(at.into(), 7, 1_000, Payload::CouponIssued(issued(at.into())))).collect();
     write(&stage.pool, &all).await;

@@ -21,8 +21,8 @@ use tercet_shards::{ShardMap, node};
 use tercet_testing::Coordinator;
 use tonic::transport::Channel;
 
-pub(super) const FROM_MS: i64 = 1_600_000_000_000;
-pub(super) const TO_MS: i64 = 4_000_000_000_000;
+pub(crate) const FROM_MS: i64 = 1_600_000_000_000;
+pub(crate) const TO_MS: i64 = 4_000_000_000_000;
 pub(super) const EVERY_SECOND: &str = "* * * * * *";
 
 /// All databases that one service here can live in.
@@ -62,12 +62,12 @@ async fn world<Db: Databases + tercet_coupon_template::store::Store>(
     let map: ShardMap = "2x4".parse().expect("it is a map");
     let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
     coordinator.serve(tercet_stock::service(stock.clone()).await.expect("the schema is sound"));
-    coordinator.serve(tercet_coupon::service(shards.clone()).await.expect("the schema is sound"));
+    coordinator.serve(tercet_coupon::service(shards.clone(), None).await.expect("the schema is sound"));
     let (at_templates, at_issuing) = (free_port(), free_port());
     let service = tercet_coupon_template::service(stock.clone(), None).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_templates));
     let peers = Peers { client: coordinator.client(), templates: channel(at_templates) };
-    let service = issuing::service(shards.clone(), peers, cron).await.expect("the schema is sound");
+    let service = issuing::service(shards.clone(), peers, cron, None).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_issuing));
     let (mut templates, mut issuing) =
         (CouponTemplatesClient::new(channel(at_templates)), IssuingClient::new(channel(at_issuing)));
@@ -102,7 +102,7 @@ pub(super) async fn on_mariadb(cron: &str) -> Option<World<MySql>> {
 }
 
 /// Universal, 500 off, so many in all, so many for each user.
-pub(super) fn rules(coupons: i64, per_user: u32, start_ms: i64) -> templates::Rules {
+pub(crate) fn rules(coupons: i64, per_user: u32, start_ms: i64) -> templates::Rules {
     let kind = templates::discount::Kind::Universal(templates::Universal { off_cents: 500 });
     templates::Rules {
         discount: Some(templates::Discount { kind: Some(kind) }),
@@ -118,7 +118,7 @@ pub(super) fn rules(coupons: i64, per_user: u32, start_ms: i64) -> templates::Ru
     }
 }
 
-pub(super) fn change(expected_revision: u64) -> Option<templates::Change> {
+pub(crate) fn change(expected_revision: u64) -> Option<templates::Change> {
     Some(templates::Change { expected_revision, operator: "ann".into(), reason: "spring".into() })
 }
 

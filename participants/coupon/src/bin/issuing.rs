@@ -8,6 +8,7 @@ use tercet_coupon::Shards;
 use tercet_coupon::issuing::{self, CRON, Peers, SERVICE, limits};
 use tercet_coupon::store::batches::Batches;
 use tercet_coupon::store::jobs::Jobs;
+use tercet_events::settings::Kafka;
 use tercet_shards::{ShardMap, node};
 
 #[derive(clap::Args)]
@@ -21,6 +22,8 @@ struct Own {
     /// When scheduled jobs run, seconds first
     #[arg(long, env = "TERCET_JOBS_CRON", default_value = CRON)]
     jobs_cron: String,
+    #[command(flatten)]
+    kafka: Kafka,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -41,5 +44,6 @@ where
 {
     let shards = Shards::<Db>::new(own.shards, config.open_all().await?)?;
     let peers = Peers { client: config.client(limits::CALL_TIMEOUT)?, templates: config.channel(&own.templates)? };
-    config.serve(issuing::service(shards, peers, own.jobs_cron).await?).await
+    let bus = own.kafka.connect().await?;
+    config.serve(issuing::service(shards, peers, own.jobs_cron, bus.as_ref()).await?).await
 }

@@ -15,6 +15,7 @@ use tercet::action::Tcc;
 use tercet::client::{Outcome, Wait};
 use tercet::fence::Dialect;
 use tercet::plan::{self, Plan};
+use tercet_events::event::Event;
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::stock::v1::Reserve;
 use tercet_rules::{Code, Fault, Refusal};
@@ -28,6 +29,7 @@ use super::{Issuing, fields};
 use crate::store::batches::{Batch, Batches, State};
 use crate::store::jobs::Jobs;
 use crate::store::{self, Status, Store};
+use crate::told::{self, By};
 use crate::{OPEN, metrics, stock};
 
 /// How often progress is told.
@@ -299,10 +301,23 @@ impl<Db: Batches + Jobs + Dialect> Issuing<Db> {
         let status = if ended { Status::Expired } else { Status::Issued };
         let inserts = store::inserts(self.shards.map(), &claims, status, batch.batch);
         <Db as Store>::run(&mut db_tx, &inserts).await?;
+        if self.outbox.is_on() {
+            let events = events(batch, &claims, ended);
+            self.outbox.append::<Db>(&mut db_tx, events).await?;
+        }
         db_tx.commit().await?;
         metrics::issued(claims.len());
         Ok(())
     }
+}
+
+fn events(batch: &Batch, claims: &[pb::Claim], ended: bool) -> Vec<Event> {
+    let by = By { operator: &batch.operator, reason: &batch.reason };
+    let mut events: Vec<Event> = claims.iter().map(|claim| told::issued_by(claim, by)).collect();
+    if ended {
+        events.extend(claims.iter().map(|claim| told::expired(claim.coupon_id, claim.user_id, claim.template_id)));
+    }
+    events
 }
 
 fn plan(open: &pb::OpenBatch) -> anyhow::Result<Plan<Tcc>> {

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tercet::client::Client;
 use tercet::fence::Dialect;
+use tercet_events::event::Event;
+use tercet_events::outbox::Outbox;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
 use tercet_proto::coupon_template::v1::{self as templates, GetTemplateRequest};
 use tercet_shards::{Ids, Slot};
@@ -21,7 +23,7 @@ use tracing::{info, warn};
 use super::offers::set_stock;
 use crate::store::jobs::Jobs as JobStore;
 use crate::store::{self, Move, Status};
-use crate::{Shards, metrics, stock};
+use crate::{Shards, metrics, stock, told};
 
 /// When the jobs run by default: every minute. Seconds come first.
 pub const CRON: &str = "0 * * * * *";
@@ -56,12 +58,13 @@ pub(super) struct Jobs<Db: JobStore> {
     ids: Arc<Ids>,
     client: Client,
     templates: CouponTemplatesClient<Channel>,
+    outbox: Outbox,
 }
 
 impl<Db: JobStore + Dialect> Jobs<Db> {
-    /// Over these databases.
-    pub(super) fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: super::Peers) -> Self {
-        Self { shards, ids, client: peers.client, templates: CouponTemplatesClient::new(peers.templates) }
+    /// Over these databases, telling there what expires.
+    pub(super) fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: super::Peers, outbox: Outbox) -> Self {
+        Self { shards, ids, client: peers.client, templates: CouponTemplatesClient::new(peers.templates), outbox }
     }
 
     /// Runs a round whenever the schedule says so and the lease is this process's, until `stop` ends.
@@ -151,16 +154,18 @@ impl<Db: JobStore + Dialect> Jobs<Db> {
         let mark = Db::mark(&mut db_tx, table).await?;
         let ended = store::ended::<Db>(&mut db_tx, table, mark, (until_ms, ROWS)).await?;
         let Some(last) = ended.last() else { return Ok(None) };
-        let issued = ended.iter().filter(|ended| ended.status == Status::Issued);
-        let expire = |ended: &store::Ended| Move {
+        let issued: Vec<_> = ended.iter().filter(|ended| ended.status == Status::Issued).collect();
+        let expire = |ended: &&store::Ended| Move {
             coupon_id: ended.coupon_id,
             from: Status::Issued,
             to: Status::Expired,
             order: None,
         };
-        let moves: Vec<Move> = issued.map(expire).collect();
+        let moves: Vec<Move> = issued.iter().map(expire).collect();
         if !moves.is_empty() {
             store::advance::<Db>(&mut db_tx, self.shards.map(), &moves).await?;
+            let events: Vec<Event> = issued.iter().map(|ended| expired(ended)).collect();
+            self.outbox.append::<Db>(&mut db_tx, events).await?;
         }
         Db::put_mark(&mut db_tx, table, (last.valid_until_ms, last.coupon_id)).await?;
         db_tx.commit().await?;
@@ -193,4 +198,8 @@ impl<Db: JobStore + Dialect> Jobs<Db> {
             self.keep(runner).await?;
         }
     }
+}
+
+fn expired(ended: &store::Ended) -> Event {
+    told::expired(ended.coupon_id, ended.user_id, ended.template_id)
 }

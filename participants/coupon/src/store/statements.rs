@@ -248,10 +248,10 @@ const SQLITE: Statements = Statements {
             valid_from_ms, valid_until_ms, used_ms, $1->>1 IN (0, template_id) AND $1->>2 IN (-1, status)
         FROM coupon_{n} WHERE coupon_id < $1->>0 ORDER BY coupon_id DESC LIMIT $1->>3",
     ended_with: "-- coupon_ended_with
-        SELECT coupon_id, valid_until_ms, status FROM coupon_{n} INDEXED BY coupon_{n}_by_end
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} INDEXED BY coupon_{n}_by_end
         WHERE valid_until_ms = $1->>0 AND coupon_id > $1->>1 ORDER BY coupon_id LIMIT $1->>3",
     ended_after: "-- coupon_ended_after
-        SELECT coupon_id, valid_until_ms, status FROM coupon_{n} INDEXED BY coupon_{n}_by_end
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} INDEXED BY coupon_{n}_by_end
         WHERE valid_until_ms > $1->>0 AND valid_until_ms <= $1->>2
         ORDER BY valid_until_ms, coupon_id LIMIT $1->>3",
     totals: TOTALS,
@@ -338,10 +338,10 @@ const MYSQL: Statements = Statements {
             valid_from_ms, valid_until_ms, used_ms, {1} IN (0, template_id) AND {2} IN (-1, status)
         FROM coupon_{n} FORCE INDEX (PRIMARY) WHERE coupon_id < {0} ORDER BY coupon_id DESC LIMIT {3}",
     ended_with: "-- coupon_ended_with
-        SELECT coupon_id, valid_until_ms, status FROM coupon_{n} FORCE INDEX (by_end)
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} FORCE INDEX (by_end)
         WHERE valid_until_ms = {0} AND coupon_id > {1} ORDER BY coupon_id LIMIT {3} FOR UPDATE",
     ended_after: "-- coupon_ended_after
-        SELECT coupon_id, valid_until_ms, status FROM coupon_{n} FORCE INDEX (by_end)
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} FORCE INDEX (by_end)
         WHERE valid_until_ms > {0} AND valid_until_ms <= {2}
         ORDER BY valid_until_ms, coupon_id LIMIT {3} FOR UPDATE",
     totals: TOTALS,

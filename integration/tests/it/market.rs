@@ -1,0 +1,54 @@
+//! The whole platform as processes on sharded MariaDB and Kafka, under load, while its parts are killed in turn.
+
+mod stage;
+
+use std::collections::BTreeMap;
+
+use stage::{Load, Market};
+
+/// What may happen to a coupon after what.
+fn follows(before: &str, action: &str) -> bool {
+    matches!(
+        (before, action),
+        ("", "coupon issued")
+            | ("coupon issued" | "coupon given back", "coupon used")
+            | ("coupon used", "coupon given back")
+    )
+}
+
+/// Where the log has left a coupon, in the table's words.
+fn status(last: &str) -> i64 {
+    match last {
+        "coupon issued" | "coupon given back" => 1,
+        "coupon used" => 3,
+        other => panic!("nothing else happens here: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_killed_no_event_of_a_coupon_is_lost_or_has_two_effects() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(mut market) = Market::start(folder.path()).await else { return };
+    let template_id = market.publish().await;
+    let load = Load::start(&market, template_id);
+    market.progress().await;
+    for victim in ["kafka", "coupon", "kafka", "order", "business_log"] {
+        market.kill(victim).await;
+        market.progress().await;
+    }
+    let done = load.stop().await;
+    market.settle().await;
+    assert!(done.orders > 0 && done.refunds > 0, "{done:?}");
+
+    let coupons = market.coupons().await;
+    let logged = market.logged().await;
+    let mut last: BTreeMap<i64, &str> = BTreeMap::new();
+    for (coupon_id, action) in &logged {
+        let before = last.insert(*coupon_id, action).unwrap_or("");
+        assert!(follows(before, action), "coupon {coupon_id}: {action:?} after {before:?}");
+    }
+    let log: BTreeMap<i64, i64> = last.into_iter().map(|(coupon_id, last)| (coupon_id, status(last))).collect();
+    assert_eq!(log, coupons);
+    // Each order was told of its coupon, of which the latest word counts.
+    assert_eq!(market.orders_untold().await, 0);
+}

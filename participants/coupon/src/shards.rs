@@ -1,7 +1,7 @@
 //! The databases that coupons are in.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::Pool;
 use sqlx::migrate::MigrateError;
@@ -12,8 +12,8 @@ use tercet_shards::ShardMap;
 
 use crate::store::{Store, tables};
 
-/// How often the tables are tried to be made, and the pause between.
-const TRIES_MAX: u32 = 4;
+/// How long tables are waited for that another service may be making, and the pause between two looks.
+const MAKING_MAX: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A pool for each database of a map, in its order.
@@ -100,15 +100,7 @@ impl<Db: Store + Dialect> Shards<Db> {
     /// [`Error::Migrate`].
     pub async fn migrate(&self) -> Result<(), Error> {
         for (at, pool) in self.pools.iter().enumerate() {
-            let mut tries = 1;
-            // Another service may be making them just now, which nothing prevents on SQLite: then they are there soon.
-            while let Err(error) = Db::migrate(pool, self.map.tables()).await {
-                if tries == TRIES_MAX {
-                    return Err(Error::Migrate(at, error));
-                }
-                tries += 1;
-                tokio::time::sleep(PAUSE).await;
-            }
+            made(|| Db::migrate(pool, self.map.tables())).await.map_err(|error| Error::Migrate(at, error))?;
         }
         Ok(())
     }
@@ -122,20 +114,28 @@ impl<Db: Store + Dialect> Shards<Db> {
         if bus.is_none() {
             return Ok(Outbox::off());
         }
-        let mut tries = 1;
-        // As with the tables of coupons.
-        loop {
-            match Outbox::open(&self.pools).await {
-                Ok(outbox) => return Ok(outbox),
-                Err(error) if tries == TRIES_MAX => return Err(Error::Migrate(0, error)),
-                Err(_) => tries += 1,
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        made(|| Outbox::open(&self.pools)).await.map_err(|error| Error::Migrate(0, error))
     }
 
     /// The names of all tables that a database has.
     pub fn tables(&self) -> Vec<String> {
         tables(self.map.tables())
+    }
+}
+
+/// Makes tables. Several services over the same databases may do so at once: nothing prevents that on SQLite, nor on
+/// MariaDB, where a lock without a time limit is no lock (`GET_LOCK(…, -1)` is NULL). Whoever comes second finds tables
+/// that are half made, and waits until they are whole.
+async fn made<T, F: Future<Output = Result<T, MigrateError>>>(make: impl Fn() -> F) -> Result<T, MigrateError> {
+    let begun = Instant::now();
+    loop {
+        match make().await {
+            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..) | MigrateError::Dirty(_))
+                if begun.elapsed() < MAKING_MAX =>
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
+            made => return made,
+        }
     }
 }

@@ -13,7 +13,7 @@ use tercet_shards::ShardMap;
 use crate::store::{Store, tables};
 
 /// How long tables are waited for that another service may be making, and the pause between two looks.
-const MAKING_MAX: Duration = Duration::from_secs(30);
+const MAKING_MAX: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A pool for each database of a map, in its order.
@@ -100,7 +100,7 @@ impl<Db: Store + Dialect> Shards<Db> {
     /// [`Error::Migrate`].
     pub async fn migrate(&self) -> Result<(), Error> {
         for (at, pool) in self.pools.iter().enumerate() {
-            made(|| Db::migrate(pool, self.map.tables())).await.map_err(|error| Error::Migrate(at, error))?;
+            made(pool, || Db::migrate(pool, self.map.tables())).await.map_err(|error| Error::Migrate(at, error))?;
         }
         Ok(())
     }
@@ -114,7 +114,10 @@ impl<Db: Store + Dialect> Shards<Db> {
         if bus.is_none() {
             return Ok(Outbox::off());
         }
-        made(|| Outbox::open(&self.pools)).await.map_err(|error| Error::Migrate(0, error))
+        for (at, pool) in self.pools.iter().enumerate() {
+            made(pool, || Db::migrate_events(pool)).await.map_err(|error| Error::Migrate(at, error))?;
+        }
+        Outbox::open(&self.pools).await.map_err(|error| Error::Migrate(0, error))
     }
 
     /// The names of all tables that a database has.
@@ -123,19 +126,22 @@ impl<Db: Store + Dialect> Shards<Db> {
     }
 }
 
-/// Makes tables. Several services over the same databases may do so at once: nothing prevents that on SQLite, nor on
-/// MariaDB, where a lock without a time limit is no lock (`GET_LOCK(…, -1)` is NULL). Whoever comes second finds tables
-/// that are half made, and waits until they are whole.
-async fn made<T, F: Future<Output = Result<T, MigrateError>>>(make: impl Fn() -> F) -> Result<T, MigrateError> {
+/// Makes tables, one process at a time where that can be had. Where it can not, which is on SQLite, whoever comes second
+/// finds tables that are half made, and waits until they are whole.
+async fn made<Db: Store, F: Future<Output = Result<(), MigrateError>>>(
+    pool: &Pool<Db>,
+    make: impl Fn() -> F,
+) -> Result<(), MigrateError> {
+    let alone = Db::making_tables(pool).await?;
     let begun = Instant::now();
-    loop {
+    let made = loop {
         match make().await {
-            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..) | MigrateError::Dirty(_))
-                if begun.elapsed() < MAKING_MAX =>
-            {
+            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..)) if begun.elapsed() < MAKING_MAX => {
                 tokio::time::sleep(PAUSE).await;
             }
-            made => return made,
+            made => break made,
         }
-    }
+    };
+    drop(alone);
+    made
 }

@@ -10,6 +10,16 @@ use crate::schema;
 impl Store for MySql {
     const LOCKS_BY_ROW: bool = true;
 
+    async fn making_tables(pool: &Pool<Self>) -> sqlx::Result<Option<MySqlConnection>> {
+        // The migrator's own lock has no time limit, which on MariaDB is no lock: GET_LOCK(…, -1) is NULL. Two that run
+        // side by side can end in a deadlock that leaves a migration half applied for ever.
+        const SQL: &str = "-- coupon_making_tables
+            SELECT GET_LOCK(CONCAT('tercet tables ', LEFT(DATABASE(), 40)), 60)";
+        let mut connection = pool.acquire().await?.detach();
+        sqlx::query(SQL).execute(&mut connection).await?;
+        Ok(Some(connection))
+    }
+
     async fn migrate(pool: &Pool<Self>, tables: usize) -> Result<(), MigrateError> {
         let first = include_str!("../../../../sql/coupon/mysql/0001_coupon.sql");
         let second = include_str!("../../../../sql/coupon/mysql/0002_shards.sql");

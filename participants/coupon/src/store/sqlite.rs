@@ -9,6 +9,10 @@ use crate::schema;
 impl Store for Sqlite {
     const LOCKS_BY_ROW: bool = false;
 
+    async fn making_tables(_: &Pool<Self>) -> sqlx::Result<Option<SqliteConnection>> {
+        Ok(None)
+    }
+
     async fn migrate(pool: &Pool<Self>, tables: usize) -> Result<(), MigrateError> {
         let first = include_str!("../../../../sql/coupon/sqlite/0001_coupon.sql");
         let second = include_str!("../../../../sql/coupon/sqlite/0002_shards.sql");

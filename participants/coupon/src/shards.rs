@@ -126,8 +126,8 @@ impl<Db: Store + Dialect> Shards<Db> {
     }
 }
 
-/// Makes tables, one process at a time where that can be had. Where it can not, which is on SQLite, whoever comes second
-/// finds tables that are half made, and waits until they are whole.
+/// Makes tables, one process at a time where that can be had. Where it can not, which is on SQLite, whoever comes
+/// second finds tables that are half made, and waits until they are whole.
 async fn made<Db: Store, F: Future<Output = Result<(), MigrateError>>>(
     pool: &Pool<Db>,
     make: impl Fn() -> F,

@@ -40,7 +40,7 @@ impl Platform {
             spec = spec.clone().with(&format!("--{flag}"), &address);
             format!("http://{address}")
         };
-        for flag in ["admin", "stock", "coupon", "order", "metrics", "gateway"] {
+        for flag in ["admin", "stock", "coupon", "order", "metrics", "gateway", "redemption"] {
             on(flag);
         }
         let (coordinator, template) = (on("coordinator"), on("template"));

@@ -73,7 +73,7 @@ async fn world<Db: Databases>(urls: &[String], folder: Option<TempDir>) -> World
     let orders = <Db as Dialect>::open(&urls[0]).await.expect("the database is there");
     let map: ShardMap = "2x4".parse().expect("it is a map");
     let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
-    coordinator.serve(tercet_coupon::service(shards.clone()).await.expect("the schema is sound"));
+    coordinator.serve(tercet_coupon::service(shards.clone(), None).await.expect("the schema is sound"));
     let (at_templates, address) = (free_port(), free_port());
     let service = tercet_coupon_template::service(orders.clone(), None).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_templates));

@@ -17,6 +17,10 @@ use crate::id::{Ids, NODES, Window};
 /// How long a lease is, unless a test wants another.
 pub const LEASE: Duration = Duration::from_secs(10);
 
+/// How long a table is waited for that another service may be making, and the pause between two looks.
+const MAKING_MAX: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Between two tries for a lease while there is none.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -189,11 +193,27 @@ pub async fn lease<Db: Store>(
     owner: impl Into<String>,
     length: Duration,
 ) -> Result<(Arc<Ids>, Keeper<Db>), Error> {
-    Db::migrate(&pool).await?;
+    make_table(&pool).await?;
     let ids = Arc::new(Ids::new());
     let mut keeper = Keeper { pool, owner: owner.into(), length, ids: Arc::clone(&ids), held: None };
     keeper.take().await?;
     Ok((ids, keeper))
+}
+
+/// Services that share a database may start together: then all but one find a table that is half made, and wait until it
+/// is whole.
+async fn make_table<Db: Store>(pool: &Pool<Db>) -> Result<(), MigrateError> {
+    let begun = Instant::now();
+    loop {
+        match Db::migrate(pool).await {
+            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..) | MigrateError::Dirty(_))
+                if begun.elapsed() < MAKING_MAX =>
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
+            made => return made,
+        }
+    }
 }
 
 impl<Db: Store> Keeper<Db> {

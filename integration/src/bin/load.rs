@@ -46,20 +46,43 @@ enum Command {
     Bulkhead(bulkhead::Config),
     /// Five times the peak
     Overload(overload::Config),
-    /// Users claim coupons through the gateway
-    Claims(gateway::Config),
-    /// Users look at their coupons (70 %) and at a template (20 %), and claim coupons of it (10 %)
-    Mixed(gateway::Config),
-    /// 200,000 users want one of 100,000 coupons
-    HotTemplate(gateway::HotConfig),
-    /// An operator issues coupons to many users
-    Batch(gateway::BatchConfig),
+    #[command(flatten)]
+    Users(Users),
     /// Participants that do nothing
     #[command(hide = true)]
     Participant(noop::Config),
     /// A participant that breaks the rules
     #[command(hide = true)]
     Rogue(rogue::Config),
+}
+
+/// What users and operators ask of the platform, through its gateway.
+#[derive(Debug, Subcommand)]
+enum Users {
+    /// Users claim coupons through the gateway
+    Claims(gateway::Config),
+    /// Users look at their coupons (70 %) and at a template (20 %), and claim coupons of it (10 %)
+    Mixed(gateway::Config),
+    /// 20 coupons of each user are tried on orders
+    Validate(gateway::Config),
+    /// 200,000 users want one of 100,000 coupons
+    HotTemplate(gateway::HotConfig),
+    /// An operator issues coupons to many users
+    Batch(gateway::BatchConfig),
+}
+
+impl Users {
+    async fn run(self) -> anyhow::Result<bool> {
+        let (report, json) = match self {
+            Self::Claims(config) => (gateway::claims(&config).await?, config.json),
+            Self::Mixed(config) => (gateway::mixed(&config).await?, config.json),
+            Self::Validate(config) => (gateway::validate(&config).await?, config.json),
+            Self::HotTemplate(config) => (gateway::hot_template(&config).await?, config.json),
+            Self::Batch(config) => (gateway::batch(&config).await?, config.json),
+        };
+        cli::print(&report, json);
+        Ok(report.broken.is_empty())
+    }
 }
 
 fn main() -> ExitCode {
@@ -102,26 +125,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
             cli::print(&report, config.json);
             return Ok(report.broken.is_empty());
         }
-        Command::Claims(config) => {
-            let report = gateway::claims(&config).await?;
-            cli::print(&report, config.json);
-            return Ok(report.broken.is_empty());
-        }
-        Command::Mixed(config) => {
-            let report = gateway::mixed(&config).await?;
-            cli::print(&report, config.json);
-            return Ok(report.broken.is_empty());
-        }
-        Command::HotTemplate(config) => {
-            let report = gateway::hot_template(&config).await?;
-            cli::print(&report, config.json);
-            return Ok(report.broken.is_empty());
-        }
-        Command::Batch(config) => {
-            let report = gateway::batch(&config).await?;
-            cli::print(&report, config.json);
-            return Ok(report.broken.is_empty());
-        }
+        Command::Users(users) => return users.run().await,
         Command::Participant(config) => {
             noop::run(config).await?;
             return Ok(true);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
+use serde_json::json;
 
 use self::report::Used;
 pub use self::report::{OfKind, Report};
@@ -30,7 +31,10 @@ const MANY_PER_USER: u64 = 1_000;
 /// Coupons that each user has before the mixed plan begins.
 const OWNED: u64 = 3;
 
-/// Claims, or the mixed plan.
+/// Coupons of each user that are tried on an order.
+const TRIED: u64 = 20;
+
+/// Claims, the mixed plan, or orders on which coupons are tried.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Where the requests go.
@@ -122,6 +126,14 @@ pub async fn mixed(config: &Config) -> anyhow::Result<Report> {
     on(&config.place, async |site, bar, report| steady("mixed", Mix::Browsing, config, site, bar, report).await).await
 }
 
+/// The coupons of users are tried on an order: of each user [`TRIED`], of which some are used together.
+///
+/// # Errors
+/// When a server does not start, or ends by itself.
+pub async fn validate(config: &Config) -> anyhow::Result<Report> {
+    on(&config.place, async |site, bar, report| validations(config, site, bar, report).await).await
+}
+
 /// Many users want one of few coupons: all of these are given, and none twice.
 ///
 /// # Errors
@@ -193,6 +205,54 @@ async fn steady(
     report.broken.extend(unexpected(&tallies, &[]));
     if let Some(held) = site.held().await? {
         report.broken.extend(sums(&held, issued, claims));
+    }
+    Ok(())
+}
+
+async fn validations(config: &Config, site: &Site, bar: &ProgressBar, report: &mut Report) -> anyhow::Result<()> {
+    bar.set_message("giving the users coupons");
+    let kinds = [
+        (json!({ "universal": { "off_cents": 100 } }), json!({ "together": { "group": "a", "most": 3 } })),
+        (
+            json!({ "full_reduction": { "steps": [
+                { "threshold_cents": 10_000, "off_cents": 1_500 }, { "threshold_cents": 30_000, "off_cents": 6_000 }
+            ] } }),
+            json!({ "together": { "group": "b", "most": 1 } }),
+        ),
+        (
+            json!({ "percentage": { "off_basis_points": 1_000, "cap_cents": 3_000 } }),
+            json!({ "together": { "group": "c", "most": 2 } }),
+        ),
+        (json!({ "universal": { "off_cents": 300 } }), json!({ "alone": {} })),
+    ];
+    let each = TRIED / kinds.len() as u64;
+    let mut template = String::new();
+    for (at, (discount, stacking)) in kinds.iter().enumerate() {
+        let (name, limits) = (format!("validate {at}"), [config.users * each, each]);
+        template = site.publish_as(&name, limits, discount, stacking).await?;
+        site.issue(&template, config.users, each).await?;
+    }
+    bar.set_message("signing tokens");
+    let traffic = Traffic::new(site, Mix::Validating, &template, config.users)?;
+    let verdict = traffic.verdict().await?;
+    let (tried, used) = (verdict["coupons"].as_array(), verdict["best"]["deductions"].as_array());
+    if tried.map(Vec::len) != Some(TRIED as usize) || used.is_none_or(|used| used.len() < 2) {
+        report.broken.push(format!("{TRIED} coupons are not tried, or no two of them used together: {verdict}"));
+    }
+    let pace = pace(config.rate, config.clients);
+    traffic.run(pace, End::After(Duration::from_secs(config.warmup)), bar).await?;
+    let before = Used::take(site);
+    let took = traffic.run(pace, End::After(Duration::from_secs(config.seconds)), bar).await?;
+    let after = Used::take(site);
+    let tallies = traffic.tallies();
+    report.load = "validate";
+    report.offered_per_s = config.rate;
+    report.clients = config.rate.is_none().then_some(config.clients);
+    report.answers(took, &tallies);
+    report.costs(site, &before, &after, report.requests);
+    report.broken.extend(unexpected(&tallies, &[]));
+    if let Some(held) = site.held().await? {
+        report.broken.extend(sums(&held, config.users * TRIED, Claims::default()));
     }
     Ok(())
 }

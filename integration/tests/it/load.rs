@@ -36,6 +36,12 @@ async fn the_mixed_plan_has_its_shares() {
 }
 
 #[tokio::test]
+async fn twenty_coupons_of_each_user_are_tried_on_orders() {
+    let report = run(gateway::validate(&Config { users: 20, ..config(Some(50.0), Place::default()) })).await;
+    assert_eq!((report.load, report.requests), ("validate", 50), "{report}");
+}
+
+#[tokio::test]
 async fn all_of_few_coupons_go_to_as_many_users() {
     let place = Place::default();
     let config = HotConfig { place, rate: None, clients: 16, users: 200, coupons: 60, json: true };

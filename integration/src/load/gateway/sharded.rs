@@ -98,23 +98,27 @@ impl Sharded {
             spec("coupon", &sharded)?.with("--shards", &spread).start()?,
             told(spec("order", &single[1])?).start()?,
         ];
-        let [template, log, issuing, gateway] =
-            [free_port()?, free_port()?, free_port()?, free_port()?].map(|port| format!("127.0.0.1:{port}"));
-        let [templates, issues, logs] = [&template, &issuing, &log].map(|address| format!("http://{address}"));
-        let own_issuing = spec("issuing", &sharded)?.with("--shards", &spread).with("--templates", &templates);
+        let ports = [free_port()?, free_port()?, free_port()?, free_port()?, free_port()?];
+        let [template, log, issuing, redemption, gateway] = ports.map(|port| format!("127.0.0.1:{port}"));
+        let [templates, issues, redeems, logs] =
+            [&template, &issuing, &redemption, &log].map(|address| format!("http://{address}"));
+        let of_coupons =
+            |name| anyhow::Ok(spec(name, &sharded)?.with("--shards", &spread).with("--templates", &templates));
         let spec_gateway = Spec::new("gateway", "tercet-gateway", "tercet-gateway", folder)?
             .word("serve")
             .with("--listen", &gateway)
             .with("--jwks", jwks)
             .with("--template", &templates)
             .with("--issuing", &issues)
+            .with("--redemption", &redeems)
             .with("--business-log", &logs)
             .with("--address-per-second", "0")
             .with("--log-filter", "warn");
         let others = vec![
             told(spec("coupon_template", &single[2])?).with("--listen", &template).start()?,
             told(spec("business_log", &single[3])?).with("--listen", &log).start()?,
-            own_issuing.with("--listen", &issuing).start()?,
+            of_coupons("issuing")?.with("--listen", &issuing).start()?,
+            of_coupons("redemption")?.with("--listen", &redemption).start()?,
             spec_gateway.start()?,
         ];
         coordinator.wait_for(&mut participants).await?;

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tercet::fence::Dialect as _;
 use tercet_coupon::Shards;
 use tercet_gateway::token::{self, Bearer, Role};
+use tercet_rules::limits::CENTS_MAX;
 use tokio::time::Instant;
 
 use super::http::Http;
@@ -150,15 +151,27 @@ impl Site {
         bearer(&self.keys, Role::User, &user_id.to_string())
     }
 
-    /// A template that everyone may claim, with so many coupons in all and for each user.
+    /// A template that everyone may claim, with so many coupons in all and for each user, each good for a yuan.
     pub(super) async fn publish(&self, name: &str, coupons: u64, per_user: u64) -> anyhow::Result<String> {
+        let (discount, stacking) = (json!({ "universal": { "off_cents": 100 } }), json!({ "alone": {} }));
+        self.publish_as(name, [coupons, per_user], &discount, &stacking).await
+    }
+
+    /// The same, with what its coupons take off and beside which they are used.
+    pub(super) async fn publish_as(
+        &self,
+        name: &str,
+        [coupons, per_user]: [u64; 2],
+        discount: &Value,
+        stacking: &Value,
+    ) -> anyhow::Result<String> {
         let rules = json!({
-            "discount": { "universal": { "off_cents": 100 } },
+            "discount": discount,
             "validity": { "utc_offset_minutes": 480, "days_from_claim": 7 },
             "scope": { "all": {} },
             "quota": { "per_user": per_user, "per_user_day": per_user },
-            "stacking": { "alone": {} },
-            "budget": { "coupons": coupons, "cents": coupons * 100 },
+            "stacking": stacking,
+            "budget": { "coupons": coupons, "cents": CENTS_MAX },
             "claim": { "start_ms": 1, "end_ms": 32_503_680_000_000_i64 },
         });
         let (templates, key) = ("/v1/operator/templates".to_owned(), format!("{} {name}", self.run));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use indicatif::ProgressBar;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::site::Site;
@@ -29,16 +29,18 @@ enum Ask {
     OwnCoupons,
     Template,
     Claim,
+    Validate,
 }
 
 impl Ask {
-    const ALL: [Self; 3] = [Self::OwnCoupons, Self::Template, Self::Claim];
+    const ALL: [Self; 4] = [Self::OwnCoupons, Self::Template, Self::Claim, Self::Validate];
 
     const fn name(self) -> &'static str {
         match self {
             Self::OwnCoupons => "my coupons",
             Self::Template => "template",
             Self::Claim => "claim",
+            Self::Validate => "validate",
         }
     }
 }
@@ -50,11 +52,14 @@ pub(super) enum Mix {
     Claims,
     /// Of ten requests seven for the user's coupons, two for the template and one claim.
     Browsing,
+    /// What all of a user's coupons take off an order.
+    Validating,
 }
 
 impl Mix {
     const fn ask(self, at: u64) -> Ask {
         match (self, at % 10) {
+            (Self::Validating, _) => Ask::Validate,
             (Self::Claims, _) | (Self::Browsing, 4) => Ask::Claim,
             (Self::Browsing, 2 | 7) => Ask::Template,
             (Self::Browsing, _) => Ask::OwnCoupons,
@@ -71,6 +76,8 @@ pub(super) struct Traffic<'a> {
     template: Uri,
     coupons: Uri,
     claim: Bytes,
+    validate: Uri,
+    order: Bytes,
     /// Claims that were begun, over all phases.
     claims: Cell<u64>,
     tallies: RefCell<BTreeMap<&'static str, Tally>>,
@@ -112,6 +119,8 @@ impl<'a> Traffic<'a> {
             template: format!("/v1/offers/{template}").parse()?,
             coupons: Uri::from_static("/v1/coupons"),
             claim: json!({ "template_id": template }).to_string().into(),
+            validate: Uri::from_static("/v1/orders/validate"),
+            order: order().to_string().into(),
             claims: Cell::default(),
             tallies: RefCell::default(),
         })
@@ -172,6 +181,10 @@ impl<'a> Traffic<'a> {
                 let key = number.to_string();
                 self.site.http.post(&self.coupons, user(number), Some(&key), self.claim.clone()).await
             }
+            Ask::Validate => {
+                let user = user(at.wrapping_mul(7_919));
+                self.site.http.post(&self.validate, user, None, self.order.clone()).await
+            }
         };
         let told = match answer {
             Ok(answer) if matches!(answer.status, 200 | 201) => Told::Confirmed,
@@ -196,12 +209,32 @@ impl<'a> Traffic<'a> {
         }
     }
 
+    /// What the first user's coupons take off the order.
+    pub(super) async fn verdict(&self) -> anyhow::Result<Value> {
+        self.site.http.post(&self.validate, &self.users[0], None, self.order.clone()).await?.good()
+    }
+
     /// Of the phase that was run last: each kind that there was.
     pub(super) fn tallies(&self) -> BTreeMap<&'static str, Tally> {
         let mut tallies = self.tallies.take();
         tallies.retain(|_, tally| tally.begun > 0);
         tallies
     }
+}
+
+/// Five products of one shop, 400 yuan in all.
+fn order() -> Value {
+    let line = |product: u32| {
+        let (product_id, category_id) = (product.to_string(), (product % 3 + 1).to_string());
+        json!({
+            "product_id": product_id,
+            "category_id": category_id,
+            "shop_id": "1",
+            "price_cents": 4_000,
+            "quantity": 2,
+        })
+    };
+    json!({ "lines": (1..=5).map(line).collect::<Vec<_>>() })
 }
 
 impl Claims {

@@ -187,6 +187,42 @@ async fn the_use_of_a_coupon_is_noted_at_its_order_and_at_no_other() {
     assert!(two.to_string().starts_with("order 1 is not there with coupon"), "{two}");
 }
 
+/// User 7's order for 2,000 with these coupons, each for 100.
+fn basket(order_id: i64, coupon_ids: &[i64]) -> pb::PlaceBasket {
+    let coupon = |id: &i64| pb::BasketCoupon { coupon_id: *id, discount_cents: 100 };
+    let discount_cents = 100 * coupon_ids.len() as i64;
+    let coupons = coupon_ids.iter().map(coupon).collect();
+    pb::PlaceBasket { order_id, user_id: 7, count: 3, coupons, amount_cents: 2_000, discount_cents }
+}
+
+#[tokio::test]
+async fn a_basket_is_placed_or_closed_and_each_of_its_coupons_is_noted() {
+    let pool = orders().await;
+    let placer = PlaceBasket::<Sqlite>::new(Outbox::off());
+    let answers = run!(pool, placer.try_, slice([basket(1, &[5, 6]), basket(2, &[8]), basket(1, &[])]));
+    assert_eq!(answers[..2], [Answer::done(), Answer::done()]);
+    assert_refused(&answers[2], "ORDER_EXISTS(order_id=1)");
+    assert_eq!(coupons(&pool).await.expect("the tables are there"), []);
+    run!(pool, placer.confirm, slice([basket(1, &[5, 6])]));
+    run!(pool, placer.cancel, slice([basket(2, &[8])]));
+    assert_eq!(statuses(&pool).await, [0, 1, 1, 0, 0]);
+    assert_eq!(coupons(&pool).await.expect("the tables are there"), [(5, 1), (6, 1)]);
+
+    let unconfirmed = async || audit(&pool).await.expect("the tables are there").unconfirmed;
+    told(&pool, [used(5, 1, 100)]).await.expect("it is its coupon");
+    assert_eq!(unconfirmed().await, 1, "the other is missing");
+    told(&pool, [used(6, 1, 100)]).await.expect("it is its coupon");
+    assert_eq!(unconfirmed().await, 0);
+    for wrong in [used(5, 1, 99), used(7, 1, 100), used(8, 2, 100)] {
+        assert!(matches!(told(&pool, [wrong]).await, Err(Trouble::Refused(_))));
+    }
+    let mut db_tx = pool.begin().await.expect("the pool is open");
+    let refund = refund(1);
+    let refund = advance_each::<Sqlite>(&mut db_tx, &refund, |_| Ok(Status::Refunded)).await;
+    let (_, moved) = refund.expect("the statements are sound");
+    assert_eq!(moved[0].coupon_ids, [5, 6], "the event of its refund names them");
+}
+
 /// What is told is committed with what is done, and with nothing else.
 #[tokio::test]
 async fn what_happens_to_an_order_is_told_with_it() {

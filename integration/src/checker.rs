@@ -7,6 +7,7 @@
 mod copy;
 mod history;
 mod rules;
+pub mod shards;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,8 +1,10 @@
 //! The whole platform as processes on sharded MariaDB and Kafka, under load, while its parts are killed in turn.
 
+mod planted;
 mod stage;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use stage::{Load, Market};
 
@@ -33,12 +35,15 @@ async fn whatever_is_killed_no_event_of_a_coupon_is_lost_or_has_two_effects() {
     let load = Load::start(&market, template_id);
     market.progress().await;
     // The relay of a coupon service that was killed keeps others away for a while, in which the broker comes back.
-    for victims in [["coupon", "kafka"], ["order", "business_log"]] {
+    for victims in [["coupon", "kafka"], ["order", "business_log"], ["mariadb", "coordinator"]] {
         for victim in victims {
             market.kill(victim).await;
         }
         market.progress().await;
     }
+    // Nothing looks wrong for longer than it is under way.
+    let report = market.check(Duration::from_secs(30)).await;
+    assert!(report.sound() && report.coupons > 0, "{report}");
     let done = load.stop().await;
     market.settle().await;
     assert!(done.orders > 0 && done.refunds > 0, "{done:?}");
@@ -54,4 +59,5 @@ async fn whatever_is_killed_no_event_of_a_coupon_is_lost_or_has_two_effects() {
     assert_eq!(log, coupons);
     // Each order was told of its coupon, of which the latest word counts.
     assert_eq!(market.orders_untold().await, 0);
+    planted::each_is_named(&market, template_id).await;
 }

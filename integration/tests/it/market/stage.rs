@@ -10,6 +10,7 @@ use sqlx::{Connection as _, MySqlConnection};
 use tercet::client::{Client, Options, Outcome, Wait};
 use tercet::plan::Plan;
 use tercet_events::event::Topic;
+use tercet_integration::checker::shards::{self, Places, Report};
 use tercet_integration::kafka::Broker;
 use tercet_integration::mariadb::Server;
 use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
@@ -200,6 +201,20 @@ impl Market {
         let sql = "SELECT CAST(SUM(CASE status WHEN 4 THEN 2 ELSE 1 END) AS SIGNED) FROM orders WHERE status IN (1, 4)";
         let of_orders: i64 = sqlx::query_scalar(sql).fetch_one(&mut orders).await.expect("the table is there");
         issued + of_orders as usize
+    }
+
+    /// Checks everything, looking again at what looks wrong for so long.
+    pub(super) async fn check(&self, patience: Duration) -> Report {
+        let url = |database: &str| self.url(database);
+        let places = Places {
+            map: SHARDS.parse().expect("it is a map"),
+            coupon: vec![url("coupon_0"), url("coupon_1")],
+            stock: url("stock"),
+            order: url("orders"),
+            template: url("template"),
+            log: url("log"),
+        };
+        shards::check(&places, patience).await.expect("all of them can be read")
     }
 
     /// Where each coupon stands.

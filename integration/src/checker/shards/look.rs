@@ -1,0 +1,232 @@
+//! Coupons, orders and log entries, page by page, with what belongs to each page.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tercet_shards::Slot;
+
+use super::reader::list;
+use super::rules::{self, Coupon, Order, Step, Told, USED};
+use super::{Books, Finding, Report, Suspect};
+
+/// Rows of a page.
+const PAGE: usize = 1_000;
+
+const COUPON: &str = "SELECT coupon_id, user_id, status, order_id, discount_cents, claimed_ms FROM";
+impl Books {
+    pub(super) async fn all_coupons(&mut self, report: &mut Report) -> anyhow::Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        for database in 0..self.coupon.len() {
+            for table in 0..self.map.tables() {
+                let mut after = i64::MIN;
+                loop {
+                    let rest = format!("WHERE coupon_id > {after} ORDER BY coupon_id LIMIT {PAGE}");
+                    let page = self.coupons_of(database, table, &rest).await?;
+                    let Some(last) = page.last() else { break };
+                    after = last.coupon_id;
+                    report.coupons += page.len() as u64;
+                    let used = page.iter().filter(|coupon| coupon.status == USED);
+                    report.discount_cents += used.filter_map(|coupon| coupon.discount_cents).sum::<i64>();
+                    findings.extend(self.misplaced(database, table, &page));
+                    findings.extend(self.check_coupons(&page).await?);
+                }
+            }
+        }
+        Ok(findings)
+    }
+
+    pub(super) async fn these_coupons(&mut self, ids: &[i64]) -> anyhow::Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        for (database, table, ids) in self.by_table(ids) {
+            let page = self.coupons_of(database, table, &format!("WHERE coupon_id IN ({})", list(ids))).await?;
+            findings.extend(self.misplaced(database, table, &page));
+            findings.extend(self.check_coupons(&page).await?);
+        }
+        Ok(findings)
+    }
+
+    pub(super) async fn all_orders(&mut self, report: &mut Report) -> anyhow::Result<Vec<Finding>> {
+        let (mut findings, mut after) = (Vec::new(), i64::MIN);
+        loop {
+            let sql = format!("SELECT order_id FROM orders WHERE order_id > {after} ORDER BY order_id LIMIT {PAGE}");
+            let ids: Vec<i64> = self.order.numbers::<1>(sql).await?.iter().filter_map(|row| row[0]).collect();
+            let Some(last) = ids.last() else { return Ok(findings) };
+            after = *last;
+            let page = self.orders(&ids).await?;
+            report.orders += page.len() as u64;
+            findings.extend(self.check_orders(&page).await?);
+        }
+    }
+
+    pub(super) async fn these_orders(&mut self, ids: &[i64]) -> anyhow::Result<Vec<Finding>> {
+        let page = self.orders(ids).await?;
+        self.check_orders(&page).await
+    }
+
+    /// Whether every coupon that was issued, as the log says, is there.
+    pub(super) async fn all_logged(&mut self, report: &mut Report) -> anyhow::Result<Vec<Finding>> {
+        let (mut findings, mut after) = (Vec::new(), i64::MIN);
+        loop {
+            let sql = format!(
+                "SELECT log_id, CASE WHEN action = 'coupon issued' THEN coupon_id END FROM business_log
+                 WHERE log_id > {after} ORDER BY log_id LIMIT {PAGE}"
+            );
+            let page = self.log.numbers::<2>(sql).await?;
+            let Some(&[Some(last), _]) = page.last() else { return Ok(findings) };
+            after = last;
+            let ids: Vec<i64> = page.iter().filter_map(|row| row[1]).collect();
+            report.entries += ids.len() as u64;
+            findings.extend(self.these_logged(&ids).await?);
+        }
+    }
+
+    pub(super) async fn these_logged(&mut self, ids: &[i64]) -> anyhow::Result<Vec<Finding>> {
+        let found = self.coupons(ids).await?;
+        let missing = ids.iter().filter(|id| !found.contains_key(id));
+        let finding = |id: &i64| Finding {
+            suspect: Suspect::Logged(*id),
+            text: format!("the log says that coupon {id} was issued, and it does not exist"),
+        };
+        Ok(missing.map(finding).collect())
+    }
+
+    /// Coupons that nobody would find: in another place than their ids and their users say.
+    fn misplaced(&self, database: usize, table: usize, page: &[Coupon]) -> Vec<Finding> {
+        let wrong = |coupon: &&Coupon| {
+            let slot = Slot::of_id(coupon.coupon_id);
+            slot != Slot::of_user(coupon.user_id)
+                || (self.map.database(slot), self.map.table(slot)) != (database, table)
+        };
+        let finding = |&Coupon { coupon_id, user_id, .. }: &Coupon| Finding {
+            suspect: Suspect::Coupon(coupon_id),
+            text: format!("coupon {coupon_id} of user {user_id} is in database {database}, table {table}"),
+        };
+        page.iter().filter(wrong).map(finding).collect()
+    }
+
+    /// The coupons first, then what came after them: what was done is there.
+    async fn check_coupons(&mut self, page: &[Coupon]) -> anyhow::Result<Vec<Finding>> {
+        let used = page.iter().filter(|coupon| coupon.status == USED).filter_map(|coupon| coupon.order_id);
+        let orders = self.orders(&used.collect::<Vec<_>>()).await?;
+        let key = |order: &Order| (order.order_id, order.coupon_id);
+        let orders: BTreeMap<(i64, i64), Order> = orders.into_iter().map(|order| (key(&order), order)).collect();
+        let log = self.steps(page).await?;
+        let begin = self.log.numbers::<1>("SELECT MIN(at_ms) FROM business_log".to_owned()).await?;
+        let begin_ms = begin.first().and_then(|row| row[0]);
+        let wrong = |coupon: &Coupon| {
+            let order = coupon.order_id.and_then(|order_id| orders.get(&(order_id, coupon.coupon_id)));
+            let log = log.get(&coupon.coupon_id).map_or(&[][..], Vec::as_slice);
+            let text = rules::coupon(coupon, order, log, begin_ms)?;
+            Some(Finding { suspect: Suspect::Coupon(coupon.coupon_id), text })
+        };
+        Ok(page.iter().filter_map(wrong).collect())
+    }
+
+    async fn check_orders(&mut self, page: &[Order]) -> anyhow::Result<Vec<Finding>> {
+        let ids: Vec<i64> = page.iter().map(|order| order.coupon_id).collect();
+        let coupons = self.coupons(&ids).await?;
+        let told = self.told(page).await?;
+        let wrong = |order: &Order| {
+            let told = told.get(&order.order_id).copied().unwrap_or_default();
+            let text = rules::order(order, coupons.get(&order.coupon_id), told)?;
+            Some(Finding { suspect: Suspect::Order(order.order_id), text })
+        };
+        let mut findings: Vec<Finding> = page.iter().filter_map(wrong).collect();
+        for coupons in page.chunk_by(|one, other| one.order_id == other.order_id) {
+            let suspect = Suspect::Order(coupons[0].order_id);
+            findings.extend(rules::money(coupons).map(|text| Finding { suspect, text }));
+        }
+        Ok(findings)
+    }
+
+    /// What the log says of coupons, each in its order.
+    async fn steps(&mut self, page: &[Coupon]) -> anyhow::Result<BTreeMap<i64, Vec<Step>>> {
+        let sql = format!(
+            "SELECT coupon_id, CASE action WHEN 'coupon issued' THEN 1 WHEN 'coupon used' THEN 2
+                WHEN 'coupon given back' THEN 3 ELSE 4 END, order_id,
+                CASE WHEN action = 'coupon used' THEN CAST(JSON_EXTRACT(state_after, '$.discount_cents') AS SIGNED) END
+             FROM business_log WHERE coupon_id IN ({})
+                AND action IN ('coupon issued', 'coupon used', 'coupon given back', 'coupon expired') ORDER BY log_id",
+            list(page.iter().map(|coupon| coupon.coupon_id))
+        );
+        let mut all: BTreeMap<i64, Vec<Step>> = BTreeMap::new();
+        for [coupon_id, action, order_id, discount_cents] in self.log.numbers::<4>(sql).await? {
+            let (order_id, discount_cents) = (order_id.unwrap_or(0), discount_cents.unwrap_or(0));
+            let step = match action {
+                Some(1) => Step::Issued,
+                Some(2) => Step::Used { order_id, discount_cents },
+                Some(3) => Step::GivenBack,
+                Some(_) | None => Step::Expired,
+            };
+            all.entry(coupon_id.unwrap_or(0)).or_default().push(step);
+        }
+        Ok(all)
+    }
+
+    /// What the log says of orders.
+    async fn told(&mut self, page: &[Order]) -> anyhow::Result<BTreeMap<i64, Told>> {
+        let sql = format!(
+            "SELECT order_id, CAST(MAX(CASE action WHEN 'coupon used' THEN 1 ELSE 0 END) AS SIGNED),
+                CAST(MAX(CASE action WHEN 'coupon given back' THEN 1 ELSE 0 END) AS SIGNED),
+                MAX(CASE WHEN action = 'order refunded'
+                    THEN CAST(JSON_EXTRACT(state_after, '$.refunded_cents') AS SIGNED) END)
+             FROM business_log WHERE order_id IN ({}) GROUP BY order_id",
+            list(page.iter().map(|order| order.order_id))
+        );
+        let rows = self.log.numbers::<4>(sql).await?;
+        let told = |[order_id, used, given_back, refunded]: [Option<i64>; 4]| {
+            (order_id.unwrap_or(0), Told { used: used == Some(1), given_back: given_back == Some(1), refunded })
+        };
+        Ok(rows.into_iter().map(told).collect())
+    }
+
+    /// Coupons by their ids.
+    async fn coupons(&mut self, ids: &[i64]) -> anyhow::Result<BTreeMap<i64, Coupon>> {
+        let mut all = BTreeMap::new();
+        for (database, table, ids) in self.by_table(ids) {
+            let found = self.coupons_of(database, table, &format!("WHERE coupon_id IN ({})", list(ids))).await?;
+            all.extend(found.into_iter().map(|coupon| (coupon.coupon_id, coupon)));
+        }
+        Ok(all)
+    }
+
+    fn by_table(&self, ids: &[i64]) -> Vec<(usize, usize, BTreeSet<i64>)> {
+        let mut tables: BTreeMap<(usize, usize), BTreeSet<i64>> = BTreeMap::new();
+        for id in ids {
+            let slot = Slot::of_id(*id);
+            tables.entry((self.map.database(slot), self.map.table(slot))).or_default().insert(*id);
+        }
+        tables.into_iter().map(|((database, table), ids)| (database, table, ids)).collect()
+    }
+
+    async fn coupons_of(&mut self, database: usize, table: usize, rest: &str) -> anyhow::Result<Vec<Coupon>> {
+        let rows = self.coupon[database].numbers::<6>(format!("{COUPON} coupon_{table:03} {rest}")).await?;
+        let coupon = |[coupon_id, user_id, status, order_id, discount_cents, claimed_ms]: [Option<i64>; 6]| Coupon {
+            coupon_id: coupon_id.unwrap_or(0),
+            user_id: user_id.unwrap_or(0),
+            status: status.unwrap_or(0),
+            order_id,
+            discount_cents,
+            claimed_ms: claimed_ms.unwrap_or(0),
+        };
+        Ok(rows.into_iter().map(coupon).collect())
+    }
+
+    /// Orders with each of their coupons, by order.
+    async fn orders(&mut self, ids: &[i64]) -> anyhow::Result<Vec<Order>> {
+        let ids = list(ids.iter().copied());
+        let sql = format!(
+            "SELECT order_id, user_id, coupon_id, amount_cents, discount_cents, discount_cents, status, coupon_use
+             FROM orders WHERE order_id IN ({ids}) AND coupon_id IS NOT NULL
+             UNION ALL
+             SELECT o.order_id, o.user_id, b.coupon_id, o.amount_cents, b.discount_cents, o.discount_cents, o.status,
+                b.coupon_use
+             FROM basket_coupon b JOIN orders o ON o.order_id = b.order_id WHERE b.order_id IN ({ids}) ORDER BY 1, 3"
+        );
+        let order = |row: [Option<i64>; 8]| {
+            let [order_id, user_id, coupon_id, amount_cents, discount_cents, off_cents, status, coupon_use] =
+                row.map(Option::unwrap_or_default);
+            Order { order_id, user_id, coupon_id, amount_cents, discount_cents, off_cents, status, coupon_use }
+        };
+        Ok(self.order.numbers::<8>(sql).await?.into_iter().map(order).collect())
+    }
+}

@@ -1,0 +1,227 @@
+//! What has to hold of one coupon and of one order: pure.
+
+/// Where a coupon stands, as its table says it.
+pub(super) const PENDING: i64 = 0;
+pub(super) const USED: i64 = 3;
+pub(super) const EXPIRED: i64 = 4;
+
+/// Where an order stands.
+const PLACED: i64 = 1;
+const PAID: i64 = 3;
+const REFUNDED: i64 = 4;
+
+/// A coupon's row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Coupon {
+    pub(super) coupon_id: i64,
+    pub(super) user_id: i64,
+    pub(super) status: i64,
+    pub(super) order_id: Option<i64>,
+    pub(super) discount_cents: Option<i64>,
+    pub(super) claimed_ms: i64,
+}
+
+/// An order with one of its coupons.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    pub(super) order_id: i64,
+    pub(super) user_id: i64,
+    pub(super) coupon_id: i64,
+    pub(super) amount_cents: i64,
+    /// By this coupon.
+    pub(super) discount_cents: i64,
+    /// By all of its coupons.
+    pub(super) off_cents: i64,
+    pub(super) status: i64,
+    pub(super) coupon_use: i64,
+}
+
+/// What the log says that happened to a coupon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Issued,
+    Used { order_id: i64, discount_cents: i64 },
+    GivenBack,
+    Expired,
+}
+
+/// What is wrong with a coupon, its order and its log, if anything is. Entries from before `log_begin_ms` may be gone.
+pub(super) fn coupon(
+    coupon: &Coupon,
+    order: Option<&Order>,
+    log: &[Step],
+    log_begin_ms: Option<i64>,
+) -> Option<String> {
+    let Coupon { coupon_id, status, order_id, discount_cents, .. } = *coupon;
+    if status == USED {
+        let (order_id, discount_cents) = (order_id.unwrap_or(0), discount_cents.unwrap_or(0));
+        let Some(order) = order else {
+            return Some(format!("coupon {coupon_id} is used by order {order_id}, which does not exist"));
+        };
+        if ![PLACED, PAID].contains(&order.status) || order.coupon_id != coupon_id || order.user_id != coupon.user_id {
+            return Some(format!("coupon {coupon_id} is used by order {order_id}, which does not stand with it"));
+        }
+        if order.discount_cents != discount_cents {
+            let took = order.discount_cents;
+            return Some(format!("coupon {coupon_id} gave {discount_cents} cents and order {order_id} took {took}"));
+        }
+    }
+    let purged = log_begin_ms.is_none_or(|begin_ms| coupon.claimed_ms < begin_ms);
+    if let Some(at) = broken(log, purged) {
+        return Some(format!("the log of coupon {coupon_id} says {:?} after {:?}", log[at], &log[..at]));
+    }
+    let said = match (status, log.last()) {
+        (PENDING, None) => true,
+        (PENDING, Some(_)) => false,
+        // As old as the log, or older.
+        (_, None) => purged,
+        (USED, Some(last)) => {
+            let used = order_id.zip(discount_cents);
+            used.is_some_and(|(order_id, discount_cents)| *last == Step::Used { order_id, discount_cents })
+        }
+        (EXPIRED, Some(last)) => *last == Step::Expired,
+        (_, Some(last)) => matches!(last, Step::Issued | Step::GivenBack),
+    };
+    (!said).then(|| format!("coupon {coupon_id} has status {status} and its log ends with {:?}", log.last()))
+}
+
+/// The first entry that can not follow the one before it.
+fn broken(log: &[Step], purged: bool) -> Option<usize> {
+    let follows = |at: usize| match (at.checked_sub(1).map(|before| log[before]), log[at]) {
+        (None, Step::Issued)
+        | (Some(Step::Issued | Step::GivenBack | Step::Expired), Step::Used { .. })
+        | (Some(Step::Used { .. }), Step::GivenBack)
+        | (Some(Step::Issued | Step::GivenBack), Step::Expired) => true,
+        (None, Step::Used { .. } | Step::GivenBack | Step::Expired) => purged,
+        (Some(_), _) => false,
+    };
+    (0..log.len()).find(|at| !follows(*at))
+}
+
+/// What is wrong with the money of an order, given with each of its coupons.
+pub(super) fn money(coupons: &[Order]) -> Option<String> {
+    let first = coupons.first()?;
+    let off: i64 = coupons.iter().map(|order| order.discount_cents).sum();
+    let Order { order_id, off_cents, .. } = *first;
+    (off != off_cents).then(|| format!("order {order_id} took {off_cents} cents off, and its coupons gave {off}"))
+}
+
+/// What the log says of an order.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// Its coupon was used.
+    pub(super) used: bool,
+    /// It was given back.
+    pub(super) given_back: bool,
+    /// So many cents were returned.
+    pub(super) refunded: Option<i64>,
+}
+
+/// What is wrong with an order, its coupon and its log, if anything is.
+pub(super) fn order(order: &Order, coupon: Option<&Coupon>, told: Told) -> Option<String> {
+    let Order { order_id, coupon_id, amount_cents, off_cents, status, coupon_use, .. } = *order;
+    let Some(coupon) = coupon else {
+        let stands = [PLACED, PAID, REFUNDED].contains(&status);
+        return stands.then(|| format!("order {order_id} has coupon {coupon_id}, which does not exist"));
+    };
+    let used = coupon.status == USED && coupon.order_id == Some(order_id);
+    match status {
+        PLACED | PAID if !used => Some(format!("order {order_id} stands, and coupon {coupon_id} is not used by it")),
+        PLACED | PAID if told.used && coupon_use != 1 => {
+            Some(format!("order {order_id} was not told that coupon {coupon_id} is used"))
+        }
+        PLACED | PAID => None,
+        _ if used => Some(format!("coupon {coupon_id} is used by order {order_id}, which does not stand")),
+        REFUNDED if told.given_back && coupon_use != 2 => {
+            Some(format!("order {order_id} was not told that coupon {coupon_id} was given back"))
+        }
+        REFUNDED => match told.refunded {
+            Some(cents) if cents != amount_cents - off_cents => {
+                let due = amount_cents - off_cents;
+                Some(format!("of order {order_id} {cents} cents were returned, and {due} were due"))
+            }
+            Some(_) | None => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COUPON: Coupon = Coupon {
+        coupon_id: 5,
+        user_id: 7,
+        status: USED,
+        order_id: Some(9),
+        discount_cents: Some(500),
+        claimed_ms: 100,
+    };
+    const ORDER: Order = Order {
+        order_id: 9,
+        user_id: 7,
+        coupon_id: 5,
+        amount_cents: 2_000,
+        discount_cents: 500,
+        off_cents: 500,
+        status: PLACED,
+        coupon_use: 1,
+    };
+    const TOOK: Step = Step::Used { order_id: 9, discount_cents: 500 };
+
+    #[test]
+    fn a_used_coupon_has_its_order_its_money_and_its_log() {
+        let log = [Step::Issued, TOOK];
+        assert_eq!(coupon(&COUPON, Some(&ORDER), &log, Some(0)), None);
+        for order in [
+            None,
+            Some(Order { status: REFUNDED, ..ORDER }),
+            Some(Order { coupon_id: 6, ..ORDER }),
+            Some(Order { discount_cents: 501, ..ORDER }),
+        ] {
+            assert!(coupon(&COUPON, order.as_ref(), &log, Some(0)).is_some(), "{order:?}");
+        }
+        for log in [
+            &[][..],
+            &[Step::Issued],
+            &[TOOK],
+            &[Step::Issued, TOOK, TOOK],
+            &[Step::Issued, Step::Issued, TOOK],
+            &[Step::Issued, Step::Used { order_id: 9, discount_cents: 499 }],
+        ] {
+            assert!(coupon(&COUPON, Some(&ORDER), log, Some(0)).is_some(), "{log:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_log_has_forgotten_is_not_held_against_anybody() {
+        for log in [&[][..], &[TOOK], &[Step::GivenBack, TOOK]] {
+            assert_eq!(coupon(&COUPON, Some(&ORDER), log, Some(101)), None, "{log:?}");
+        }
+        let expired = Coupon { status: EXPIRED, order_id: None, discount_cents: None, ..COUPON };
+        assert_eq!(coupon(&expired, None, &[Step::Issued, Step::Expired], Some(0)), None);
+        assert!(coupon(&expired, None, &[Step::Issued], Some(101)).is_some());
+    }
+
+    #[test]
+    fn an_order_has_its_coupon_or_has_given_it_back_with_the_money() {
+        let used = Told { used: true, ..Told::default() };
+        assert_eq!(order(&ORDER, Some(&COUPON), used), None);
+        let free = Coupon { status: 1, order_id: None, discount_cents: None, ..COUPON };
+        assert!(order(&ORDER, Some(&free), used).is_some());
+        assert!(order(&ORDER, None, used).is_some());
+        let untold = Order { coupon_use: 0, ..ORDER };
+        assert!(order(&untold, Some(&COUPON), used).is_some());
+        assert_eq!(order(&untold, Some(&COUPON), Told::default()), None, "nobody tells it without events");
+        let refunded = Order { status: REFUNDED, coupon_use: 2, ..ORDER };
+        let back = |cents| Told { used: true, given_back: true, refunded: Some(cents) };
+        assert_eq!(order(&refunded, Some(&free), back(1_500)), None);
+        assert!(order(&refunded, Some(&free), back(1_501)).is_some());
+        assert!(order(&refunded, Some(&COUPON), back(1_500)).is_some());
+        assert_eq!(money(&[ORDER]), None);
+        let both = Order { off_cents: 800, ..ORDER };
+        assert_eq!(money(&[both, Order { discount_cents: 300, ..both }]), None);
+        assert!(money(&[both]).is_some());
+    }
+}

@@ -1,0 +1,214 @@
+//! What is summed up: the units of templates, their budgets, and what users have claimed.
+//!
+//! A claim reserves a unit and writes a pending coupon before it is decided, and a batch counts as issued from the
+//! start. So whatever is under way, at the moment of the stock's row: coupons that were issued before it are reserved
+//! or issued there; and what is issued there is a coupon later, or in a batch that still has some to write.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use tercet_coupon::store::Status;
+use tercet_platform::flows::template_item;
+
+use super::reader::list;
+use super::{Books, Finding, Suspect};
+
+/// The most that any version of a template allows.
+#[derive(Clone, Copy, Default)]
+struct Allowed {
+    coupons: i64,
+    cents: i64,
+    per_user: i64,
+}
+
+/// Coupons of a template.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    rows: i64,
+    issued: i64,
+    discount_cents: i64,
+}
+
+/// A template's row of the stock.
+#[derive(Clone, Copy, Default)]
+struct Units {
+    total: i64,
+    free: i64,
+    reserved: i64,
+    issued: i64,
+}
+
+impl Books {
+    /// The units of all templates, or of these.
+    pub(super) async fn templates(&mut self, only: Option<&BTreeSet<i64>>) -> anyhow::Result<Vec<Finding>> {
+        let before = self.sums(only).await?;
+        let units = self.units().await?;
+        let unwritten = self.unwritten().await?;
+        let after = self.sums(only).await?;
+        let allowed = self.allowed().await?;
+        let known = before.keys().chain(after.keys()).chain(units.keys()).copied();
+        let templates: BTreeSet<i64> = known.filter(|id| only.is_none_or(|only| only.contains(id))).collect();
+        let mut findings = Vec::new();
+        for template_id in templates {
+            let of = |sums: &BTreeMap<i64, Sum>| sums.get(&template_id).copied().unwrap_or_default();
+            let (before, after) = (of(&before), of(&after));
+            let unwritten = unwritten.get(&template_id).copied().unwrap_or(0);
+            let stock = units.get(&template_id).copied().unwrap_or_default();
+            let texts = [
+                broken_units(&stock),
+                broken_sum(&stock, before.issued, after.rows + unwritten),
+                allowed.get(&template_id).and_then(|allowed| broken_budget(&stock, &after, allowed)),
+            ];
+            let finding = |text: String| Finding {
+                suspect: Suspect::Template(template_id),
+                text: format!("template {template_id}: {text}"),
+            };
+            findings.extend(texts.into_iter().flatten().map(finding));
+        }
+        Ok(findings)
+    }
+
+    /// Whether counters count coupons, and none is above its limit.
+    pub(super) async fn counters(&mut self, database: usize, table: usize) -> anyhow::Result<Vec<Finding>> {
+        let sql = format!(
+            "SELECT user_id, template_id, CAST(SUM(n) AS SIGNED), MAX(claimed), MAX(per_user) FROM (
+                SELECT user_id, template_id, claimed AS n, claimed, per_user FROM claimed_{table:03}
+                UNION ALL SELECT user_id, template_id, -1, 0, 0 FROM coupon_{table:03} WHERE batch = 0) AS a
+             GROUP BY user_id, template_id HAVING SUM(n) <> 0 OR MAX(claimed) > MAX(per_user)"
+        );
+        let suspect = Suspect::Table(database, table);
+        let mut findings = Vec::new();
+        for row in self.coupon[database].numbers::<5>(sql).await? {
+            let [user_id, template_id, off, claimed, per_user] = row.map(Option::unwrap_or_default);
+            let text = if off == 0 {
+                format!("user {user_id} has claimed {claimed} of template {template_id}, and may {per_user}")
+            } else {
+                format!("user {user_id} has claimed {claimed} of template {template_id}, and has {}", claimed - off)
+            };
+            findings.push(Finding { suspect, text });
+        }
+        let allowed = self.allowed().await?;
+        let sql = format!("SELECT template_id, MAX(claimed) FROM claimed_{table:03} GROUP BY template_id");
+        for row in self.coupon[database].numbers::<2>(sql).await? {
+            let [template_id, claimed] = row.map(Option::unwrap_or_default);
+            if let Some(allowed) = allowed.get(&template_id).filter(|allowed| claimed > allowed.per_user) {
+                let may = allowed.per_user;
+                let text = format!("a user has claimed {claimed} of template {template_id}, which gives {may} to each");
+                findings.push(Finding { suspect, text });
+            }
+        }
+        Ok(findings)
+    }
+
+    async fn sums(&mut self, only: Option<&BTreeSet<i64>>) -> anyhow::Result<BTreeMap<i64, Sum>> {
+        let only =
+            only.map_or_else(String::new, |only| format!("WHERE template_id IN ({})", list(only.iter().copied())));
+        let (pending, used) = (Status::Pending as i64, Status::Used as i64);
+        let mut sums: BTreeMap<i64, Sum> = BTreeMap::new();
+        for database in &mut self.coupon {
+            for table in 0..self.map.tables() {
+                let sql = format!(
+                    "SELECT template_id, COUNT(*),
+                        CAST(SUM(CASE WHEN status <> {pending} THEN 1 ELSE 0 END) AS SIGNED),
+                        CAST(SUM(CASE WHEN status = {used} THEN discount_cents ELSE 0 END) AS SIGNED)
+                     FROM coupon_{table:03} {only} GROUP BY template_id"
+                );
+                for row in database.numbers::<4>(sql).await? {
+                    let [template_id, rows, issued, discount_cents] = row.map(Option::unwrap_or_default);
+                    let sum = sums.entry(template_id).or_default();
+                    sum.rows += rows;
+                    sum.issued += issued;
+                    sum.discount_cents += discount_cents;
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The stock's rows of templates.
+    async fn units(&mut self) -> anyhow::Result<BTreeMap<i64, Units>> {
+        let first = template_item(1);
+        let sql = format!("SELECT item, total, free, reserved, issued FROM stock WHERE item >= {first}");
+        let rows = self.stock.numbers::<5>(sql).await?;
+        let units = |row: [Option<i64>; 5]| {
+            let [item, total, free, reserved, issued] = row.map(Option::unwrap_or_default);
+            (item - template_item(0), Units { total, free, reserved, issued })
+        };
+        Ok(rows.into_iter().map(units).collect())
+    }
+
+    /// What batches have still to write, by template. Batches first: one that comes later is not in the stock's rows.
+    async fn unwritten(&mut self) -> anyhow::Result<BTreeMap<i64, i64>> {
+        let sql = "SELECT batch, template_id, coupons FROM issue_batch WHERE state <> 2";
+        let batches = self.coupon[0].numbers::<3>(sql.to_owned()).await?;
+        let mut unwritten = BTreeMap::new();
+        for batch in batches {
+            let [batch, template_id, coupons] = batch.map(Option::unwrap_or_default);
+            let mut left = coupons;
+            for database in &mut self.coupon {
+                let sql = format!("SELECT CAST(SUM(coupons) AS SIGNED) FROM issue_chunk WHERE batch = {batch}");
+                left -= database.numbers::<1>(sql).await?.first().and_then(|row| row[0]).unwrap_or(0);
+            }
+            *unwritten.entry(template_id).or_default() += left;
+        }
+        Ok(unwritten)
+    }
+
+    async fn allowed(&mut self) -> anyhow::Result<BTreeMap<i64, Allowed>> {
+        let sql = "SELECT template_id, rules FROM template_version";
+        let mut allowed: BTreeMap<i64, Allowed> = BTreeMap::new();
+        for (template_id, rules) in self.template.texts(sql).await? {
+            let rules = tercet_rules::decode(&rules).with_context(|| format!("the rules of template {template_id}"))?;
+            let most = allowed.entry(template_id).or_default();
+            most.coupons = most.coupons.max(rules.budget().coupons());
+            most.cents = most.cents.max(rules.budget().cents());
+            most.per_user = most.per_user.max(rules.quota().per_user().into());
+        }
+        Ok(allowed)
+    }
+}
+
+fn broken_units(&Units { total, free, reserved, issued }: &Units) -> Option<String> {
+    (free + reserved + issued != total)
+        .then(|| format!("reserved {reserved} + issued {issued} + free {free} ≠ {total}"))
+}
+
+/// `before` were issued before the stock was read, and at most `after` are or will be.
+fn broken_sum(&Units { reserved, issued, .. }: &Units, before: i64, after: i64) -> Option<String> {
+    if before > reserved + issued {
+        Some(format!("{before} coupons exist, and {issued} units are issued and {reserved} reserved"))
+    } else if issued > after {
+        Some(format!("{issued} units are issued, and {after} coupons exist"))
+    } else {
+        None
+    }
+}
+
+fn broken_budget(units: &Units, sum: &Sum, allowed: &Allowed) -> Option<String> {
+    let (total, off) = (units.total, sum.discount_cents);
+    let &Allowed { coupons, cents, .. } = allowed;
+    if total > coupons {
+        Some(format!("there are {total} units, and the budget has {coupons} coupons"))
+    } else if off > cents {
+        Some(format!("{off} cents are taken off, and the budget has {cents}"))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounds_leave_room_for_what_is_under_way_and_for_nothing_else() {
+        let units = |reserved, issued| Units { total: 100, free: 100 - reserved - issued, reserved, issued };
+        assert_eq!(broken_units(&units(3, 7)), None);
+        assert!(broken_units(&Units { free: 91, ..units(3, 7) }).is_some());
+        for (reserved, issued, before, after, sound) in
+            [(0, 7, 7, 7, true), (0, 7, 8, 8, false), (0, 7, 6, 6, false), (2, 7, 9, 9, true), (2, 7, 5, 7, true)]
+        {
+            assert_eq!(broken_sum(&units(reserved, issued), before, after).is_none(), sound);
+        }
+    }
+}

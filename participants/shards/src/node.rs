@@ -200,8 +200,8 @@ pub async fn lease<Db: Store>(
     Ok((ids, keeper))
 }
 
-/// Services that share a database may start together: then all but one find a table that is half made, and wait until it
-/// is whole.
+/// Services that share a database may start together: then all but one find a table that is half made, and wait until
+/// it is whole.
 async fn make_table<Db: Store>(pool: &Pool<Db>) -> Result<(), MigrateError> {
     let begun = Instant::now();
     loop {

@@ -356,7 +356,7 @@ mod tests {
         assert!(sums(&held(5, 0, 5, 0), 2, told(2, 1)).is_empty(), "one of which nothing was known was done");
         for (held, told) in [
             (held(5, 1, 5, 0), told(3, 0)),
-            (held(5, 0, 4, 0), told(3, 0)),
+            (held(5, 0, 4, 0), told(2, 0)),
             (held(5, 0, 5, 1), told(3, 0)),
             (held(5, 0, 5, 0), told(4, 0)),
             (held(5, 0, 5, 0), told(1, 1)),

@@ -95,7 +95,7 @@ impl Sharded {
         let told = |spec: Spec| spec.with("--kafka", kafka).with("--kafka-prefix", &prefix);
         let mut participants = vec![
             spec("stock", &single[0])?.start()?,
-            spec("coupon", &sharded)?.with("--shards", &spread).start()?,
+            told(spec("coupon", &sharded)?).with("--shards", &spread).start()?,
             told(spec("order", &single[1])?).start()?,
         ];
         let ports = [free_port()?, free_port()?, free_port()?, free_port()?, free_port()?];
@@ -117,7 +117,7 @@ impl Sharded {
         let others = vec![
             told(spec("coupon_template", &single[2])?).with("--listen", &template).start()?,
             told(spec("business_log", &single[3])?).with("--listen", &log).start()?,
-            of_coupons("issuing")?.with("--listen", &issuing).start()?,
+            told(of_coupons("issuing")?).with("--listen", &issuing).start()?,
             of_coupons("redemption")?.with("--listen", &redemption).start()?,
             spec_gateway.start()?,
         ];

@@ -162,9 +162,11 @@ async fn a_stream_is_read_no_further_than_its_outstanding_entries() {
     use tercet_coordinator::limits::STREAM_OUTSTANDING_MAX;
     let coordinator = Coordinator::start().await;
     let (up, mut stream) = open(&coordinator, 1).await;
-    // Nobody serves them, so none is decided.
+    // Nobody serves them, so none is decided; and no service is waited for by too many.
+    const SERVICES: [&str; 10] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9"];
     let entries = |from: u64| {
-        let entries = (from..from + 512).map(|id| entry(id, tcc(vec![branch("nobody", 1)]), pb::Wait::Decided));
+        let service = |id: u64| SERVICES[id as usize % SERVICES.len()];
+        let entries = (from..from + 512).map(|id| entry(id, tcc(vec![branch(service(id), 1)]), pb::Wait::Decided));
         pb::SubmitStreamRequest { entries: entries.collect() }
     };
     let sender = tokio::spawn(async move {
@@ -181,10 +183,13 @@ async fn a_stream_is_read_no_further_than_its_outstanding_entries() {
     .await;
     assert_eq!(full, STREAM_OUTSTANDING_MAX as u64);
     // Another call is not held up, and the stream still gets no further.
-    let other = coordinator.submit(tcc(vec![branch("nobody", 1)]), pb::Wait::Accepted).await.expect("it is taken");
+    let other = coordinator.submit(tcc(vec![branch("s0", 1)]), pb::Wait::Accepted).await.expect("it is taken");
     assert_eq!(branches(&other), [pb::BranchStatus::Pending]);
     assert_eq!(coordinator.statistics().await.live, full + 1);
-    let _party = Party::join(&coordinator, "nobody", agrees).await;
+    let mut parties = Vec::new();
+    for service in SERVICES {
+        parties.push(Party::join(&coordinator, service, agrees).await);
+    }
     let all = answers(&mut stream, 40 * 512).await;
     sender.await.expect("it does not panic");
     let decided = all.values().filter(|told| match told {

@@ -352,7 +352,7 @@ async fn every_error_has_its_code<Db: Store>(mut stage: Stage<Db>) {
     let request = pb::PauseRequest { template_id, change: change(1) };
     let status = client.pause(request).await.expect_err("it is a draft");
     let fault = Fault::from_status(&status).expect("of the catalogue");
-    assert_eq!(fault.text(Language::Zh), "模板处于 draft 状态，不能执行 pause");
+    assert_eq!(fault.text(Language::Zh), "模板处于 草稿 状态，不能执行 暂停");
     let request = pb::RollBackRequest { template_id, version: 2, change: change(0) };
     assert_eq!(code(client.roll_back(request).await), Code::WrongVersion);
 

@@ -201,11 +201,16 @@ pub async fn lease<Db: Store>(
 }
 
 /// Services that share a database may start together: then all but one find a table that is half made, and wait until
-/// it is whole.
+/// it is whole. Whether another is at it is asked before what has been done: who comes in between hears that all is
+/// done, and has to ask again.
 async fn make_table<Db: Store>(pool: &Pool<Db>) -> Result<(), MigrateError> {
     let begun = Instant::now();
     loop {
-        match Db::migrate(pool).await {
+        let made = match Db::migrate(pool).await {
+            Ok(()) => Db::migrate(pool).await,
+            failed => failed,
+        };
+        match made {
             Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..) | MigrateError::Dirty(_))
                 if begun.elapsed() < MAKING_MAX =>
             {

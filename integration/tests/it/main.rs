@@ -10,6 +10,7 @@ mod conservation;
 mod disk;
 mod events;
 mod fence;
+mod first_start;
 mod flows;
 mod fuzz;
 mod gateway;

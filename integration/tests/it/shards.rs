@@ -55,33 +55,6 @@ async fn leases<Db: node::Store>(pool: Pool<Db>) {
     }
 }
 
-/// Several services find no table, and none of them fails for that.
-async fn lease_together<Db: node::Store>(pools: Vec<Pool<Db>>) {
-    let leases = pools.into_iter().map(|pool| node::lease(pool, "together", LEASE));
-    for lease in futures_util::future::join_all(leases).await {
-        lease.unwrap_or_else(|error| panic!("{error:?}"));
-    }
-}
-
-#[tokio::test]
-async fn services_that_start_together_make_one_table_of_nodes() {
-    for _ in 0..5 {
-        let folder = tempfile::tempdir().expect("a folder");
-        let url = format!("sqlite://{}/home.db", folder.path().display());
-        let mut pools = vec![Sqlite::open(&url).await.expect("the database is there")];
-        for _ in 0..3 {
-            pools.push(Sqlite::open(&url).await.expect("the database is there"));
-        }
-        lease_together(pools).await;
-        let Some(url) = servers::mariadb().await.expect("the server answers") else { continue };
-        let mut pools = Vec::new();
-        for _ in 0..4 {
-            pools.push(MySql::open(&url).await.expect("the database is there"));
-        }
-        lease_together(pools).await;
-    }
-}
-
 #[tokio::test]
 async fn a_node_is_leased_once_at_a_time_on_sqlite() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -48,7 +48,7 @@ const LAYOUT: [(&str, &[&str]); 16] = [
     ("tercet-rules", &["tercet-proto"]),
     ("tercet-events", &["tercet", "tercet-proto"]),
     ("tercet-business-log", SERVICE),
-    ("tercet-shards", &[]),
+    ("tercet-shards", &["tercet"]),
     ("tercet-stock", SERVICE),
     ("tercet-coupon", SERVICE),
     ("tercet-coupon-template", SERVICE),

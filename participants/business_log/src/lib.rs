@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use sqlx::Pool;
-use sqlx::migrate::MigrateError;
 use tercet::service::Service;
+use tercet::tables;
 use tercet_events::bus::Bus;
 use tercet_events::consumer::Consuming;
 use tercet_events::outbox::Outbox;
@@ -52,7 +52,7 @@ pub async fn service<Db: Store>(
     pool: Pool<Db>,
     bus: Option<&Bus>,
     settings: Settings,
-) -> Result<Service<Db>, MigrateError> {
+) -> Result<Service<Db>, tables::Error> {
     Db::migrate(&pool).await?;
     let server = BusinessLogServer::from_arc(Arc::new(api::Api::new(pool.clone())));
     let service = Service::new(SERVICE, [pool.clone()]).routes(Routes::new(server), tercet_proto::DESCRIPTORS);

@@ -1,8 +1,7 @@
 //! The log's SQL, both dialects side by side. Rows travel as one JSON parameter.
 
-use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use tercet::participant::DbTx;
+use tercet::tables;
 use tercet_events::store::Store as EventStore;
 use tercet_proto::log::v1 as pb;
 
@@ -34,7 +33,7 @@ pub trait Store: EventStore {
     fn statement(search: &Search) -> &'static str;
 
     /// Creates the table, or brings it up to date.
-    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
+    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), tables::Error>> + Send;
 
     /// Writes entries.
     fn write(db_tx: &mut DbTx<Self>, entries: &[Entry]) -> impl Future<Output = sqlx::Result<()>> + Send;
@@ -134,12 +133,8 @@ macro_rules! store {
                 }
             }
 
-            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
-                let first = include_str!($migration).into_sql_str();
-                let first = Migration::new(1, "business log".into(), MigrationType::Simple, first, false);
-                let mut migrator = Migrator::with_migrations(vec![first]);
-                migrator.dangerous_set_table_name("business_log_migrations");
-                migrator.run(pool).await
+            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), tables::Error> {
+                tables::make(pool, "business_log", tables::versions([include_str!($migration)])).await
             }
 
             async fn write(db_tx: &mut DbTx<Self>, entries: &[Entry]) -> sqlx::Result<()> {

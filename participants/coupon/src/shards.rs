@@ -1,20 +1,15 @@
 //! The databases that coupons are in.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use sqlx::Pool;
-use sqlx::migrate::MigrateError;
 use tercet::fence::Dialect;
+use tercet::tables;
 use tercet_events::bus::Bus;
 use tercet_events::outbox::Outbox;
 use tercet_shards::ShardMap;
 
 use crate::store::{Store, tables};
-
-/// How long tables are waited for that another service may be making, and the pause between two looks.
-const MAKING_MAX: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// A pool for each database of a map, in its order.
 #[derive(Debug)]
@@ -45,7 +40,10 @@ pub enum Error {
     Open(usize, #[source] sqlx::Error),
     /// The tables can not be made, or are not those of this version.
     #[error("the tables in the database {0} of the shard map")]
-    Migrate(usize, #[source] MigrateError),
+    Tables(usize, #[source] tables::Error),
+    /// The outbox of events can not be made in one of the databases.
+    #[error("the outbox in a database of the shard map")]
+    Outbox(#[source] tables::Error),
 }
 
 impl<Db: sqlx::Database> Shards<Db> {
@@ -97,10 +95,10 @@ impl<Db: Store + Dialect> Shards<Db> {
     /// Makes the tables that are missing, in all databases.
     ///
     /// # Errors
-    /// [`Error::Migrate`].
+    /// [`Error::Tables`].
     pub async fn migrate(&self) -> Result<(), Error> {
         for (at, pool) in self.pools.iter().enumerate() {
-            made(pool, || Db::migrate(pool, self.map.tables())).await.map_err(|error| Error::Migrate(at, error))?;
+            Db::migrate(pool, self.map.tables()).await.map_err(|error| Error::Tables(at, error))?;
         }
         Ok(())
     }
@@ -109,39 +107,16 @@ impl<Db: Store + Dialect> Shards<Db> {
     /// service publishes them.
     ///
     /// # Errors
-    /// [`Error::Migrate`].
+    /// [`Error::Tables`].
     pub async fn outbox(&self, bus: Option<&Bus>) -> Result<Outbox, Error> {
         if bus.is_none() {
             return Ok(Outbox::off());
         }
-        for (at, pool) in self.pools.iter().enumerate() {
-            made(pool, || Db::migrate_events(pool)).await.map_err(|error| Error::Migrate(at, error))?;
-        }
-        Outbox::open(&self.pools).await.map_err(|error| Error::Migrate(0, error))
+        Outbox::open(&self.pools).await.map_err(Error::Outbox)
     }
 
     /// The names of all tables that a database has.
     pub fn tables(&self) -> Vec<String> {
         tables(self.map.tables())
     }
-}
-
-/// Makes tables, one process at a time where that can be had. Where it can not, which is on SQLite, whoever comes
-/// second finds tables that are half made, and waits until they are whole.
-async fn made<Db: Store, F: Future<Output = Result<(), MigrateError>>>(
-    pool: &Pool<Db>,
-    make: impl Fn() -> F,
-) -> Result<(), MigrateError> {
-    let alone = Db::making_tables(pool).await?;
-    let begun = Instant::now();
-    let made = loop {
-        match make().await {
-            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..)) if begun.elapsed() < MAKING_MAX => {
-                tokio::time::sleep(PAUSE).await;
-            }
-            made => break made,
-        }
-    };
-    drop(alone);
-    made
 }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::migrate::MigrateError;
 use tercet::participant::DbTx;
+use tercet::tables::Error;
 use tercet_events::store::Store as EventStore;
 use tercet_proto::coupon::v1::Claim;
 use tercet_shards::{ShardMap, Slot};
@@ -136,12 +136,8 @@ pub trait Store: EventStore {
     /// Whether a row that does not exist yet has to be made before it can be locked.
     const LOCKS_BY_ROW: bool;
 
-    /// Waits until no other process makes tables in this database, and keeps others waiting until the connection is
-    /// dropped; `None` where there is nothing to hold.
-    fn making_tables(pool: &sqlx::Pool<Self>) -> impl Future<Output = sqlx::Result<Option<Self::Connection>>> + Send;
-
     /// Creates the tables, so many of each kind, or brings them up to date.
-    fn migrate(pool: &sqlx::Pool<Self>, tables: usize) -> impl Future<Output = Result<(), MigrateError>> + Send;
+    fn migrate(pool: &sqlx::Pool<Self>, tables: usize) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Runs statements one after the other.
     fn run(db_tx: &mut DbTx<Self>, statements: &[Statement]) -> impl Future<Output = sqlx::Result<Vec<Ran>>> + Send;

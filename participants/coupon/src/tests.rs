@@ -275,7 +275,7 @@ async fn a_start_with_another_number_of_tables_fails_before_it_looks_in_the_wron
     let map = ShardMap::even(1, 8).expect("the counts are within their limits");
     let other = Shards::new(map, shards.pools().to_vec()).expect("it is one database");
     let error = other.migrate().await.expect_err("rows would be looked for elsewhere");
-    assert!(matches!(error, shards::Error::Migrate(0, _)), "{error}");
+    assert!(matches!(error, shards::Error::Tables(0, _)), "{error}");
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use sqlx::migrate::MigrateError;
 use tercet::service::Service;
+use tercet::tables;
 use tercet_events::bus::Bus;
 use tercet_events::outbox::Outbox;
 use tercet_events::relayed;
@@ -33,7 +33,7 @@ pub const SERVICE: &str = "coupon_template";
 ///
 /// # Errors
 /// When the tables can not be made, or are not those of this version.
-pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Result<Service<Db>, MigrateError> {
+pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Result<Service<Db>, tables::Error> {
     Db::migrate(&pool).await?;
     let outbox = match bus {
         Some(_) => Outbox::open(std::slice::from_ref(&pool)).await?,

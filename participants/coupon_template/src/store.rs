@@ -1,8 +1,7 @@
 //! Where templates are kept.
 
-use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use tercet::participant::DbTx;
+use tercet::tables;
 use tercet_events::store::Store as EventStore;
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_rules::{Audience, DecodeError, Period, Rules, decode, encode};
@@ -57,7 +56,7 @@ pub trait Store: EventStore {
     const LIST_STATUS: &'static str;
 
     /// Creates the tables, or brings them up to date.
-    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
+    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), tables::Error>> + Send;
 
     /// The database's clock, in milliseconds.
     fn now_ms(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<i64>> + Send;
@@ -167,12 +166,8 @@ macro_rules! store {
         impl Store for $database {
             const LIST_STATUS: &'static str = $words.list_status;
 
-            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
-                let first = include_str!($migration).into_sql_str();
-                let first = Migration::new(1, "coupon template".into(), MigrationType::Simple, first, false);
-                let mut migrator = Migrator::with_migrations(vec![first]);
-                migrator.dangerous_set_table_name("coupon_template_migrations");
-                migrator.run(pool).await
+            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), tables::Error> {
+                tables::make(pool, "coupon_template", tables::versions([include_str!($migration)])).await
             }
 
             async fn now_ms(db_tx: &mut DbTx<Self>) -> sqlx::Result<i64> {

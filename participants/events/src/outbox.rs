@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sqlx::Pool;
-use sqlx::migrate::MigrateError;
 use tercet::participant::DbTx;
+use tercet::tables;
 use tokio::sync::watch;
 
 use crate::event::Event;
@@ -36,8 +36,8 @@ impl Outbox {
     /// published by a [`Relay`](crate::relay::Relay) for each of them.
     ///
     /// # Errors
-    /// When the tables can not be made, or are not those of this version.
-    pub async fn open<Db: Store>(pools: &[Pool<Db>]) -> Result<Self, MigrateError> {
+    /// Those of [`tables::Error`].
+    pub async fn open<Db: Store>(pools: &[Pool<Db>]) -> Result<Self, tables::Error> {
         for pool in pools {
             Db::migrate_events(pool).await?;
         }

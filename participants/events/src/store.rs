@@ -2,11 +2,11 @@
 //!
 //! Time is the database's.
 
+use sqlx::Pool;
 use sqlx::error::DatabaseError;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{Pool, SqlSafeStr as _};
 use tercet::fence::Dialect;
 use tercet::participant::DbTx;
+use tercet::tables;
 
 mod statements;
 
@@ -83,7 +83,7 @@ pub trait Store: Dialect {
     const BEGIN_WRITE: &'static str;
 
     /// Creates the tables, or brings them up to date.
-    fn migrate_events(pool: &Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
+    fn migrate_events(pool: &Pool<Self>) -> impl Future<Output = Result<(), tables::Error>> + Send;
 
     /// Writes rows, in their order.
     fn outbox_append(db_tx: &mut DbTx<Self>, rows: &[Row]) -> impl Future<Output = sqlx::Result<()>> + Send;
@@ -161,13 +161,8 @@ macro_rules! store {
         impl Store for $database {
             const BEGIN_WRITE: &'static str = $sql.begin;
 
-            async fn migrate_events(pool: &Pool<Self>) -> Result<(), MigrateError> {
-                let first = include_str!($migration).into_sql_str();
-                let first = Migration::new(1, "events".into(), MigrationType::Simple, first, false);
-                let mut migrator = Migrator::with_migrations(vec![first]);
-                // The service's own tables live in this database too, and keep their own count.
-                migrator.dangerous_set_table_name("tercet_events_migrations");
-                migrator.run(pool).await
+            async fn migrate_events(pool: &Pool<Self>) -> Result<(), tables::Error> {
+                tables::make(pool, "tercet_events", tables::versions([include_str!($migration)])).await
             }
 
             async fn outbox_append(db_tx: &mut DbTx<Self>, rows: &[Row]) -> sqlx::Result<()> {

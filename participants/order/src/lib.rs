@@ -12,10 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 
-use sqlx::migrate::MigrateError;
 use tercet::action::{Action, Saga, Sender, Tcc};
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
+use tercet::tables;
 use tercet_events::bus::Bus;
 use tercet_events::consumer::Consuming;
 use tercet_events::event::{Event, Payload};
@@ -50,7 +50,7 @@ pub const COUNT_MAX: u32 = 1_000_000;
 ///
 /// # Errors
 /// When the tables can not be made, or are not those of this version.
-pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Result<Service<Db>, MigrateError> {
+pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Result<Service<Db>, tables::Error> {
     Db::migrate(&pool).await?;
     let outbox = match bus {
         Some(_) => Outbox::open(std::slice::from_ref(&pool)).await?,

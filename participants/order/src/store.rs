@@ -1,8 +1,7 @@
 //! The order service's SQL, both dialects side by side. Rows travel as one JSON parameter: a statement per slice.
 
-use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use tercet::participant::DbTx;
+use tercet::tables;
 use tercet_events::store::Store as EventStore;
 
 /// Where an order stands.
@@ -148,7 +147,7 @@ pub struct Totals {
 /// A database that this service can live in.
 pub trait Store: EventStore {
     /// Creates the tables, or brings them up to date.
-    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
+    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), tables::Error>> + Send;
 
     /// Which of these ids are taken. Locks nothing: of two that insert the same id, the later one fails and asks again.
     fn taken(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> impl Future<Output = sqlx::Result<Vec<i64>>> + Send;
@@ -305,18 +304,13 @@ const COUPONS: &str = "-- order_coupons
 macro_rules! store {
     ($database:ty, $sql:ident, $folder:literal) => {
         impl Store for $database {
-            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
-                let migration = |version, name: &'static str, sql: &'static str| {
-                    Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-                };
-                let mut migrator = Migrator::with_migrations(vec![
-                    migration(1, "order", include_str!(concat!($folder, "0001_order.sql"))),
-                    migration(2, "coupon use", include_str!(concat!($folder, "0002_coupon_use.sql"))),
-                    migration(3, "basket", include_str!(concat!($folder, "0003_basket.sql"))),
-                ]);
-                // The fence lives in this database too, and keeps its own count.
-                migrator.dangerous_set_table_name("order_migrations");
-                migrator.run(pool).await
+            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), tables::Error> {
+                let schema = [
+                    include_str!(concat!($folder, "0001_order.sql")),
+                    include_str!(concat!($folder, "0002_coupon_use.sql")),
+                    include_str!(concat!($folder, "0003_basket.sql")),
+                ];
+                tables::make(pool, "order", tables::versions(schema)).await
             }
 
             async fn taken(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<Vec<i64>> {

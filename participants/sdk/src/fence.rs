@@ -39,7 +39,7 @@ mod sqlite;
 
 pub use guard::{CommitError, commit_sender, guard};
 pub use sql::prepare;
-pub(crate) use sql::{Sql, check_table, migrate};
+pub(crate) use sql::{Sql, check_table};
 
 /// A database that can hold a fence: `sqlx::Sqlite`, `sqlx::Postgres` or `sqlx::MySql` (MariaDB too), by feature.
 pub trait Dialect: Sql {

@@ -99,4 +99,5 @@ mod port;
 pub mod retry;
 pub mod service;
 mod session;
+pub mod tables;
 pub mod xid;

@@ -335,7 +335,7 @@ impl<Db: Dialect> Service<Db> {
             let database = |source| Error::Database { place, source };
             let mut connection = Db::connect(pool).await.map_err(database)?;
             if fenced {
-                fence::migrate::<Db>(&mut connection).await.map_err(|error| database(sqlx::Error::from(error)))?;
+                fence::prepare(pool).await.map_err(|error| database(error.into()))?;
                 let own = Db::fence_id(&mut connection).await.map_err(database)?;
                 // The order matters: `place` goes by it.
                 id = id.rotate_left(1) ^ u128::from_be_bytes(own);

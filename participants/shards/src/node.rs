@@ -8,18 +8,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{Pool, SqlSafeStr as _};
+use sqlx::Pool;
+use tercet::fence::Dialect;
+use tercet::tables;
 use tracing::{info, warn};
 
 use crate::id::{Ids, NODES, Window};
 
 /// How long a lease is, unless a test wants another.
 pub const LEASE: Duration = Duration::from_secs(10);
-
-/// How long a table is waited for that another service may be making, and the pause between two looks.
-const MAKING_MAX: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Between two tries for a lease while there is none.
 const RETRY: Duration = Duration::from_millis(500);
@@ -45,12 +42,12 @@ pub struct Nodes {
 }
 
 /// A database that leases nodes.
-pub trait Store: sqlx::Database {
+pub trait Store: Dialect {
     /// Begins a transaction that is going to write.
-    const BEGIN: &'static str;
+    const BEGIN_LEASE: &'static str;
 
     /// Creates the table, or brings it up to date.
-    fn migrate(pool: &Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
+    fn migrate(pool: &Pool<Self>) -> impl Future<Output = Result<(), tables::Error>> + Send;
 
     /// Locks and reads all nodes.
     fn nodes(db_tx: &mut Self::Connection) -> impl Future<Output = sqlx::Result<Nodes>> + Send;
@@ -87,15 +84,10 @@ const MYSQL: Statements = Statements {
 macro_rules! store {
     ($database:ty, $sql:ident, $migration:literal, |$query:ident, $row:ident| $last:expr) => {
         impl Store for $database {
-            const BEGIN: &'static str = $sql.begin;
+            const BEGIN_LEASE: &'static str = $sql.begin;
 
-            async fn migrate(pool: &Pool<Self>) -> Result<(), MigrateError> {
-                let first = include_str!($migration).into_sql_str();
-                let first = Migration::new(1, "nodes".into(), MigrationType::Simple, first, false);
-                let mut migrator = Migrator::with_migrations(vec![first]);
-                // Others live in this database too, and keep their own count.
-                migrator.dangerous_set_table_name("shards_migrations");
-                migrator.run(pool).await
+            async fn migrate(pool: &Pool<Self>) -> Result<(), tables::Error> {
+                tables::make(pool, "shards", tables::versions([include_str!($migration)])).await
             }
 
             async fn nodes(db_tx: &mut Self::Connection) -> sqlx::Result<Nodes> {
@@ -165,7 +157,7 @@ fn millis(duration: Duration) -> i64 {
 pub enum Error {
     /// The table can not be made, or is not that of this version.
     #[error("the table of node ids")]
-    Migrate(#[from] MigrateError),
+    Tables(#[from] tables::Error),
     /// The database does not answer: try again.
     #[error("the database of node ids")]
     Database(#[from] sqlx::Error),
@@ -193,32 +185,11 @@ pub async fn lease<Db: Store>(
     owner: impl Into<String>,
     length: Duration,
 ) -> Result<(Arc<Ids>, Keeper<Db>), Error> {
-    make_table(&pool).await?;
+    Db::migrate(&pool).await?;
     let ids = Arc::new(Ids::new());
     let mut keeper = Keeper { pool, owner: owner.into(), length, ids: Arc::clone(&ids), held: None };
     keeper.take().await?;
     Ok((ids, keeper))
-}
-
-/// Services that share a database may start together: then all but one find a table that is half made, and wait until
-/// it is whole. Whether another is at it is asked before what has been done: who comes in between hears that all is
-/// done, and has to ask again.
-async fn make_table<Db: Store>(pool: &Pool<Db>) -> Result<(), MigrateError> {
-    let begun = Instant::now();
-    loop {
-        let made = match Db::migrate(pool).await {
-            Ok(()) => Db::migrate(pool).await,
-            failed => failed,
-        };
-        match made {
-            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..) | MigrateError::Dirty(_))
-                if begun.elapsed() < MAKING_MAX =>
-            {
-                tokio::time::sleep(PAUSE).await;
-            }
-            made => return made,
-        }
-    }
 }
 
 impl<Db: Store> Keeper<Db> {
@@ -247,7 +218,7 @@ impl<Db: Store> Keeper<Db> {
     /// Those of [`Error`]. The lease stays as long as it is.
     pub async fn beat(&mut self) -> Result<(), Error> {
         let Some(held) = self.held else { return self.take().await };
-        let mut db_tx = self.pool.begin_with(Db::BEGIN).await?;
+        let mut db_tx = self.pool.begin_with(Db::BEGIN_LEASE).await?;
         let nodes = Db::nodes(&mut db_tx).await?;
         let Some(held) = prolong(&nodes, &held, self.ids.unused_ms(), self.length, Instant::now()) else {
             warn!(node = held.row.node, owner = self.owner, "the node was taken: this process was away for too long");
@@ -263,7 +234,7 @@ impl<Db: Store> Keeper<Db> {
     }
 
     async fn take(&mut self) -> Result<(), Error> {
-        let mut db_tx = self.pool.begin_with(Db::BEGIN).await?;
+        let mut db_tx = self.pool.begin_with(Db::BEGIN_LEASE).await?;
         let nodes = Db::nodes(&mut db_tx).await?;
         let held = take(&nodes, self.length, Instant::now()).ok_or(Error::AllHeld)?;
         Db::put(&mut db_tx, held.row, &self.owner).await?;
@@ -277,7 +248,7 @@ impl<Db: Store> Keeper<Db> {
     async fn give_up(&mut self) -> Result<(), Error> {
         let Some(held) = self.held else { return Ok(()) };
         self.hold(None);
-        let mut db_tx = self.pool.begin_with(Db::BEGIN).await?;
+        let mut db_tx = self.pool.begin_with(Db::BEGIN_LEASE).await?;
         let nodes = Db::nodes(&mut db_tx).await?;
         if let Some(row) = nodes.rows.into_iter().find(|row| (row.node, row.epoch) == (held.row.node, held.row.epoch)) {
             let until_ms = self.ids.unused_ms().max(held.window.floor_ms).min(row.until_ms);

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use sqlx::migrate::MigrateError;
 use tercet::action::{Action, Saga, Tcc};
 use tercet::conserve::{Change as Moved, Invariant};
 use tercet::fence::{self, Dialect};
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
+use tercet::tables;
 use tercet_proto::stock::v1 as pb;
 use tercet_rules::Code;
 
@@ -90,7 +90,7 @@ impl Units for pb::Restock {
 ///
 /// # Errors
 /// When the tables can not be made, or are not those of this version.
-pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, MigrateError> {
+pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, tables::Error> {
     Db::migrate(&pool).await?;
     let watched = pool.clone();
     Ok(Service::new(SERVICE, [pool])
@@ -120,7 +120,7 @@ fn units() -> Invariant {
 /// # Errors
 /// The database's.
 pub async fn seed<Db: Store + Dialect>(pool: &sqlx::Pool<Db>, items: &[(i64, i64)]) -> sqlx::Result<()> {
-    fence::prepare(pool).await.map_err(sqlx::Error::from)?;
+    fence::prepare(pool).await?;
     let mut db_tx = pool.begin().await?;
     Db::add(&mut db_tx, items).await?;
     let delivered = |(item, units): &(i64, i64)| (*item, Moved { free: *units, ..Moved::default() });

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use tercet::participant::DbTx;
+use tercet::tables;
 
 /// What an operation may count on: the item is locked until the local transaction ends.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +67,7 @@ pub struct Totals {
 /// A database that this service can live in.
 pub trait Store: sqlx::Database {
     /// Creates the tables, or brings them up to date.
-    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), MigrateError>> + Send;
+    fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), tables::Error>> + Send;
 
     /// Locks these items, in their order, and reads them; items that do not exist are left out.
     fn levels(db_tx: &mut DbTx<Self>, items: &[i64]) -> impl Future<Output = sqlx::Result<Vec<Level>>> + Send;
@@ -165,14 +164,9 @@ const MYSQL: Statements = Statements {
 macro_rules! store {
     ($database:ty, $sql:ident, $first:literal, $second:literal) => {
         impl Store for $database {
-            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), MigrateError> {
-                let schema = [include_str!($first), include_str!($second)].map(|sql| sql.into_sql_str());
-                let migration =
-                    |(version, sql)| Migration::new(version, "stock".into(), MigrationType::Simple, sql, false);
-                let mut migrator = Migrator::with_migrations((1..).zip(schema).map(migration).collect());
-                // The fence lives in this database too, and keeps its own count.
-                migrator.dangerous_set_table_name("stock_migrations");
-                migrator.run(pool).await
+            async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), tables::Error> {
+                let schema = [include_str!($first), include_str!($second)];
+                tables::make(pool, "stock", tables::versions(schema)).await
             }
 
             async fn levels(db_tx: &mut DbTx<Self>, items: &[i64]) -> sqlx::Result<Vec<Level>> {

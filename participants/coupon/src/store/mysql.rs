@@ -1,8 +1,8 @@
 //! How statements are run on MariaDB and MySQL: all of them as one text in one message.
 
 use futures_util::TryStreamExt as _;
-use sqlx::migrate::MigrateError;
 use sqlx::{AssertSqlSafe, Either, Executor as _, MySql, MySqlConnection, Pool, Row as _};
+use tercet::tables;
 
 use super::{Ran, Statement, Store, statements};
 use crate::schema;
@@ -10,25 +10,17 @@ use crate::schema;
 impl Store for MySql {
     const LOCKS_BY_ROW: bool = true;
 
-    async fn making_tables(pool: &Pool<Self>) -> sqlx::Result<Option<MySqlConnection>> {
-        // The migrator's own lock has no time limit, which on MariaDB is no lock: GET_LOCK(…, -1) is NULL. Two that run
-        // side by side can end in a deadlock that leaves a migration half applied for ever.
-        const SQL: &str = "-- coupon_making_tables
-            SELECT GET_LOCK(CONCAT('tercet tables ', LEFT(DATABASE(), 40)), 60)";
-        let mut connection = pool.acquire().await?.detach();
-        sqlx::query(SQL).execute(&mut connection).await?;
-        Ok(Some(connection))
-    }
-
-    async fn migrate(pool: &Pool<Self>, tables: usize) -> Result<(), MigrateError> {
-        let first = include_str!("../../../../sql/coupon/mysql/0001_coupon.sql");
-        let second = include_str!("../../../../sql/coupon/mysql/0002_shards.sql");
-        let third = include_str!("../../../../sql/coupon/mysql/0003_issue.sql");
-        let fourth = include_str!("../../../../sql/coupon/mysql/0004_jobs.sql");
-        let fifth = include_str!("../../../../sql/coupon/mysql/0005_redemption.sql");
+    async fn migrate(pool: &Pool<Self>, count: usize) -> Result<(), tables::Error> {
+        let once = [
+            include_str!("../../../../sql/coupon/mysql/0001_coupon.sql"),
+            include_str!("../../../../sql/coupon/mysql/0002_shards.sql"),
+            include_str!("../../../../sql/coupon/mysql/0003_issue.sql"),
+            include_str!("../../../../sql/coupon/mysql/0004_jobs.sql"),
+            include_str!("../../../../sql/coupon/mysql/0005_redemption.sql"),
+        ];
         let shard = include_str!("../../../../sql/coupon/mysql/shard.sql");
-        let once = [first, second, third, fourth, fifth];
-        schema::migrator(&once, |n| statements::schema(shard, n, tables), tables).run(pool).await
+        let schema = schema::versions(once, |n| statements::schema(shard, n, count), count);
+        tables::make(pool, schema::OWNER, schema).await
     }
 
     async fn run(db_tx: &mut MySqlConnection, all: &[Statement]) -> sqlx::Result<Vec<Ran>> {

@@ -1,7 +1,7 @@
 //! How statements are run on SQLite: each is prepared once, and gets what it is about as a parameter.
 
-use sqlx::migrate::MigrateError;
 use sqlx::{AssertSqlSafe, Pool, Row as _, Sqlite, SqliteConnection};
+use tercet::tables;
 
 use super::{Ran, Statement, Store, statements};
 use crate::schema;
@@ -9,19 +9,17 @@ use crate::schema;
 impl Store for Sqlite {
     const LOCKS_BY_ROW: bool = false;
 
-    async fn making_tables(_: &Pool<Self>) -> sqlx::Result<Option<SqliteConnection>> {
-        Ok(None)
-    }
-
-    async fn migrate(pool: &Pool<Self>, tables: usize) -> Result<(), MigrateError> {
-        let first = include_str!("../../../../sql/coupon/sqlite/0001_coupon.sql");
-        let second = include_str!("../../../../sql/coupon/sqlite/0002_shards.sql");
-        let third = include_str!("../../../../sql/coupon/sqlite/0003_issue.sql");
-        let fourth = include_str!("../../../../sql/coupon/sqlite/0004_jobs.sql");
-        let fifth = include_str!("../../../../sql/coupon/sqlite/0005_redemption.sql");
+    async fn migrate(pool: &Pool<Self>, count: usize) -> Result<(), tables::Error> {
+        let once = [
+            include_str!("../../../../sql/coupon/sqlite/0001_coupon.sql"),
+            include_str!("../../../../sql/coupon/sqlite/0002_shards.sql"),
+            include_str!("../../../../sql/coupon/sqlite/0003_issue.sql"),
+            include_str!("../../../../sql/coupon/sqlite/0004_jobs.sql"),
+            include_str!("../../../../sql/coupon/sqlite/0005_redemption.sql"),
+        ];
         let shard = include_str!("../../../../sql/coupon/sqlite/shard.sql");
-        let once = [first, second, third, fourth, fifth];
-        schema::migrator(&once, |n| statements::schema(shard, n, tables), tables).run(pool).await
+        let schema = schema::versions(once, |n| statements::schema(shard, n, count), count);
+        tables::make(pool, schema::OWNER, schema).await
     }
 
     async fn run(db_tx: &mut SqliteConnection, all: &[Statement]) -> sqlx::Result<Vec<Ran>> {

@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 
 use futures_util::TryStreamExt as _;
+use sqlx::migrate::Migrator;
 use sqlx::mysql::{MySqlDatabaseError, MySqlPoolOptions, MySqlRow};
 use sqlx::{ConnectOptions as _, Either, Executor, MySql, MySqlConnection, Pool, Row as _, SqlStr};
 
 use super::sql::{Numbered, found, signed};
 use super::{Dialect, Entry, Found, Settled, Sql, State};
+use crate::tables;
 use crate::xid::Xid;
 
 impl Dialect for MySql {
@@ -32,6 +34,19 @@ impl Sql for MySql {
 
     async fn connect(pool: &Pool<Self>) -> Result<MySqlConnection, sqlx::Error> {
         pool.connect_options().connect().await
+    }
+
+    async fn make_tables(connection: &mut MySqlConnection, migrator: &Migrator) -> Result<(), tables::Error> {
+        // Of all databases of a server; two with one beginning only wait for each other.
+        const SQL: &str = "-- tables_lock
+            SELECT GET_LOCK(CONCAT('tercet tables ', LEFT(DATABASE(), 40)), ?)";
+        // It goes with the connection, even when this process dies.
+        let lock = sqlx::query_scalar(SQL).bind(tables::WAIT.as_secs());
+        match lock.fetch_one(&mut *connection).await.map_err(tables::Error::Lock)? {
+            Some(1_i64) => Ok(migrator.run_direct(None, connection, false).await?),
+            Some(_) => Err(tables::Error::Held),
+            None => Err(tables::Error::Lock(sqlx::Error::Protocol("GET_LOCK gave nothing".into()))),
+        }
     }
 
     async fn execute(connection: &mut MySqlConnection, sql: SqlStr) -> Result<(), sqlx::Error> {

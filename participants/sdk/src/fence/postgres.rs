@@ -1,10 +1,12 @@
 //! The fence on PostgreSQL: rows as arrays.
 
+use sqlx::migrate::Migrator;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions as _, PgConnection, Pool, Postgres, Row as _, SqlStr};
 
 use super::sql::{Numbered, found, signed};
 use super::{Dialect, Entry, Found, Settled, Sql};
+use crate::tables;
 use crate::xid::Xid;
 
 impl Dialect for Postgres {
@@ -29,6 +31,23 @@ impl Sql for Postgres {
 
     async fn connect(pool: &Pool<Self>) -> Result<PgConnection, sqlx::Error> {
         pool.connect_options().connect().await
+    }
+
+    async fn make_tables(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), tables::Error> {
+        const WAIT: &str = "-- tables_wait
+            SELECT set_config('lock_timeout', $1, false)";
+        // Of this database alone. It goes with the connection, even when this process dies.
+        const LOCK: &str = "-- tables_lock
+            SELECT pg_advisory_lock(hashtextextended('tercet tables', 0))";
+        let wait = format!("{}s", tables::WAIT.as_secs());
+        sqlx::query(WAIT).bind(wait).execute(&mut *connection).await.map_err(tables::Error::Lock)?;
+        match sqlx::query(LOCK).execute(&mut *connection).await {
+            Ok(_) => Ok(migrator.run_direct(None, connection, false).await?),
+            Err(error) if error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == "55P03") => {
+                Err(tables::Error::Held)
+            }
+            Err(error) => Err(tables::Error::Lock(error)),
+        }
     }
 
     async fn execute(connection: &mut PgConnection, sql: SqlStr) -> Result<(), sqlx::Error> {

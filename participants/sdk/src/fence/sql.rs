@@ -2,10 +2,11 @@
 
 use std::future::Future;
 
-use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migrate, Migrator};
 use sqlx::{AssertSqlSafe, Database, Pool, SqlStr};
 
 use super::{Entry, Found, Settled, State};
+use crate::tables;
 use crate::xid::Xid;
 
 /// The fence's statements. Implemented here only, which seals [`Dialect`](super::Dialect).
@@ -25,6 +26,12 @@ pub trait Sql: Database<Connection: Migrate> {
 
     /// A connection of the SDK's own.
     fn connect(pool: &Pool<Self>) -> impl Future<Output = Result<Self::Connection, sqlx::Error>> + Send;
+
+    /// Runs a migrator that takes no lock, alone in this database: waits for others, at most [`tables::WAIT`].
+    fn make_tables(
+        connection: &mut Self::Connection,
+        migrator: &Migrator,
+    ) -> impl Future<Output = Result<(), tables::Error>> + Send;
 
     /// Runs statements without parameters.
     fn execute(connection: &mut Self::Connection, sql: SqlStr) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
@@ -82,20 +89,9 @@ pub(super) type Numbered = (Vec<i64>, Vec<String>);
 /// before.
 ///
 /// # Errors
-/// When the database can not be used, or its tables are of another version.
-pub async fn prepare<Db: super::Dialect>(pool: &Pool<Db>) -> Result<(), sqlx::migrate::MigrateError> {
-    migrate::<Db>(&mut Db::connect(pool).await?).await
-}
-
-/// Makes the fence's tables where they are missing.
-pub(crate) async fn migrate<Db: Sql>(connection: &mut Db::Connection) -> Result<(), sqlx::migrate::MigrateError> {
-    let versions = (1..).zip(["fence", "book"]).zip(Db::SCHEMA);
-    let versions = versions.map(|((version, name), sql)| {
-        Migration::new(version, name.into(), MigrationType::Simple, SqlStr::from_static(sql), false)
-    });
-    let mut migrator = Migrator::with_migrations(versions.collect());
-    migrator.dangerous_set_table_name("tercet_fence_migrations");
-    migrator.run_direct(None, connection, false).await
+/// Those of [`tables::Error`].
+pub async fn prepare<Db: super::Dialect>(pool: &Pool<Db>) -> Result<(), tables::Error> {
+    tables::make(pool, "tercet_fence", tables::versions(Db::SCHEMA)).await
 }
 
 /// Fails unless this table is visible on the fence's connection, which makes both part of one local transaction.

@@ -4,19 +4,27 @@ use std::fmt::Write as _;
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Pool, Row as _, SqlStr, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Pool, Row as _, SqlStr, Sqlite, SqliteConnection};
+use tokio::time::{Instant, sleep};
 
 use super::sql::{Numbered, found, signed};
 use super::{Dialect, Entry, Found, Settled, Sql};
+use crate::tables;
 use crate::xid::Xid;
+
+/// How long a lock is waited for.
+const BUSY: Duration = Duration::from_secs(5);
+/// Between two tries to open a file that others are opening.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Durable at every commit, and quick besides.
 fn durable(options: SqliteConnectOptions) -> SqliteConnectOptions {
     let options = options
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(5))
+        .busy_timeout(BUSY)
         // The statement journals of multi-row statements: with files, a third of the time goes to opening them.
         .pragma("temp_store", "memory");
     // The conformance suite names the statements that it drops a transaction after.
@@ -26,7 +34,15 @@ fn durable(options: SqliteConnectOptions) -> SqliteConnectOptions {
 impl Dialect for Sqlite {
     async fn open(url: &str) -> Result<Pool<Self>, sqlx::Error> {
         let options = durable(SqliteConnectOptions::from_str(url)?.create_if_missing(true));
-        SqlitePoolOptions::new().max_connections(4).connect_with(options).await
+        let begun = Instant::now();
+        loop {
+            let opened = SqlitePoolOptions::new().max_connections(4).connect_with(options.clone()).await;
+            match opened {
+                // Of several that open a new file one sets its journal's mode, for which SQLite lets nobody wait.
+                Err(error) if Self::is_conflict(&error) && begun.elapsed() < BUSY => sleep(PAUSE).await,
+                opened => return opened,
+            }
+        }
     }
 }
 
@@ -48,6 +64,18 @@ impl Sql for Sqlite {
         durable(SqliteConnectOptions::clone(&pool.connect_options())).connect().await
     }
 
+    async fn make_tables(connection: &mut SqliteConnection, migrator: &Migrator) -> Result<(), tables::Error> {
+        let wait = AssertSqlSafe(format!("PRAGMA busy_timeout = {}", tables::WAIT.as_millis()));
+        sqlx::raw_sql(wait).execute(&mut *connection).await.map_err(tables::Error::Lock)?;
+        let begun = connection.begin_with("BEGIN IMMEDIATE").await;
+        let mut db_tx = begun.map_err(|error| match Self::is_conflict(&error) {
+            true => tables::Error::Held,
+            false => tables::Error::Lock(error),
+        })?;
+        migrator.run_direct(None, &mut *db_tx, false).await?;
+        Ok(db_tx.commit().await.map_err(MigrateError::Execute)?)
+    }
+
     async fn execute(connection: &mut SqliteConnection, sql: SqlStr) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(sql).execute(connection).await.map(|_| ())
     }
@@ -57,7 +85,7 @@ impl Sql for Sqlite {
         sql: String,
         numbers: usize,
     ) -> Result<Vec<Numbered>, sqlx::Error> {
-        let sql = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(sql));
+        let sql = sqlx::SqlSafeStr::into_sql_str(AssertSqlSafe(sql));
         let rows = sqlx::raw_sql(sql).fetch_all(connection).await?;
         rows.iter()
             .map(|row| {

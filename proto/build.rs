@@ -2,11 +2,12 @@
 
 use prost::Message as _;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "tercet/admin/v1/admin.proto",
     "tercet/coordinator/v1/coordinator.proto",
     "tercet/coupon/v1/coupon.proto",
     "tercet/coupon/v1/issuing.proto",
+    "tercet/coupon/v1/occasion.proto",
     "tercet/coupon/v1/redemption.proto",
     "tercet/coupon_template/v1/coupon_template.proto",
     "tercet/events/v1/events.proto",

@@ -1,8 +1,10 @@
 //! The gateway over HTTP in front of the real template service: what operators and users do, every error by its code,
 //! stolen and wrongly signed tokens, limits, shedding, slow clients, and the document against the routes.
 
+mod apart;
 mod coupons;
 mod log;
+mod occasions;
 mod plan;
 mod program;
 mod redemptions;
@@ -428,7 +430,8 @@ async fn the_document_knows_every_route_and_every_code() {
     assert_eq!(document["openapi"], "3.1.0");
     let mut names = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().expect("paths") {
-        let parts = ["{template_id}", "{version}", "{coupon_id}", "{batch_id}", "{key}", "{order_id}", "{user_id}"];
+        let coupons = ["{template_id}", "{version}", "{coupon_id}", "{batch_id}", "{occasion_id}", "{campaign_id}"];
+        let parts = [&coupons[..], &["{key}", "{order_id}", "{user_id}"]].concat();
         let address = parts.iter().fold(path.clone(), |path, part| path.replace(part, "1"));
         assert!(!address.contains('{'), "{path} has a part that this test does not know");
         for (method, operation) in methods.as_object().expect("methods") {

@@ -1,6 +1,7 @@
 //! The issuing service over gRPC, with a coordinator, stock, coupons and templates, on SQLite and on a real MariaDB, on
 //! shards.
 
+mod occasions;
 pub(crate) mod world;
 
 use std::collections::BTreeSet;

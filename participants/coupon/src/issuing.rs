@@ -3,7 +3,8 @@
 //! A claim is a transaction of the coordinator over the stock of its template and the rows of its user. Before it is
 //! begun, what can be known here is decided here ([`known`]): the template's offer is at most [`FRESH`] old, and what
 //! is refused from memory is what nothing but a change of the template can make wrong. Many coupons at once go
-//! straight into the shards ([`batch`]), after their stock was reserved by one transaction.
+//! straight into the shards ([`batch`]), after their stock was reserved by one transaction; so do those of occasions
+//! ([`occasions`]), which events lead to.
 //!
 //! The stock of a template is set here, before the first claim under a new revision of it: nobody can claim anything
 //! that this service has not seen, so it is early enough, and the template service stays free of the coordinator. A
@@ -17,6 +18,7 @@ use tercet::client::Client;
 use tercet::fence::Dialect;
 use tercet::service::Service;
 use tercet_events::bus::Bus;
+use tercet_events::consumer::Consuming;
 use tercet_events::outbox::Outbox;
 use tercet_proto::coupon::v1::issuing_server::IssuingServer;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
@@ -32,13 +34,15 @@ mod jobs;
 mod known;
 pub mod limits;
 mod lookup;
+pub mod occasions;
 mod offers;
 
-use crate::store::batches::Batches;
 use crate::store::jobs::Jobs;
+use crate::store::occasions::Occasions;
 use crate::{Shards, metrics};
 pub(crate) use fields::id;
 use known::Known;
+use occasions::Told;
 use offers::Offers;
 
 pub use jobs::CRON;
@@ -91,11 +95,11 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
 /// The service over these databases, whose tables are made where they are missing, with its scheduled jobs at the times
 /// that `cron` says (seconds first; [`CRON`]). It takes part in no transaction
 /// itself: the coupon service does, over the same databases. With a bus it tells of batches and of what expires, to the
-/// outboxes that the coupon service publishes.
+/// outboxes that the coupon service publishes, and gives to those whom events are about as occasions say.
 ///
 /// # Errors
 /// Those of [`Error`].
-pub async fn service<Db: Batches + Jobs + Dialect + node::Store>(
+pub async fn service<Db: Occasions + Dialect + node::Store>(
     shards: Shards<Db>,
     peers: Peers,
     cron: impl Into<String>,
@@ -108,10 +112,16 @@ pub async fn service<Db: Batches + Jobs + Dialect + node::Store>(
     let (ids, keeper) = node::lease(home, SERVICE, node::LEASE).await?;
     let (pools, cron) = (shards.pools().to_vec(), cron.into());
     let scheduled = jobs::Jobs::new(shards.clone(), Arc::clone(&ids), peers.clone(), outbox.clone());
-    let server = IssuingServer::new(api::Api(Arc::new(Issuing::new(shards, ids, peers, outbox))));
+    let told = bus.map(|bus| Consuming::new(Told::<Db>::new(&ids), [shards.home().clone()], bus.clone()));
+    let issuing = Arc::new(Issuing::new(shards, ids, peers, outbox));
+    let server = IssuingServer::new(api::Api(Arc::clone(&issuing)));
     let server = server.max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-    let service = Service::new(SERVICE, pools).routes(Routes::new(server), tercet_proto::DESCRIPTORS);
+    let mut service = Service::new(SERVICE, pools).routes(Routes::new(server), tercet_proto::DESCRIPTORS);
+    if let Some(told) = told {
+        service = service.beside("occasions' events", |stop| told.run(stop));
+    }
     Ok(service
+        .beside("occasions", |stop| occasions::run(issuing, stop))
         .beside("node id", |mut stop| async move {
             keeper.run(stop.requested()).await;
             Ok(())

@@ -28,8 +28,17 @@ pub(crate) fn ready() {
     for code in [Code::SystemBusy, Code::Timeout, Code::Internal] {
         counter!("tercet_issuing_claims_total", "outcome" => code.name()).increment(0);
     }
+    for outcome in ["done", "later"] {
+        counter!("tercet_issuing_occasion_runs_total", "outcome" => outcome).increment(0);
+    }
     issued(0);
     expired(0);
+}
+
+/// A try to give to users of an occasion: `done`, `later` where its outcome is not known, or the code of a refusal.
+pub(crate) fn occasion(outcome: &'static str, users: i64) {
+    counter!("tercet_issuing_occasion_runs_total", "outcome" => outcome).increment(1);
+    counter!("tercet_issuing_occasion_users_total", "outcome" => outcome).increment(users.unsigned_abs());
 }
 
 /// Coupons that batches issued.

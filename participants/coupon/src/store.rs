@@ -16,6 +16,7 @@ pub mod batches;
 pub mod jobs;
 #[cfg(feature = "mysql")]
 mod mysql;
+pub mod occasions;
 pub mod redemptions;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -384,8 +385,7 @@ pub async fn page<Db: Store>(
     (before, limit): (i64, u32),
 ) -> sqlx::Result<Vec<(Coupon, bool)>> {
     let status = status.map_or(-1, |status| status as i64);
-    let one = statement(Kind::Page, table, &[before, template_id, status, limit.into()]);
-    let ran = Db::run(db_tx, &[one]).await?;
+    let ran = Db::run(db_tx, &[statement(Kind::Page, table, &[before, template_id, status, limit.into()])]).await?;
     ran.iter().flat_map(|ran| &ran.rows).map(|row| Ok((Coupon::from_row(row)?, last(row)? != 0))).collect()
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod coupons;
 pub(crate) mod log;
+pub(crate) mod occasions;
 pub(crate) mod offers;
 pub(crate) mod redemptions;
 pub(crate) mod templates;

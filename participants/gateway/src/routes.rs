@@ -4,7 +4,7 @@ use axum::http::Method;
 use bytes::Bytes;
 use tercet_rules::Code;
 
-use crate::api::{coupons, log, offers, redemptions, templates};
+use crate::api::{coupons, log, occasions, offers, redemptions, templates};
 use crate::limits::LARGE_BODY_BYTES_MAX;
 use crate::openapi;
 use crate::route::Route;
@@ -68,6 +68,7 @@ pub(crate) fn table() -> Vec<Route> {
     routes.extend(shops());
     routes.extend(operators());
     routes.extend(issuers());
+    routes.extend(givers());
     routes.extend(helpers());
     routes.push(health());
     routes.push(page());
@@ -192,6 +193,40 @@ fn issuers() -> Vec<Route> {
         Route::new(Method::GET, "/v1/operator/batches/{batch_id}", "get_batch", coupons::progress)
             .says("How far a batch is")
             .fails(&[Code::NotFound]),
+    ]
+}
+
+/// Occasions to give coupons, for operators, and what they are told.
+fn givers() -> Vec<Route> {
+    vec![
+        Route::new(Method::POST, "/v1/operator/occasions", "create_occasion", occasions::create)
+            .says("From now on gives coupons to each user who registers, or to those of a campaign that starts, once")
+            .keyed()
+            .answers(&[200, 201])
+            .fails(&[Code::NotFound, Code::KeyReused, Code::NoEvents]),
+        Route::new(Method::GET, "/v1/operator/occasions", "list_occasions", occasions::list)
+            .says("Occasions, newest first"),
+        Route::new(Method::GET, "/v1/operator/occasions/{occasion_id}", "get_occasion", occasions::get)
+            .says("An occasion, and how many users have their coupons by it")
+            .fails(&[Code::NotFound]),
+        Route::new(Method::POST, "/v1/operator/occasions/{occasion_id}/stop", "stop_occasion", occasions::stop)
+            .says("Ends an occasion: what happens from now on finds it no more; again: changes nothing")
+            .fails(&[Code::NotFound]),
+        Route::new(Method::POST, "/v1/operator/occasions/{occasion_id}/retry", "retry_occasion", occasions::retry)
+            .says("Tries again what was refused, such as for want of stock: 1,000 runs at a time")
+            .fails(&[Code::NotFound]),
+        Route::new(Method::GET, "/v1/operator/occasions/{occasion_id}/runs", "list_occasion_runs", occasions::runs)
+            .says("What came of an occasion, newest first, and why not")
+            .fails(&[Code::NotFound]),
+        Route::new(Method::POST, "/v1/operator/users/{user_id}/registered", "tell_registered", occasions::registered)
+            .says("Tells that a user has registered, for whoever has no way to the broker; again: gives nothing twice")
+            .answers(&[202])
+            .fails(&[Code::NoEvents]),
+        Route::new(Method::POST, "/v1/operator/campaigns/{campaign_id}/start", "start_campaign", occasions::start)
+            .says("Tells that a campaign has started for these users; again: gives nobody anything twice")
+            .takes(LARGE_BODY_BYTES_MAX)
+            .answers(&[202])
+            .fails(&[Code::NoEvents]),
     ]
 }
 

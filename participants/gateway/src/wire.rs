@@ -3,6 +3,7 @@
 pub(crate) mod common;
 pub(crate) mod coupon;
 pub(crate) mod log;
+pub(crate) mod occasion;
 pub(crate) mod redemption;
 pub(crate) mod rules;
 pub(crate) mod template;

@@ -136,6 +136,9 @@ codes! {
     /// The order does not stand where it can be taken back.
     NotRefundable = "NOT_REFUNDABLE", FailedPrecondition, 409,
         "订单 {order_id} 当前不能退款", "Order {order_id} can not be refunded now";
+    /// This installation has nothing that carries events.
+    NoEvents = "NO_EVENTS", FailedPrecondition, 409,
+        "未接入事件总线，无法使用此功能", "No events come here: this needs a broker";
     /// It is not written as the document says.
     Malformed = "MALFORMED", InvalidArgument, 400,
         "无法解析 {field}：{detail}", "{field} can not be read: {detail}";
@@ -306,6 +309,7 @@ fn chinese<'a>(argument: &str, value: &'a str) -> &'a str {
         ("what", "coupon") => "优惠券",
         ("what", "batch") => "批次",
         ("what", "order") => "订单",
+        ("what", "occasion") => "发券活动",
         ("status", "draft") => "草稿",
         ("status", "gray") => "灰度",
         ("status", "published") => "已发布",

@@ -170,7 +170,7 @@ impl Slice {
             // What others hold may come back.
             Some(level) => {
                 let last = ("final", (level.reserved == 0).to_string());
-                Answer::refused(Code::SoldOut.fault([last]).reason())
+                Answer::refused(Code::SoldOut.fault([last, ("free", level.free.to_string())]).reason())
             }
             None => Answer::refused(format!("item {item} does not exist")),
         }

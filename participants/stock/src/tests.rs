@@ -138,9 +138,9 @@ async fn nothing_is_left_for_good_when_nothing_is_reserved_either() {
     let pool = stock(&[(1, 2)]).await;
     let refused = |answers: Vec<Answer>, last| assert!(is_refused(&answers[0], last), "{answers:?}");
     run!(pool, RESERVER.try_, reserve([(1, 2)]));
-    refused(run!(pool, RESERVER.try_, reserve([(1, 1)])), "SOLD_OUT(final=false)");
+    refused(run!(pool, RESERVER.try_, reserve([(1, 1)])), "SOLD_OUT(final=false,free=0)");
     run!(pool, RESERVER.confirm, reserve([(1, 2)]));
-    refused(run!(pool, RESERVER.try_, reserve([(1, 1)])), "SOLD_OUT(final=true)");
+    refused(run!(pool, RESERVER.try_, reserve([(1, 1)])), "SOLD_OUT(final=true,free=0)");
 }
 
 #[tokio::test]

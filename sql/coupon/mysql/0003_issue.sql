@@ -28,3 +28,53 @@ CREATE TABLE issue_chunk (
   coupons BIGINT NOT NULL,
   PRIMARY KEY (batch, chunk)
 ) ENGINE = InnoDB;
+
+-- Standing rules of operators, in the first database alone: when something happens, those whom it is about get coupons.
+-- what: 1 a user registers, who belongs to this group where one is named; 2 this campaign starts. state: 1 active, 2
+-- stopped. users, given and refused are counted with the runs below; those who are neither given nor refused wait.
+CREATE TABLE occasion (
+  occasion_id BIGINT PRIMARY KEY,
+  idempotency_key VARBINARY(128) NOT NULL UNIQUE,
+  digest CHAR(64) CHARACTER SET ascii NOT NULL,
+  what BIGINT NOT NULL CHECK (what IN (1, 2)),
+  user_group VARCHAR(64) CHARACTER SET utf8mb4 NOT NULL,
+  campaign_id BIGINT NOT NULL,
+  template_id BIGINT NOT NULL,
+  coupons_per_user BIGINT NOT NULL,
+  state BIGINT NOT NULL CHECK (state IN (1, 2)),
+  revision BIGINT NOT NULL,
+  users BIGINT NOT NULL DEFAULT 0,
+  given BIGINT NOT NULL DEFAULT 0,
+  refused BIGINT NOT NULL DEFAULT 0,
+  operator VARCHAR(64) CHARACTER SET utf8mb4 NOT NULL,
+  reason VARCHAR(512) CHARACTER SET utf8mb4 NOT NULL,
+  created_ms BIGINT NOT NULL,
+  stopped_ms BIGINT,
+  CHECK (given >= 0 AND refused >= 0 AND given + refused <= users),
+  KEY by_state (state, occasion_id)
+) ENGINE = InnoDB;
+
+-- What came of events that came together: the batch occasion/RUN for their users. state: 0 waiting, 1 done, 2 refused.
+-- Whoever tries one that is due raises tries, and moves due_ms on for as long as he may take.
+CREATE TABLE occasion_run (
+  run BIGINT PRIMARY KEY,
+  occasion_id BIGINT NOT NULL,
+  users BIGINT NOT NULL,
+  state BIGINT NOT NULL CHECK (state BETWEEN 0 AND 2),
+  refusal VARCHAR(64) CHARACTER SET ascii NOT NULL DEFAULT '',
+  tries BIGINT NOT NULL DEFAULT 0,
+  due_ms BIGINT NOT NULL,
+  created_ms BIGINT NOT NULL,
+  ended_ms BIGINT,
+  KEY by_due (state, due_ms),
+  KEY of_occasion (occasion_id, state, run)
+) ENGINE = InnoDB;
+
+-- Whom an occasion was told: each user once.
+CREATE TABLE occasion_user (
+  occasion_id BIGINT NOT NULL,
+  user_id BIGINT NOT NULL,
+  run BIGINT NOT NULL,
+  PRIMARY KEY (occasion_id, user_id),
+  KEY of_run (run, user_id)
+) ENGINE = InnoDB;

@@ -2,20 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::stage::{Ask, Platform};
+use super::stage::{Ask, Asks, Platform};
 use super::{TEMPLATES, rules};
 
 /// A published template with these rules.
-pub(super) async fn published(platform: &Platform, operator: &str, name: &str, rules: &Value) -> String {
+pub(super) async fn published(asks: &impl Asks, operator: &str, name: &str, rules: &Value) -> String {
     let body = json!({ "name": name, "rules": rules, "change": { "reason": "r" } });
     let create = Ask::new("POST", TEMPLATES).by(operator).with("idempotency-key", name).json(&body);
-    let made = platform.ask(create).await.good(201);
+    let made = asks.ask(create).await.good(201);
     let id = made["template"]["template_id"].as_str().expect("numbers of things are text").to_owned();
     let everyone = json!({ "basis_points": 10_000 });
     let body = json!({ "audience": everyone, "change": { "expected_revision": 1, "reason": "r" } });
-    platform.ask(Ask::new("POST", format!("{TEMPLATES}/{id}/gray")).by(operator).json(&body)).await.good(200);
+    asks.ask(Ask::new("POST", format!("{TEMPLATES}/{id}/gray")).by(operator).json(&body)).await.good(200);
     let promote = Ask::new("POST", format!("{TEMPLATES}/{id}/versions/1/promote")).by(operator);
-    platform.ask(promote.json(&json!({ "change": { "reason": "r" } }))).await.good(200);
+    asks.ask(promote.json(&json!({ "change": { "reason": "r" } }))).await.good(200);
     id
 }
 

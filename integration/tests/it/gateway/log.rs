@@ -12,13 +12,13 @@ use tokio::time::{Instant, sleep};
 
 use super::coupons::published;
 use super::rules;
-use super::stage::{Ask, Platform};
+use super::stage::{Ask, Asks as _, Platform};
 
 const LOG: &str = "/v1/operator/log";
 
 impl Platform {
     /// The entries of a search, once there are so many: events are written down a moment after what they tell of.
-    async fn logged(&self, query: &str, count: usize) -> Vec<Value> {
+    pub(super) async fn logged(&self, query: &str, count: usize) -> Vec<Value> {
         let ann = self.keys.operator("ann");
         let until = Instant::now() + Duration::from_secs(20);
         loop {

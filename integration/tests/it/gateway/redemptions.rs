@@ -5,7 +5,7 @@ use tercet_gateway::token::Role;
 
 use super::coupons::{claim, published};
 use super::rules;
-use super::stage::{Ask, Gateway, Keys, Platform, bearer};
+use super::stage::{Ask, Asks as _, Gateway, Keys, Platform, bearer};
 use crate::redemption::world;
 
 /// Of this shop, for 100 yuan in all.

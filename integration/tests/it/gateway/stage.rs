@@ -62,8 +62,19 @@ impl Gateway {
     }
 }
 
+/// Whoever answers HTTP.
+pub(super) trait Asks {
+    async fn ask(&self, ask: Ask) -> Told;
+}
+
+impl Asks for Platform {
+    async fn ask(&self, ask: Ask) -> Told {
+        send(self.running.addresses.gateway, ask).await
+    }
+}
+
 /// Asks on a connection of its own.
-async fn send(address: SocketAddr, ask: Ask) -> Told {
+pub(super) async fn send(address: SocketAddr, ask: Ask) -> Told {
     let socket = TcpStream::connect(address).await.expect("it listens");
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.expect("it speaks HTTP");
     tokio::spawn(connection);
@@ -89,10 +100,6 @@ impl Platform {
         let running = tercet_integration::platform::Platform::start(folder.path(), flags).await;
         let running = running.unwrap_or_else(|error| panic!("{error:#}"));
         Self { keys: Keys::read(running.jwks()), running, _folder: folder }
-    }
-
-    pub(super) async fn ask(&self, ask: Ask) -> Told {
-        send(self.running.addresses.gateway, ask).await
     }
 }
 

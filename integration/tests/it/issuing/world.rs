@@ -7,10 +7,12 @@ use sqlx::{MySql, Pool, Sqlite};
 use tempfile::TempDir;
 use tercet::fence::Dialect;
 use tercet_coupon::Shards;
-use tercet_coupon::issuing::{self, Peers};
-use tercet_coupon::store::batches::Batches;
-use tercet_coupon::store::jobs::Jobs;
+use tercet_coupon::issuing::{self, CRON, Peers};
+use tercet_coupon::store::occasions::Occasions;
 use tercet_coupon::store::redemptions::Redemptions;
+use tercet_events::bus::Bus;
+use tercet_events::event::Topic;
+use tercet_events::settings::Kafka;
 use tercet_integration::servers;
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::coupon::v1::issuing_client::IssuingClient;
@@ -27,7 +29,7 @@ pub(super) const EVERY_SECOND: &str = "* * * * * *";
 
 /// All databases that one service here can live in.
 pub(super) trait Databases:
-    Batches + Redemptions + Jobs + Dialect + node::Store + tercet_stock::store::Store + Send
+    Occasions + Redemptions + Dialect + node::Store + tercet_stock::store::Store + Send
 {
 }
 impl Databases for Sqlite {}
@@ -56,18 +58,19 @@ async fn world<Db: Databases + tercet_coupon_template::store::Store>(
     urls: &[String],
     cron: &str,
     folder: Option<TempDir>,
+    bus: Option<&Bus>,
 ) -> World<Db> {
     let mut coordinator = Coordinator::start().await;
     let stock = <Db as Dialect>::open(&urls[0]).await.expect("the database is there");
     let map: ShardMap = "2x4".parse().expect("it is a map");
     let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
     coordinator.serve(tercet_stock::service(stock.clone()).await.expect("the schema is sound"));
-    coordinator.serve(tercet_coupon::service(shards.clone(), None).await.expect("the schema is sound"));
+    coordinator.serve(tercet_coupon::service(shards.clone(), bus).await.expect("the schema is sound"));
     let (at_templates, at_issuing) = (free_port(), free_port());
     let service = tercet_coupon_template::service(stock.clone(), None).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_templates));
     let peers = Peers { client: coordinator.client(), templates: channel(at_templates) };
-    let service = issuing::service(shards.clone(), peers, cron, None).await.expect("the schema is sound");
+    let service = issuing::service(shards.clone(), peers, cron, bus).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_issuing));
     let (mut templates, mut issuing) =
         (CouponTemplatesClient::new(channel(at_templates)), IssuingClient::new(channel(at_issuing)));
@@ -90,7 +93,26 @@ pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 pub(super) async fn on_sqlite(cron: &str) -> World<Sqlite> {
     let folder = tempfile::tempdir().expect("a folder");
     let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
-    world(&urls, cron, Some(folder)).await
+    world(&urls, cron, Some(folder), None).await
+}
+
+/// The same, with events within the process.
+pub(super) async fn told_on_sqlite() -> World<Sqlite> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
+    world(&urls, CRON, Some(folder), Some(&Bus::in_process(&[issuing::occasions::GROUP]))).await
+}
+
+/// The same, with events through a real Kafka.
+pub(super) async fn told_on_mariadb() -> Option<World<MySql>> {
+    let (address, prefix) = servers::kafka()?;
+    let mut urls = Vec::new();
+    for _ in 0..3 {
+        urls.push(servers::mariadb().await.expect("the server answers")?);
+    }
+    // Few, since each of them costs the broker files.
+    let kafka = Kafka { prefix, partitions: Topic::ALL.map(|topic| (topic, 1)).into(), ..Kafka::at(&address) };
+    Some(world(&urls, CRON, None, Some(&Bus::kafka(&kafka).expect("they are sound"))).await)
 }
 
 pub(super) async fn on_mariadb(cron: &str) -> Option<World<MySql>> {
@@ -98,7 +120,7 @@ pub(super) async fn on_mariadb(cron: &str) -> Option<World<MySql>> {
     for _ in 0..3 {
         urls.push(servers::mariadb().await.expect("the server answers")?);
     }
-    Some(world(&urls, cron, None).await)
+    Some(world(&urls, cron, None, None).await)
 }
 
 /// Universal, 500 off, so many in all, so many for each user.

@@ -6,8 +6,7 @@ use tercet::bootstrap;
 use tercet::fence::Dialect;
 use tercet_coupon::Shards;
 use tercet_coupon::issuing::{self, CRON, Peers, SERVICE, limits};
-use tercet_coupon::store::batches::Batches;
-use tercet_coupon::store::jobs::Jobs;
+use tercet_coupon::store::occasions::Occasions;
 use tercet_events::settings::Kafka;
 use tercet_shards::{ShardMap, node};
 
@@ -40,7 +39,7 @@ async fn main() -> ExitCode {
 
 async fn serve<Db>(config: bootstrap::Config, own: Own) -> anyhow::Result<()>
 where
-    Db: Batches + Jobs + Dialect + node::Store,
+    Db: Occasions + Dialect + node::Store,
 {
     let shards = Shards::<Db>::new(own.shards, config.open_all().await?)?;
     let peers = Peers { client: config.client(limits::CALL_TIMEOUT)?, templates: config.channel(&own.templates)? };

@@ -7,17 +7,18 @@ use std::time::Instant;
 use tercet::fence::Dialect;
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::coupon::v1::issuing_server::Issuing as Rpc;
-use tercet_rules::Fault;
+use tercet_rules::{Code, Fault};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Issuing;
+use super::claims::plain;
 use super::limits::BATCH_BYTES_MAX;
 use crate::metrics;
-use crate::store::batches::Batches;
 use crate::store::jobs::Jobs;
+use crate::store::occasions::Occasions;
 
 /// Answers that a caller who reads slowly leaves lying.
 const PROGRESS_WAITING: usize = 4;
@@ -31,7 +32,7 @@ fn answer<T>(result: Result<T, Fault>) -> Answer<T> {
 }
 
 #[tonic::async_trait]
-impl<Db: Batches + Jobs + Dialect> Rpc for Api<Db> {
+impl<Db: Occasions + Dialect> Rpc for Api<Db> {
     type IssueStream = Pin<Box<dyn Stream<Item = Result<pb::Batch, Status>> + Send>>;
 
     async fn claim(&self, request: Request<pb::ClaimRequest>) -> Answer<pb::ClaimResponse> {
@@ -46,7 +47,8 @@ impl<Db: Batches + Jobs + Dialect> Rpc for Api<Db> {
         let issuing = Arc::clone(&self.0);
         let request = request.into_inner();
         tokio::spawn(async move {
-            if let Err(fault) = issuing.run_batch(&request, &progress).await {
+            if let Err(fault) = issuing.run_batch(&request, Some(&progress)).await {
+                let fault = if fault.code == Code::SoldOut { plain(&fault) } else { fault };
                 // Nobody listens any more only when he has hung up.
                 drop(progress.send(Err(fault.status())).await);
             }
@@ -76,5 +78,41 @@ impl<Db: Batches + Jobs + Dialect> Rpc for Api<Db> {
 
     async fn list_coupons(&self, request: Request<pb::ListCouponsRequest>) -> Answer<pb::ListCouponsResponse> {
         answer(self.0.list(request.get_ref()).await)
+    }
+
+    async fn create_occasion(&self, request: Request<pb::CreateOccasionRequest>) -> Answer<pb::ChangeOccasionResponse> {
+        answer(self.0.create_occasion(request.into_inner()).await)
+    }
+
+    async fn stop_occasion(&self, request: Request<pb::StopOccasionRequest>) -> Answer<pb::ChangeOccasionResponse> {
+        answer(self.0.stop_occasion(request.get_ref()).await)
+    }
+
+    async fn retry_occasion(&self, request: Request<pb::RetryOccasionRequest>) -> Answer<pb::ChangeOccasionResponse> {
+        answer(self.0.retry_occasion(request.get_ref()).await)
+    }
+
+    async fn get_occasion(&self, request: Request<pb::GetOccasionRequest>) -> Answer<pb::GetOccasionResponse> {
+        let occasion = self.0.get_occasion(request.get_ref().occasion_id).await;
+        answer(occasion.map(|occasion| pb::GetOccasionResponse { occasion: Some(occasion) }))
+    }
+
+    async fn list_occasions(&self, request: Request<pb::ListOccasionsRequest>) -> Answer<pb::ListOccasionsResponse> {
+        answer(self.0.list_occasions(request.get_ref()).await)
+    }
+
+    async fn list_occasion_runs(
+        &self,
+        request: Request<pb::ListOccasionRunsRequest>,
+    ) -> Answer<pb::ListOccasionRunsResponse> {
+        answer(self.0.list_occasion_runs(request.get_ref()).await)
+    }
+
+    async fn tell_registered(&self, request: Request<pb::TellRegisteredRequest>) -> Answer<pb::TellRegisteredResponse> {
+        answer(self.0.tell_registered(request.into_inner()).await)
+    }
+
+    async fn start_campaign(&self, request: Request<pb::StartCampaignRequest>) -> Answer<pb::StartCampaignResponse> {
+        answer(self.0.start_campaign(request.into_inner()).await)
     }
 }

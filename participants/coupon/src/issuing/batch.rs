@@ -26,8 +26,8 @@ use tracing::{error, warn};
 use super::claims::busy;
 use super::limits::{CALL_TIMEOUT, CHUNK};
 use super::{Issuing, fields};
-use crate::store::batches::{Batch, Batches, State};
-use crate::store::jobs::Jobs;
+use crate::store::batches::{Batch, State};
+use crate::store::occasions::Occasions;
 use crate::store::{self, Status, Store};
 use crate::told::{self, By};
 use crate::{OPEN, metrics, stock};
@@ -57,12 +57,12 @@ fn database(error: sqlx::Error) -> Fault {
     busy()
 }
 
-impl<Db: Batches + Jobs + Dialect> Issuing<Db> {
-    /// Runs a batch to its end, or watches it where it runs elsewhere.
+impl<Db: Occasions + Dialect> Issuing<Db> {
+    /// Runs a batch to its end, or watches it where it runs elsewhere; told to whoever wants to know.
     ///
     /// # Errors
     /// Why it is not begun, or can not go on.
-    pub(super) async fn run_batch(&self, request: &pb::IssueRequest, progress: &Progress) -> Result<(), Fault> {
+    pub(super) async fn run_batch(&self, request: &pb::IssueRequest, progress: Option<&Progress>) -> Result<(), Fault> {
         fields::issue(request)?;
         let digest = digest(request);
         let batch = match self.batch(&request.batch_id).await? {
@@ -129,8 +129,9 @@ impl<Db: Batches + Jobs + Dialect> Issuing<Db> {
         })
     }
 
-    /// Whether anybody still listens.
-    async fn tell(&self, batch: &Batch, progress: &Progress) -> Result<bool, Fault> {
+    /// Whether nobody who listened has gone.
+    async fn tell(&self, batch: &Batch, progress: Option<&Progress>) -> Result<bool, Fault> {
+        let Some(progress) = progress else { return Ok(true) };
         let view = self.view(batch).await?;
         Ok(progress.send(Ok(view)).await.is_ok())
     }
@@ -170,7 +171,7 @@ impl<Db: Batches + Jobs + Dialect> Issuing<Db> {
             Some(Outcome::Cancelled) => match Fault::from_reason(view.reason()) {
                 // Somebody else was quicker.
                 Some(fault) if fault.code == Code::KeyReused => self.opened(request, digest).await,
-                Some(fault) => Err(fault.code.fault([])),
+                Some(fault) => Err(fault),
                 None => Err(busy()),
             },
             None => Err(busy()),
@@ -190,13 +191,13 @@ impl<Db: Batches + Jobs + Dialect> Issuing<Db> {
         request: &pb::IssueRequest,
         batch: &Batch,
         runner: i64,
-        progress: &Progress,
+        progress: Option<&Progress>,
     ) -> Result<(), Fault> {
         if batch.state == State::Stopped {
             self.step(batch.batch, (State::Stopped, State::Running), "").await?;
         }
         let chunks = self.chunks(request);
-        let stopped = || progress.is_closed();
+        let stopped = || progress.is_some_and(Progress::is_closed);
         let lanes = chunks.values().map(|chunks| self.lane(batch, chunks, &stopped));
         let all = try_join_all(lanes);
         let telling = async {

@@ -171,7 +171,7 @@ fn came(view: &View, template_id: i64) -> Result<Came, Fault> {
 }
 
 /// Without what only services need.
-fn plain(fault: &Fault) -> Fault {
+pub(super) fn plain(fault: &Fault) -> Fault {
     match fault.argument("limit") {
         Some(limit) => fault.code.fault([("limit", limit.to_owned())]),
         None => fault.code.fault([]),

@@ -5,9 +5,10 @@ use tercet_rules::{Invalid, Limit, text};
 
 use super::claims::seen;
 use super::limits::{
-    BATCH_BYTES_MAX, BATCH_COUPONS_MAX, BATCH_PER_USER_MAX, BATCH_USERS_MAX, GROUPS_MAX, KEY_BYTES_MAX,
-    OPERATOR_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, REASON_BYTES_MAX,
+    BATCH_BYTES_MAX, BATCH_COUPONS_MAX, BATCH_PER_USER_MAX, BATCH_USERS_MAX, EVENT_USERS_MAX, GROUP_BYTES_MAX,
+    GROUPS_MAX, KEY_BYTES_MAX, OCCASION_PER_USER_MAX, OPERATOR_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, REASON_BYTES_MAX,
 };
+use crate::store::occasions::On;
 use crate::store::{Coupon, Status};
 
 pub(crate) fn id(field: &str, id: i64) -> Result<i64, Invalid> {
@@ -29,23 +30,77 @@ pub(super) fn issue(request: &pb::IssueRequest) -> Result<(), Invalid> {
     id("template_id", request.template_id)?;
     text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
     text("reason", &request.reason, REASON_BYTES_MAX)?;
-    let users = &request.user_ids;
-    if !(1..=BATCH_USERS_MAX).contains(&users.len()) {
-        return Err(Invalid::new("user_ids", Limit::Entries(1, BATCH_USERS_MAX)));
-    }
-    let mut seen = std::collections::HashSet::with_capacity(users.len());
-    for (at, user_id) in users.iter().enumerate() {
-        let field = format!("user_ids[{at}]");
-        id(&field, *user_id)?;
-        if !seen.insert(user_id) {
-            return Err(Invalid::new(&field, Limit::Unique));
-        }
-    }
+    let users = user_ids(&request.user_ids, BATCH_USERS_MAX)?;
     let most = (BATCH_COUPONS_MAX / users.len() as u64).min(BATCH_PER_USER_MAX.into());
     if !(1..=most).contains(&request.coupons_per_user.into()) {
         return Err(Invalid::new("coupons_per_user", Limit::Between(1, most.cast_signed())));
     }
     Ok(())
+}
+
+/// As many users as there may be, each of them once.
+pub(super) fn user_ids(user_ids: &[i64], most: usize) -> Result<&[i64], Invalid> {
+    if !(1..=most).contains(&user_ids.len()) {
+        return Err(Invalid::new("user_ids", Limit::Entries(1, most)));
+    }
+    let mut seen = std::collections::HashSet::with_capacity(user_ids.len());
+    for (at, user_id) in user_ids.iter().enumerate() {
+        // The name is made only where it is needed.
+        let field = || format!("user_ids[{at}]");
+        if *user_id < 1 {
+            return Err(Invalid::new(&field(), Limit::Between(1, i64::MAX)));
+        }
+        if !seen.insert(user_id) {
+            return Err(Invalid::new(&field(), Limit::Unique));
+        }
+    }
+    Ok(user_ids)
+}
+
+/// What has to happen for an occasion that is to be made.
+pub(super) fn occasion(request: &pb::CreateOccasionRequest) -> Result<On, Invalid> {
+    use pb::create_occasion_request::On as Wire;
+    let on = match &request.on {
+        None => return Err(Invalid::new("on", Limit::OneOf)),
+        Some(Wire::Registered(pb::OnRegistered { group })) if group.is_empty() => On::Registered(String::new()),
+        Some(Wire::Registered(pb::OnRegistered { group })) => {
+            On::Registered(text("on.registered.group", group, GROUP_BYTES_MAX)?.to_owned())
+        }
+        Some(Wire::Campaign(pb::OnCampaign { campaign_id })) => {
+            On::Campaign(id("on.campaign.campaign_id", *campaign_id)?)
+        }
+    };
+    id("template_id", request.template_id)?;
+    if !(1..=OCCASION_PER_USER_MAX).contains(&request.coupons_per_user) {
+        return Err(Invalid::new("coupons_per_user", Limit::Between(1, OCCASION_PER_USER_MAX.into())));
+    }
+    by(&request.operator, &request.reason)?;
+    text("idempotency_key", &request.idempotency_key, KEY_BYTES_MAX)?;
+    Ok(on)
+}
+
+/// Who changes something, and why.
+pub(super) fn by(operator: &str, reason: &str) -> Result<(), Invalid> {
+    text("operator", operator, OPERATOR_BYTES_MAX)?;
+    text("reason", reason, REASON_BYTES_MAX).map(drop)
+}
+
+/// A user who has registered, with his groups.
+pub(super) fn registered(user_id: i64, groups: &[String]) -> Result<(), Invalid> {
+    id("user_id", user_id)?;
+    if groups.len() > GROUPS_MAX {
+        return Err(Invalid::new("groups", Limit::Entries(0, GROUPS_MAX)));
+    }
+    for (at, group) in groups.iter().enumerate() {
+        text(&format!("groups[{at}]"), group, GROUP_BYTES_MAX)?;
+    }
+    Ok(())
+}
+
+/// A campaign that has started, with its users.
+pub(super) fn campaign(campaign_id: i64, of: &[i64]) -> Result<(), Invalid> {
+    id("campaign_id", campaign_id)?;
+    user_ids(of, EVENT_USERS_MAX).map(drop)
 }
 
 pub(super) fn page(limit: u32) -> Result<u32, Invalid> {

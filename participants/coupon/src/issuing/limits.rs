@@ -20,6 +20,20 @@ pub const BATCH_USERS_MAX: usize = 100_000;
 pub const BATCH_PER_USER_MAX: u32 = 100;
 /// Most coupons of a batch.
 pub const BATCH_COUPONS_MAX: u64 = 1_000_000;
+/// Most bytes of the name of a group of users.
+pub const GROUP_BYTES_MAX: usize = 64;
+/// Most occasions that are active.
+pub const OCCASIONS_MAX: usize = 1_000;
+/// Most coupons that an occasion has for one user.
+pub const OCCASION_PER_USER_MAX: u32 = 20;
+/// Most users of one event: it stays within what a broker takes.
+pub const EVENT_USERS_MAX: usize = 20_000;
+/// Runs of occasions that a process carries out at once.
+pub const RUNS_MAX: usize = 8;
+/// Runs of occasions that are made to wait again at once.
+pub const RETRY_MAX: usize = 1_000;
+/// Most users of a run that are shown.
+pub const RUN_USERS_MAX: usize = 100;
 /// Coupons of one local transaction of a batch.
 pub const CHUNK: usize = 500;
 /// Coupons of a page, where the caller does not say.

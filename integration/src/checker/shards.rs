@@ -6,6 +6,7 @@
 //! is compared with bounds that hold at any time, and leave no room where nothing is under way.
 
 mod look;
+mod occasions;
 mod reader;
 mod rules;
 mod sums;
@@ -56,6 +57,8 @@ pub enum Suspect {
     Template(i64),
     /// What users of a table have claimed: the database and the table.
     Table(usize, usize),
+    /// An occasion, with its runs.
+    Occasion(i64),
 }
 
 /// One violation.
@@ -159,6 +162,7 @@ impl Books {
                 findings.extend(self.counters(database, table).await?);
             }
         }
+        findings.extend(self.occasions(None).await?);
         Ok(findings)
     }
 
@@ -173,6 +177,7 @@ impl Books {
                 Suspect::Logged(id) => logged.push(id),
                 Suspect::Template(id) => drop(templates.insert(id)),
                 Suspect::Table(database, table) => findings.extend(self.counters(database, table).await?),
+                Suspect::Occasion(id) => findings.extend(self.occasions(Some(id)).await?),
             }
         }
         if !templates.is_empty() {

@@ -1,11 +1,13 @@
 //! The whole platform as processes on sharded MariaDB and Kafka, under load, while its parts are killed in turn.
 
+mod occasions;
 mod planted;
 mod stage;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use occasions::Welcome;
 use stage::{Load, Market};
 
 /// What may happen to a coupon after what.
@@ -32,6 +34,7 @@ async fn whatever_is_killed_no_event_of_a_coupon_is_lost_or_has_two_effects() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(mut market) = Market::start(folder.path()).await else { return };
     let template_id = market.publish().await;
+    let welcome = Welcome::start(market.issuing(), template_id).await;
     let load = Load::start(&market, template_id);
     market.progress().await;
     // The relay of a coupon service that was killed keeps others away for a while, in which the broker comes back.
@@ -44,6 +47,7 @@ async fn whatever_is_killed_no_event_of_a_coupon_is_lost_or_has_two_effects() {
     // Nothing looks wrong for longer than it is under way.
     let report = market.check(Duration::from_secs(30)).await;
     assert!(report.sound() && report.coupons > 0, "{report}");
+    welcome.stop().await;
     let done = load.stop().await;
     market.settle().await;
     assert!(done.orders > 0 && done.refunds > 0, "{done:?}");

@@ -14,7 +14,7 @@ struct Planted {
     found: &'static str,
 }
 
-fn all(template_id: i64) -> [Planted; 6] {
+fn all(template_id: i64) -> [Planted; 7] {
     let item = template_item(template_id);
     let issued =
         |by: &str| format!("UPDATE stock SET free = free {by} 1, issued = issued - (0 {by} 1) WHERE item = {item}");
@@ -67,6 +67,13 @@ fn all(template_id: i64) -> [Planted; 6] {
                     .into(),
             undo: "DELETE FROM business_log ORDER BY log_id DESC LIMIT 1".into(),
             found: "says Used",
+        },
+        Planted {
+            what: "one whom an occasion was told of is forgotten",
+            database: "coupon_0",
+            plant: "UPDATE occasion_user SET run = -run ORDER BY user_id LIMIT 1".into(),
+            undo: "UPDATE occasion_user SET run = -run WHERE run < 0".into(),
+            found: "users, and has",
         },
     ]
 }

@@ -113,6 +113,10 @@ impl Market {
         until("the database answers", async || MySqlConnection::connect(&self.url(database)).await.ok()).await
     }
 
+    pub(super) fn issuing(&self) -> IssuingClient<Channel> {
+        self.issuing.clone()
+    }
+
     fn client(&self) -> Client {
         Client::connect([&self.coordinator.url], Options::default()).expect("it is a URL")
     }

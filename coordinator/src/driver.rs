@@ -130,7 +130,6 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             self.gauges.live.store(self.slots.len().saturating_sub(self.canaries) as u64, Ordering::Relaxed);
             self.gauges.under_way.store(self.slots.len() as u64, Ordering::Relaxed);
             self.gauges.behind.store(self.behind(), Ordering::Relaxed);
-            self.gauges.turnstile.turn();
             if self.stopping && self.slots.is_empty() && self.commit.is_none() {
                 return;
             }
@@ -153,7 +152,6 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                     inputs.drain(..).for_each(|input| self.take(input, now));
                 }
                 () = std::future::ready(()), if !self.waking.is_empty() => {}
-                () = self.gauges.turnstile.rung() => {}
                 () = sleep_until(&self.clock, timer), if timer < Timestamp::MAX => {}
                 _ = stop.changed(), if !self.stopping => self.stopping = true,
             }
@@ -353,6 +351,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                     self.gauges.canaries.fetch_add(1, Ordering::Relaxed);
                 } else if ended {
                     self.gauges.ended.fetch_add(1, Ordering::Relaxed);
+                    self.gauges.turnstile.ended();
                     self.caller.forget(xid, &slot.live.plan, slot.not_after);
                     metrics::ended(slot.live.plan.mode, slot.live.tx.status, xid.created_at(), self.clock.now());
                 }

@@ -75,8 +75,11 @@ pub const STREAMS_MAX: u32 = 2_048;
 /// all that is under way on it. A client gives up many at once when it has overloaded this coordinator.
 pub const RESETS_MAX: usize = 2_048;
 
-/// Refusals that leave between two turns of the driver.
+/// Refusals that leave in [`REFUSALS_MS`] though nothing ends; else one leaves for each transaction that does.
 pub const REFUSALS_MAX: usize = 64;
+
+/// See [`REFUSALS_MAX`].
+pub const REFUSALS_MS: u64 = 10;
 
 /// Most writes of one group commit.
 pub const COMMIT_ROWS_MAX: usize = 512;
@@ -104,8 +107,9 @@ pub const WAITING_ASKED_MAX: usize = STREAMS_MAX as usize / 2;
 /// Ended transactions of one service whose fence rows may be forgotten soon. Past it the oldest stay in the fence.
 pub const FORGET_MAX: usize = 1 << 20;
 
-/// Xids in one message that lets a participant forget.
-pub const FORGET_BATCH_MAX: usize = 4_096;
+/// Xids in one message that lets a participant forget. A session gets one each second, so of a service with one session
+/// no more transactions than that may end a second in the long run, or fence rows pile up.
+pub const FORGET_BATCH_MAX: usize = 1 << 16;
 
 /// Entries of one `SubmitStream` that have no answer yet; past it the stream is read no further.
 pub const STREAM_OUTSTANDING_MAX: usize = 8_192;

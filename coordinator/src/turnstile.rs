@@ -1,54 +1,62 @@
 //! Keeps refusing from taking the time of what has been accepted.
 //!
-//! Everything here runs on one thread, whose tasks take turns. When far more comes than can be done, the driver would
-//! be one task among thousands that each only say no, and would come to its own work ever more rarely. So between two
-//! turns of the driver only so many refusals leave. The others keep their calls open, and a connection with enough open
-//! calls is read no further: who asks more than can even be refused waits, and the accepted work goes on. (Admission in
-//! front of each stage, so that a stage keeps its throughput whatever is offered: Welsh and Culler, "Adaptive Overload
-//! Control for Busy Internet Servers", 2003.)
+//! Everything here runs on one thread. A refusal costs it about a fifth of a transaction, so when several times more
+//! comes than can be done, saying no to all of it at once would leave little time for anything else. So one refusal
+//! leaves for each transaction that ends, and a few more for when nothing does. The others keep their calls open, and a
+//! connection with enough open calls is read no further: who asks more than can even be refused waits, and the accepted
+//! work goes on. (Admission in front of each stage, so that a stage keeps its throughput whatever is offered: Welsh and
+//! Culler, "Adaptive Overload Control for Busy Internet Servers", 2003.)
 
-use tokio::sync::{Notify, Semaphore};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Notify};
+use tokio::time::sleep;
 
 use crate::limits;
 
-/// Between the door, which refuses, and the driver, which has its turns.
+/// Between the door, which refuses, and the driver, in which transactions end.
 #[derive(Debug)]
 pub struct Turnstile {
-    places: Semaphore,
+    /// Refusals that may leave because transactions have ended.
+    earned: AtomicUsize,
+    /// Those that may leave anyway. Its holder is the next one to leave.
+    granted: Mutex<usize>,
     bell: Notify,
 }
 
 impl Default for Turnstile {
     fn default() -> Self {
-        Self { places: Semaphore::new(limits::REFUSALS_MAX), bell: Notify::new() }
+        Self { earned: AtomicUsize::new(0), granted: Mutex::new(limits::REFUSALS_MAX), bell: Notify::new() }
     }
 }
 
 impl Turnstile {
     /// Ends when one more refusal may leave. They leave in the order in which they came.
     pub async fn pass(&self) {
-        if let Ok(place) = self.places.try_acquire() {
-            return place.forget();
+        let mut granted = self.granted.lock().await;
+        loop {
+            let earned = |earned: usize| earned.checked_sub(1);
+            if self.earned.try_update(Ordering::Relaxed, Ordering::Relaxed, earned).is_ok() {
+                return;
+            }
+            if let Some(left) = granted.checked_sub(1) {
+                *granted = left;
+                return;
+            }
+            tokio::select! {
+                () = self.bell.notified() => {}
+                () = sleep(Duration::from_millis(limits::REFUSALS_MS)) => *granted = limits::REFUSALS_MAX,
+            }
+        }
+    }
+
+    /// A transaction has ended. What nobody takes is not kept for long.
+    pub fn ended(&self) {
+        if self.earned.fetch_add(1, Ordering::Relaxed) >= limits::REFUSALS_MAX {
+            self.earned.store(limits::REFUSALS_MAX, Ordering::Relaxed);
         }
         self.bell.notify_one();
-        if let Ok(place) = self.places.acquire().await {
-            place.forget();
-            // Others may wait behind it, and a driver with nothing to do has no turns of its own.
-            self.bell.notify_one();
-        }
-    }
-
-    /// The driver has a turn.
-    pub fn turn(&self) {
-        let missing = limits::REFUSALS_MAX.saturating_sub(self.places.available_permits());
-        if missing > 0 {
-            self.places.add_permits(missing);
-        }
-    }
-
-    /// Ends when somebody waits for the driver's next turn.
-    pub async fn rung(&self) {
-        self.bell.notified().await;
     }
 }
 
@@ -58,22 +66,42 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn refusals_leave_in_order_and_so_many_a_turn() {
-        let turnstile = Turnstile::default();
-        for _ in 0..limits::REFUSALS_MAX {
+    async fn leave(turnstile: &Turnstile, refusals: usize) {
+        for _ in 0..refusals {
             assert!(turnstile.pass().now_or_never().is_some());
         }
-        assert!(turnstile.rung().now_or_never().is_none(), "nobody waits");
-        let mut waiting: Vec<_> = (0..=limits::REFUSALS_MAX).map(|_| Box::pin(turnstile.pass())).collect();
-        assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
-        assert!(turnstile.rung().now_or_never().is_some(), "the driver is told");
-        turnstile.turn();
-        let (last, first) = waiting.split_last_mut().expect("some");
-        assert!(first.iter_mut().all(|one| one.now_or_never().is_some()));
-        assert!(last.now_or_never().is_none());
-        assert!(turnstile.rung().now_or_never().is_some(), "and told again while somebody waits");
-        turnstile.turn();
-        assert!(last.now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_leave_in_order_one_for_each_end() {
+        let turnstile = Turnstile::default();
+        leave(&turnstile, limits::REFUSALS_MAX).await;
+        let (mut first, mut second) = (Box::pin(turnstile.pass()), Box::pin(turnstile.pass()));
+        assert!((&mut first).now_or_never().is_none());
+        assert!((&mut second).now_or_never().is_none());
+        turnstile.ended();
+        assert!((&mut second).now_or_never().is_none(), "the other one came first");
+        assert!((&mut first).now_or_never().is_some());
+        assert!((&mut second).now_or_never().is_none());
+        turnstile.ended();
+        assert!((&mut second).now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_nothing_ends_so_many_leave_in_a_while() {
+        let turnstile = Turnstile::default();
+        leave(&turnstile, limits::REFUSALS_MAX).await;
+        assert!(turnstile.pass().now_or_never().is_none());
+        turnstile.pass().await;
+        leave(&turnstile, limits::REFUSALS_MAX - 1).await;
+        assert!(turnstile.pass().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_hour_allows_no_flood_after_it() {
+        let turnstile = Turnstile::default();
+        (0..100 * limits::REFUSALS_MAX).for_each(|_| turnstile.ended());
+        leave(&turnstile, 2 * limits::REFUSALS_MAX).await;
+        assert!(turnstile.pass().now_or_never().is_none());
     }
 }

@@ -34,6 +34,6 @@ pub struct Gauges {
     pub disk_full: AtomicBool,
     /// What is queued for the store waits for too long: new transactions are refused.
     pub behind: AtomicBool,
-    /// Where refusals wait for the driver's turns.
+    /// Where refusals wait for transactions to end.
     pub turnstile: Turnstile,
 }

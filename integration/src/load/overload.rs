@@ -57,8 +57,10 @@ pub struct Config {
 pub struct Report {
     /// Transactions a second that clients with one at a time reach, the mean of before and after.
     pub peak_per_s: f64,
-    /// Begun a second.
-    pub offered_per_s: f64,
+    /// Due a second.
+    pub due_per_s: f64,
+    /// Begun a second: the others were due while every caller waited for an answer.
+    pub begun_per_s: f64,
     /// Confirmed a second during the overload.
     pub goodput_per_s: f64,
     /// Of the peak.
@@ -83,7 +85,7 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "peak {:.0} tx/s; offered {:.0} tx/s", self.peak_per_s, self.offered_per_s)?;
+        writeln!(f, "peak {:.0} tx/s; due {:.0}, begun {:.0}", self.peak_per_s, self.due_per_s, self.begun_per_s)?;
         let percent = self.goodput * 100.0;
         writeln!(
             f,
@@ -144,7 +146,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
         }
     }
     let goodput = goodput.unwrap_or_else(|| tally.borrow().confirmed as f64 / begun.elapsed().as_secs_f64());
-    let offered = tally.borrow().begun as f64 / begun.elapsed().as_secs_f64().max(time.as_secs_f64());
+    let begun_per_s = tally.borrow().begun as f64 / begun.elapsed().as_secs_f64().max(time.as_secs_f64());
     progress.set_message("back to normal");
     let normal_after = normal(&caller, before_ms, begun + time).await?;
     let peak_after = peak(&caller, config.clients, 5).await?;
@@ -156,7 +158,8 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
     let peak = f64::midpoint(peak_before, peak_after);
     let mut report = Report {
         peak_per_s: round(peak, 1),
-        offered_per_s: round(offered, 1),
+        due_per_s: round(rate, 1),
+        begun_per_s: round(begun_per_s, 1),
         goodput_per_s: round(goodput, 1),
         goodput: round(goodput / peak, 3),
         p50_ms: round(tally.ms(0.5), 2),

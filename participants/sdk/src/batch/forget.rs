@@ -49,13 +49,16 @@ impl<Db: Dialect> Executor<Db> {
     }
 
     async fn forget_in(&self, place: &Place<Db>, floor_ms: u64, xids: &[Xid]) -> Result<(), sqlx::Error> {
-        let _permit = place.writers.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
-        let mut connection = place.connection().await?;
-        Db::raise_floor(&mut connection, floor_ms).await?;
-        for chunk in xids.chunks(FORGET_ROWS) {
-            Db::forget(&mut connection, chunk).await?;
+        for chunk in std::iter::once(None).chain(xids.chunks(FORGET_ROWS).map(Some)) {
+            // Calls have their turn between two statements.
+            let _permit = place.writers.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
+            let mut connection = place.connection().await?;
+            match chunk {
+                None => Db::raise_floor(&mut connection, floor_ms).await?,
+                Some(xids) => Db::forget(&mut connection, xids).await?,
+            }
+            place.put(connection);
         }
-        place.put(connection);
         Ok(())
     }
 }

@@ -28,6 +28,8 @@ pub const OCCASIONS_MAX: usize = 1_000;
 pub const OCCASION_PER_USER_MAX: u32 = 20;
 /// Most users of one event: it stays within what a broker takes.
 pub const EVENT_USERS_MAX: usize = 20_000;
+/// By how much the clocks of those who tell of users may be behind, in milliseconds.
+pub const SKEW_MS: i64 = 60_000;
 /// Runs of occasions that a process carries out at once.
 pub const RUNS_MAX: usize = 8;
 /// Runs of occasions that are made to wait again at once.

@@ -96,12 +96,10 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         };
         match self.run_batch(&request, None).await {
             Ok(()) => self.end(run, None).await,
-            Err(fault) => match fault.code {
-                Code::SystemBusy | Code::Timeout | Code::Internal => self.put_off(run).await,
-                code => match enough_for(&fault, &request) {
-                    Some(users) => self.split(run, &request, users).await,
-                    None => self.end(run, Some(code)).await,
-                },
+            Err(fault) if is_unknown(fault.code) => self.put_off(run).await,
+            Err(fault) => match enough_for(&fault, &request) {
+                Some(users) => self.split(run, &request, users).await,
+                None => self.end(run, Some(fault.code)).await,
             },
         }
     }
@@ -179,6 +177,11 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
     fn now_ms(&self) -> anyhow::Result<i64> {
         self.ids.clock_ms().ok_or_else(|| anyhow::anyhow!("the clock is not known"))
     }
+}
+
+/// Whether it says that nothing is known of the outcome, or that we are at fault.
+fn is_unknown(code: Code) -> bool {
+    [Code::SystemBusy, Code::Timeout, Code::Internal].contains(&code)
 }
 
 /// Its caller's name for the batch of a run.

@@ -12,7 +12,7 @@ use tercet_proto::events::v1 as pb;
 use tercet_shards::{Ids, Slot};
 
 use crate::issuing::fields;
-use crate::issuing::limits::OCCASIONS_MAX;
+use crate::issuing::limits::{OCCASIONS_MAX, SKEW_MS};
 use crate::store::occasions::{Occasion, Occasions, On};
 
 /// This consumer.
@@ -92,9 +92,10 @@ fn meant(occasion: &Occasion, events: &[pb::Event]) -> Vec<Vec<i64>> {
     all.into_iter().filter(|user_ids| !user_ids.is_empty()).map(|user_ids| user_ids.into_iter().collect()).collect()
 }
 
-/// It happened before the occasion was made. Where its time is left out it happens when it comes.
+/// It happened before the occasion was made, whatever its producer's clock. Where its time is left out it happens when
+/// it comes.
 const fn is_old(occasion: &Occasion, event: &pb::Event) -> bool {
-    event.occurred_ms > 0 && event.occurred_ms < occasion.created_ms
+    event.occurred_ms > 0 && event.occurred_ms < occasion.created_ms - SKEW_MS
 }
 
 #[cfg(test)]
@@ -114,7 +115,7 @@ mod tests {
             refused: 0,
             operator: "ann".into(),
             reason: "welcome".into(),
-            created_ms: 1_000,
+            created_ms: SKEW_MS + 1_000,
             stopped_ms: None,
         }
     }

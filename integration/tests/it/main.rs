@@ -26,5 +26,6 @@ mod scale;
 mod servers;
 mod services;
 mod shards;
+mod slots;
 mod templates;
 mod tidy;

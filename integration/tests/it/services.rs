@@ -88,7 +88,7 @@ async fn coupons_are_claimed_redeemed_and_counted() {
     let again = [step(ids[0], Status::Issued, Status::Locked, Some((101, 500)))];
     let error = coupon::advance::<MySql>(&mut db_tx, &map, &again).await;
     assert!(matches!(error, Err(sqlx::Error::RowNotFound)), "{error:?}");
-    for notices in [&[(100, 7, 1_500), (101, 7, 0)][..], &[(100, 7, 1_500)]] {
+    for notices in [&[(100, 7, 1_500, 399), (101, 7, 0, 399)][..], &[(100, 7, 1_500, 399)]] {
         MySql::note_paid(&mut db_tx, notices).await.expect("a second notice changes nothing");
     }
     db_tx.commit().await.expect("the constraints hold");

@@ -5,12 +5,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use tercet::fence::Dialect;
-use tercet::participant::{Answer, DbTx, Op, SliceParticipant};
+use tercet::participant::{Answer, DbTx, Op, Place, SliceParticipant};
 use tercet_events::outbox::Outbox;
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::Code;
-use tercet_shards::{ShardMap, Slot};
+use tercet_shards::Slot;
 
+use crate::slots::Slots;
 use crate::store::{self, Move, Standing, Status, Store};
 use crate::{fault, told};
 
@@ -21,15 +22,15 @@ const CLOCKS_DIFFER_MS: u64 = 86_400_000;
 /// template is under way: then only a cancelled claim could have changed the answer, and there is none to cancel.
 #[derive(Debug)]
 pub struct Claim<Db> {
-    map: Arc<ShardMap>,
+    slots: Arc<Slots>,
     outbox: Outbox,
     db: PhantomData<fn() -> Db>,
 }
 
 impl<Db> Claim<Db> {
-    /// With rows where this map says.
-    pub fn new(map: &Arc<ShardMap>) -> Self {
-        Self { map: Arc::clone(map), outbox: Outbox::off(), db: PhantomData }
+    /// With rows where these slots are.
+    pub fn new(slots: &Arc<Slots>) -> Self {
+        Self { slots: Arc::clone(slots), outbox: Outbox::off(), db: PhantomData }
     }
 
     /// Tells there what it does.
@@ -121,8 +122,8 @@ impl<Db: Store + Dialect> SliceParticipant for Claim<Db> {
     type Db = Db;
     type Request = pb::Claim;
 
-    fn place(&self, request: &pb::Claim) -> usize {
-        self.map.database(Slot::of_id(request.coupon_id))
+    fn place(&self, request: &pb::Claim) -> Option<Place> {
+        self.slots.place(Slot::of_id(request.coupon_id))
     }
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Claim>]) -> sqlx::Result<Vec<Answer>> {
@@ -130,21 +131,21 @@ impl<Db: Store + Dialect> SliceParticipant for Claim<Db> {
         let faults: Vec<Option<String>> = operations.iter().map(|op| claim_fault(&op.request)).collect();
         let sound = operations.iter().zip(&faults).filter(|(_, fault)| fault.is_none());
         let claims: Vec<pb::Claim> = sound.map(|(op, _)| op.request).collect();
-        let standings = store::standings::<Db>(db_tx, &self.map, &claims).await?;
+        let standings = store::standings::<Db>(db_tx, self.slots.map(), &claims).await?;
         let verdicts = decide(&claims, &standings);
         let of = |wanted: fn(&Verdict) -> bool| {
             claims.iter().zip(&verdicts).filter(move |(_, verdict)| wanted(verdict)).map(|(claim, _)| *claim)
         };
         let granted: Vec<pb::Claim> = of(|verdict| matches!(verdict, Verdict::Granted)).collect();
         if !granted.is_empty() {
-            store::insert::<Db>(db_tx, &self.map, &granted, Status::Pending).await?;
+            store::insert::<Db>(db_tx, self.slots.map(), &granted, Status::Pending).await?;
         }
         let limited = of(|verdict| matches!(verdict, Verdict::Limited(..)));
         let limited: BTreeSet<i64> = limited.map(|claim| claim.user_id).collect();
         let mut pending = Vec::new();
         if !limited.is_empty() {
             let users: Vec<i64> = limited.into_iter().collect();
-            pending = store::pending::<Db>(db_tx, &self.map, &users).await?;
+            pending = store::pending::<Db>(db_tx, self.slots.map(), &users).await?;
         }
         let answer = |(claim, verdict): (&pb::Claim, &Verdict)| match verdict {
             Verdict::Granted => Answer::done(),
@@ -167,12 +168,12 @@ impl<Db: Store + Dialect> SliceParticipant for Claim<Db> {
         let (from, to) = (Status::Pending, Status::Issued);
         let issue = |op: &Op<pb::Claim>| Move { coupon_id: op.request.coupon_id, from, to, order: None };
         let moves: Vec<Move> = operations.iter().map(issue).collect();
-        store::advance::<Db>(db_tx, &self.map, &moves).await?;
+        store::advance::<Db>(db_tx, self.slots.map(), &moves).await?;
         if self.outbox.is_on() {
             let mut events: Vec<_> = operations.iter().map(|op| told::issued(&op.request).by(op)).collect();
             let close: Vec<_> =
                 operations.iter().filter(|op| may_have_ended(op)).map(|op| op.request.coupon_id).collect();
-            events.extend(told::expired_instead::<Db>(db_tx, &self.map, &close).await?);
+            events.extend(told::expired_instead::<Db>(db_tx, self.slots.map(), &close).await?);
             self.outbox.append::<Db>(db_tx, events).await?;
         }
         Ok(vec![Answer::done(); operations.len()])
@@ -180,7 +181,7 @@ impl<Db: Store + Dialect> SliceParticipant for Claim<Db> {
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Claim>]) -> sqlx::Result<Vec<Answer>> {
         let claims: Vec<pb::Claim> = operations.iter().map(|op| op.request).collect();
-        store::delete::<Db>(db_tx, &self.map, &claims).await?;
+        store::delete::<Db>(db_tx, self.slots.map(), &claims).await?;
         Ok(vec![Answer::done(); operations.len()])
     }
 }

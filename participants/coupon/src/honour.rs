@@ -8,24 +8,25 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use tercet::fence::Dialect;
-use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
+use tercet::participant::{Answer, DbTx, Op, Place, SliceCompensable, SliceParticipant};
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::Code;
-use tercet_shards::{ShardMap, Slot};
+use tercet_shards::Slot;
 
+use crate::slots::Slots;
 use crate::store::redemptions::{Redemptions, State, Step};
 
 /// [`HONOUR`](crate::HONOUR).
 #[derive(Debug)]
 pub struct HonourIt<Db> {
-    map: Arc<ShardMap>,
+    slots: Arc<Slots>,
     db: PhantomData<fn() -> Db>,
 }
 
 impl<Db> HonourIt<Db> {
-    /// With rows where this map says.
-    pub fn new(map: &Arc<ShardMap>) -> Self {
-        Self { map: Arc::clone(map), db: PhantomData }
+    /// With rows where these slots are.
+    pub fn new(slots: &Arc<Slots>) -> Self {
+        Self { slots: Arc::clone(slots), db: PhantomData }
     }
 }
 
@@ -38,8 +39,8 @@ impl<Db: Redemptions + Dialect> SliceParticipant for HonourIt<Db> {
     type Db = Db;
     type Request = pb::Honour;
 
-    fn place(&self, request: &pb::Honour) -> usize {
-        self.map.database(Slot::of_id(request.redemption_id))
+    fn place(&self, request: &pb::Honour) -> Option<Place> {
+        self.slots.place(Slot::of_id(request.redemption_id))
     }
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Honour>]) -> sqlx::Result<Vec<Answer>> {
@@ -79,14 +80,14 @@ impl<Db: Redemptions + Dialect> SliceParticipant for HonourIt<Db> {
 /// [`TAKE_BACK`](crate::TAKE_BACK).
 #[derive(Debug)]
 pub struct TakeItBack<Db> {
-    map: Arc<ShardMap>,
+    slots: Arc<Slots>,
     db: PhantomData<fn() -> Db>,
 }
 
 impl<Db> TakeItBack<Db> {
-    /// With rows where this map says.
-    pub fn new(map: &Arc<ShardMap>) -> Self {
-        Self { map: Arc::clone(map), db: PhantomData }
+    /// With rows where these slots are.
+    pub fn new(slots: &Arc<Slots>) -> Self {
+        Self { slots: Arc::clone(slots), db: PhantomData }
     }
 
     async fn each(
@@ -129,8 +130,8 @@ impl<Db: Redemptions + Dialect> SliceCompensable for TakeItBack<Db> {
     type Db = Db;
     type Request = pb::TakeBack;
 
-    fn place(&self, request: &pb::TakeBack) -> usize {
-        self.map.database(Slot::of_id(request.redemption_id))
+    fn place(&self, request: &pb::TakeBack) -> Option<Place> {
+        self.slots.place(Slot::of_id(request.redemption_id))
     }
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::TakeBack>]) -> sqlx::Result<Vec<Answer>> {

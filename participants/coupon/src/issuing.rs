@@ -110,7 +110,7 @@ pub async fn service<Db: Occasions + Dialect + node::Store>(
     let outbox = shards.outbox(bus).await?;
     let home: Pool<Db> = shards.home().clone();
     let (ids, keeper) = node::lease(home, SERVICE, node::LEASE).await?;
-    let (pools, cron) = (shards.pools().to_vec(), cron.into());
+    let (pools, own, cron) = (shards.pools().to_vec(), shards.clone(), cron.into());
     let scheduled = jobs::Jobs::new(shards.clone(), Arc::clone(&ids), peers.clone(), outbox.clone());
     let told = bus.map(|bus| Consuming::new(Told::<Db>::new(&ids), [shards.home().clone()], bus.clone()));
     let issuing = Arc::new(Issuing::new(shards, ids, peers, outbox));
@@ -122,6 +122,10 @@ pub async fn service<Db: Occasions + Dialect + node::Store>(
     }
     Ok(service
         .beside("occasions", |stop| occasions::run(issuing, stop))
+        .beside("slots", |mut stop| async move {
+            own.keep_looking(stop.requested()).await;
+            Ok(())
+        })
         .beside("node id", |mut stop| async move {
             keeper.run(stop.requested()).await;
             Ok(())

@@ -12,6 +12,7 @@
 //! for the status before it, so a book of it would repeat the row, once for each coupon ever claimed.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use sqlx::Pool;
 use tercet::action::{Action, Message, Saga, Tcc};
@@ -27,6 +28,8 @@ mod claim;
 mod honour;
 pub mod issuing;
 mod metrics;
+#[cfg(feature = "mysql")]
+pub mod mover;
 mod open;
 mod order;
 mod paid;
@@ -34,6 +37,7 @@ mod redeem;
 pub mod redemption;
 mod schema;
 pub mod shards;
+pub mod slots;
 mod stock;
 pub mod store;
 mod told;
@@ -76,17 +80,18 @@ pub async fn service<Db: Batches + Redemptions + Dialect>(
     bus: Option<&Bus>,
 ) -> Result<Service<Db>, shards::Error> {
     shards.migrate().await?;
-    let map = shards.map();
+    let slots = shards.slots();
     let outbox = shards.outbox(bus).await?;
     let service = Service::new(SERVICE, shards.pools().to_vec())
         .tables(shards.tables())
-        .tcc_slice(CLAIM, Claim::new(map).telling(outbox.clone()))
+        .moves(Arc::new(shards.clone()))
+        .tcc_slice(CLAIM, Claim::new(slots).telling(outbox.clone()))
         .tcc(OPEN, Open(PhantomData))
-        .tcc_slice(REDEEM, Redeem::new(map).telling(outbox.clone()))
-        .tcc_slice(HONOUR, HonourIt::new(map))
-        .saga_slice(TAKE_BACK, TakeItBack::new(map))
-        .saga_slice(GIVE_BACK, GiveBack::new(map).telling(outbox.clone()))
-        .receiver_slice(PAID, Paid::new(map));
+        .tcc_slice(REDEEM, Redeem::new(slots).telling(outbox.clone()))
+        .tcc_slice(HONOUR, HonourIt::new(slots))
+        .saga_slice(TAKE_BACK, TakeItBack::new(slots))
+        .saga_slice(GIVE_BACK, GiveBack::new(slots).telling(outbox.clone()))
+        .receiver_slice(PAID, Paid::new(slots));
     Ok(match bus {
         Some(bus) => relayed(service, SERVICE, shards.pools(), &outbox, bus),
         None => service,
@@ -98,8 +103,9 @@ pub async fn service<Db: Batches + Redemptions + Dialect>(
 /// # Errors
 /// The database's.
 pub async fn seed_coupons<Db: Store>(shards: &Shards<Db>, coupons: &[pb::Claim]) -> sqlx::Result<()> {
+    let view = shards.slots().view();
     for (at, pool) in shards.pools().iter().enumerate() {
-        let here = |claim: &&pb::Claim| shards.map().database(Slot::of_id(claim.coupon_id)) == at;
+        let here = |claim: &&pb::Claim| view.database(Slot::of_id(claim.coupon_id)) == at;
         let claims: Vec<pb::Claim> = coupons.iter().filter(here).copied().collect();
         let mut db_tx = pool.begin().await?;
         store::insert::<Db>(&mut db_tx, shards.map(), &claims, Status::Issued).await?;

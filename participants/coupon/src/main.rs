@@ -12,7 +12,7 @@ use tercet_shards::ShardMap;
 
 #[derive(clap::Args)]
 struct Own {
-    /// Where users' rows are: DATABASESxTABLES, such as 10x100; --database names so many
+    /// How users' rows are spread at first: DATABASESxTABLES, such as 10x100; --database names so many
     #[arg(long, env = "TERCET_SHARDS", default_value = "1x1")]
     shards: ShardMap,
     #[command(flatten)]

@@ -4,24 +4,25 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use tercet::fence::Dialect;
-use tercet::participant::{Answer, DbTx, Op, SliceReceiver};
+use tercet::participant::{Answer, DbTx, Op, Place, SliceReceiver};
 use tercet_proto::order::v1::Paid as PaidNotice;
-use tercet_shards::{ShardMap, Slot};
+use tercet_shards::Slot;
 
 use crate::fault;
+use crate::slots::Slots;
 use crate::store::Store;
 
 /// [`PAID`](crate::PAID).
 #[derive(Debug)]
 pub struct Paid<Db> {
-    map: Arc<ShardMap>,
+    slots: Arc<Slots>,
     db: PhantomData<fn() -> Db>,
 }
 
 impl<Db> Paid<Db> {
-    /// With rows where this map says.
-    pub fn new(map: &Arc<ShardMap>) -> Self {
-        Self { map: Arc::clone(map), db: PhantomData }
+    /// With rows where these slots are.
+    pub fn new(slots: &Arc<Slots>) -> Self {
+        Self { slots: Arc::clone(slots), db: PhantomData }
     }
 }
 
@@ -29,8 +30,8 @@ impl<Db: Store + Dialect> SliceReceiver for Paid<Db> {
     type Db = Db;
     type Request = PaidNotice;
 
-    fn place(&self, request: &PaidNotice) -> usize {
-        self.map.database(Slot::of_user(request.user_id))
+    fn place(&self, request: &PaidNotice) -> Option<Place> {
+        self.slots.place(Slot::of_user(request.user_id))
     }
 
     async fn deliver(&self, db_tx: &mut DbTx<Db>, operations: &[Op<PaidNotice>]) -> sqlx::Result<Vec<Answer>> {
@@ -39,7 +40,7 @@ impl<Db: Store + Dialect> SliceReceiver for Paid<Db> {
             let PaidNotice { order_id, user_id, paid_cents } = op.request;
             let fault = fault([("order_id", order_id, 1), ("user_id", user_id, 1), ("paid_cents", paid_cents, 0)]);
             if fault.is_none() {
-                rows.push((order_id, user_id, paid_cents));
+                rows.push((order_id, user_id, paid_cents, Slot::of_user(user_id).number()));
             }
             answers.push(fault.map_or_else(Answer::done, Answer::refused));
         }

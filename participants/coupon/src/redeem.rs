@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tercet::fence::Dialect;
-use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
+use tercet::participant::{Answer, DbTx, Op, Place, SliceCompensable, SliceParticipant};
 use tercet_events::outbox::Outbox;
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::{Code, Fault};
 use tercet_shards::{ShardMap, Slot};
 
+use crate::slots::Slots;
 use crate::store::{self, Coupon, Move, Status, Store};
 use crate::{fault, told};
 
@@ -60,15 +61,15 @@ impl Slice {
 /// [`REDEEM`](crate::REDEEM).
 #[derive(Debug)]
 pub struct Redeem<Db> {
-    map: Arc<ShardMap>,
+    slots: Arc<Slots>,
     outbox: Outbox,
     db: PhantomData<fn() -> Db>,
 }
 
 impl<Db> Redeem<Db> {
-    /// With rows where this map says.
-    pub fn new(map: &Arc<ShardMap>) -> Self {
-        Self { map: Arc::clone(map), outbox: Outbox::off(), db: PhantomData }
+    /// With rows where these slots are.
+    pub fn new(slots: &Arc<Slots>) -> Self {
+        Self { slots: Arc::clone(slots), outbox: Outbox::off(), db: PhantomData }
     }
 
     /// Tells there what it does.
@@ -130,13 +131,13 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
     type Db = Db;
     type Request = pb::Redeem;
 
-    fn place(&self, request: &pb::Redeem) -> usize {
-        self.map.database(Slot::of_id(request.coupon_id))
+    fn place(&self, request: &pb::Redeem) -> Option<Place> {
+        self.slots.place(Slot::of_id(request.coupon_id))
     }
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Redeem>]) -> sqlx::Result<Vec<Answer>> {
         let ids = operations.iter().map(|op| op.request.coupon_id);
-        let mut slice = Slice::load::<Db>(db_tx, &self.map, ids).await?;
+        let mut slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
         let mut lock = |request: &pb::Redeem| match redeem_fault(request, slice.get(request.coupon_id)) {
             Some(fault) => Answer::refused(fault),
             None => {
@@ -146,7 +147,7 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
             }
         };
         let answers = operations.iter().map(|op| lock(&op.request)).collect();
-        slice.write::<Db>(db_tx, &self.map).await?;
+        slice.write::<Db>(db_tx, self.slots.map()).await?;
         Ok(answers)
     }
 
@@ -157,7 +158,7 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
             to: Status::Used,
             order: Some((request.order_id, request.discount_cents)),
         };
-        let answers = advance_all::<Db>(db_tx, &self.map, operations, mark_used).await?;
+        let answers = advance_all::<Db>(db_tx, self.slots.map(), operations, mark_used).await?;
         let used = |op: &Op<pb::Redeem>| told::used(op.request.user_id, &told::Use::from(&op.request)).by(op);
         self.outbox.append::<Db>(db_tx, operations.iter().map(used)).await?;
         Ok(answers)
@@ -170,10 +171,10 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
             to: Status::Issued,
             order: None,
         };
-        let answers = advance_all::<Db>(db_tx, &self.map, operations, release).await?;
+        let answers = advance_all::<Db>(db_tx, self.slots.map(), operations, release).await?;
         if self.outbox.is_on() {
             let ids: Vec<i64> = operations.iter().map(|op| op.request.coupon_id).collect();
-            let expired = told::expired_instead::<Db>(db_tx, &self.map, &ids).await?;
+            let expired = told::expired_instead::<Db>(db_tx, self.slots.map(), &ids).await?;
             self.outbox.append::<Db>(db_tx, expired).await?;
         }
         Ok(answers)
@@ -183,15 +184,15 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
 /// [`GIVE_BACK`](crate::GIVE_BACK). Answers what the coupon took off, for its compensation.
 #[derive(Debug)]
 pub struct GiveBack<Db> {
-    map: Arc<ShardMap>,
+    slots: Arc<Slots>,
     outbox: Outbox,
     db: PhantomData<fn() -> Db>,
 }
 
 impl<Db> GiveBack<Db> {
-    /// With rows where this map says.
-    pub fn new(map: &Arc<ShardMap>) -> Self {
-        Self { map: Arc::clone(map), outbox: Outbox::off(), db: PhantomData }
+    /// With rows where these slots are.
+    pub fn new(slots: &Arc<Slots>) -> Self {
+        Self { slots: Arc::clone(slots), outbox: Outbox::off(), db: PhantomData }
     }
 
     /// Tells there what it does.
@@ -206,13 +207,13 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
     type Db = Db;
     type Request = pb::GiveBack;
 
-    fn place(&self, request: &pb::GiveBack) -> usize {
-        self.map.database(Slot::of_id(request.coupon_id))
+    fn place(&self, request: &pb::GiveBack) -> Option<Place> {
+        self.slots.place(Slot::of_id(request.coupon_id))
     }
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::GiveBack>]) -> sqlx::Result<Vec<Answer>> {
         let ids = operations.iter().map(|op| op.request.coupon_id);
-        let mut slice = Slice::load::<Db>(db_tx, &self.map, ids).await?;
+        let mut slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
         let mut events = Vec::new();
         let mut give_back = |op: &Op<pb::GiveBack>| {
             let pb::GiveBack { coupon_id, order_id, discount_cents } = op.request;
@@ -230,10 +231,10 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
             Answer::done()
         };
         let answers = operations.iter().map(&mut give_back).collect();
-        slice.write::<Db>(db_tx, &self.map).await?;
+        slice.write::<Db>(db_tx, self.slots.map()).await?;
         if self.outbox.is_on() {
             let ids: Vec<i64> = slice.moves.iter().map(|step| step.coupon_id).collect();
-            events.extend(told::expired_instead::<Db>(db_tx, &self.map, &ids).await?);
+            events.extend(told::expired_instead::<Db>(db_tx, self.slots.map(), &ids).await?);
             self.outbox.append::<Db>(db_tx, events).await?;
         }
         Ok(answers)
@@ -241,7 +242,7 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::GiveBack>]) -> sqlx::Result<Vec<Answer>> {
         let ids = operations.iter().map(|op| op.request.coupon_id);
-        let mut slice = Slice::load::<Db>(db_tx, &self.map, ids).await?;
+        let mut slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
         let mut events = Vec::new();
         let mut take = |op: &Op<pb::GiveBack>| {
             let pb::GiveBack { coupon_id, order_id, discount_cents } = op.request;
@@ -259,7 +260,7 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
             }
         };
         let answers = operations.iter().map(&mut take).collect();
-        slice.write::<Db>(db_tx, &self.map).await?;
+        slice.write::<Db>(db_tx, self.slots.map()).await?;
         self.outbox.append::<Db>(db_tx, events).await?;
         Ok(answers)
     }

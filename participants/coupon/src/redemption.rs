@@ -15,11 +15,12 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use sqlx::Pool;
+use sqlx::{Pool, Transaction};
 use tercet::client::Client;
 use tercet::fence::Dialect;
 use tercet::service::Service;
 use tercet_proto::coupon::v1::redemption_server::RedemptionServer;
+use tercet_rules::Fault;
 use tercet_shards::{Ids, Slot, node};
 use tonic::service::Routes;
 
@@ -62,11 +63,19 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
 
     /// The number of a user's database.
     fn place(&self, user_id: i64) -> usize {
-        self.shards.map().database(Slot::of_user(user_id))
+        self.shards.slots().view().database(Slot::of_user(user_id))
     }
 
     fn pool(&self, user_id: i64) -> &Pool<Db> {
-        &self.shards.pools()[self.place(user_id)]
+        self.shards.pool(Slot::of_user(user_id))
+    }
+
+    /// Begins a local transaction that writes a user's rows.
+    ///
+    /// # Errors
+    /// [`Code::SystemBusy`](tercet_rules::Code::SystemBusy), also while they move to another database.
+    async fn begin(&self, user_id: i64) -> Result<Transaction<'static, Db>, Fault> {
+        self.shards.begin(Slot::of_user(user_id)).await.map_err(trial::database)?.ok_or_else(trial::busy)
     }
 }
 
@@ -81,7 +90,7 @@ pub async fn service<Db: Redemptions + Dialect + node::Store>(
 ) -> Result<Service<Db>, Error> {
     shards.migrate().await?;
     let (ids, keeper) = node::lease(shards.home().clone(), SERVICE, node::LEASE).await?;
-    let pools = shards.pools().to_vec();
+    let (pools, own) = (shards.pools().to_vec(), shards.clone());
     let redemption = Arc::new(Redemption::new(shards, ids, peers));
     let server = RedemptionServer::new(api::Api::new(Arc::clone(&redemption)));
     let server = server.max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
@@ -89,6 +98,10 @@ pub async fn service<Db: Redemptions + Dialect + node::Store>(
     Ok(service
         .beside("node id", |mut stop| async move {
             keeper.run(stop.requested()).await;
+            Ok(())
+        })
+        .beside("slots", |mut stop| async move {
+            own.keep_looking(stop.requested()).await;
             Ok(())
         })
         .beside("kept redemptions", |mut stop| async move {

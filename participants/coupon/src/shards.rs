@@ -1,26 +1,51 @@
 //! The databases that coupons are in.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use sqlx::Pool;
-use tercet::fence::Dialect;
+use futures_util::future::{BoxFuture, join_all};
+use sqlx::{Pool, Transaction};
+use tercet::fence::{self, Dialect};
+use tercet::participant::Moves;
 use tercet::tables;
 use tercet_events::bus::Bus;
 use tercet_events::outbox::Outbox;
-use tercet_shards::ShardMap;
+use tercet_shards::{ShardMap, Slot};
+use tokio::sync::Mutex;
+use tracing::{error, warn};
 
+use crate::slots::{Slots, View};
+use crate::store::seats::Said;
 use crate::store::{Store, tables};
 
-/// A pool for each database of a map, in its order.
+/// Between two looks at where slots are, however many ask for one; and how long a database may take for it.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+const LOOK_MAX: Duration = Duration::from_secs(1);
+/// How often those look who only read.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often a local transaction is begun whose rows have just moved.
+const BEGIN_MAX: u32 = 3;
+/// How often slots are spread over a database whose rows others write at the same moment.
+const SPREAD_MAX: u32 = 20;
+
+/// The databases of a service, and which slot each of them has.
 #[derive(Debug)]
 pub struct Shards<Db: sqlx::Database> {
-    map: Arc<ShardMap>,
+    slots: Arc<Slots>,
     pools: Vec<Pool<Db>>,
+    looked: Arc<Mutex<Looked>>,
+}
+
+/// What the databases said last.
+#[derive(Debug, Default)]
+struct Looked {
+    began: Option<Instant>,
+    said: Vec<Option<Said>>,
 }
 
 impl<Db: sqlx::Database> Clone for Shards<Db> {
     fn clone(&self) -> Self {
-        Self { map: Arc::clone(&self.map), pools: self.pools.clone() }
+        Self { slots: Arc::clone(&self.slots), pools: self.pools.clone(), looked: Arc::clone(&self.looked) }
     }
 }
 
@@ -44,12 +69,28 @@ pub enum Error {
     /// The outbox of events can not be made in one of the databases.
     #[error("the outbox in a database of the shard map")]
     Outbox(#[source] tables::Error),
+    /// A database does not say which slots it serves.
+    #[error("the slots of the database {0} of the shard map")]
+    Slots(usize, #[source] sqlx::Error),
+    /// Users of a slot would be nowhere: name all databases that slots were ever moved to.
+    #[error("none of the databases that are named has slot {0}")]
+    Nowhere(usize),
 }
 
 impl<Db: sqlx::Database> Shards<Db> {
+    /// In which table a slot is. Where it is now, [`Self::slots`] says.
+    pub fn map(&self) -> &ShardMap {
+        self.slots.map()
+    }
+
     /// Which slot is where.
-    pub const fn map(&self) -> &Arc<ShardMap> {
-        &self.map
+    pub const fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// The database that has a slot.
+    pub fn pool(&self, slot: Slot) -> &Pool<Db> {
+        &self.pools[self.slots.view().database(slot)]
     }
 
     /// The databases, in the map's order.
@@ -66,7 +107,7 @@ impl<Db: sqlx::Database> Shards<Db> {
 impl<Db: Store + Dialect> Shards<Db> {
     /// One database with one table.
     pub fn one(pool: Pool<Db>) -> Self {
-        Self { map: Arc::new(ShardMap::one()), pools: vec![pool] }
+        Self::over(ShardMap::one(), vec![pool])
     }
 
     /// These databases, in the map's order.
@@ -77,7 +118,12 @@ impl<Db: Store + Dialect> Shards<Db> {
         if pools.len() != map.databases() {
             return Err(Error::Count { map: map.databases(), urls: pools.len() });
         }
-        Ok(Self { map: Arc::new(map), pools })
+        Ok(Self::over(map, pools))
+    }
+
+    fn over(map: ShardMap, pools: Vec<Pool<Db>>) -> Self {
+        let looked = Looked { began: None, said: vec![None; pools.len()] };
+        Self { slots: Arc::new(Slots::new(map)), pools, looked: Arc::new(Mutex::new(looked)) }
     }
 
     /// Opens the databases with these URLs.
@@ -92,15 +138,129 @@ impl<Db: Store + Dialect> Shards<Db> {
         Self::new(map, pools)
     }
 
-    /// Makes the tables that are missing, in all databases.
+    /// The tables of a database that have a slot, by number.
+    pub fn tables_in(&self, view: &View, database: usize) -> Vec<usize> {
+        let here = Slot::all().filter(|slot| view.database(*slot) == database);
+        let mut tables: Vec<usize> = here.map(|slot| self.map().table(slot)).collect();
+        tables.dedup();
+        tables
+    }
+
+    /// Makes the tables that are missing, in all databases. The first time it spreads the slots over them, as the map
+    /// says; ever after the databases say where slots are.
     ///
     /// # Errors
-    /// [`Error::Tables`].
+    /// [`Error::Tables`], [`Error::Slots`] and [`Error::Nowhere`].
     pub async fn migrate(&self) -> Result<(), Error> {
         for (at, pool) in self.pools.iter().enumerate() {
-            Db::migrate(pool, self.map.tables()).await.map_err(|error| Error::Tables(at, error))?;
+            let make = async {
+                fence::prepare(pool).await?;
+                Db::migrate(pool, self.map().tables()).await
+            };
+            make.await.map_err(|error| Error::Tables(at, error))?;
         }
-        Ok(())
+        self.spread().await?;
+        match self.look_for(None).await? {
+            Some(slot) => Err(Error::Nowhere(slot.number())),
+            None => Ok(()),
+        }
+    }
+
+    /// Serves each slot where the first map says, once and for all.
+    async fn spread(&self) -> Result<(), Error> {
+        let wanted = self.map().to_string();
+        let (first, made) = Db::first_map(self.home(), &wanted).await.map_err(|error| Error::Slots(0, error))?;
+        if made {
+            return Ok(());
+        }
+        let first: ShardMap = match first.parse() {
+            Ok(first) => first,
+            Err(error) => return Err(Error::Slots(0, sqlx::Error::Decode(Box::new(error)))),
+        };
+        for at in 0..first.databases() {
+            let count = || Error::Count { map: first.databases(), urls: self.pools.len() };
+            let pool = self.pools.get(at).ok_or_else(count)?;
+            let slots: Vec<Slot> = first.slots(at).collect();
+            let mut tries = 0;
+            // Others that start do the same.
+            while let Err(error) = Db::serve(pool, &slots).await {
+                tries += 1;
+                if tries >= SPREAD_MAX || !fence::is_conflict::<Db>(&error) {
+                    return Err(Error::Slots(at, error));
+                }
+            }
+        }
+        Db::first_made(self.home()).await.map_err(|error| Error::Slots(0, error))
+    }
+
+    /// Asks all databases which slots they serve, unless that was begun since; a database that does not answer is taken
+    /// to be as it was, which its epoch would contradict. Returns a slot that none has, if there is one.
+    async fn look_for(&self, since: Option<Instant>) -> Result<Option<Slot>, Error> {
+        let mut looked = self.looked.lock().await;
+        if looked.began.is_some_and(|began| since.is_some_and(|since| began >= since)) {
+            return Ok(None);
+        }
+        if let Some(began) = looked.began {
+            tokio::time::sleep(LOOK_PAUSE.saturating_sub(began.elapsed())).await;
+        }
+        looked.began = Some(Instant::now());
+        let ask = |(pool, said): (_, &Option<Said>)| {
+            let said = Db::said(pool, said.as_ref().map(|said| said.epoch));
+            async move { tokio::time::timeout(LOOK_MAX, said).await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) }
+        };
+        let answers = join_all(self.pools.iter().zip(&looked.said).map(ask)).await;
+        for (at, (answer, before)) in answers.into_iter().zip(&mut looked.said).enumerate() {
+            match answer {
+                Ok(Some(said)) => *before = Some(said),
+                Ok(None) => {}
+                Err(error) if before.is_some() => {
+                    warn!(database = at, %error, "a database does not say what it serves")
+                }
+                Err(error) => return Err(Error::Slots(at, error)),
+            }
+        }
+        let said: Vec<Said> = looked.said.iter().flatten().cloned().collect();
+        Ok(self.slots.hear(&said))
+    }
+
+    /// Looks where slots are, now and then, until `stop` ends: for those who read.
+    pub async fn keep_looking(&self, stop: impl Future<Output = ()> + Send) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                () = tokio::time::sleep(LOOK) => self.look().await,
+            }
+        }
+    }
+
+    /// Begins a local transaction that writes rows of this slot, in the database that serves it until it ends; `None`
+    /// while it moves.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn begin(&self, slot: Slot) -> sqlx::Result<Option<Transaction<'static, Db>>> {
+        for _ in 0..BEGIN_MAX {
+            if let Some(place) = self.slots.place(slot) {
+                let epoch = place.epoch.unwrap_or_default();
+                if let Some(db_tx) = self.begin_at(place.database, epoch).await? {
+                    return Ok(Some(db_tx));
+                }
+            }
+            self.look().await;
+        }
+        Ok(None)
+    }
+
+    /// Begins a local transaction in a database, which serves the same until it ends as it did at this epoch; `None`
+    /// where it does not.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn begin_at(&self, database: usize, epoch: i64) -> sqlx::Result<Option<Transaction<'static, Db>>> {
+        let mut db_tx = self.pools[database].begin_with(Db::BEGIN_WRITE).await?;
+        let same = fence::is_at::<Db>(&mut db_tx, epoch).await?;
+        Ok(same.then_some(db_tx))
     }
 
     /// Where those write events who keep coupons here; nothing is written where nobody is told. Whoever runs the coupon
@@ -117,6 +277,18 @@ impl<Db: Store + Dialect> Shards<Db> {
 
     /// The names of all tables that a database has.
     pub fn tables(&self) -> Vec<String> {
-        tables(self.map.tables())
+        tables(self.map().tables())
+    }
+}
+
+impl<Db: Store + Dialect> Moves for Shards<Db> {
+    fn look(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            match self.look_for(Some(Instant::now())).await {
+                Ok(None) => {}
+                Ok(Some(slot)) => error!(slot = slot.number(), "no database that is named has the slot"),
+                Err(error) => warn!(%error, "it is not known where slots are"),
+            }
+        })
     }
 }

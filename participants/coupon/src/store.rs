@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use tercet::participant::DbTx;
 use tercet::tables::Error;
-use tercet_events::store::Store as EventStore;
 use tercet_proto::coupon::v1::Claim;
 use tercet_shards::{ShardMap, Slot};
 
@@ -15,14 +14,19 @@ mod audit;
 pub mod batches;
 pub mod jobs;
 #[cfg(feature = "mysql")]
+pub(crate) mod moves;
+#[cfg(feature = "mysql")]
 mod mysql;
 pub mod occasions;
 pub mod redemptions;
+pub mod seats;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statements;
 
 pub use audit::{Totals, totals, used};
+pub use jobs::{Ended, ended};
+pub use seats::Seats;
 pub use statements::Kind;
 
 /// Where a coupon stands.
@@ -132,8 +136,11 @@ pub struct Ran {
     pub rows: Vec<Vec<Option<i64>>>,
 }
 
+/// An order that is paid: it, its user, the cents, and the slot of the user.
+pub type Notice = (i64, i64, i64, usize);
+
 /// A database that coupons can live in.
-pub trait Store: EventStore {
+pub trait Store: Seats {
     /// Whether a row that does not exist yet has to be made before it can be locked.
     const LOCKS_BY_ROW: bool;
 
@@ -143,13 +150,13 @@ pub trait Store: EventStore {
     /// Runs statements one after the other.
     fn run(db_tx: &mut DbTx<Self>, statements: &[Statement]) -> impl Future<Output = sqlx::Result<Vec<Ran>>> + Send;
 
-    /// Notes orders that are paid: rows of order, user and cents. A second notice of an order changes nothing.
-    fn note_paid(db_tx: &mut DbTx<Self>, notices: &[(i64, i64, i64)]) -> impl Future<Output = sqlx::Result<()>> + Send;
+    /// Notes orders that are paid. A second notice of an order changes nothing.
+    fn note_paid(db_tx: &mut DbTx<Self>, notices: &[Notice]) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
 
 /// The names of all tables of a database that has so many of each kind.
 pub fn tables(count: usize) -> Vec<String> {
-    let mut names = ["paid_notice", "issue_batch", "issue_chunk", "redemption"].map(str::to_owned).to_vec();
+    let mut names = ["paid_notice", "issue_batch", "issue_chunk", "redemption", "slot"].map(str::to_owned).to_vec();
     names.extend((0..count).flat_map(statements::tables));
     names
 }
@@ -387,43 +394,6 @@ pub async fn page<Db: Store>(
     let status = status.map_or(-1, |status| status as i64);
     let ran = Db::run(db_tx, &[statement(Kind::Page, table, &[before, template_id, status, limit.into()])]).await?;
     ran.iter().flat_map(|ran| &ran.rows).map(|row| Ok((Coupon::from_row(row)?, last(row)? != 0))).collect()
-}
-
-/// A coupon whose time has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Its id.
-    pub coupon_id: i64,
-    /// When.
-    pub valid_until_ms: i64,
-    /// Where it stands.
-    pub status: Status,
-    /// Its user.
-    pub user_id: i64,
-    /// Its template.
-    pub template_id: i64,
-}
-
-/// Locks and reads the next coupons of a table after this mark whose time ended by then, by their end and id.
-pub async fn ended<Db: Store>(
-    db_tx: &mut DbTx<Db>,
-    table: usize,
-    (after_ms, after): jobs::Mark,
-    (until_ms, limit): (i64, u32),
-) -> sqlx::Result<Vec<Ended>> {
-    let mut all = Vec::new();
-    for kind in [Kind::EndedWith, Kind::EndedAfter] {
-        let left = i64::from(limit) - all.len() as i64;
-        if left > 0 {
-            let ran = Db::run(db_tx, &[statement(kind, table, &[after_ms, after, until_ms, left])]).await?;
-            for row in ran.iter().flat_map(|ran| &ran.rows) {
-                let [coupon_id, valid_until_ms, status, user_id, template_id] = numbers(row)?;
-                let status = Status::from_number(status)?;
-                all.push(Ended { coupon_id, valid_until_ms, status, user_id, template_id });
-            }
-        }
-    }
-    Ok(all)
 }
 
 impl Coupon {

@@ -13,6 +13,7 @@ use tercet_events::outbox::Outbox;
 use tercet_shards::ShardMap;
 
 use super::redeem::LOCKED_DELAY;
+use super::slots::Slots;
 use super::*;
 
 type Claimer = Claim<Sqlite>;
@@ -62,7 +63,7 @@ async fn statuses(shards: &Shards<Sqlite>) -> [i64; 5] {
 
 macro_rules! run {
     ($shards:expr, $handler:ident.$operation:ident, $slice:expr) => {{
-        let handler = $handler::new($shards.map());
+        let handler = $handler::new($shards.slots());
         let mut db_tx = $shards.home().begin().await.expect("the pool is open");
         let answers = handler.$operation(&mut db_tx, &$slice).await.expect("the statements are sound");
         db_tx.commit().await.expect("the constraints hold");
@@ -253,7 +254,7 @@ async fn the_database_itself_refuses_to_use_a_coupon_twice() {
     let shards = coupons().await;
     issued!(shards, 1);
     let mut db_tx = shards.home().begin().await.expect("the pool is open");
-    let redeemer = Redeemer::new(shards.map());
+    let redeemer = Redeemer::new(shards.slots());
     let error =
         redeemer.confirm(&mut db_tx, &slice([redeem(id(1, 7), 7, 100, 500)])).await.expect_err("it is not locked");
     assert!(matches!(error, sqlx::Error::RowNotFound), "{error}");
@@ -265,7 +266,7 @@ async fn the_database_itself_refuses_to_delete_an_issued_coupon() {
     issued!(shards, 1);
     let mut db_tx = shards.home().begin().await.expect("the pool is open");
     let error =
-        Claimer::new(shards.map()).cancel(&mut db_tx, &claims([(1, 1, 7)])).await.expect_err("it is not pending");
+        Claimer::new(shards.slots()).cancel(&mut db_tx, &claims([(1, 1, 7)])).await.expect_err("it is not pending");
     assert!(matches!(error, sqlx::Error::RowNotFound), "{error}");
 }
 
@@ -280,11 +281,13 @@ async fn a_start_with_another_number_of_tables_fails_before_it_looks_in_the_wron
 
 #[tokio::test]
 async fn every_request_of_a_user_goes_to_the_database_of_his_slot() {
-    let map: Arc<ShardMap> = Arc::new("2x4".parse().expect("it is a map"));
-    let (claimer, redeemer) = (Claimer::new(&map), Redeemer::new(&map));
-    let (giver, receiver) = (GiverBack::new(&map), PaidReceiver::new(&map));
+    let slots = Arc::new(Slots::new("2x4".parse().expect("it is a map")));
+    let (claimer, redeemer) = (Claimer::new(&slots), Redeemer::new(&slots));
+    let (giver, receiver) = (GiverBack::new(&slots), PaidReceiver::new(&slots));
     for user_id in 1..100 {
-        let place = map.database(Slot::of_user(user_id));
+        let slot = Slot::of_user(user_id);
+        let place = slots.place(slot);
+        assert_eq!(place.map(|place| place.database), Some(slot.number() % 2));
         let coupon_id = id(user_id, user_id);
         assert_eq!(claimer.place(&claim_by_hand(user_id, user_id, 1, 1)), place);
         assert_eq!(redeemer.place(&redeem(coupon_id, user_id, 1, 1)), place);
@@ -317,15 +320,15 @@ async fn told(shards: &Shards<Sqlite>) -> Vec<(i64, Option<Payload>)> {
 async fn every_step_of_a_coupon_is_told_and_that_it_ended_meanwhile_too() {
     let shards = coupons().await;
     let outbox = Outbox::open(shards.pools()).await.expect("the schema is sound");
-    let (map, slot) = (shards.map(), |number| id(number, 7));
+    let (slots, slot) = (shards.slots(), |number| id(number, 7));
     let mut db_tx = shards.home().begin().await.expect("the pool is open");
-    let claim = Claimer::new(map).telling(outbox.clone());
+    let claim = Claimer::new(slots).telling(outbox.clone());
     // The second has ended before it is issued.
     let mut ops = claims([(1, 1, 7), (2, 1, 7)]);
     ops[1].request.valid_until_ms = 1;
     claim.try_(&mut db_tx, &ops).await.expect("the statements are sound");
     claim.confirm(&mut db_tx, &ops).await.expect("the statements are sound");
-    let redeem_of = Redeemer::new(map).telling(outbox.clone());
+    let redeem_of = Redeemer::new(slots).telling(outbox.clone());
     let order = slice([redeem(slot(1), 7, 100, 2_000)]);
     for cancelled in [true, false] {
         redeem_of.try_(&mut db_tx, &order).await.expect("the statements are sound");
@@ -336,11 +339,11 @@ async fn every_step_of_a_coupon_is_told_and_that_it_ended_meanwhile_too() {
     redeem_of.confirm(&mut db_tx, &order).await.expect("the statements are sound");
     let table = format!(
         "UPDATE coupon_{:03} SET valid_until_ms = 1 WHERE coupon_id = {}",
-        map.table(Slot::of_user(7)),
+        shards.map().table(Slot::of_user(7)),
         slot(1)
     );
     sqlx::query(sqlx::AssertSqlSafe(table)).execute(&mut *db_tx).await.expect("the table is there");
-    let back = GiverBack::new(map).telling(outbox);
+    let back = GiverBack::new(slots).telling(outbox);
     back.try_(&mut db_tx, &give_back(100)).await.expect("the statements are sound");
     back.cancel(&mut db_tx, &give_back(100)).await.expect("the statements are sound");
     db_tx.commit().await.expect("the constraints hold");

@@ -6,7 +6,7 @@
 //! nothing more.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::Pool;
@@ -19,21 +19,23 @@ use crate::context::Context;
 use crate::fence::{Dialect, Operation};
 use crate::handler::{Job, Outcome, shortened};
 use crate::metrics;
-use crate::participant::Answer;
+use crate::participant::{Answer, Moves, Place};
 use crate::service::Registered;
 use crate::xid::Xid;
 
 mod book;
+mod connections;
 mod forget;
 mod local;
-mod place;
 
+use connections::Connections;
 use forget::Round;
 use local::Failure;
-use place::Place;
 
 /// The action of a coordinator's canaries, which only ask whether batches are run.
 const CANARY: &str = "tercet.canary";
+/// When a call whose rows are moving is asked for again.
+const MOVING: Duration = Duration::from_millis(150);
 /// How many keys are remembered for having failed.
 const SUSPECTS_MAX: usize = 1_024;
 type Key = (Xid, u32);
@@ -45,8 +47,8 @@ struct Item {
     operation: Operation,
     tried: bool,
     action: usize,
-    /// Which database.
-    place: usize,
+    /// All items that run together have the database and its epoch in common.
+    place: Place,
     job: Job,
 }
 
@@ -80,10 +82,12 @@ pub struct Executor<Db: Dialect> {
     service: &'static str,
     actions: Vec<Registered<Db>>,
     by_name: HashMap<&'static str, usize>,
-    places: Vec<Place<Db>>,
+    places: Vec<Connections<Db>>,
     /// `None` runs handlers without a fence.
     fence_id: Option<[u8; 16]>,
     invariants: Vec<Invariant>,
+    /// Knows where rows are that move.
+    moves: Option<Arc<dyn Moves>>,
     suspects: Mutex<Suspects>,
     forgotten: tokio::sync::Mutex<Round>,
     clock: StoreClock,
@@ -98,7 +102,7 @@ impl<Db: Dialect> Executor<Db> {
         invariants: Vec<Invariant>,
     ) -> Self {
         let by_name = actions.iter().enumerate().map(|(at, action)| (action.name, at)).collect();
-        let places = pools.into_iter().map(Place::new).collect();
+        let places = pools.into_iter().map(Connections::new).collect();
         Self {
             service,
             actions,
@@ -106,10 +110,17 @@ impl<Db: Dialect> Executor<Db> {
             places,
             fence_id,
             invariants,
+            moves: None,
             suspects: Mutex::default(),
             forgotten: tokio::sync::Mutex::default(),
             clock: StoreClock::default(),
         }
+    }
+
+    /// With rows that move.
+    pub(crate) fn moving(mut self, moves: Option<Arc<dyn Moves>>) -> Self {
+        self.moves = moves;
+        self
     }
 
     /// What a session says first, but for what belongs to the process: its instance, version and window.
@@ -142,19 +153,26 @@ impl<Db: Dialect> Executor<Db> {
     pub async fn run(&self, calls: Vec<Call>) -> Vec<Reply> {
         metrics::batch_ran(self.service, calls.len());
         let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(calls.len());
-        let mut by_place: BTreeMap<usize, Vec<Item>> = BTreeMap::new();
+        let mut items = Vec::with_capacity(calls.len());
         let mut kinds = Vec::with_capacity(calls.len());
         for (at, call) in calls.into_iter().enumerate() {
             kinds.push(self.by_name.get(call.action.as_str()).copied().zip(Operation::of(call.operation())));
             match self.read(at, call) {
                 Ok(item) => {
                     outcomes.push(None);
-                    by_place.entry(item.place).or_default().push(item);
+                    items.push(item);
                 }
                 Err(outcome) => outcomes.push(Some(outcome)),
             }
         }
-        let places = by_place.into_iter().map(|(place, items)| self.run_place(place, items));
+        let mut by_place: BTreeMap<(usize, Option<i64>), Vec<Item>> = BTreeMap::new();
+        for (item, moving) in self.placed(items).await {
+            match moving {
+                Some(outcome) => outcomes[item.at] = Some(outcome),
+                None => by_place.entry((item.place.database, item.place.epoch)).or_default().push(item),
+            }
+        }
+        let places = by_place.into_iter().map(|((database, _), items)| self.run_place(database, items));
         for (at, outcome) in futures_util::future::join_all(places).await.into_iter().flatten() {
             outcomes[at] = Some(outcome);
         }
@@ -188,27 +206,58 @@ impl<Db: Dialect> Executor<Db> {
         if !handler.operations().contains(&operation) {
             return Err(unknown("the action has no such operation"));
         }
-        let place = if self.places.len() > 1 { self.place(action, &call)? } else { 0 };
         // It would cost the others of its batch their time; and nobody waits for it.
         if self.clock.has_passed(call.not_after_ms) {
             return Err(Ok(Answer::not_now(Duration::ZERO)));
         }
         let context = Context { xid, branch: call.branch, not_after_ms: call.not_after_ms };
         let job = Job { context, request: call.request, traceparent: call.traceparent };
-        Ok(Item { at, operation, tried: call.tried, action, place, job })
+        Ok(Item { at, operation, tried: call.tried, action, place: Place::default(), job })
     }
 
-    fn place(&self, action: usize, call: &Call) -> Result<usize, Outcome> {
-        let (action, places) = (&self.actions[action], self.places.len());
-        match action.handler.place(&call.request) {
-            Ok(place) if place < places => Ok(place),
-            Ok(place) => {
+    /// Places each item; or its outcome, where it has no place.
+    async fn placed(&self, mut items: Vec<Item>) -> Vec<(Item, Option<Outcome>)> {
+        if self.places.len() == 1 && self.moves.is_none() {
+            return items.into_iter().map(|item| (item, None)).collect();
+        }
+        let places: Vec<_> = items.iter().map(|item| self.place(item)).collect();
+        let moving = places.iter().any(|place| matches!(place, Ok(None)));
+        if moving {
+            self.look().await;
+        }
+        let mut placed = Vec::with_capacity(items.len());
+        for (mut item, place) in items.drain(..).zip(places) {
+            let outcome = match if matches!(place, Ok(None)) { self.place(&item) } else { place } {
+                Ok(Some(place)) => {
+                    item.place = place;
+                    None
+                }
+                Ok(None) => Some(Ok(Answer::not_now(MOVING))),
+                Err(outcome) => Some(outcome),
+            };
+            placed.push((item, outcome));
+        }
+        placed
+    }
+
+    fn place(&self, item: &Item) -> Result<Option<Place>, Outcome> {
+        let (action, places) = (&self.actions[item.action], self.places.len());
+        match action.handler.place(&item.job.request) {
+            Ok(Some(Place { database, .. })) if database >= places => {
                 let action = action.name;
-                error!(service = self.service, action, place, places, "place() names a database that is not there");
+                error!(service = self.service, action, database, places, "place() names a database that is not there");
                 Err(Err("place() names a database that is not there".to_owned()))
             }
+            Ok(place) => Ok(place),
             // Where its rows are, if it has any, is not to be known.
             Err(error) => Err(Err(error.to_string())),
+        }
+    }
+
+    /// Looks where rows are that move.
+    async fn look(&self) {
+        if let Some(moves) = &self.moves {
+            moves.look().await;
         }
     }
 
@@ -252,6 +301,10 @@ impl<Db: Dialect> Executor<Db> {
             return;
         }
         let mut ran = self.run_in_place(&self.places[place], &lot, false).await;
+        if matches!(ran, Err(Failure::Moved)) {
+            self.again(place, lot, lots, outcomes).await;
+            return;
+        }
         if lot.len() == 1 && matches!(ran, Err(Failure::Differs)) {
             ran = self.run_in_place(&self.places[place], &lot, true).await;
         }
@@ -274,12 +327,43 @@ impl<Db: Dialect> Executor<Db> {
                 "the handler panicked".to_owned()
             }
             Err(Failure::Differs) => "its rows and its book differ".to_owned(),
+            Err(Failure::Moved) => "its rows have moved".to_owned(),
             Err(Failure::Conflict(text) | Failure::NotBegun(text) | Failure::Lost(text)) => text,
         };
         let (item, operations) = (&lot[0], lot.len());
         let (xid, branch, action) = (item.job.context.xid, item.job.context.branch, self.actions[item.action].name);
         warn!(service = self.service, %xid, branch, action, operations, error = text, "operations of unknown outcome");
         outcomes.extend(lot.iter().map(|item| (item.at, Err(text.clone()))));
+    }
+
+    /// Places a lot once more whose database is past the epoch by which it was placed: what it still serves is run
+    /// there, and the coordinator is told to ask for the rest again.
+    async fn again(
+        &self,
+        place: usize,
+        lot: Vec<Item>,
+        lots: &mut Vec<Vec<Item>>,
+        outcomes: &mut Vec<(usize, Outcome)>,
+    ) {
+        let before = lot.first().and_then(|item| item.place.epoch);
+        self.look().await;
+        let mut stay: Vec<Item> = Vec::with_capacity(lot.len());
+        for mut item in lot {
+            match self.place(&item) {
+                Ok(Some(now))
+                    if now.database == place
+                        && now.epoch != before
+                        && stay.first().is_none_or(|first| first.place.epoch == now.epoch) =>
+                {
+                    item.place = now;
+                    stay.push(item);
+                }
+                Ok(Some(_)) => outcomes.push((item.at, Ok(Answer::not_now(Duration::ZERO)))),
+                Ok(None) => outcomes.push((item.at, Ok(Answer::not_now(MOVING)))),
+                Err(outcome) => outcomes.push((item.at, outcome)),
+            }
+        }
+        lots.push(stay);
     }
 
     fn suspects(&self) -> MutexGuard<'_, Suspects> {

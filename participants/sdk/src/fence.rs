@@ -17,6 +17,9 @@
 //! Rows go only after the coordinator has durably forgotten their transaction: first the floor rises above every call
 //! that may still be on its way, and a round later the rows are deleted. A call whose `not_after` is at or below the
 //! floor touches nothing.
+//!
+//! Where parts of a service's rows move between databases, the rows of the fence carry their part, and a batch touches
+//! nothing in a database that is past the epoch by which it was placed: see [`Place`](crate::participant::Place).
 
 use bytes::Bytes;
 use tercet_proto::participant::v1 as pb;
@@ -39,7 +42,7 @@ mod sqlite;
 
 pub use guard::{CommitError, commit_sender, guard};
 pub use sql::prepare;
-pub(crate) use sql::{Sql, check_table};
+pub(crate) use sql::{Marks, Sql, check_table};
 
 /// A database that can hold a fence: `sqlx::Sqlite`, `sqlx::Postgres` or `sqlx::MySql` (MariaDB too), by feature.
 pub trait Dialect: Sql {
@@ -125,6 +128,9 @@ impl State {
     }
 }
 
+/// The part of rows that never move.
+const NO_PART: i64 = -1;
+
 /// One row of the upsert.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
@@ -132,12 +138,19 @@ pub struct Entry {
     pub(crate) branch: u32,
     pub(crate) wanted: State,
     pub(crate) not_after_ms: u64,
+    /// The part of the service's rows that it is about.
+    pub(crate) part: Option<u16>,
 }
 
 impl Entry {
-    pub(crate) const fn new(context: &Context, operation: Operation) -> Self {
+    pub(crate) const fn new(context: &Context, operation: Operation, part: Option<u16>) -> Self {
         let Context { xid, branch, not_after_ms } = *context;
-        Self { xid, branch, wanted: operation.wanted(), not_after_ms }
+        Self { xid, branch, wanted: operation.wanted(), not_after_ms, part }
+    }
+
+    /// As the row has it.
+    pub(crate) fn part_number(&self) -> i64 {
+        self.part.map_or(NO_PART, i64::from)
     }
 
     pub(crate) const fn key(&self) -> (Xid, u32) {
@@ -190,20 +203,39 @@ impl Settled {
     }
 }
 
+/// Whether a local transaction lost against another, and may win when it is run again.
+pub fn is_conflict<Db: Dialect>(error: &sqlx::Error) -> bool {
+    Db::is_conflict(error)
+}
+
+/// Whether the database still serves what it did at this epoch. Where it does, it goes on until the local transaction
+/// ends: for those who write rows that move beside the fence, before they do.
+///
+/// # Errors
+/// The database's.
+pub async fn is_at<Db: Dialect>(db_tx: &mut DbTx<Db>, epoch: i64) -> Result<bool, sqlx::Error> {
+    Ok(Db::marks(db_tx).await?.epoch == epoch)
+}
+
 /// Writes the wanted states and tells what was there before, in the order of `entries`, which are sorted by key and
-/// have no key twice. `None` for those at or below the floor, which touch nothing.
+/// have no key twice. `None` for those at or below the floor, which touch nothing; nothing at all where the database is
+/// at another epoch.
 pub(crate) async fn enter<Db: Dialect>(
     db_tx: &mut DbTx<Db>,
     entries: &[Entry],
-) -> Result<Vec<Option<Found>>, sqlx::Error> {
+    epoch: Option<i64>,
+) -> Result<Option<Vec<Option<Found>>>, sqlx::Error> {
     let mut live: Vec<Entry> = entries.to_vec();
     let mut rows = Vec::new();
     while !live.is_empty() {
-        rows = Db::enter(db_tx, &live).await?;
+        rows = Db::enter(db_tx, &live, epoch).await?;
         if !rows.is_empty() {
             break;
         }
-        let floor_ms = Db::floor(db_tx).await?;
+        let Marks { floor_ms, epoch: now } = Db::marks(db_tx).await?;
+        if epoch.is_some_and(|epoch| epoch != now) {
+            return Ok(None);
+        }
         let before = live.len();
         live.retain(|entry| entry.not_after_ms > floor_ms);
         if live.len() == before {
@@ -215,7 +247,7 @@ pub(crate) async fn enter<Db: Dialect>(
     }
     rows.sort_unstable_by_key(|row| row.key);
     let mut rows = rows.into_iter().peekable();
-    Ok(entries.iter().map(|entry| rows.next_if(|row| row.key == entry.key())).collect())
+    Ok(Some(entries.iter().map(|entry| rows.next_if(|row| row.key == entry.key())).collect()))
 }
 
 /// What a call comes to, by the row that was there before it.

@@ -11,7 +11,7 @@ use crate::action::{FormatError, Request};
 use crate::context::{Context, Traceparent};
 use crate::fence::{Dialect, Operation};
 use crate::participant::{
-    Answer, Compensable, DbTx, Op, Participant, REASON_BYTES_MAX, RESULT_BYTES_MAX, Receiver, SliceCompensable,
+    Answer, Compensable, DbTx, Op, Participant, Place, REASON_BYTES_MAX, RESULT_BYTES_MAX, Receiver, SliceCompensable,
     SliceParticipant, SliceReceiver,
 };
 
@@ -52,8 +52,8 @@ pub(crate) trait Handler<Db: Dialect>: Send + Sync {
     /// The operations that the action has.
     fn operations(&self) -> &'static [Operation];
 
-    /// Which database the request belongs to.
-    fn place(&self, request: &[u8]) -> Result<usize, FormatError>;
+    /// Where the rows of the request are.
+    fn place(&self, request: &[u8]) -> Result<Option<Place>, FormatError>;
 
     /// Runs the jobs in the open transaction: an outcome for each, in their order.
     fn run<'a>(
@@ -86,7 +86,7 @@ pub(crate) fn shortened(mut reason: String) -> String {
 trait One<Db: Dialect>: Send + Sync + 'static {
     type Request: Request;
     const OPERATIONS: &'static [Operation];
-    fn place(&self, request: &Self::Request) -> usize;
+    fn place(&self, request: &Self::Request) -> Option<Place>;
     fn call(
         &self,
         operation: Operation,
@@ -99,7 +99,7 @@ trait One<Db: Dialect>: Send + Sync + 'static {
 trait Slice<Db: Dialect>: Send + Sync + 'static {
     type Request: Request;
     const OPERATIONS: &'static [Operation];
-    fn place(&self, request: &Self::Request) -> usize;
+    fn place(&self, request: &Self::Request) -> Option<Place>;
     fn call(
         &self,
         operation: Operation,
@@ -117,7 +117,7 @@ macro_rules! adapter {
             type Request = P::Request;
             const OPERATIONS: &'static [Operation] = &[$(Operation::$operation),*];
 
-            fn place(&self, request: &P::Request) -> usize {
+            fn place(&self, request: &P::Request) -> Option<Place> {
                 self.0.place(request)
             }
 
@@ -207,7 +207,7 @@ impl<Db: Dialect, H: One<Db>> Handler<Db> for OneByOne<H> {
         H::OPERATIONS
     }
 
-    fn place(&self, request: &[u8]) -> Result<usize, FormatError> {
+    fn place(&self, request: &[u8]) -> Result<Option<Place>, FormatError> {
         H::Request::from_bytes(request).map(|request| self.0.place(&request))
     }
 
@@ -277,7 +277,7 @@ impl<Db: Dialect, H: Slice<Db>> Handler<Db> for InSlices<H> {
         H::OPERATIONS
     }
 
-    fn place(&self, request: &[u8]) -> Result<usize, FormatError> {
+    fn place(&self, request: &[u8]) -> Result<Option<Place>, FormatError> {
         H::Request::from_bytes(request).map(|request| self.0.place(&request))
     }
 
@@ -299,8 +299,8 @@ impl<Db: Dialect> Handler<Db> for Asked {
         &[Operation::Ask]
     }
 
-    fn place(&self, _request: &[u8]) -> Result<usize, FormatError> {
-        Ok(0)
+    fn place(&self, _request: &[u8]) -> Result<Option<Place>, FormatError> {
+        Ok(Some(Place::default()))
     }
 
     fn run<'a>(

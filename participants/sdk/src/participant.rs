@@ -23,6 +23,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use crate::action::Request;
 use crate::context::Context;
@@ -81,6 +82,35 @@ pub struct Op<R> {
     pub request: R,
 }
 
+/// Where the rows of a request are.
+///
+/// Rows that stay where they are need the number of the database alone. Parts of them may move to another database
+/// while the service runs, on MariaDB and MySQL: then each database has an epoch, which rises whenever it begins or
+/// ceases to serve a part, in the commit that does so. A request that was placed by an earlier epoch touches nothing,
+/// and is placed again: see [`Moves`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Which of the service's databases, from 0.
+    pub database: usize,
+    /// The part that they belong to: what the fence keeps for the request moves along with it.
+    pub part: Option<u16>,
+    /// The epoch by which the database serves it.
+    pub epoch: Option<i64>,
+}
+
+impl Place {
+    /// In this database, for good.
+    pub const fn in_database(database: usize) -> Self {
+        Self { database, part: None, epoch: None }
+    }
+}
+
+/// Knows where parts are that move.
+pub trait Moves: Send + Sync + 'static {
+    /// Looks again: what was placed by an earlier epoch, or nowhere, is placed once more afterwards.
+    fn look(&self) -> BoxFuture<'_, ()>;
+}
+
 macro_rules! operation {
     (one, $(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -116,10 +146,12 @@ macro_rules! participant {
             /// What a branch asks for.
             type Request: Request;
 
-            /// Which of the service's databases holds the rows of this request. Always the same for the same request.
-            fn place(&self, request: &Self::Request) -> usize {
+            /// Where the rows of this request are: in the first database, unless the service says otherwise. Nowhere
+            /// while they move to another, when the coordinator is told to ask again; else always the same place for
+            /// the same request, until its part has moved.
+            fn place(&self, request: &Self::Request) -> Option<Place> {
                 let _ = request;
-                0
+                Some(Place::default())
             }
 
             $(operation!($form, $(#[$operation_doc])* $operation);)*

@@ -23,65 +23,18 @@ use crate::beside::{Failure, Stop, Work};
 use crate::conserve::Invariant;
 use crate::fence::{self, Dialect};
 use crate::handler::{self, Asked, Handler};
-use crate::participant::{Compensable, Participant, Receiver, SliceCompensable, SliceParticipant, SliceReceiver};
+use crate::participant::{
+    Compensable, Moves, Participant, Receiver, SliceCompensable, SliceParticipant, SliceReceiver,
+};
 use crate::port;
 use crate::session::{self, Coordinator};
 
+mod error;
+
+pub use error::Error;
+
 /// For the first packets of a connection to a coordinator.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
-
-/// Why a service does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The service is not put together as it must be: change the code.
-    #[error("{0}")]
-    Mistake(String),
-    /// A business table is not where the fence is: point both to one database, or make the table first.
-    #[error("table {table} is not visible to the fence in database {place}, so the two could not share a transaction")]
-    TableElsewhere {
-        /// The table.
-        table: String,
-        /// Which of the service's databases, from 0.
-        place: usize,
-        /// The database's word.
-        #[source]
-        source: sqlx::Error,
-    },
-    /// The own port can not be opened: free it, or choose another.
-    #[error("port {address} can not be opened")]
-    Port {
-        /// The address.
-        address: SocketAddr,
-        /// The system's word.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The own port broke while it was served.
-    #[error("the own port broke")]
-    Server(#[source] tonic::transport::Error),
-    /// Its certificates, keys or secret can not be used, or a port would be open to everyone: mend the setting that
-    /// the error names.
-    #[error(transparent)]
-    Security(#[from] tercet_secure::Error),
-    /// A database can not be used: reach it, or give it the rights to make tables.
-    #[error("database {place} can not be used")]
-    Database {
-        /// Which of the service's databases, from 0.
-        place: usize,
-        /// The database's word.
-        #[source]
-        source: sqlx::Error,
-    },
-    /// A piece of work beside it can not go on: its own words say what to mend.
-    #[error("{name}")]
-    Beside {
-        /// The work.
-        name: &'static str,
-        /// Its word.
-        #[source]
-        source: Failure,
-    },
-}
 
 /// An action and its handler, without types.
 pub(crate) struct Registered<Db: Dialect> {
@@ -119,6 +72,7 @@ pub struct Service<Db: Dialect> {
     routes: Routes,
     descriptors: Vec<&'static [u8]>,
     works: Vec<Work>,
+    moves: Option<Arc<dyn Moves>>,
 }
 
 impl<Db: Dialect> Service<Db> {
@@ -147,6 +101,7 @@ impl<Db: Dialect> Service<Db> {
             routes: Routes::default(),
             descriptors: Vec::new(),
             works: Vec::new(),
+            moves: None,
         }
     }
 
@@ -154,6 +109,15 @@ impl<Db: Dialect> Service<Db> {
     #[must_use]
     pub fn coordinator(mut self, url: impl Into<String>) -> Self {
         self.coordinators.push(url.into());
+        self
+    }
+
+    /// Knows where rows are that move between the databases, where any do: see
+    /// [`Place`](crate::participant::Place). Which database is which is then what each says of itself, so instances
+    /// that name more of them, or in another order, serve side by side; the first is the same for all.
+    #[must_use]
+    pub fn moves(mut self, moves: Arc<dyn Moves>) -> Self {
+        self.moves = Some(moves);
         self
     }
 
@@ -337,15 +301,19 @@ impl<Db: Dialect> Service<Db> {
             if fenced {
                 fence::prepare(pool).await.map_err(|error| database(error.into()))?;
                 let own = Db::fence_id(&mut connection).await.map_err(database)?;
-                // The order matters: `place` goes by it.
-                id = id.rotate_left(1) ^ u128::from_be_bytes(own);
+                // The order matters, where `place` goes by it.
+                if self.moves.is_none() || place == 0 {
+                    id = id.rotate_left(1) ^ u128::from_be_bytes(own);
+                }
             }
             for table in &self.tables {
                 let elsewhere = |source| Error::TableElsewhere { table: table.clone(), place, source };
                 fence::check_table::<Db>(&mut connection, table).await.map_err(elsewhere)?;
             }
         }
-        Ok(Executor::new(self.name, self.actions, self.databases, fenced.then(|| id.to_be_bytes()), self.invariants))
+        let fence_id = fenced.then(|| id.to_be_bytes());
+        let executor = Executor::new(self.name, self.actions, self.databases, fence_id, self.invariants);
+        Ok(executor.moving(self.moves))
     }
 
     /// Runs the service until `shutdown` ends: a session with each coordinator, opened again whenever it breaks, and
@@ -415,6 +383,9 @@ impl<Db: Dialect> Service<Db> {
         }
         if !self.fenced && !self.invariants.is_empty() {
             return mistake(format!("service {} promises to conserve something and has no fence", self.name));
+        }
+        if !self.fenced && self.moves.is_some() {
+            return mistake(format!("rows of service {} move, and it has no fence", self.name));
         }
         for action in self.invariants.iter().flat_map(Invariant::actions) {
             if !self.actions.iter().any(|own| own.name == action) {

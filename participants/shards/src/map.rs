@@ -1,8 +1,9 @@
-//! Which database and which table a slot is in.
+//! Which database and which table a slot is in: at first, or where it is to be moved to. Databases say where it is now.
 //!
 //! A map is written as `DATABASESxTABLES`, such as `10x100`: slot s is in database s % 10, and there in the table
 //! s * 100 / 1024. Every database has tables of the same names, so a slot that moves to another database stays in its
-//! table. Where slots have moved, the databases follow one by one: `3x4:0=0-511;1=512-767,1000;2=768-999,1001-1023`.
+//! table. Where they are not spread evenly, the databases follow one by one:
+//! `3x4:0=0-511;1=512-767,1000;2=768-999,1001-1023`.
 
 use std::fmt;
 use std::str::FromStr;

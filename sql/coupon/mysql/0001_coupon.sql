@@ -29,9 +29,11 @@ CREATE TABLE coupon (
   KEY coupon_of_user (user_id, status)
 ) ENGINE = InnoDB;
 
--- Orders that this service was told are paid.
+-- Orders that this service was told are paid. slot is that of the user.
 CREATE TABLE paid_notice (
   order_id BIGINT PRIMARY KEY,
   user_id BIGINT NOT NULL,
-  paid_cents BIGINT NOT NULL
+  paid_cents BIGINT NOT NULL,
+  slot SMALLINT NOT NULL,
+  KEY of_slot (slot)
 ) ENGINE = InnoDB;

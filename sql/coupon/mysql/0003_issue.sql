@@ -21,12 +21,14 @@ CREATE TABLE issue_batch (
   lease_ms BIGINT NOT NULL DEFAULT 0
 ) ENGINE = InnoDB;
 
--- The chunks of each batch whose coupons are in this database, each written in their local transaction.
+-- The chunks of each batch whose coupons are in this database, each written in their local transaction. A chunk is of one slot, whose
+-- number is its last ten bits, and moves with it.
 CREATE TABLE issue_chunk (
   batch BIGINT NOT NULL,
   chunk BIGINT NOT NULL,
   coupons BIGINT NOT NULL,
-  PRIMARY KEY (batch, chunk)
+  PRIMARY KEY (batch, chunk),
+  KEY by_chunk (chunk)
 ) ENGINE = InnoDB;
 
 -- Standing rules of operators, in the first database alone: when something happens, those whom it is about get coupons.

@@ -18,8 +18,10 @@ CREATE TABLE redemption (
   refunded_ms BIGINT,
   refund_operator VARCHAR(64) CHARACTER SET utf8mb4,
   refund_reason VARCHAR(512) CHARACTER SET utf8mb4,
+  slot SMALLINT GENERATED ALWAYS AS (redemption_id & 1023) STORED,
   CHECK ((refunded_ms IS NULL) = (state <> 4)),
   UNIQUE KEY by_key (user_id, idempotency_key),
   KEY of_order (user_id, order_id),
-  KEY by_due (state, due_ms)
+  KEY by_due (state, due_ms),
+  KEY of_slot (slot)
 ) ENGINE = InnoDB;

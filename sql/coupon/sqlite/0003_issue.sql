@@ -21,7 +21,8 @@ CREATE TABLE issue_batch (
   lease_ms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- The chunks of each batch whose coupons are in this database, each written in their local transaction.
+-- The chunks of each batch whose coupons are in this database, each written in their local transaction. A chunk is of one slot, whose
+-- number is its last ten bits, and moves with it.
 CREATE TABLE issue_chunk (
   batch INTEGER NOT NULL,
   chunk INTEGER NOT NULL,

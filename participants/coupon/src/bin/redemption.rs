@@ -11,7 +11,7 @@ use tercet_shards::{ShardMap, node};
 
 #[derive(clap::Args)]
 struct Own {
-    /// Where users' rows are, as the coupon service has it: DATABASESxTABLES; --database names so many
+    /// How users' rows are spread at first, as the coupon service has it: DATABASESxTABLES; --database names so many
     #[arg(long, env = "TERCET_SHARDS", default_value = "1x1")]
     shards: ShardMap,
     /// URL of the template service

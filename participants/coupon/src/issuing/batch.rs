@@ -1,8 +1,9 @@
 //! Many coupons at once: one transaction of the coordinator reserves the stock of all and writes the batch down; then
 //! its chunks go into the shards, each in a local transaction of its database with a row that says so.
 //!
-//! What a chunk holds follows from the list of users and the shard map, so whoever runs the batch again, here or
-//! elsewhere, skips the chunks that are there. A lease keeps two from running one batch side by side, which would only
+//! A chunk is of one slot, and what it holds follows from the list of users, so whoever runs the batch again, here or
+//! elsewhere, skips the chunks that are there, wherever slots have moved meanwhile. Small ones share a local
+//! transaction. A lease keeps two from running one batch side by side, which would only
 //! cost them time: the second to write a chunk finds its row. The stock counts as issued from the start, since
 //! every batch is run to its end; [`Progress`] tells how far it is.
 
@@ -14,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tercet::action::Tcc;
 use tercet::client::{Outcome, Wait};
 use tercet::fence::Dialect;
+use tercet::participant::Moves as _;
 use tercet::plan::{self, Plan};
 use tercet_events::event::Event;
 use tercet_proto::coupon::v1 as pb;
@@ -44,12 +46,18 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Where progress goes; whoever hangs up stops the run where it is.
 pub type Progress = Sender<Result<pb::Batch, tonic::Status>>;
 
-/// A part of a batch: so many coupons of users of one database.
+/// A part of a batch: so many coupons of users of one slot.
 struct Chunk {
-    database: usize,
     chunk: i64,
     /// Each as often as he gets a coupon.
     user_ids: Vec<i64>,
+}
+
+/// What is missing in a database: the chunks of each local transaction, and the epoch by which it serves their slots.
+struct Lane {
+    database: usize,
+    epoch: i64,
+    lots: Vec<Vec<Chunk>>,
 }
 
 fn database(error: sqlx::Error) -> Fault {
@@ -103,12 +111,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
 
     /// The batch as it is, counted where its coupons are.
     async fn view(&self, batch: &Batch) -> Result<pb::Batch, Fault> {
-        let mut issued = 0;
-        for pool in self.shards.pools() {
-            let mut connection = pool.acquire().await.map_err(database)?;
-            let chunks = Db::chunks(&mut connection, batch.batch).await.map_err(database)?;
-            issued += chunks.iter().map(|(_, coupons)| coupons).sum::<i64>();
-        }
+        let issued: i64 = self.written(batch).await?.values().sum();
         let state = match batch.state {
             State::Opening | State::Running => pb::BatchState::Running,
             State::Done => pb::BatchState::Done,
@@ -127,6 +130,16 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             started_ms: batch.started_ms,
             ended_ms: batch.ended_ms.unwrap_or(0),
         })
+    }
+
+    /// The chunks that are there, with their coupons: one that moves is in two databases.
+    async fn written(&self, batch: &Batch) -> Result<BTreeMap<i64, i64>, Fault> {
+        let mut written = BTreeMap::new();
+        for pool in self.shards.pools() {
+            let mut connection = pool.acquire().await.map_err(database)?;
+            written.extend(Db::chunks(&mut connection, batch.batch).await.map_err(database)?);
+        }
+        Ok(written)
     }
 
     /// Whether nobody who listened has gone.
@@ -196,10 +209,18 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         if batch.state == State::Stopped {
             self.step(batch.batch, (State::Stopped, State::Running), "").await?;
         }
-        let chunks = self.chunks(request);
         let stopped = || progress.is_some_and(Progress::is_closed);
-        let lanes = chunks.values().map(|chunks| self.lane(batch, chunks, &stopped));
-        let all = try_join_all(lanes);
+        let all = async {
+            loop {
+                let (lanes, moving) = self.lanes(request, &self.written(batch).await?);
+                let written = try_join_all(lanes.iter().map(|lane| self.run_lane(batch, lane, &stopped))).await?;
+                if stopped() || (!moving && written.into_iter().all(|all| all)) {
+                    return Ok::<(), Fault>(());
+                }
+                tokio::time::sleep(PAUSE).await;
+                self.shards.look().await;
+            }
+        };
         let telling = async {
             loop {
                 tokio::time::sleep(TELL).await;
@@ -211,7 +232,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             }
         };
         let ran = tokio::select! {
-            ran = all => ran.map(drop),
+            ran = all => ran,
             told = telling => return told,
         };
         let (state, name, refusal) = match &ran {
@@ -231,53 +252,64 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         Db::step(&mut connection, batch, states, refusal).await.map(drop).map_err(database)
     }
 
-    /// The chunks of each database, users by table and id, so that a chunk is a few statements of many rows.
-    fn chunks(&self, request: &pb::IssueRequest) -> BTreeMap<usize, Vec<Chunk>> {
-        let map = self.shards.map();
-        let mut users: BTreeMap<usize, Vec<(usize, i64)>> = BTreeMap::new();
+    /// What is missing in each database, users by slot and id, so that a local transaction is a few statements of many
+    /// rows; and whether there is more of slots that are moving.
+    fn lanes(&self, request: &pb::IssueRequest, written: &BTreeMap<i64, i64>) -> (Vec<Lane>, bool) {
+        let mut users: BTreeMap<Slot, Vec<i64>> = BTreeMap::new();
         for user_id in &request.user_ids {
-            let slot = Slot::of_user(*user_id);
-            users.entry(map.database(slot)).or_default().push((map.table(slot), *user_id));
+            users.entry(Slot::of_user(*user_id)).or_default().push(*user_id);
         }
-        let chunks = |(database, mut users): (usize, Vec<(usize, i64)>)| {
-            users.sort_unstable();
+        let view = self.shards.slots().view();
+        let (mut lanes, mut moving): (BTreeMap<usize, Lane>, bool) = (BTreeMap::new(), false);
+        for (slot, mut user_ids) in users {
+            user_ids.sort_unstable();
             let each = request.coupons_per_user as usize;
-            let coupons: Vec<i64> = users.iter().flat_map(|(_, user_id)| std::iter::repeat_n(*user_id, each)).collect();
-            let chunk = |(chunk, user_ids): (i64, &[i64])| Chunk { database, chunk, user_ids: user_ids.to_vec() };
-            (database, (0..).zip(coupons.chunks(CHUNK)).map(chunk).collect())
-        };
-        users.into_iter().map(chunks).collect()
-    }
-
-    /// The chunks of one database, one after the other.
-    async fn lane(&self, batch: &Batch, chunks: &[Chunk], stopped: &impl Fn() -> bool) -> Result<(), Fault> {
-        let Some(first) = chunks.first() else { return Ok(()) };
-        let there: Vec<i64> = {
-            let mut connection = self.shards.pools()[first.database].acquire().await.map_err(database)?;
-            let there = Db::chunks(&mut connection, batch.batch).await.map_err(database)?;
-            there.into_iter().map(|(chunk, _)| chunk).collect()
-        };
-        for chunk in chunks.iter().filter(|chunk| !there.contains(&chunk.chunk)) {
-            let begun = Instant::now();
-            while let Err(error) = self.write(batch, chunk).await {
-                if begun.elapsed() > PATIENCE {
-                    error!(%error, batch = batch.batch_id, chunk = chunk.chunk, "a batch stops");
-                    return Err(busy());
+            let coupons: Vec<i64> = user_ids.iter().flat_map(|user_id| std::iter::repeat_n(*user_id, each)).collect();
+            for (number, user_ids) in (0..).zip(coupons.chunks(CHUNK)) {
+                let chunk = slot.id(number);
+                if written.contains_key(&chunk) {
+                    continue;
                 }
-                warn!(%error, batch = batch.batch_id, chunk = chunk.chunk, "a chunk is tried again");
-                tokio::time::sleep(PAUSE).await;
-            }
-            if stopped() {
-                break;
+                if !view.is_served(slot) {
+                    moving = true;
+                    continue;
+                }
+                let (database, epoch) = (view.database(slot), view.epoch(view.database(slot)));
+                let lane = lanes.entry(database).or_insert_with(|| Lane { database, epoch, lots: vec![Vec::new()] });
+                lane.push(Chunk { chunk, user_ids: user_ids.to_vec() });
             }
         }
-        Ok(())
+        (lanes.into_values().collect(), moving)
     }
 
-    /// Writes a chunk, unless it is there.
-    async fn write(&self, batch: &Batch, chunk: &Chunk) -> anyhow::Result<()> {
-        let mut claims = Vec::with_capacity(chunk.user_ids.len());
-        for user_id in &chunk.user_ids {
+    /// The chunks of one database, one local transaction after the other; whether they are all there.
+    async fn run_lane(&self, batch: &Batch, lane: &Lane, stopped: &impl Fn() -> bool) -> Result<bool, Fault> {
+        for lot in &lane.lots {
+            let begun = Instant::now();
+            let written = loop {
+                match self.write(batch, lane, lot).await {
+                    Ok(written) => break written,
+                    Err(error) if begun.elapsed() > PATIENCE => {
+                        error!(%error, batch = batch.batch_id, database = lane.database, "a batch stops");
+                        return Err(busy());
+                    }
+                    Err(error) => {
+                        warn!(%error, batch = batch.batch_id, database = lane.database, "chunks are tried again");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            };
+            if !written || stopped() {
+                return Ok(written);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes chunks; false where one of them is there, or its slot is not any more.
+    async fn write(&self, batch: &Batch, lane: &Lane, chunks: &[Chunk]) -> anyhow::Result<bool> {
+        let mut claims = Vec::with_capacity(CHUNK);
+        for user_id in chunks.iter().flat_map(|chunk| &chunk.user_ids) {
             claims.push(pb::Claim {
                 coupon_id: self.ids.next(Slot::of_user(*user_id)).await?,
                 template_id: batch.template_id,
@@ -289,11 +321,13 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
                 ..pb::Claim::default()
             });
         }
-        let mut db_tx = self.shards.pools()[chunk.database].begin().await?;
-        match Db::mark_chunk(&mut db_tx, batch.batch, chunk.chunk, claims.len() as i64).await {
+        let Some(mut db_tx) = self.shards.begin_at(lane.database, lane.epoch).await? else { return Ok(false) };
+        let marks: Vec<(i64, i64)> = chunks.iter().map(|chunk| (chunk.chunk, chunk.user_ids.len() as i64)).collect();
+        match Db::mark_chunks(&mut db_tx, batch.batch, &marks).await {
             Ok(()) => {}
             Err(error) if error.as_database_error().is_some_and(|error| error.is_unique_violation()) => {
-                return Ok(db_tx.rollback().await?);
+                db_tx.rollback().await?;
+                return Ok(false);
             }
             Err(error) => return Err(error.into()),
         }
@@ -308,7 +342,18 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         }
         db_tx.commit().await?;
         metrics::issued(claims.len());
-        Ok(())
+        Ok(true)
+    }
+}
+
+impl Lane {
+    /// With what it fits into a local transaction with, in one; else in the next.
+    fn push(&mut self, chunk: Chunk) {
+        let coupons = |lot: &[Chunk]| lot.iter().map(|chunk| chunk.user_ids.len()).sum::<usize>();
+        match self.lots.last_mut() {
+            Some(lot) if coupons(lot) + chunk.user_ids.len() <= CHUNK => lot.push(chunk),
+            Some(_) | None => self.lots.push(vec![chunk]),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tercet::client::Client;
 use tercet::fence::Dialect;
+use tercet::participant::Moves as _;
 use tercet_events::event::Event;
 use tercet_events::outbox::Outbox;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
@@ -136,7 +137,7 @@ impl<Db: JobStore + Dialect> Jobs<Db> {
         let Some(now_ms) = self.ids.clock_ms() else { return Ok(0) };
         let mut expired = 0;
         for database in 0..self.shards.pools().len() {
-            for table in self.shards.map().tables_in(database) {
+            for table in self.shards.tables_in(&self.shards.slots().view(), database) {
                 while let Some(rows) = self.expire_some(database, table, now_ms - GRACE_MS).await? {
                     expired += rows;
                     self.keep(runner).await?;
@@ -150,11 +151,20 @@ impl<Db: JobStore + Dialect> Jobs<Db> {
     /// Looks at the next coupons of a table that have ended, and expires those that nobody used; returns how many, or
     /// `None` where there are no more.
     async fn expire_some(&self, database: usize, table: usize, until_ms: i64) -> Result<Option<usize>, Error> {
-        let mut db_tx = self.shards.pools()[database].begin_with(Db::WRITE).await?;
+        let view = self.shards.slots().view();
+        let Some(mut db_tx) = self.shards.begin_at(database, view.epoch(database)).await? else {
+            self.shards.look().await;
+            return Ok(None);
+        };
         let mark = Db::mark(&mut db_tx, table).await?;
         let ended = store::ended::<Db>(&mut db_tx, table, mark, (until_ms, ROWS)).await?;
         let Some(last) = ended.last() else { return Ok(None) };
-        let issued: Vec<_> = ended.iter().filter(|ended| ended.status == Status::Issued).collect();
+        // What a slot has left behind, or a move brings, is not this table's: the mark comes along with the slot.
+        let here = |ended: &&store::Ended| view.database(Slot::of_id(ended.coupon_id)) == database;
+        let issued: Vec<_> = ended.iter().filter(here).filter(|ended| ended.status == Status::Issued).collect();
+        if issued.iter().any(|ended| !view.is_served(Slot::of_id(ended.coupon_id))) {
+            return Ok(None);
+        }
         let expire = |ended: &&store::Ended| Move {
             coupon_id: ended.coupon_id,
             from: Status::Issued,

@@ -60,8 +60,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
     /// A coupon as it is.
     pub(super) async fn coupon(&self, coupon_id: i64) -> Result<Option<Coupon>, Fault> {
         let map = self.shards.map();
-        let pool = &self.shards.pools()[map.database(Slot::of_id(coupon_id))];
-        let mut connection = pool.acquire().await.map_err(database)?;
+        let mut connection = self.shards.pool(Slot::of_id(coupon_id)).acquire().await.map_err(database)?;
         store::coupon::<Db>(&mut connection, map, coupon_id).await.map_err(database)
     }
 
@@ -84,8 +83,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             after => after.parse().map_err(|_| Invalid::new("after", Limit::Page))?,
         };
         let map = self.shards.map();
-        let pool = &self.shards.pools()[map.database(Slot::of_user(user_id))];
-        let mut connection = pool.acquire().await.map_err(database)?;
+        let mut connection = self.shards.pool(Slot::of_user(user_id)).acquire().await.map_err(database)?;
         let found = store::of_user::<Db>(&mut connection, map, user_id, &statuses, (before, limit)).await;
         let found = found.map_err(database)?;
         let next = found.last().filter(|_| found.len() == limit as usize);
@@ -101,10 +99,10 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             number => fields::statuses(number)?.first().copied(),
         };
         let mut place = Place::parse(&request.after)?;
-        let map = self.shards.map();
+        let view = self.shards.slots().view();
         let (mut coupons, mut looked_at, mut tables) = (Vec::new(), 0, 0);
         while let Some(pool) = self.shards.pools().get(place.database) {
-            let own = map.tables_in(place.database);
+            let own = self.shards.tables_in(&view, place.database);
             let Some(table) = own.get(place.table) else {
                 place = Place { database: place.database + 1, ..Place::FIRST };
                 continue;
@@ -123,7 +121,8 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
                     return Ok(pb::ListCouponsResponse { coupons, next: place.text() });
                 }
                 place.before = coupon.coupon_id;
-                if *is_wanted {
+                // What a slot has left behind is not there any more.
+                if *is_wanted && view.database(Slot::of_id(coupon.coupon_id)) == place.database {
                     coupons.push(fields::shown(coupon));
                 }
             }

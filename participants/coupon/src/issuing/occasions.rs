@@ -71,7 +71,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             created_ms: self.ids.clock_ms().ok_or_else(busy)?,
             stopped_ms: None,
         };
-        let mut db_tx = self.shards.home().begin_with(Db::WRITE).await.map_err(database)?;
+        let mut db_tx = self.shards.home().begin_with(Db::BEGIN_WRITE).await.map_err(database)?;
         let active = Db::occasions(&mut db_tx, true, i64::MAX, OCCASIONS_MAX).await.map_err(database)?;
         if active.len() >= OCCASIONS_MAX {
             return Err(Invalid::new("occasions", Limit::Entries(0, OCCASIONS_MAX)).into());
@@ -128,7 +128,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         fields::by(by.operator, by.reason)?;
         let now_ms = self.ids.clock_ms().ok_or_else(busy)?;
         let before = self.occasion(occasion_id).await?;
-        let mut db_tx = self.shards.home().begin_with(Db::WRITE).await.map_err(database)?;
+        let mut db_tx = self.shards.home().begin_with(Db::BEGIN_WRITE).await.map_err(database)?;
         let is_changed = match action {
             "stop" => Db::stop_occasion(&mut db_tx, occasion_id, now_ms).await,
             _ => Db::retry_runs(&mut db_tx, occasion_id, RETRY_MAX, now_ms).await.map(|runs| runs > 0),
@@ -252,7 +252,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
     async fn announce(&self, user_id: i64, payloads: [Payload; 2]) -> Result<(), Fault> {
         self.hears()?;
         let events = payloads.map(|payload| Event::new(user_id, payload));
-        let mut db_tx = self.shards.home().begin_with(Db::WRITE).await.map_err(database)?;
+        let mut db_tx = self.shards.home().begin_with(Db::BEGIN_WRITE).await.map_err(database)?;
         self.outbox.append::<Db>(&mut db_tx, events).await.map_err(database)?;
         db_tx.commit().await.map_err(database)
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use futures_util::StreamExt as _;
 use tercet::fence::Dialect;
 use tercet_rules::Fault;
+use tercet_shards::Slot;
 use tracing::{debug, warn};
 
 use super::Redemption;
@@ -54,6 +55,10 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 let mut connection = pool.acquire().await.map_err(database)?;
                 Db::due(&mut connection, LATER_ROWS).await.map_err(database)?
             };
+            // Those of a slot that has left are taken where it is.
+            let view = self.shards.slots().view();
+            let own = |(row, _): &(Row, i64)| view.database(Slot::of_user(row.user_id)) == at;
+            let due: Vec<(Row, i64)> = due.into_iter().filter(own).collect();
             let rows = due.len();
             let all = due.into_iter().map(|(row, age_ms)| self.later(row, age_ms));
             let done: Vec<Result<(), Fault>> =
@@ -72,19 +77,22 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             return Ok(());
         }
         {
-            let mut connection = self.pool(row.user_id).acquire().await.map_err(database)?;
+            let mut db_tx = self.begin(row.user_id).await?;
             if is_old {
                 // None of its transactions can begin after this: see the fence of `honour`.
                 let refusal = busy().reason();
-                if Db::give_up(&mut connection, row.redemption_id, Some(&refusal)).await.map_err(database)? {
+                let given_up = Db::give_up(&mut db_tx, row.redemption_id, Some(&refusal)).await.map_err(database)?;
+                db_tx.commit().await.map_err(database)?;
+                if given_up {
                     metrics::given_up();
                 }
                 return Ok(());
             }
-            let taken = Db::take(&mut connection, row.redemption_id, row.due_ms, pause_ms(row.tries));
+            let taken = Db::take(&mut db_tx, row.redemption_id, row.due_ms, pause_ms(row.tries));
             if !taken.await.map_err(database)? {
                 return Ok(());
             }
+            db_tx.commit().await.map_err(database)?;
         }
         let told = self.submit(&row, For::Later).await;
         debug!(redemption = row.redemption_id, done = told.is_ok(), "a kept redemption was submitted");

@@ -131,11 +131,12 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             ended_ms: None,
             refunded_ms: None,
         };
-        let mut connection = self.pool(user_id).acquire().await.map_err(database)?;
-        if Db::keep(&mut connection, &row, FIRST_DUE_MS).await.map_err(database)? {
+        let mut db_tx = self.begin(user_id).await?;
+        if Db::keep(&mut db_tx, &row, FIRST_DUE_MS).await.map_err(database)? {
+            db_tx.commit().await.map_err(database)?;
             return Ok(Ok(row));
         }
-        let found = Db::by_key(&mut connection, user_id, &row.idempotency_key).await.map_err(database)?;
+        let found = Db::by_key(&mut db_tx, user_id, &row.idempotency_key).await.map_err(database)?;
         Ok(Err((found.ok_or_else(busy)?, row.digest)))
     }
 
@@ -193,9 +194,10 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                     }
                     // It took too long, and may be begun anew.
                     None => {
-                        let mut connection = self.pool(row.user_id).acquire().await.map_err(database)?;
-                        let again = Db::again(&mut connection, row.redemption_id, row.attempt, AGAIN_MS.0);
+                        let mut db_tx = self.begin(row.user_id).await?;
+                        let again = Db::again(&mut db_tx, row.redemption_id, row.attempt, AGAIN_MS.0);
                         again.await.map_err(database)?;
+                        db_tx.commit().await.map_err(database)?;
                         self.keep(row, wanted).await
                     }
                 }
@@ -206,9 +208,10 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
 
     /// Writes down why its transaction came to nothing.
     async fn refused(&self, row: &Row, fault: Fault) -> Result<pb::RedemptionView, Fault> {
-        let mut connection = self.pool(row.user_id).acquire().await.map_err(database)?;
+        let mut db_tx = self.begin(row.user_id).await?;
         let reason = fault.reason();
-        Db::refuse(&mut connection, row.redemption_id, row.attempt, &reason).await.map_err(database)?;
+        Db::refuse(&mut db_tx, row.redemption_id, row.attempt, &reason).await.map_err(database)?;
+        db_tx.commit().await.map_err(database)?;
         Err(fault)
     }
 
@@ -226,11 +229,12 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
 
     /// Drops what nobody was promised, unless it has begun.
     async fn forget(&self, row: &Row) -> Result<pb::RedemptionView, Fault> {
-        let mut connection = self.pool(row.user_id).acquire().await.map_err(database)?;
-        if Db::give_up(&mut connection, row.redemption_id, None).await.map_err(database)? {
+        let mut db_tx = self.begin(row.user_id).await?;
+        if Db::give_up(&mut db_tx, row.redemption_id, None).await.map_err(database)? {
+            db_tx.commit().await.map_err(database)?;
             return Err(busy());
         }
-        let now = Db::by_key(&mut connection, row.user_id, &row.idempotency_key).await.map_err(database)?;
+        let now = Db::by_key(&mut db_tx, row.user_id, &row.idempotency_key).await.map_err(database)?;
         again(&now.ok_or_else(busy)?, &row.digest)
     }
 

@@ -83,15 +83,14 @@ pub trait Batches: Store {
     /// The chunks of a batch that are in this database, with their coupons.
     fn chunks(db_tx: &mut DbTx<Self>, batch: i64) -> impl Future<Output = sqlx::Result<Vec<(i64, i64)>>> + Send;
 
-    /// Writes a chunk.
+    /// Writes chunks, each with its coupons.
     ///
     /// # Errors
-    /// Besides the database's own: a unique violation where it is there.
-    fn mark_chunk(
+    /// Besides the database's own: a unique violation where one is there.
+    fn mark_chunks(
         db_tx: &mut DbTx<Self>,
         batch: i64,
-        chunk: i64,
-        coupons: i64,
+        chunks: &[(i64, i64)],
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
 
@@ -125,8 +124,8 @@ const SQLITE: Statements = Statements {
         WHERE batch = $3 AND (runner = $1 OR lease_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER))",
     chunks: "-- coupon_chunks
         SELECT chunk, coupons FROM issue_chunk WHERE batch = $1",
-    mark: "-- coupon_mark_chunk
-        INSERT INTO issue_chunk(batch, chunk, coupons) VALUES ($1, $2, $3)",
+    mark: "-- coupon_mark_chunks
+        INSERT INTO issue_chunk(batch, chunk, coupons) SELECT $1, value->>0, value->>1 FROM json_each($2)",
 };
 
 #[cfg(feature = "mysql")]
@@ -152,8 +151,9 @@ const MYSQL: Statements = Statements {
             OR lease_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))",
     chunks: "-- coupon_chunks
         SELECT chunk, coupons FROM issue_chunk WHERE batch = ?",
-    mark: "-- coupon_mark_chunk
-        INSERT INTO issue_chunk(batch, chunk, coupons) VALUES (?, ?, ?)",
+    mark: "-- coupon_mark_chunks
+        INSERT INTO issue_chunk(batch, chunk, coupons) SELECT ?, j.chunk, j.coupons
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (chunk BIGINT PATH '$[0]', coupons BIGINT PATH '$[1]')) AS j",
 };
 
 macro_rules! batches {
@@ -215,8 +215,9 @@ macro_rules! batches {
                 sqlx::query_as($sql.chunks).bind(batch).fetch_all(db_tx).await
             }
 
-            async fn mark_chunk(db_tx: &mut DbTx<Self>, batch: i64, chunk: i64, coupons: i64) -> sqlx::Result<()> {
-                sqlx::query($sql.mark).bind(batch).bind(chunk).bind(coupons).execute(db_tx).await.map(drop)
+            async fn mark_chunks(db_tx: &mut DbTx<Self>, batch: i64, chunks: &[(i64, i64)]) -> sqlx::Result<()> {
+                let chunks = serde_json::to_string(chunks).expect("numbers have a form in JSON");
+                sqlx::query($sql.mark).bind(batch).bind(chunks).execute(db_tx).await.map(drop)
             }
         }
     };

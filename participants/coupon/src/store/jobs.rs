@@ -2,16 +2,50 @@
 
 use tercet::participant::DbTx;
 
-use super::Store;
+use super::{Kind, Status, Store, numbers, statement};
 
 /// Everything that ends before it is done: a time, and a coupon of those that end then.
 pub type Mark = (i64, i64);
 
+/// A coupon whose time has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its id.
+    pub coupon_id: i64,
+    /// When.
+    pub valid_until_ms: i64,
+    /// Where it stands.
+    pub status: Status,
+    /// Its user.
+    pub user_id: i64,
+    /// Its template.
+    pub template_id: i64,
+}
+
+/// Locks and reads the next coupons of a table after this mark whose time ended by then, by their end and id.
+pub async fn ended<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    table: usize,
+    (after_ms, after): Mark,
+    (until_ms, limit): (i64, u32),
+) -> sqlx::Result<Vec<Ended>> {
+    let mut all = Vec::new();
+    for kind in [Kind::EndedWith, Kind::EndedAfter] {
+        let left = i64::from(limit) - all.len() as i64;
+        if left > 0 {
+            let ran = Db::run(db_tx, &[statement(kind, table, &[after_ms, after, until_ms, left])]).await?;
+            for row in ran.iter().flat_map(|ran| &ran.rows) {
+                let [coupon_id, valid_until_ms, status, user_id, template_id] = numbers(row)?;
+                let status = Status::from_number(status)?;
+                all.push(Ended { coupon_id, valid_until_ms, status, user_id, template_id });
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// A database that scheduled jobs can live in.
 pub trait Jobs: Store {
-    /// Begins a transaction that is going to write.
-    const WRITE: &'static str;
-
     /// Takes or keeps the lease on the jobs for so long; whether this runner has it.
     fn lease_jobs(
         db_tx: &mut DbTx<Self>,
@@ -51,7 +85,6 @@ pub trait Jobs: Store {
 }
 
 struct Statements {
-    begin: &'static str,
     lease: &'static str,
     leave: &'static str,
     make_mark: &'static str,
@@ -64,7 +97,6 @@ struct Statements {
 
 #[cfg(feature = "sqlite")]
 const SQLITE: Statements = Statements {
-    begin: "BEGIN IMMEDIATE",
     lease: "-- coupon_lease_jobs
         UPDATE job SET lease_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1, runner = $2
         WHERE name = 'scheduled' AND (runner = $2 OR lease_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER))",
@@ -89,7 +121,6 @@ const SQLITE: Statements = Statements {
 
 #[cfg(feature = "mysql")]
 const MYSQL: Statements = Statements {
-    begin: "START TRANSACTION",
     lease: "-- coupon_lease_jobs
         UPDATE job JOIN (SELECT ? AS length_ms, ? AS runner) AS j
         SET job.lease_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + j.length_ms, job.runner = j.runner
@@ -117,8 +148,6 @@ const MYSQL: Statements = Statements {
 macro_rules! jobs {
     ($database:ty, $sql:ident) => {
         impl Jobs for $database {
-            const WRITE: &'static str = $sql.begin;
-
             async fn lease_jobs(db_tx: &mut DbTx<Self>, runner: i64, length_ms: i64) -> sqlx::Result<bool> {
                 let query = sqlx::query($sql.lease).bind(length_ms).bind(runner);
                 Ok(query.execute(db_tx).await?.rows_affected() == 1)

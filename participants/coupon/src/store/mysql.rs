@@ -4,7 +4,7 @@ use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Either, Executor as _, MySql, MySqlConnection, Pool, Row as _};
 use tercet::tables;
 
-use super::{Ran, Statement, Store, statements};
+use super::{Notice, Ran, Statement, Store, statements};
 use crate::schema;
 
 impl Store for MySql {
@@ -17,6 +17,7 @@ impl Store for MySql {
             include_str!("../../../../sql/coupon/mysql/0003_issue.sql"),
             include_str!("../../../../sql/coupon/mysql/0004_jobs.sql"),
             include_str!("../../../../sql/coupon/mysql/0005_redemption.sql"),
+            include_str!("../../../../sql/coupon/mysql/0006_slots.sql"),
         ];
         let shard = include_str!("../../../../sql/coupon/mysql/shard.sql");
         let schema = schema::versions(once, |n| statements::schema(shard, n, count), count);
@@ -51,11 +52,11 @@ impl Store for MySql {
         }
     }
 
-    async fn note_paid(db_tx: &mut MySqlConnection, notices: &[(i64, i64, i64)]) -> sqlx::Result<()> {
+    async fn note_paid(db_tx: &mut MySqlConnection, notices: &[Notice]) -> sqlx::Result<()> {
         const SQL: &str = "-- coupon_note_paid
-            INSERT INTO paid_notice(order_id, user_id, paid_cents)
+            INSERT INTO paid_notice(order_id, user_id, paid_cents, slot)
             SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', user_id BIGINT PATH '$[1]',
-                paid_cents BIGINT PATH '$[2]')) AS j
+                paid_cents BIGINT PATH '$[2]', slot SMALLINT PATH '$[3]')) AS j
             ON DUPLICATE KEY UPDATE user_id = paid_notice.user_id";
         let rows = serde_json::to_string(notices).expect("numbers have a form in JSON");
         sqlx::query(SQL).bind(rows).execute(db_tx).await.map(drop)

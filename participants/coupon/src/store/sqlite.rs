@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Pool, Row as _, Sqlite, SqliteConnection};
 use tercet::tables;
 
-use super::{Ran, Statement, Store, statements};
+use super::{Notice, Ran, Statement, Store, statements};
 use crate::schema;
 
 impl Store for Sqlite {
@@ -16,6 +16,7 @@ impl Store for Sqlite {
             include_str!("../../../../sql/coupon/sqlite/0003_issue.sql"),
             include_str!("../../../../sql/coupon/sqlite/0004_jobs.sql"),
             include_str!("../../../../sql/coupon/sqlite/0005_redemption.sql"),
+            include_str!("../../../../sql/coupon/sqlite/0006_slots.sql"),
         ];
         let shard = include_str!("../../../../sql/coupon/sqlite/shard.sql");
         let schema = schema::versions(once, |n| statements::schema(shard, n, count), count);
@@ -37,10 +38,11 @@ impl Store for Sqlite {
         Ok(ran)
     }
 
-    async fn note_paid(db_tx: &mut SqliteConnection, notices: &[(i64, i64, i64)]) -> sqlx::Result<()> {
+    async fn note_paid(db_tx: &mut SqliteConnection, notices: &[Notice]) -> sqlx::Result<()> {
         const SQL: &str = "-- coupon_note_paid
-            INSERT INTO paid_notice(order_id, user_id, paid_cents)
-            SELECT value->>0, value->>1, value->>2 FROM json_each($1) WHERE true ON CONFLICT(order_id) DO NOTHING";
+            INSERT INTO paid_notice(order_id, user_id, paid_cents, slot)
+            SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each($1) WHERE true
+            ON CONFLICT(order_id) DO NOTHING";
         let rows = serde_json::to_string(notices).expect("numbers have a form in JSON");
         sqlx::query(SQL).bind(rows).execute(db_tx).await.map(drop)
     }

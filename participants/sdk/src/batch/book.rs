@@ -6,8 +6,8 @@ use std::time::Duration;
 use tercet_proto::participant::v1 as pb;
 use tracing::warn;
 
+use super::connections::Connections;
 use super::local::{Failure, Step, failure};
-use super::place::Place;
 use super::{Executor, Item};
 use crate::conserve::{self, Change, Entry, Invariant, Misfit, Page};
 use crate::fence::Dialect;
@@ -22,7 +22,7 @@ impl<Db: Dialect> Executor<Db> {
     pub(super) async fn book(
         &self,
         db_tx: &mut DbTx<Db>,
-        place: &Place<Db>,
+        place: &Connections<Db>,
         (lot, steps): (&[Item], &[Step]),
         accuse: bool,
     ) -> Result<(), Failure> {
@@ -76,7 +76,7 @@ impl<Db: Dialect> Executor<Db> {
         pb::Audited { round: audit.round, pages }
     }
 
-    async fn page(&self, place: &Place<Db>, invariant: &Invariant, after: i64) -> Result<Page, sqlx::Error> {
+    async fn page(&self, place: &Connections<Db>, invariant: &Invariant, after: i64) -> Result<Page, sqlx::Error> {
         let mut connection = place.connection().await?;
         let (page, repair) = conserve::page::<Db>(&mut connection, invariant, after).await?;
         if repair.is_needed() {

@@ -3,7 +3,7 @@
 use tracing::warn;
 
 use super::Executor;
-use super::place::Place;
+use super::connections::Connections;
 use crate::fence::Dialect;
 use crate::xid::Xid;
 
@@ -48,7 +48,7 @@ impl<Db: Dialect> Executor<Db> {
         }
     }
 
-    async fn forget_in(&self, place: &Place<Db>, floor_ms: u64, xids: &[Xid]) -> Result<(), sqlx::Error> {
+    async fn forget_in(&self, place: &Connections<Db>, floor_ms: u64, xids: &[Xid]) -> Result<(), sqlx::Error> {
         for chunk in std::iter::once(None).chain(xids.chunks(FORGET_ROWS).map(Some)) {
             // Calls have their turn between two statements.
             let _permit = place.writers.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;

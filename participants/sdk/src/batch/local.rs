@@ -9,7 +9,7 @@ use sqlx::{Connection as _, SqlStr};
 use tokio::time::Instant;
 use tracing::{Instrument as _, error, info_span};
 
-use super::place::Place;
+use super::connections::Connections;
 use super::{Executor, Item};
 use crate::fence::{self, Dialect, Entry, Operation, Settled, State, Verdict};
 use crate::handler::{Job, Outcome, Trouble, shortened};
@@ -27,6 +27,8 @@ pub(super) enum Failure {
     Failed(String),
     /// Operations did not do what their invariant says, and were rolled back.
     Differs,
+    /// The database is past the epoch by which the operations were placed: nothing has happened.
+    Moved,
     /// As `Failed`, and its connection is in doubt.
     Panicked,
     /// It could not begin on this connection: nothing has happened.
@@ -49,7 +51,7 @@ impl<Db: Dialect> Executor<Db> {
     /// One local transaction, run again while it loses against others.
     pub(super) async fn run_in_place(
         &self,
-        place: &Place<Db>,
+        place: &Connections<Db>,
         lot: &[Item],
         accuse: bool,
     ) -> Result<Vec<Outcome>, Failure> {
@@ -76,7 +78,10 @@ impl<Db: Dialect> Executor<Db> {
                         tokio::time::sleep(Duration::from_millis(u64::from(attempts) + u64::from(spread))).await;
                     }
                     Err(failure) => {
-                        if matches!(failure, Failure::Conflict(_) | Failure::Failed(_) | Failure::Differs) {
+                        if matches!(
+                            failure,
+                            Failure::Conflict(_) | Failure::Failed(_) | Failure::Differs | Failure::Moved
+                        ) {
                             place.put(connection);
                         }
                         return Err(failure);
@@ -96,7 +101,7 @@ impl<Db: Dialect> Executor<Db> {
     /// connection is in doubt.
     async fn transact(
         &self,
-        (place, connection): (&Place<Db>, &mut Db::Connection),
+        (place, connection): (&Connections<Db>, &mut Db::Connection),
         (lot, accuse): (&[Item], bool),
         deadline: Option<Instant>,
     ) -> Result<Vec<Outcome>, Failure> {
@@ -127,7 +132,7 @@ impl<Db: Dialect> Executor<Db> {
                 }
                 Ok(outcomes)
             }
-            Err(failure @ (Failure::Conflict(_) | Failure::Failed(_) | Failure::Differs)) => {
+            Err(failure @ (Failure::Conflict(_) | Failure::Failed(_) | Failure::Differs | Failure::Moved)) => {
                 match db_tx.rollback().await {
                     Ok(()) => Err(failure),
                     Err(error) => Err(Failure::Lost(format!("ROLLBACK of unknown result: {error}"))),
@@ -141,7 +146,7 @@ impl<Db: Dialect> Executor<Db> {
     async fn fill(
         &self,
         db_tx: &mut DbTx<Db>,
-        place: &Place<Db>,
+        place: &Connections<Db>,
         lot: &[Item],
         accuse: bool,
     ) -> Result<Vec<Outcome>, Failure> {
@@ -173,8 +178,10 @@ impl<Db: Dialect> Executor<Db> {
             });
             return Ok((steps.collect(), vec![State::None; lot.len()]));
         }
-        let entries: Vec<Entry> = lot.iter().map(|item| Entry::new(&item.job.context, item.operation)).collect();
-        let rows = fence::enter::<Db>(db_tx, &entries).await.map_err(failure::<Db>)?;
+        let entry = |item: &Item| Entry::new(&item.job.context, item.operation, item.place.part);
+        let entries: Vec<Entry> = lot.iter().map(entry).collect();
+        let epoch = lot.first().and_then(|item| item.place.epoch);
+        let rows = fence::enter::<Db>(db_tx, &entries, epoch).await.map_err(failure::<Db>)?.ok_or(Failure::Moved)?;
         let steps = lot.iter().zip(rows).map(|(item, row)| {
             let Some(row) = row else {
                 return (Step::Said(Ok(Answer::not_now(Duration::ZERO))), State::None);

@@ -154,14 +154,82 @@ impl Receiver for Spread {
     type Db = Sqlite;
     type Request = Json<usize>;
 
-    fn place(&self, request: &Json<usize>) -> usize {
-        request.0
+    fn place(&self, request: &Json<usize>) -> Option<Place> {
+        Some(Place::in_database(request.0))
     }
 
     async fn deliver(&self, db_tx: &mut DbTx<Sqlite>, request: Json<usize>) -> Result<Answer, sqlx::Error> {
         sqlx::query("UPDATE shop SET held = held + 1").execute(&mut *db_tx).await?;
         Ok(Answer::done_with(request.0.to_string()))
     }
+}
+
+/// Its rows are in the first database, by the epoch that it knows, until it looks and finds them to be in the second.
+struct Wandering(Arc<Mutex<(Option<Place>, Option<Place>)>>);
+
+impl Receiver for Wandering {
+    type Db = Sqlite;
+    type Request = Json<usize>;
+
+    fn place(&self, _request: &Json<usize>) -> Option<Place> {
+        self.0.lock().unwrap().0
+    }
+
+    async fn deliver(&self, db_tx: &mut DbTx<Sqlite>, _request: Json<usize>) -> Result<Answer, sqlx::Error> {
+        sqlx::query("UPDATE shop SET held = held + 1").execute(&mut *db_tx).await?;
+        Ok(Answer::done())
+    }
+}
+
+/// What is known afterwards.
+struct Looks(Arc<Mutex<(Option<Place>, Option<Place>)>>);
+
+impl Moves for Looks {
+    fn look(&self) -> futures_util::future::BoxFuture<'_, ()> {
+        let mut known = self.0.lock().unwrap();
+        known.0 = known.1;
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[tokio::test]
+async fn a_database_past_the_epoch_of_a_call_is_not_touched() {
+    let ((_one, one), (_two, two)) = (shop_database().await, shop_database().await);
+    let at = |database, epoch| Some(Place { database, part: Some(7), epoch: Some(epoch) });
+    let known = Arc::new(Mutex::new((at(0, 0), at(0, 0))));
+    let deliver = Action::message("shop", "deliver");
+    let service = Service::new("shop", [one.clone(), two.clone()]).receiver(deliver, Wandering(Arc::clone(&known)));
+    let executor = service.moves(Arc::new(Looks(Arc::clone(&known)))).executor().await.unwrap();
+    let mut number = 0;
+    let mut deliver_one = async || {
+        number += 1;
+        let call = Call { action: "deliver".into(), tried: false, request: "1".into(), ..call(number, Confirm, 0) };
+        answers(executor.run(vec![call]).await).pop().unwrap()
+    };
+    let (done, not_now) = (done(""), reply::Answer::NotNowMs(150));
+    assert_eq!(deliver_one().await, done);
+    let part: i64 = sqlx::query_scalar("SELECT part FROM tercet_fence").fetch_one(&one).await.unwrap();
+    assert_eq!(part, 7, "the fence's row says to which part it belongs");
+    // The first freezes it.
+    sqlx::query("UPDATE tercet_fence_meta SET epoch = 1").execute(&one).await.unwrap();
+    known.lock().unwrap().1 = None;
+    for _ in 0..2 {
+        assert_eq!(deliver_one().await, not_now);
+    }
+    // The second serves it.
+    sqlx::query("UPDATE tercet_fence_meta SET epoch = 5").execute(&two).await.unwrap();
+    known.lock().unwrap().1 = at(1, 5);
+    assert_eq!(deliver_one().await, done, "one that has no place is placed as soon as it has");
+    // It does something else with others, and goes on serving this one.
+    sqlx::query("UPDATE tercet_fence_meta SET epoch = 6").execute(&two).await.unwrap();
+    known.lock().unwrap().1 = at(1, 6);
+    assert_eq!(deliver_one().await, done);
+    // An instance that was frozen meanwhile, and does not get to know anything.
+    *known.lock().unwrap() = (at(0, 0), at(0, 0));
+    assert_eq!(deliver_one().await, reply::Answer::NotNowMs(0));
+    assert_eq!((shelf(&one).await, shelf(&two).await), ((10, 1), (10, 2)));
+    let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tercet_fence").fetch_one(&one).await.unwrap();
+    assert_eq!(rows, 1, "what was not done left no trace");
 }
 
 #[tokio::test]

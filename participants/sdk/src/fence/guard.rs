@@ -29,8 +29,9 @@ pub async fn guard<C>(
 where
     C: Connection<Database: Dialect<Connection = C>>,
 {
-    let entry = Entry::new(context, Operation::Try);
-    let Some(found) = enter::<C::Database>(db_tx, &[entry]).await?.pop().flatten() else {
+    let entry = Entry::new(context, Operation::Try, None);
+    let found = enter::<C::Database>(db_tx, &[entry], None).await?;
+    let Some(found) = found.and_then(|mut found| found.pop().flatten()) else {
         return Ok(Answer::not_now(Duration::ZERO));
     };
     match verdict(Operation::Try, true, &found) {
@@ -83,8 +84,8 @@ where
     C: Connection<Database: Dialect<Connection = C>>,
 {
     let Context { xid, branch, not_after_ms } = *context;
-    let entry = Entry { xid, branch, wanted: State::Confirmed, not_after_ms };
-    let found = enter::<C::Database>(db_tx, &[entry]).await?.pop().flatten();
+    let entry = Entry { xid, branch, wanted: State::Confirmed, not_after_ms, part: None };
+    let found = enter::<C::Database>(db_tx, &[entry], None).await?.and_then(|mut found| found.pop().flatten());
     match found.map(|found| found.prev) {
         Some(State::None | State::Confirmed) => Ok(()),
         // Below the floor the transaction is long over.

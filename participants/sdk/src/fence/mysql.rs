@@ -8,7 +8,7 @@ use sqlx::mysql::{MySqlDatabaseError, MySqlPoolOptions, MySqlRow};
 use sqlx::{ConnectOptions as _, Either, Executor, MySql, MySqlConnection, Pool, Row as _, SqlStr};
 
 use super::sql::{Numbered, found, signed};
-use super::{Dialect, Entry, Found, Settled, Sql, State};
+use super::{Dialect, Entry, Found, Marks, Settled, Sql, State};
 use crate::tables;
 use crate::xid::Xid;
 
@@ -75,23 +75,28 @@ impl Sql for MySql {
         id.try_into().map_err(|_| sqlx::Error::Decode("a fence id is 16 bytes".into()))
     }
 
-    async fn enter(connection: &mut MySqlConnection, entries: &[Entry]) -> Result<Vec<Found>, sqlx::Error> {
+    async fn enter(
+        connection: &mut MySqlConnection,
+        entries: &[Entry],
+        epoch: Option<i64>,
+    ) -> Result<Vec<Found>, sqlx::Error> {
         // Assignments go left to right, so prev first. What stands between /*M! and */ is read by MariaDB alone, since
-        // MySQL can not return rows from an INSERT: it is asked for them afterwards.
+        // MySQL can not return rows from an INSERT: it is asked for them afterwards. The lock keeps the epoch, whatever
+        // the isolation level.
         const SQL: &str = "-- fence_enter
-            INSERT INTO tercet_fence (xid, branch, state)
-            SELECT UNHEX(j.xid), j.branch, j.wanted
-            FROM JSON_TABLE(?, '$[*]' COLUMNS (
-                xid CHAR(32) PATH '$[0]', branch BIGINT PATH '$[1]', wanted SMALLINT PATH '$[2]')) AS j
-            WHERE (SELECT floor_ms FROM tercet_fence_meta) < ?
+            INSERT INTO tercet_fence (xid, branch, state, part)
+            SELECT UNHEX(j.xid), j.branch, j.wanted, j.part
+            FROM JSON_TABLE(?, '$[*]' COLUMNS (xid CHAR(32) PATH '$[0]', branch BIGINT PATH '$[1]',
+                wanted SMALLINT PATH '$[2]', part SMALLINT PATH '$[3]')) AS j
+            WHERE (SELECT floor_ms FROM tercet_fence_meta WHERE epoch = COALESCE(?, epoch) LOCK IN SHARE MODE) < ?
             ON DUPLICATE KEY UPDATE prev = tercet_fence.state,
                 state = IF(tercet_fence.state = 1 AND VALUES(state) IN (2, 3), VALUES(state), tercet_fence.state)
             /*M! RETURNING xid, branch, prev, reply */";
-        let items = json(entries.iter().map(|entry| (entry.key(), entry.wanted, None)));
+        let items = json(entries.iter().map(|entry| (entry.key(), entry.wanted, Last::Part(entry.part_number()))));
         let not_after = entries.iter().map(|entry| entry.not_after_ms).min().unwrap_or(0);
         let mut rows = Vec::with_capacity(entries.len());
         let mut affected = 0;
-        let query = sqlx::query(SQL).bind(items.as_str()).bind(signed(not_after));
+        let query = sqlx::query(SQL).bind(items.as_str()).bind(epoch).bind(signed(not_after));
         let mut results = Executor::fetch_many(&mut *connection, query);
         while let Some(result) = results.try_next().await? {
             match result {
@@ -121,18 +126,22 @@ impl Sql for MySql {
         let (gone, kept): (Vec<&Settled>, Vec<_>) = rows.iter().partition(|row| row.state == State::None);
         for (sql, rows) in [(KEEP, kept), (DELETE, gone)] {
             if !rows.is_empty() {
-                let items = json(rows.into_iter().map(|row| (row.key, row.state, row.reply.as_deref())));
+                let items = json(
+                    rows.into_iter()
+                        .map(|row| (row.key, row.state, row.reply.as_deref().map_or(Last::None, Last::Reply))),
+                );
                 sqlx::query(sql).bind(items).execute(&mut *connection).await?;
             }
         }
         Ok(())
     }
 
-    async fn floor(connection: &mut MySqlConnection) -> Result<u64, sqlx::Error> {
-        // Not from the snapshot of the transaction, in which it may be lower.
-        const SQL: &str = "-- fence_floor
-            SELECT floor_ms FROM tercet_fence_meta LOCK IN SHARE MODE";
-        sqlx::query_scalar(SQL).fetch_one(connection).await.map(i64::unsigned_abs)
+    async fn marks(connection: &mut MySqlConnection) -> Result<Marks, sqlx::Error> {
+        // Not from the snapshot of the transaction, in which they may be lower.
+        const SQL: &str = "-- fence_marks
+            SELECT floor_ms, epoch FROM tercet_fence_meta LOCK IN SHARE MODE";
+        let (floor_ms, epoch): (i64, i64) = sqlx::query_as(SQL).fetch_one(connection).await?;
+        Ok(Marks { floor_ms: floor_ms.unsigned_abs(), epoch })
     }
 
     async fn raise_floor(connection: &mut MySqlConnection, floor_ms: u64) -> Result<(), sqlx::Error> {
@@ -145,7 +154,7 @@ impl Sql for MySql {
         const SQL: &str = "-- fence_forget
             DELETE f FROM JSON_TABLE(?, '$[*]' COLUMNS (xid CHAR(32) PATH '$[0]')) AS j
             STRAIGHT_JOIN tercet_fence AS f ON f.xid = UNHEX(j.xid)";
-        let items = json(xids.iter().map(|xid| ((*xid, 0), State::None, None)));
+        let items = json(xids.iter().map(|xid| ((*xid, 0), State::None, Last::None)));
         sqlx::query(SQL).bind(items).execute(connection).await.map(|_| ())
     }
 
@@ -171,20 +180,33 @@ fn read(row: &MySqlRow) -> Result<Found, sqlx::Error> {
     found(row.try_get(0)?, row.try_get(1)?, row.try_get::<i16, _>(2)?.into(), row.try_get(3)?)
 }
 
-type Item<'a> = ((Xid, u32), State, Option<&'a [u8]>);
+/// What comes last in an item.
+enum Last<'a> {
+    None,
+    Part(i64),
+    Reply(&'a [u8]),
+}
 
-/// `[["xid", branch, state, "reply"], …]`.
+type Item<'a> = ((Xid, u32), State, Last<'a>);
+
+/// `[["xid", branch, state, last], …]`.
 fn json<'a>(items: impl Iterator<Item = Item<'a>>) -> String {
     let mut text = String::new();
-    for ((xid, branch), state, reply) in items {
+    for ((xid, branch), state, last) in items {
         text.push_str(if text.is_empty() { "[[\"" } else { ",[\"" });
         push_hex(&mut text, xid.as_bytes());
         // Writing to a String never fails.
         let _ = write!(text, "\",{branch},{}", state as u8);
-        if let Some(reply) = reply {
-            text.push_str(",\"");
-            push_hex(&mut text, reply);
-            text.push('"');
+        match last {
+            Last::None => {}
+            Last::Part(part) => {
+                let _ = write!(text, ",{part}");
+            }
+            Last::Reply(reply) => {
+                text.push_str(",\"");
+                push_hex(&mut text, reply);
+                text.push('"');
+            }
         }
         text.push(']');
     }

@@ -5,7 +5,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions as _, PgConnection, Pool, Postgres, Row as _, SqlStr};
 
 use super::sql::{Numbered, found, signed};
-use super::{Dialect, Entry, Found, Settled, Sql};
+use super::{Dialect, Entry, Found, Marks, Settled, Sql};
 use crate::tables;
 use crate::xid::Xid;
 
@@ -72,13 +72,17 @@ impl Sql for Postgres {
         id.try_into().map_err(|_| sqlx::Error::Decode("a fence id is 16 bytes".into()))
     }
 
-    async fn enter(connection: &mut PgConnection, entries: &[Entry]) -> Result<Vec<Found>, sqlx::Error> {
+    async fn enter(
+        connection: &mut PgConnection,
+        entries: &[Entry],
+        epoch: Option<i64>,
+    ) -> Result<Vec<Found>, sqlx::Error> {
         // In the order of the key, so that two batches never wait for each other.
         const SQL: &str = "-- fence_enter
-            INSERT INTO tercet_fence AS f (xid, branch, state)
-            SELECT u.xid, u.branch, u.wanted
-            FROM unnest($1::bytea[], $2::bigint[], $3::smallint[]) AS u (xid, branch, wanted)
-            WHERE (SELECT floor_ms FROM tercet_fence_meta) < $4
+            INSERT INTO tercet_fence AS f (xid, branch, state, part)
+            SELECT u.xid, u.branch, u.wanted, u.part
+            FROM unnest($1::bytea[], $2::bigint[], $3::smallint[], $4::smallint[]) AS u (xid, branch, wanted, part)
+            WHERE (SELECT floor_ms FROM tercet_fence_meta WHERE epoch = coalesce($5, epoch)) < $6
             ORDER BY u.xid, u.branch
             ON CONFLICT (xid, branch) DO UPDATE SET prev = f.state,
                 state = CASE WHEN f.state = 1 AND excluded.state IN (2, 3) THEN excluded.state ELSE f.state END
@@ -86,11 +90,14 @@ impl Sql for Postgres {
         let xids: Vec<&[u8]> = entries.iter().map(|entry| &entry.xid.as_bytes()[..]).collect();
         let branches: Vec<i64> = entries.iter().map(|entry| entry.branch.into()).collect();
         let wanted: Vec<i16> = entries.iter().map(|entry| entry.wanted as i16).collect();
+        let parts: Vec<i16> = entries.iter().map(|entry| entry.part_number() as i16).collect();
         let not_after = entries.iter().map(|entry| entry.not_after_ms).min().unwrap_or(0);
         let rows = sqlx::query(SQL)
             .bind(xids)
             .bind(branches)
             .bind(wanted)
+            .bind(parts)
+            .bind(epoch)
             .bind(signed(not_after))
             .fetch_all(connection)
             .await?;
@@ -116,10 +123,11 @@ impl Sql for Postgres {
         sqlx::query(SQL).bind(xids).bind(branches).bind(states).bind(replies).execute(connection).await.map(|_| ())
     }
 
-    async fn floor(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-        const SQL: &str = "-- fence_floor
-            SELECT floor_ms FROM tercet_fence_meta";
-        sqlx::query_scalar(SQL).fetch_one(connection).await.map(i64::unsigned_abs)
+    async fn marks(connection: &mut PgConnection) -> Result<Marks, sqlx::Error> {
+        const SQL: &str = "-- fence_marks
+            SELECT floor_ms, epoch FROM tercet_fence_meta";
+        let (floor_ms, epoch): (i64, i64) = sqlx::query_as(SQL).fetch_one(connection).await?;
+        Ok(Marks { floor_ms: floor_ms.unsigned_abs(), epoch })
     }
 
     async fn raise_floor(connection: &mut PgConnection, floor_ms: u64) -> Result<(), sqlx::Error> {

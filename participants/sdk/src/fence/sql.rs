@@ -47,10 +47,12 @@ pub trait Sql: Database<Connection: Migrate> {
     fn fence_id(connection: &mut Self::Connection) -> impl Future<Output = Result<[u8; 16], sqlx::Error>> + Send;
 
     /// The upsert: `entries` are sorted by key and have no key twice. Returns what was there before, in any order; and
-    /// nothing, with nothing written, when one of them is at or below the floor.
+    /// nothing, with nothing written, when one of them is at or below the floor, or the database is at another epoch.
+    /// Where parts move, which is on MariaDB and MySQL, the epoch stays until the local transaction ends.
     fn enter(
         connection: &mut Self::Connection,
         entries: &[Entry],
+        epoch: Option<i64>,
     ) -> impl Future<Output = Result<Vec<Found>, sqlx::Error>> + Send;
 
     /// Writes these rows, which exist, once more.
@@ -59,8 +61,8 @@ pub trait Sql: Database<Connection: Migrate> {
         rows: &[Settled],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// The floor as it is now.
-    fn floor(connection: &mut Self::Connection) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
+    /// The floor and the epoch as they are now; as for `enter`, they stay.
+    fn marks(connection: &mut Self::Connection) -> impl Future<Output = Result<Marks, sqlx::Error>> + Send;
 
     /// Raises the floor, never lowers it.
     fn raise_floor(
@@ -80,6 +82,15 @@ pub trait Sql: Database<Connection: Migrate> {
 
     /// Whether the local transaction lost against another and may win when it is run again.
     fn is_conflict(error: &sqlx::Error) -> bool;
+}
+
+/// What holds for all of a fence.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    /// Calls that end at or below it touch nothing.
+    pub(crate) floor_ms: u64,
+    /// Counts what the database began and ceased to serve.
+    pub(crate) epoch: i64,
 }
 
 /// The numbers and the texts of a row.

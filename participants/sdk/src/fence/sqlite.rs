@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Pool, Row as _, 
 use tokio::time::{Instant, sleep};
 
 use super::sql::{Numbered, found, signed};
-use super::{Dialect, Entry, Found, Settled, Sql};
+use super::{Dialect, Entry, Found, Marks, Settled, Sql};
 use crate::tables;
 use crate::xid::Xid;
 
@@ -102,12 +102,17 @@ impl Sql for Sqlite {
         id.try_into().map_err(|_| sqlx::Error::Decode("a fence id is 16 bytes".into()))
     }
 
-    async fn enter(connection: &mut SqliteConnection, entries: &[Entry]) -> Result<Vec<Found>, sqlx::Error> {
-        // A number holds a branch and the wanted state; the parser needs the WHERE before ON CONFLICT.
+    async fn enter(
+        connection: &mut SqliteConnection,
+        entries: &[Entry],
+        epoch: Option<i64>,
+    ) -> Result<Vec<Found>, sqlx::Error> {
+        // A number holds the part and one, a branch and the wanted state. The parser needs a WHERE before ON CONFLICT.
         const SQL: &str = "-- fence_enter
-            INSERT INTO tercet_fence (xid, branch, state)
-            SELECT substr($1, key * 16 + 1, 16), value >> 2, value & 3 FROM json_each($2)
-            WHERE (SELECT floor_ms FROM tercet_fence_meta) < $3
+            INSERT INTO tercet_fence (xid, branch, state, part)
+            SELECT substr($1, key * 16 + 1, 16), value >> 2 & 4294967295, value & 3, (value >> 34) - 1
+            FROM json_each($2)
+            WHERE (SELECT floor_ms FROM tercet_fence_meta WHERE epoch = COALESCE($3, epoch)) < $4
             ON CONFLICT (xid, branch) DO UPDATE SET prev = state,
                 state = CASE WHEN state = 1 AND excluded.state IN (2, 3) THEN excluded.state ELSE state END
             RETURNING xid, branch, prev, reply";
@@ -115,11 +120,13 @@ impl Sql for Sqlite {
         let mut numbers = String::with_capacity(entries.len() * 4 + 2);
         for entry in entries {
             xids.extend_from_slice(entry.xid.as_bytes());
-            push_number(&mut numbers, u64::from(entry.branch) << 2 | entry.wanted as u64);
+            let part = entry.part.map_or(0, |part| u64::from(part) + 1);
+            push_number(&mut numbers, part << 34 | u64::from(entry.branch) << 2 | entry.wanted as u64);
         }
         numbers.push(']');
         let not_after = entries.iter().map(|entry| entry.not_after_ms).min().unwrap_or(0);
-        let rows = sqlx::query(SQL).bind(xids).bind(numbers).bind(signed(not_after)).fetch_all(connection).await?;
+        let rows = sqlx::query(SQL).bind(xids).bind(numbers).bind(epoch).bind(signed(not_after));
+        let rows = rows.fetch_all(connection).await?;
         rows.iter().map(|row| found(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)).collect()
     }
 
@@ -148,10 +155,11 @@ impl Sql for Sqlite {
         sqlx::query(SQL).bind(bytes).bind(items).execute(connection).await.map(|_| ())
     }
 
-    async fn floor(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
-        const SQL: &str = "-- fence_floor
-            SELECT floor_ms FROM tercet_fence_meta";
-        sqlx::query_scalar(SQL).fetch_one(connection).await.map(i64::unsigned_abs)
+    async fn marks(connection: &mut SqliteConnection) -> Result<Marks, sqlx::Error> {
+        const SQL: &str = "-- fence_marks
+            SELECT floor_ms, epoch FROM tercet_fence_meta";
+        let (floor_ms, epoch): (i64, i64) = sqlx::query_as(SQL).fetch_one(connection).await?;
+        Ok(Marks { floor_ms: floor_ms.unsigned_abs(), epoch })
     }
 
     async fn raise_floor(connection: &mut SqliteConnection, floor_ms: u64) -> Result<(), sqlx::Error> {

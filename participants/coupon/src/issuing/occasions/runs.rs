@@ -114,7 +114,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
 
     async fn end(&self, run: &Run, refusal: Option<Code>) -> anyhow::Result<()> {
         let now_ms = self.now_ms()?;
-        let mut db_tx = self.shards.home().begin_with(Db::WRITE).await?;
+        let mut db_tx = self.shards.home().begin_with(Db::BEGIN_WRITE).await?;
         let ended = Db::end_run(&mut db_tx, run, refusal.map(Code::name), now_ms).await?;
         db_tx.commit().await?;
         if ended {
@@ -153,7 +153,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             ended_ms: None,
         };
         let now_ms = self.now_ms()?;
-        let mut db_tx = self.shards.home().begin_with(Db::WRITE).await?;
+        let mut db_tx = self.shards.home().begin_with(Db::BEGIN_WRITE).await?;
         let is_closed = Db::open_batch(&mut db_tx, &closed).await?
             && Db::step(&mut db_tx, closed.batch, (State::Opening, State::Done), "").await?;
         let first = (users as i64, request.user_ids[users - 1]);

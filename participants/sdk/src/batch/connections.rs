@@ -8,14 +8,14 @@ use tokio::sync::Semaphore;
 use crate::fence::Dialect;
 
 /// One database.
-pub(super) struct Place<Db: Dialect> {
+pub(super) struct Connections<Db: Dialect> {
     pool: Pool<Db>,
     /// Outside the pool, whose every hand-over costs a statement.
     idle: Mutex<Vec<Db::Connection>>,
     pub(super) writers: Semaphore,
 }
 
-impl<Db: Dialect> Place<Db> {
+impl<Db: Dialect> Connections<Db> {
     pub(super) fn new(pool: Pool<Db>) -> Self {
         Self { pool, idle: Mutex::default(), writers: Semaphore::new(Db::WRITERS) }
     }

@@ -111,6 +111,30 @@ impl Process {
         &self.spec.name
     }
 
+    /// Changes the value of a flag, for when it is started again.
+    pub fn change(&mut self, flag: &str, value: impl Into<OsString>) {
+        let at = self.spec.arguments.iter().position(|argument| argument == flag);
+        if let Some(own) = at.and_then(|at| self.spec.arguments.get_mut(at + 1)) {
+            *own = value.into();
+        }
+    }
+
+    /// Starts another one of the same.
+    ///
+    /// # Errors
+    /// When the system does not start it.
+    pub fn twin(&self) -> anyhow::Result<Self> {
+        self.spec.start()
+    }
+
+    /// Whether it has ended by itself, and well.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn ended(&mut self) -> anyhow::Result<Option<bool>> {
+        Ok(self.child.try_wait()?.map(|status| status.success()))
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(&mut self) {
         // Of one that is gone already there is nothing to kill.

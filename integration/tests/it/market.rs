@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use occasions::Welcome;
-use stage::{Load, Market};
+use stage::{Load, Market, until};
 
 /// What may happen to a coupon after what.
 fn follows(before: &str, action: &str) -> bool {
@@ -27,6 +27,66 @@ fn status(last: &str) -> i64 {
         "coupon used" => 3,
         other => panic!("nothing else happens here: {other:?}"),
     }
+}
+
+/// The log and the tables say the same, and every order knows what it is to know.
+async fn log_equals_tables(market: &Market) {
+    let coupons = market.coupons().await;
+    let logged = market.logged().await;
+    let mut last: BTreeMap<i64, &str> = BTreeMap::new();
+    for (coupon_id, action) in &logged {
+        let before = last.insert(*coupon_id, action).unwrap_or("");
+        assert!(follows(before, action), "coupon {coupon_id}: {action:?} after {before:?}");
+    }
+    let log: BTreeMap<i64, i64> = last.into_iter().map(|(coupon_id, last)| (coupon_id, status(last))).collect();
+    assert_eq!(log, coupons);
+    // Each order was told of its coupon, of which the latest word counts.
+    assert_eq!(market.orders_untold().await, 0);
+}
+
+#[tokio::test]
+async fn slots_move_to_twice_as_many_databases_under_load_whatever_is_killed_or_frozen() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(mut market) = Market::start(folder.path()).await else { return };
+    let template_id = market.publish().await;
+    let load = Load::start(&market, template_id);
+    market.progress().await;
+    market.grow().await;
+    let twin = market.twin();
+    // It gives coupons by batches.
+    let welcome = Welcome::start(market.issuing(), template_id).await;
+    market.progress().await;
+
+    let mut mover = market.mover();
+    for moment in 1..=3 {
+        tokio::time::sleep(Duration::from_millis(300 * moment)).await;
+        assert_eq!(mover.ended().expect("it is a process"), None, "it is too quick to be killed");
+        mover.restart().expect("it starts");
+    }
+    // It goes on when all slots have moved, with what it knew of them, and what it had begun.
+    twin.freeze().expect("it runs");
+    // Events that the frozen one was to publish are waited for, and where that takes too long, slots move later.
+    until("all slots have moved", async || match mover.ended().expect("it is a process") {
+        Some(true) => Some(()),
+        Some(false) => {
+            mover.restart().expect("it starts");
+            None
+        }
+        None => None,
+    })
+    .await;
+    twin.thaw().expect("it is there");
+    market.progress().await;
+    let report = market.check(Duration::from_secs(30)).await;
+    assert!(report.sound() && report.coupons > 0, "{report}");
+    welcome.stop().await;
+    let done = load.stop().await;
+    market.settle().await;
+    assert!(done.orders > 0 && done.refunds > 0, "{done:?}");
+    let coupons = market.coupons().await;
+    assert!(done.claimed.iter().all(|coupon_id| coupons.contains_key(coupon_id)));
+    assert!(market.check(Duration::ZERO).await.sound());
+    log_equals_tables(&market).await;
 }
 
 #[tokio::test]
@@ -52,16 +112,6 @@ async fn whatever_is_killed_no_event_of_a_coupon_is_lost_or_has_two_effects() {
     market.settle().await;
     assert!(done.orders > 0 && done.refunds > 0, "{done:?}");
 
-    let coupons = market.coupons().await;
-    let logged = market.logged().await;
-    let mut last: BTreeMap<i64, &str> = BTreeMap::new();
-    for (coupon_id, action) in &logged {
-        let before = last.insert(*coupon_id, action).unwrap_or("");
-        assert!(follows(before, action), "coupon {coupon_id}: {action:?} after {before:?}");
-    }
-    let log: BTreeMap<i64, i64> = last.into_iter().map(|(coupon_id, last)| (coupon_id, status(last))).collect();
-    assert_eq!(log, coupons);
-    // Each order was told of its coupon, of which the latest word counts.
-    assert_eq!(market.orders_untold().await, 0);
+    log_equals_tables(&market).await;
     planted::each_is_named(&market, template_id).await;
 }

@@ -20,7 +20,7 @@ use tercet_shards::{ShardMap, Slot};
 
 const TABLES: usize = 4;
 /// More than any test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Four databases, of which the first two have all slots at first.
 struct World {
@@ -339,7 +339,7 @@ async fn a_local_transaction_of_a_process_that_is_frozen_does_not_stop_a_move() 
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *db_tx).await.expect("the table is there");
     let begun = Instant::now();
     go(&world.mover().await, 4).await.expect("it ends what stands in its way");
-    assert!(begun.elapsed() < PATIENCE / 4);
+    assert!(begun.elapsed() < PATIENCE / 8);
     db_tx.commit().await.expect_err("it was ended");
     assert_eq!((world.rows(0).await, world.rows(2).await), (0, 0), "it was rolled back");
 }

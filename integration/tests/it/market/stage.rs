@@ -1,7 +1,7 @@
 //! The processes, and those who claim, buy and return meanwhile.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,17 +31,22 @@ use crate::issuing::world::{FROM_MS, change, rules};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks, and two tries.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Databases and tables of the coupons.
-pub(super) const SHARDS: &str = "2x4";
+/// Databases and tables of the coupons, at first and when slots have moved.
+pub(super) const SHARDS: [&str; 2] = ["2x4", "4x4"];
+/// Their databases, of which the first two are there at first.
+pub(super) const COUPONS: [&str; 4] = ["coupon_0", "coupon_1", "coupon_2", "coupon_3"];
 /// The item that everyone buys.
 const ITEM: i64 = 3;
 /// Who claim and buy.
 const CLIENTS: i64 = 6;
 
-/// The databases, by service; those of the coupons twice.
-const DATABASES: [&str; 6] = ["stock", "coupon_0", "coupon_1", "orders", "template", "log"];
+/// The databases of the other services.
+const DATABASES: [&str; 4] = ["stock", "orders", "template", "log"];
 
 pub(super) struct Market {
+    folder: PathBuf,
+    /// Whether coupons are in all of their databases.
+    grown: bool,
     server: Server,
     broker: Broker,
     coordinator: Coordinator,
@@ -65,7 +70,7 @@ impl Market {
         let broker = Broker::start(folder).await.expect("it starts")?;
         let mut server = Server::start(folder, "market").await.expect("it starts");
         let mut root = server.wait_ready().await.expect("it has started");
-        for database in DATABASES {
+        for database in DATABASES.into_iter().chain(COUPONS) {
             let sql = format!("CREATE DATABASE `{database}`");
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut root).await.expect("it is new");
         }
@@ -86,12 +91,12 @@ impl Market {
                 .with("--kafka-option", format!("group.instance.id={group}-1"))
         };
         let shards = format!("{},{}", url("coupon_0"), url("coupon_1"));
-        let issuing = spec("issuing", "tercet-issuing", shards.clone()).with("--shards", SHARDS);
+        let issuing = spec("issuing", "tercet-issuing", shards.clone()).with("--shards", SHARDS[0]);
         let issuing = issuing.with("--templates", format!("http://{at_templates}")).with("--listen", &at_issuing);
         let template = spec("coupon_template", "tercet-coupon-template", url("template"));
         let specs = [
             spec("stock", "tercet-stock", url("stock")),
-            told(spec("coupon", "tercet-coupon", shards).with("--shards", SHARDS), "coupon"),
+            told(spec("coupon", "tercet-coupon", shards).with("--shards", SHARDS[0]), "coupon"),
             told(spec("order", "tercet-order", url("orders")), "order"),
             told(template.with("--listen", &at_templates), "template"),
             told(issuing, "issuing"),
@@ -101,7 +106,51 @@ impl Market {
         coordinator.wait_for(&mut services[..3]).await.expect("they have sessions");
         let (templates, issuing) =
             (CouponTemplatesClient::new(lazy(&at_templates)), IssuingClient::new(lazy(&at_issuing)));
-        Some(Self { server, broker, coordinator, services, templates, issuing })
+        Some(Self {
+            folder: folder.to_owned(),
+            grown: false,
+            server,
+            broker,
+            coordinator,
+            services,
+            templates,
+            issuing,
+        })
+    }
+
+    /// Tells the services of the new databases, as an operator does before slots move.
+    pub(super) async fn grow(&mut self) {
+        self.grown = true;
+        let databases = self.coupon_urls().join(",");
+        for name in ["coupon", "issuing"] {
+            let service = self.services.iter_mut().find(|service| service.name() == name).expect("there is one");
+            service.change("--database", &databases);
+            service.change("--shards", SHARDS[1]);
+            service.restart().expect("it starts");
+        }
+        self.coordinator.wait_for(&mut self.services[..3]).await.expect("they have sessions");
+    }
+
+    /// A second instance of the coupon service.
+    pub(super) fn twin(&self) -> Process {
+        let coupon = self.services.iter().find(|service| service.name() == "coupon").expect("there is one");
+        coupon.twin().expect("it starts")
+    }
+
+    /// The program that moves slots to all databases.
+    pub(super) fn mover(&self) -> Process {
+        let spec = Spec::new("slots", "tercet-slots", "tercet-coupon", &self.folder).expect("it is built").word("move");
+        let spec = spec.with("--database", self.coupon_urls().join(",")).with("--shards", SHARDS[1]);
+        spec.with("--pause-ms", "100").with("--log-filter", "info").start().expect("it starts")
+    }
+
+    /// The databases that coupons are in.
+    pub(super) fn coupon_databases(&self) -> &'static [&'static str] {
+        if self.grown { &COUPONS } else { &COUPONS[..2] }
+    }
+
+    fn coupon_urls(&self) -> Vec<String> {
+        self.coupon_databases().iter().map(|database| self.url(database)).collect()
     }
 
     /// A database, by its name.
@@ -181,7 +230,7 @@ impl Market {
     /// Waits until nothing is under way any more, and every event is where it belongs.
     pub(super) async fn settle(&self) {
         self.coordinator.wait_idle(PATIENCE).await.expect("all of them end");
-        for database in ["coupon_0", "coupon_1", "orders", "template", "log"] {
+        for database in self.coupon_databases().iter().chain(&["orders", "template", "log"]) {
             let mut connection = self.connect(database).await;
             until("the outbox is empty", async || {
                 let rows = sqlx::query_scalar("SELECT COUNT(*) FROM tercet_outbox").fetch_one(&mut connection).await;
@@ -211,8 +260,8 @@ impl Market {
     pub(super) async fn check(&self, patience: Duration) -> Report {
         let url = |database: &str| self.url(database);
         let places = Places {
-            map: SHARDS.parse().expect("it is a map"),
-            coupon: vec![url("coupon_0"), url("coupon_1")],
+            map: SHARDS[usize::from(self.grown)].parse().expect("it is a map"),
+            coupon: self.coupon_urls(),
             stock: url("stock"),
             order: url("orders"),
             template: url("template"),
@@ -221,10 +270,10 @@ impl Market {
         shards::check(&places, patience).await.expect("all of them can be read")
     }
 
-    /// Where each coupon stands.
+    /// Where each coupon stands, which is in one database.
     pub(super) async fn coupons(&self) -> BTreeMap<i64, i64> {
         let mut all = BTreeMap::new();
-        for database in ["coupon_0", "coupon_1"] {
+        for database in self.coupon_databases() {
             let mut connection = self.connect(database).await;
             for table in 0..4 {
                 let sql = format!("SELECT coupon_id, CAST(status AS SIGNED) FROM coupon_{table:03}");
@@ -232,7 +281,9 @@ impl Market {
                     .fetch_all(&mut connection)
                     .await
                     .expect("the table is there");
-                all.extend(rows);
+                for (coupon_id, status) in rows {
+                    assert_eq!(all.insert(coupon_id, status), None, "coupon {coupon_id} is in two places");
+                }
             }
         }
         all
@@ -259,7 +310,7 @@ fn database_url(server: &Server, database: &str) -> String {
 }
 
 /// Waits for a condition.
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -286,6 +337,8 @@ async fn submit<M: Clone>(client: &Client, plan: Plan<M>) -> bool {
 /// What clients have done.
 #[derive(Debug, Default)]
 pub(super) struct Done {
+    /// The coupons that they were told they have.
+    pub(super) claimed: Vec<i64>,
     pub(super) orders: i64,
     pub(super) refunds: i64,
 }
@@ -307,6 +360,7 @@ impl Load {
                 while !stop.load(Ordering::Relaxed) {
                     let order_id = orders.fetch_add(1, Ordering::Relaxed) + 1;
                     let coupon_id = claim(&mut issuing, user_id + order_id * CLIENTS, template_id).await;
+                    done.claimed.push(coupon_id);
                     let order = Place {
                         order_id,
                         user_id: user_id + order_id * CLIENTS,
@@ -339,6 +393,7 @@ impl Load {
         let mut all = Done::default();
         for client in self.clients {
             let done = client.await.expect("nothing is refused");
+            all.claimed.extend(done.claimed);
             (all.orders, all.refunds) = (all.orders + done.orders, all.refunds + done.refunds);
         }
         all

@@ -66,7 +66,7 @@ async fn fill_in<Db: tercet_stock::store::Store + tercet_coupon::store::Store + 
     let open = async |at: usize| Db::open(&urls[at]).await.with_context(|| format!("{}'s database", SERVICES[at]));
     let (stock, coupon) = (open(0).await?, open(1).await?);
     // Making a service makes its tables.
-    drop(tercet_stock::service(stock.clone()).await?);
+    drop(tercet_stock::service(stock.clone(), None).await?);
     let shards = Shards::one(coupon.clone());
     shards.migrate().await?;
     let goods = (1..=filling.items).map(|item| (item, filling.units));

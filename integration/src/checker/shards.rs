@@ -5,6 +5,7 @@
 //! looks wrong. Whatever does is looked at again, by its id, until it is right or `patience` is over; what is summed up
 //! is compared with bounds that hold at any time, and leave no room where nothing is under way.
 
+mod goods;
 mod look;
 mod occasions;
 mod reader;
@@ -55,6 +56,8 @@ pub enum Suspect {
     Logged(i64),
     /// The units of a template, its budget and its limits.
     Template(i64),
+    /// The units of a product, and the orders that have them.
+    Product(i64),
     /// What users of a table have claimed: the database and the table.
     Table(usize, usize),
     /// An occasion, with its runs.
@@ -154,6 +157,7 @@ impl Books {
 
     async fn all(&mut self, report: &mut Report) -> anyhow::Result<Vec<Finding>> {
         let mut findings = self.templates(None).await?;
+        findings.extend(self.goods(None).await?);
         findings.extend(self.all_coupons(report).await?);
         findings.extend(self.all_orders(report).await?);
         findings.extend(self.all_logged(report).await?);
@@ -169,19 +173,23 @@ impl Books {
     /// What is still wrong of these.
     async fn again(&mut self, suspects: &BTreeSet<Suspect>) -> anyhow::Result<Vec<Finding>> {
         let (mut coupons, mut orders, mut logged) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut templates, mut findings) = (BTreeSet::new(), Vec::new());
+        let (mut templates, mut products, mut findings) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for suspect in suspects {
             match *suspect {
                 Suspect::Coupon(id) => coupons.push(id),
                 Suspect::Order(id) => orders.push(id),
                 Suspect::Logged(id) => logged.push(id),
                 Suspect::Template(id) => drop(templates.insert(id)),
+                Suspect::Product(id) => drop(products.insert(id)),
                 Suspect::Table(database, table) => findings.extend(self.counters(database, table).await?),
                 Suspect::Occasion(id) => findings.extend(self.occasions(Some(id)).await?),
             }
         }
         if !templates.is_empty() {
             findings.extend(self.templates(Some(&templates)).await?);
+        }
+        if !products.is_empty() {
+            findings.extend(self.goods(Some(&products)).await?);
         }
         findings.extend(self.these_coupons(&coupons).await?);
         findings.extend(self.these_orders(&orders).await?);

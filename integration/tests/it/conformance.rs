@@ -20,7 +20,7 @@ mod coupon {
     use tercet_coupon::*;
 
     mod conformance;
-    pub(crate) use conformance::{claim, give_back, honour, open, paid, redeem, take_back};
+    pub(crate) use conformance::{claim, give_back, honour, open, owed, paid, redeem, take_back};
 }
 
 #[path = "../../../participants/order/src"]
@@ -45,6 +45,7 @@ conformance! {
     coupon_redeem_conforms_on_mariadb: on_mariadb(coupon::redeem()).await;
     coupon_give_back_conforms_on_mariadb: on_mariadb(coupon::give_back()).await;
     coupon_honour_conforms_on_mariadb: on_mariadb(coupon::honour()).await;
+    coupon_owed_conforms_on_mariadb: on_mariadb(coupon::owed()).await;
     coupon_take_back_conforms_on_mariadb: on_mariadb(coupon::take_back()).await;
     coupon_paid_conforms_on_mariadb: on_mariadb(coupon::paid()).await;
     order_place_conforms_on_mariadb: on_mariadb(order::place()).await;

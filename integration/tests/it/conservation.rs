@@ -125,7 +125,7 @@ async fn world<Db: Stores>(urls: &[String], map: &str) -> World<Db> {
     let map = map.parse().expect("it is a map");
     let coupon = Shards::open(map, &urls[2..]).await.expect("as many databases as the map has");
     let services = [
-        tercet_stock::service(stock.clone()).await.expect("the schema is sound"),
+        tercet_stock::service(stock.clone(), None).await.expect("the schema is sound"),
         tercet_coupon::service(coupon.clone(), None).await.expect("the schema is sound"),
         tercet_order::service(order.clone(), None).await.expect("the schema is sound"),
     ];

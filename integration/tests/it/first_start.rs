@@ -37,7 +37,7 @@ async fn start<Db: Home>([url, templates]: [String; 2], first: usize) {
         let made = match (first + at) % 6 {
             0 => coupons(pool.clone()).await,
             1 => tercet_order::service(pool.clone(), None).await.map(drop).map_err(Into::into),
-            2 => tercet_stock::service(pool.clone()).await.map(drop).map_err(Into::into),
+            2 => tercet_stock::service(pool.clone(), None).await.map(drop).map_err(Into::into),
             3 => tercet_coupon_template::service(apart.clone(), None).await.map(drop).map_err(Into::into),
             4 => <Db as tercet_business_log::store::Store>::migrate(&pool).await.map_err(Into::into),
             _ => fence::prepare(&pool).await.map_err(Into::into),

@@ -7,6 +7,7 @@ pub(crate) mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::redemption::world::Databases as Hands;
 use sqlx::MySql;
 use tercet_coupon::issuing::{self, CRON};
 use tercet_coupon::store::jobs::Jobs as _;
@@ -286,7 +287,7 @@ async fn coupons_are_listed_by_pages<Db: Databases>(mut world: World<Db>) {
     assert_eq!(fault(&refused).code, Code::NotFound);
 }
 
-async fn what_has_ended_expires_and_unclaimed_stock_goes_back<Db: Databases>(mut world: World<Db>) {
+async fn what_has_ended_expires_and_unclaimed_stock_goes_back<Db: Databases + Hands>(mut world: World<Db>) {
     // More than one transaction of one table, with one end for many.
     let ended: Vec<_> = (1..=1_300)
         .map(|number| pb::Claim { valid_until_ms: 1 + number % 2, ..claim_by_hand(number, 1 + number % 40, 9, 9_999) })
@@ -300,16 +301,21 @@ async fn what_has_ended_expires_and_unclaimed_stock_goes_back<Db: Databases>(mut
     let found = world.templates.get_template(get).await.expect("it is there").into_inner().template;
     let request = templates::EndRequest { template_id, change: change(found.expect("a template").revision) };
     world.templates.end(request).await.expect("it is published");
+    // Of another the claims alone have ended.
+    let other = world.publish("b", rules(50, 1, FROM_MS)).await;
+    coupon(world.claim(8, other, "k").await, true);
+    let end = format!("UPDATE template SET start_time = 1, end_time = 2 WHERE template_id = {other}");
+    Db::by_hand(&world.stock, end).await;
     let shards = world.shards.clone();
     until("all that ended are expired", async || {
         let totals = audit(&shards).await.expect("the tables are there");
-        totals.expired == 1_300 && totals.issued == 11
+        totals.expired == 1_300 && totals.issued == 12
     })
     .await;
-    let (stock, wanted) = (world.stock.clone(), (0, 0, 1));
-    until("nothing is left of the template that ended", async || {
+    let (stock, wanted) = (world.stock.clone(), (0, 0, 2));
+    until("nothing is left of both templates", async || {
         let totals = tercet_stock::audit(&stock).await.expect("the table is there");
-        (totals.free, totals.reserved, totals.issued) == wanted && totals.total == 1
+        (totals.free, totals.reserved, totals.issued) == wanted && totals.total == 2
     })
     .await;
     // Another process has the jobs only when this one has been silent for long.

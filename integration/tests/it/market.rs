@@ -98,7 +98,13 @@ async fn whatever_is_killed_no_event_of_a_coupon_is_lost_or_has_two_effects() {
     let load = Load::start(&market, template_id);
     market.progress().await;
     // The relay of a coupon service that was killed keeps others away for a while, in which the broker comes back.
-    for victims in [["coupon", "kafka"], ["order", "business_log"], ["mariadb", "coordinator"]] {
+    for victims in [
+        ["coupon", "kafka"],
+        ["order", "business_log"],
+        ["issuing", "stock"],
+        ["coupon_template", "issuing"],
+        ["mariadb", "coordinator"],
+    ] {
         for victim in victims {
             market.kill(victim).await;
         }

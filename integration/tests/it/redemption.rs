@@ -4,14 +4,16 @@
 pub(crate) mod world;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tercet_coupon::audit;
+use tercet_coupon::redemption::Settings;
 use tercet_proto::coupon::v1::{self as pb, RedemptionState as State};
 use tercet_proto::coupon_template::v1 as templates;
 use tercet_rules::limits::TIME_MS_MAX;
 use tercet_rules::{Code, Fault, Language};
 use tercet_shards::Slot;
-use world::{Databases, USER, World, line, on_mariadb, on_sqlite, refund, universal, until, wanted};
+use world::{Databases, USER, World, line, on_mariadb, on_sqlite, refund, units, universal, until, wanted};
 
 /// The same test on both.
 macro_rules! on_both {
@@ -37,14 +39,12 @@ on_both! {
     coupons_are_used_once_at_the_computed_price_and_given_back;
     what_is_refused_has_its_code_and_uses_nothing;
     what_is_asked_for_while_the_coordinator_is_away_is_done_once_when_it_is_back;
-    what_is_kept_too_long_is_given_up_and_never_done;
+    what_is_kept_too_long_is_given_up_never_done_and_owed_until_it_is_made_good;
     what_came_to_nothing_in_time_is_begun_again;
-}
-
-/// Places orders from now on.
-async fn with_orders<Db: Databases>(world: &mut World<Db>) {
-    let service = tercet_order::service(world.orders.clone(), None).await.expect("the schema is sound");
-    world.coordinator.serve(service);
+    what_ended_long_ago_is_deleted_and_nothing_else_is;
+    an_order_takes_its_units_out_of_stock_and_a_refund_brings_them_back;
+    what_is_more_than_may_be_kept_is_told_at_once_to_come_again;
+    what_is_more_than_can_be_answered_at_a_time_is_told_at_once_to_come_again;
 }
 
 #[track_caller]
@@ -129,7 +129,7 @@ async fn each_coupon_is_shown_with_what_it_brings_or_why_it_does_not<Db: Databas
 }
 
 async fn coupons_are_used_once_at_the_computed_price_and_given_back<Db: Databases>(mut world: World<Db>) {
-    with_orders(&mut world).await;
+    world.with_orders(&[(1, 100)]).await;
     let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
     let request = wanted("k", 100, &[one, two]);
     // Two at a time are one.
@@ -171,7 +171,7 @@ async fn coupons_are_used_once_at_the_computed_price_and_given_back<Db: Database
 }
 
 async fn what_is_refused_has_its_code_and_uses_nothing<Db: Databases>(mut world: World<Db>) {
-    with_orders(&mut world).await;
+    world.with_orders(&[(1, 100)]).await;
     let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
     let alone = world.own(universal(700, 0)).await;
     let template_id = world.template(universal(400, 2)).await;
@@ -220,7 +220,7 @@ async fn what_is_refused_has_its_code_and_uses_nothing<Db: Databases>(mut world:
 async fn what_is_asked_for_while_the_coordinator_is_away_is_done_once_when_it_is_back<Db: Databases>(
     mut world: World<Db>,
 ) {
-    with_orders(&mut world).await;
+    world.with_orders(&[(1, 100)]).await;
     let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
     world.redeem(&wanted("before", 1, &[one])).await.expect("it is granted");
     world.coordinator.crash().await;
@@ -244,14 +244,18 @@ async fn what_is_asked_for_while_the_coordinator_is_away_is_done_once_when_it_is
     let (one_of, other) = (world.get("k").await, world.get("rival").await);
     let (done, refusal) = if one_of.state() == State::Done { (one_of, other) } else { (other, one_of) };
     assert_eq!((done.state(), refused(refusal.refusal.as_ref()).0), (State::Done, Code::CouponTaken));
-    world.coordinator.all_ended().await;
+    // Its user was told that it would be done.
+    until("the other is owed", async || world.compensations().await == [(Some(two), 0)]).await;
+    until("all the rest has ended", async || world.coordinator.unfinished().await.len() == 1).await;
     let mut uses = vec![(one, 1), (two, done.order_id)];
     uses.sort_unstable();
     assert_eq!(world.uses().await, (uses.clone(), uses), "once each");
 }
 
-async fn what_is_kept_too_long_is_given_up_and_never_done<Db: Databases>(mut world: World<Db>) {
-    with_orders(&mut world).await;
+async fn what_is_kept_too_long_is_given_up_never_done_and_owed_until_it_is_made_good<Db: Databases>(
+    mut world: World<Db>,
+) {
+    world.with_orders(&[(1, 100)]).await;
     let one = world.own(universal(300, 2)).await;
     world.coordinator.crash().await;
     let kept = world.redeem(&wanted("k", 1, &[one])).await.expect("it is kept");
@@ -261,14 +265,16 @@ async fn what_is_kept_too_long_is_given_up_and_never_done<Db: Databases>(mut wor
     let view = world.get("k").await;
     assert_eq!(refused(view.refusal.as_ref()).0, Code::SystemBusy);
     world.coordinator.start_again().await;
-    // Under a new key it is another.
+    until("it is owed", async || world.compensations().await == [(Some(one), 0)]).await;
+    // Under a new key it is another, by which the order gets what it was promised.
     until("it is granted", async || {
-        world.redeem(&wanted("again", 2, &[one])).await.is_ok_and(|view| view.state() == State::Done)
+        world.redeem(&wanted("again", 1, &[one])).await.is_ok_and(|view| view.state() == State::Done)
     })
     .await;
     assert_eq!(code(world.redeem(&wanted("k", 1, &[one])).await), Code::SystemBusy);
+    until("it is made good", async || world.compensations().await == [(Some(one), 1)]).await;
     world.coordinator.all_ended().await;
-    assert_eq!(world.uses().await, (vec![(one, 2)], vec![(one, 2)]));
+    assert_eq!(world.uses().await, (vec![(one, 1)], vec![(one, 1)]));
 }
 
 async fn what_came_to_nothing_in_time_is_begun_again<Db: Databases>(mut world: World<Db>) {
@@ -278,8 +284,113 @@ async fn what_came_to_nothing_in_time_is_begun_again<Db: Databases>(mut world: W
     assert_eq!(kept.state(), State::Kept);
     let totals = audit(&world.shards).await.expect("the tables are there");
     assert_eq!((totals.issued, totals.used), (1, 0));
-    with_orders(&mut world).await;
+    world.with_orders(&[(1, 100)]).await;
     until("it is done", async || world.get("k").await.state() == State::Done).await;
     world.coordinator.all_ended().await;
     assert_eq!(world.uses().await, (vec![(one, 1)], vec![(one, 1)]));
+}
+
+async fn what_is_more_than_may_be_kept_is_told_at_once_to_come_again<Db: Databases>(mut world: World<Db>) {
+    world.with_orders(&[(1, 100)]).await;
+    let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
+    let few = world.another(Settings { kept_max: 1, ..Settings::default() }).await;
+    let redeem = async |request: pb::RedeemRequest| match few.clone().redeem(request).await {
+        Ok(answer) => Ok(answer.into_inner().redemption.expect("a redemption").state()),
+        Err(status) => Err(world::fault(&status)),
+    };
+    world.coordinator.crash().await;
+    assert_eq!(redeem(wanted("k", 1, &[one])).await, Ok(State::Kept));
+    for _ in 0..2 {
+        assert_eq!(code(redeem(wanted("l", 2, &[two])).await), Code::SystemBusy);
+    }
+    let missing = few.clone().get_redemption(world::by_key("l")).await.expect_err("nothing was kept");
+    assert_eq!(world::fault(&missing).code, Code::NotFound);
+    world.coordinator.start_again().await;
+    until("it is done", async || world.get("k").await.state() == State::Done).await;
+    until("there is room again", async || redeem(wanted("l", 2, &[two])).await == Ok(State::Done)).await;
+    world.coordinator.all_ended().await;
+    assert_eq!(world.compensations().await, [], "what was promised was done");
+}
+
+async fn what_is_more_than_can_be_answered_at_a_time_is_told_at_once_to_come_again<Db: Databases>(
+    mut world: World<Db>,
+) {
+    let one = world.own(universal(300, 2)).await;
+    let few = world.another(Settings { calls_max: 1, ..Settings::default() }).await;
+    // There is nobody to place its order, so it takes as long as it may.
+    let (mut first, request) = (few.clone(), wanted("k", 1, &[one]));
+    let waiting = tokio::spawn(async move { first.redeem(request).await });
+    until("it is under way", async || world.redemption.clone().get_redemption(world::by_key("k")).await.is_ok()).await;
+    let begun = Instant::now();
+    let request = pb::ValidateRequest { user_id: USER, lines: vec![line(10_000)], coupon_ids: vec![one] };
+    let shed = few.clone().validate(request.clone()).await.expect_err("it is full");
+    assert_eq!(world::fault(&shed).code, Code::SystemBusy);
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    waiting.await.expect("it does not panic").expect("it is kept");
+    few.clone().validate(request).await.expect("there is room again");
+}
+
+async fn an_order_takes_its_units_out_of_stock_and_a_refund_brings_them_back<Db: Databases>(mut world: World<Db>) {
+    world.with_orders(&[(1, 10), (2, 3)]).await;
+    let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
+    let basket = |key: &str, order_id, coupon_id, lines: &[pb::OrderLine]| pb::RedeemRequest {
+        lines: lines.to_vec(),
+        ..wanted(key, order_id, &[coupon_id])
+    };
+    let lines = [units(1, 2_000, 2), units(2, 1_000, 1), units(1, 1_500, 3)];
+    let view = world.redeem(&basket("k", 1, one, &lines)).await.expect("there is enough");
+    assert_eq!(view.state(), State::Done);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (7, 0, 6));
+    let kept = tercet_order::lines(&world.orders, 1).await.expect("the table is there");
+    let kept: Vec<_> = kept.iter().map(|own| (own.product_id, own.shop_id, own.price_cents, own.quantity)).collect();
+    assert_eq!(kept, [(1, 3, 2_000, 2), (2, 3, 1_000, 1), (1, 3, 1_500, 3)]);
+
+    for (product, wanted_units, wanted_code) in [(2, 3, Code::OutOfStock), (9, 1, Code::NotStocked)] {
+        let lines = [units(1, 1_000, 1), units(product, 1_000, wanted_units)];
+        let fault = world.redeem(&basket(&product.to_string(), 2, two, &lines)).await.expect_err("there is not enough");
+        assert_eq!((fault.code, fault.argument("product_id")), (wanted_code, Some(&*product.to_string())));
+        assert!(fault.text(Language::Zh).contains(&product.to_string()), "{fault}");
+    }
+    world.coordinator.all_ended().await;
+    assert_eq!((world.units().await, world.uses().await.0), ((7, 0, 6), vec![(one, 1)]), "nothing of it happened");
+    let of_each = |count: i64| (1..=count).map(|product| units(product, 100, 1)).collect::<Vec<_>>();
+    for (lines, field) in [
+        (of_each(201), "lines"),
+        (vec![units(1, 1, 600_000), units(1, 1, 600_000)], "lines"),
+        (vec![units(1, 100, 1), units(1 << 48, 100, 1)], "lines[1].product_id"),
+    ] {
+        let fault = world.redeem(&basket("m", 3, two, &lines)).await.expect_err("it is too much");
+        assert_eq!((fault.code, fault.argument("field")), (Code::Invalid, Some(field)));
+    }
+    // As many products as there may be, none of which was ever supplied.
+    assert_eq!(code(world.redeem(&basket("n", 3, two, &of_each(200)[2..])).await), Code::NotStocked);
+
+    assert_eq!(world.refund(refund(1)).await.expect("it is placed").state(), pb::RefundState::Done);
+    assert_eq!((world.units().await, world.uses().await.0), ((13, 0, 0), vec![]));
+}
+
+async fn what_ended_long_ago_is_deleted_and_nothing_else_is<Db: Databases>(mut world: World<Db>) {
+    const DAY_MS: i64 = 86_400_000;
+    world.with_orders(&[(1, 100)]).await;
+    let coupon = world.own(universal(300, 2)).await;
+    for (key, order_id) in [("old", 1), ("taken back lately", 2), ("lately", 3)] {
+        world.redeem(&wanted(key, order_id, &[coupon])).await.expect("it is granted");
+        world.refund(refund(order_id)).await.expect("it is placed");
+    }
+    assert_eq!(code(world.redeem(&wanted("refused", 3, &[coupon])).await), Code::OrderExists);
+    world.coordinator.all_ended().await;
+    let lately = world.get("lately").await.updated_ms;
+    let old = lately - 31 * DAY_MS;
+    let ended = format!("due_ms = {old}, ended_ms = {old}");
+    world.redemptions_by_hand(&format!("{ended}, refunded_ms = {old} WHERE idempotency_key = 'old'")).await;
+    world.redemptions_by_hand(&format!("{ended} WHERE idempotency_key = 'taken back lately'")).await;
+    world.redemptions_by_hand(&format!("{ended} WHERE idempotency_key = 'refused'")).await;
+    let young = lately - 29 * DAY_MS;
+    let ended = format!("due_ms = {young}, ended_ms = {young}, refunded_ms = {young}");
+    world.redemptions_by_hand(&format!("{ended} WHERE idempotency_key = 'lately'")).await;
+    let strict = world.another(Settings { retention_days: 30, ..Settings::default() }).await;
+    let is_there = async |key: &str| strict.clone().get_redemption(world::by_key(key)).await.is_ok();
+    until("both are gone", async || !is_there("old").await && !is_there("refused").await).await;
+    assert!(is_there("taken back lately").await && is_there("lately").await);
 }

@@ -76,9 +76,12 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             let row = of_coupon("coupon expired", *coupon_id, before, after);
             vec![Entry { template_id: Some(*template_id), ..row }]
         }
-        Payload::OrderRefunded(pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid }) => {
+        Payload::OrderRefunded(refunded) => {
+            let pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason } = refunded;
             let after = json!({"status": "refunded", "refunded_cents": refunded_cents});
             let row = Entry { action: "order refunded".into(), order_id: Some(*order_id), ..common };
+            let operator = (!operator.is_empty()).then(|| operator.clone());
+            let row = Entry { operator, reason: reason.clone(), ..row };
             of_coupons(
                 &Entry { before: text(json!({"status": paid(*was_paid)})), after: text(after), ..row },
                 coupon_ids,
@@ -141,11 +144,15 @@ mod tests {
             coupon_ids: coupon_ids.to_vec(),
             refunded_cents: 100,
             was_paid: true,
+            operator: "ann".into(),
+            reason: "broken".into(),
         };
         for (coupon_ids, found) in [(&[][..], vec![None]), (&[4, 5], vec![Some(4), Some(5)])] {
             let rows = entries(&event(Payload::OrderRefunded(refund(coupon_ids))));
             assert_eq!(rows.iter().map(|row| row.coupon_id).collect::<Vec<_>>(), found);
             assert!(rows.iter().all(|row| row.order_id == Some(3) && row.before == r#"{"status":"paid"}"#), "{rows:?}");
+            let by_ann = |row: &Entry| (row.operator.as_deref(), &*row.reason) == (Some("ann"), "broken");
+            assert!(rows.iter().all(by_ann), "{rows:?}");
         }
     }
 

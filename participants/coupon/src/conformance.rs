@@ -12,7 +12,7 @@ use super::store::batches::Batches;
 use super::store::redemptions::{Redemption, Redemptions, State, Step};
 use super::store::{self, Move, Status, Store, Totals};
 use super::{
-    CLAIM, GIVE_BACK, HONOUR, OPEN, PAID, REDEEM, Shards, TAKE_BACK, audit, claim_by_hand, seed_coupons, service,
+    CLAIM, GIVE_BACK, HONOUR, OPEN, OWED, PAID, REDEEM, Shards, TAKE_BACK, audit, claim_by_hand, seed_coupons, service,
 };
 
 fn shards<Db: Store + Database>(pool: Pool<Db>) -> Shards<Db> {
@@ -25,7 +25,8 @@ fn id(number: i64, user_id: i64) -> i64 {
 }
 
 /// Of template 1, two for each user. Of user 7 coupons 1 and 2 are issued; of user 8 coupons 3 and 4 are used, by
-/// orders 103 and 104, for 500. Of its redemptions 1 and 2 are kept, and 3 and 4 are done.
+/// orders 103 and 104, for 500. Of its redemptions 1 and 2 are kept, and 3 and 4 are done. 5 to 7 came to nothing, of
+/// which 5 and 6 are for the orders of 3 and 4.
 async fn rows<Db: Redemptions + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
     let shards = shards(pool.clone());
     let coupon = |number, user_id| claim_by_hand(number, user_id, 1, 2);
@@ -37,6 +38,10 @@ async fn rows<Db: Redemptions + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
     }
     for number in 1..=4 {
         Db::keep(&mut db_tx, &redemption(number), 60_000).await?;
+    }
+    for (number, order_id) in [(5, 103), (6, 104), (7, 107)] {
+        Db::keep(&mut db_tx, &Redemption { order_id, ..redemption(number) }, 60_000).await?;
+        Db::give_up(&mut db_tx, id(number, 8), Some("SYSTEM_BUSY")).await?;
     }
     for (from, to) in [(State::Kept, State::Submitted), (State::Submitted, State::Done)] {
         let step = |number| Step { redemption_id: id(number, 8), from, to, attempt: None, refund: None };
@@ -134,6 +139,16 @@ pub(crate) fn honour<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, p
         honour(2, 1),
         honour(3, 0),
         honour(9, 0),
+    ])
+}
+
+pub(crate) fn owed<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, pb::Owed> {
+    let owed = |number, order_id| pb::Owed { redemption_id: id(number, 8), user_id: 8, order_id };
+    suite(OWED).granting([owed(5, 103), owed(6, 104)]).refusing([
+        owed(5, 103),
+        owed(1, 101),
+        owed(3, 103),
+        owed(9, 109),
     ])
 }
 

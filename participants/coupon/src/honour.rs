@@ -144,7 +144,7 @@ impl<Db: Redemptions + Dialect> SliceCompensable for TakeItBack<Db> {
 }
 
 /// Where each stands, locked: its state, and which of its transactions it waits for.
-async fn standings<Db: Redemptions>(
+pub(crate) async fn standings<Db: Redemptions>(
     db_tx: &mut DbTx<Db>,
     ids: impl Iterator<Item = i64> + Send,
 ) -> sqlx::Result<BTreeMap<i64, (State, i64)>> {

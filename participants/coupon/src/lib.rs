@@ -32,6 +32,7 @@ mod metrics;
 pub mod mover;
 mod open;
 mod order;
+mod owed;
 mod paid;
 mod redeem;
 pub mod redemption;
@@ -45,6 +46,7 @@ mod told;
 pub use claim::Claim;
 pub use honour::{HonourIt, TakeItBack};
 pub use open::Open;
+pub use owed::Owed;
 pub use paid::Paid;
 pub use redeem::{GiveBack, Redeem};
 pub use shards::Shards;
@@ -65,6 +67,8 @@ pub const REDEEM: Action<Tcc, pb::Redeem> = Action::tcc(SERVICE, "redeem");
 pub const GIVE_BACK: Action<Saga, pb::GiveBack> = Action::saga(SERVICE, "give_back");
 /// Carries out a redemption that is kept.
 pub const HONOUR: Action<Tcc, pb::Honour> = Action::tcc(SERVICE, "honour");
+/// Stands for a redemption that was promised and came to nothing, until it is made good.
+pub const OWED: Action<Tcc, pb::Owed> = Action::tcc(SERVICE, "owed");
 /// Takes a redemption back, as the first step of a refund.
 pub const TAKE_BACK: Action<Saga, pb::TakeBack> = Action::saga(SERVICE, "take_back");
 /// Is told that an order was paid.
@@ -89,6 +93,7 @@ pub async fn service<Db: Batches + Redemptions + Dialect>(
         .tcc(OPEN, Open(PhantomData))
         .tcc_slice(REDEEM, Redeem::new(slots).telling(outbox.clone()))
         .tcc_slice(HONOUR, HonourIt::new(slots))
+        .tcc_slice(OWED, Owed::new(slots))
         .saga_slice(TAKE_BACK, TakeItBack::new(slots))
         .saga_slice(GIVE_BACK, GiveBack::new(slots).telling(outbox.clone()))
         .receiver_slice(PAID, Paid::new(slots));

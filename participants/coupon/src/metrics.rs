@@ -86,6 +86,11 @@ pub(crate) fn waiting(database: usize, redemptions: i64) {
     gauge!("tercet_redemption_waiting", "database" => database.to_string()).set(redemptions as f64);
 }
 
+/// Redemptions that ended so long ago that they were deleted.
+pub(crate) fn purged(redemptions: u64) {
+    counter!("tercet_redemption_purged_total").increment(redemptions);
+}
+
 /// Redemptions that were kept and came to nothing, since it took too long.
 pub(crate) fn given_up() {
     counter!("tercet_redemption_given_up_total").increment(1);

@@ -2,14 +2,14 @@
 //!
 //! What an order gets is computed here, from the rules of each coupon's template and version, which never change
 //! ([`terms`]). A redemption is written down first, in its user's database, at the price that was computed, and then
-//! submitted as one transaction: its own row, its coupons and the order move together, or not at all. With no
-//! coordinator in reach the row is what is kept; a job submits it later ([`later`]). A row and the number of its
-//! attempt name the transaction, so whatever is asked twice is done once; and a row that was given up refuses whatever
-//! of its transactions still comes, so giving up needs nobody's consent.
+//! submitted as one transaction: its own row, its coupons, the units of its products and the order move together, or
+//! not at all. With no coordinator in reach the row is what is kept; a job submits it later ([`later`]). A row and the
+//! number of its attempt name the transaction, so whatever is asked twice is done once; and a row that was given up
+//! refuses whatever of its transactions still comes, so giving up needs nobody's consent.
 //!
 //! What the coordinator has taken it carries out: what fails then is retried and parked by it, through its
-//! `compensation_log`. The order service learns of it twice: its order is a branch, and the events of the coupons tell
-//! it once more, by which it finds what does not match.
+//! `compensation_log`. What was kept and came to nothing goes there too, as owed. The order service learns of it twice:
+//! its order is a branch, and the events of the coupons tell it once more, by which it finds what does not match.
 
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
@@ -28,6 +28,7 @@ mod api;
 mod fields;
 mod later;
 pub mod limits;
+mod purge;
 mod redeem;
 mod refund;
 mod terms;
@@ -41,6 +42,30 @@ use terms::Terms;
 /// The service's name.
 pub const SERVICE: &str = "redemption";
 
+/// How much is taken on.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Settings {
+    /// Redemptions that are kept in a database while no coordinator is in reach; with 0 none is
+    #[arg(long, env = "TERCET_KEPT_MAX", default_value_t = limits::KEPT,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(limits::KEPT_MAX)))]
+    pub kept_max: u32,
+    /// Calls that are answered at a time; what comes besides is told at once to come again
+    #[arg(long, env = "TERCET_CALLS_MAX", default_value_t = limits::CALLS,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::CALLS_MAX)))]
+    pub calls_max: u32,
+    /// Days for which ended redemptions are kept; until then their orders can be taken back
+    #[arg(long, env = "TERCET_RETENTION_DAYS", default_value_t = limits::RETENTION_DAYS,
+        value_parser = clap::value_parser!(u32)
+            .range(i64::from(limits::RETENTION_DAYS_MIN)..=i64::from(limits::RETENTION_DAYS_MAX)))]
+    pub retention_days: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { kept_max: limits::KEPT, calls_max: limits::CALLS, retention_days: limits::RETENTION_DAYS }
+    }
+}
+
 /// All that answers a call.
 pub struct Redemption<Db: sqlx::Database> {
     shards: Shards<Db>,
@@ -51,14 +76,15 @@ pub struct Redemption<Db: sqlx::Database> {
     away: Mutex<Option<Instant>>,
     /// What waits to be submitted, by database: as it was counted last, and what was added since.
     kept: Vec<AtomicI64>,
+    settings: Settings,
 }
 
 impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// Over these databases, with ids of this node.
-    pub fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: Peers) -> Self {
+    pub fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: Peers, settings: Settings) -> Self {
         let kept = shards.pools().iter().map(|_| AtomicI64::new(0)).collect();
         let terms = Terms::new(peers.templates);
-        Self { shards, ids, client: peers.client, terms, away: Mutex::default(), kept }
+        Self { shards, ids, client: peers.client, terms, away: Mutex::default(), kept, settings }
     }
 
     /// The number of a user's database.
@@ -87,13 +113,15 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
 pub async fn service<Db: Redemptions + Dialect + node::Store>(
     shards: Shards<Db>,
     peers: Peers,
+    settings: Settings,
 ) -> Result<Service<Db>, Error> {
     shards.migrate().await?;
     let (ids, keeper) = node::lease(shards.home().clone(), SERVICE, node::LEASE).await?;
     let (pools, own) = (shards.pools().to_vec(), shards.clone());
-    let redemption = Arc::new(Redemption::new(shards, ids, peers));
+    let redemption = Arc::new(Redemption::new(shards, ids, peers, settings));
     let server = RedemptionServer::new(api::Api::new(Arc::clone(&redemption)));
     let server = server.max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+    let purging = Arc::clone(&redemption);
     let service = Service::new(SERVICE, pools).routes(Routes::new(server), tercet_proto::DESCRIPTORS);
     Ok(service
         .beside("node id", |mut stop| async move {
@@ -107,5 +135,30 @@ pub async fn service<Db: Redemptions + Dialect + node::Store>(
         .beside("kept redemptions", |mut stop| async move {
             redemption.submit_kept(stop.requested()).await;
             Ok(())
-        }))
+        })
+        .beside("old redemptions", |stop| async move { purging.purge(stop).await }))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches as _};
+
+    use super::*;
+
+    fn settings(flags: &[&str]) -> Option<(u32, u32, u32)> {
+        let flags = std::iter::once(&SERVICE).chain(flags);
+        let matches = Settings::augment_args(Command::new(SERVICE)).try_get_matches_from(flags).ok()?;
+        Settings::from_arg_matches(&matches).ok().map(|own| (own.kept_max, own.calls_max, own.retention_days))
+    }
+
+    #[test]
+    fn what_is_taken_on_has_its_bounds() {
+        assert_eq!(settings(&[]), Some((100_000, 1_024, 365)));
+        assert_eq!(settings(&["--kept-max=0", "--calls-max=1", "--retention-days=30"]), Some((0, 1, 30)));
+        assert_eq!(settings(&["--kept-max=1000000", "--calls-max=65536"]), Some((1_000_000, 65_536, 365)));
+        for flag in ["--kept-max=1000001", "--kept-max=-1", "--calls-max=0", "--calls-max=65537", "--retention-days=29"]
+        {
+            assert_eq!(settings(&[flag]), None, "{flag}");
+        }
+    }
 }

@@ -1,14 +1,18 @@
 //! The stock service's actions, as far as coupons need them. A service knows no other, only what goes between them.
 
 use tercet::action::{Action, Saga, Tcc};
-use tercet_proto::stock::v1::{Reserve, Supply};
+use tercet_proto::stock::v1::{Reserve, Restock, Supply};
 
 const SERVICE: &str = "stock";
 pub(crate) const RESERVE: Action<Tcc, Reserve> = Action::tcc(SERVICE, "reserve");
+pub(crate) const RESTOCK: Action<Saga, Restock> = Action::saga(SERVICE, "restock");
 pub(crate) const SUPPLY: Action<Saga, Supply> = Action::saga(SERVICE, "supply");
 
 /// Stock counts a template's coupons as an item too; goods have ids below this.
 const TEMPLATE_ITEMS: i64 = 1 << 48;
+
+/// The greatest id of a product.
+pub(crate) const PRODUCT_MAX: i64 = TEMPLATE_ITEMS - 1;
 
 /// The item under which stock counts the coupons of a template.
 pub(crate) const fn template_item(template_id: i64) -> i64 {

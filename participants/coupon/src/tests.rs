@@ -302,6 +302,7 @@ tercet_testing::conformance! {
     redeem_conforms: conformance::redeem::<Sqlite>();
     give_back_conforms: conformance::give_back::<Sqlite>();
     honour_conforms: conformance::honour::<Sqlite>();
+    owed_conforms: conformance::owed::<Sqlite>();
     take_back_conforms: conformance::take_back::<Sqlite>();
     paid_conforms: conformance::paid::<Sqlite>();
 }

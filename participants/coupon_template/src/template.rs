@@ -49,7 +49,10 @@ impl Template {
     /// For the business log, as JSON.
     pub fn snapshot(&self, rules: Option<&Rules>) -> String {
         let snapshot = Snapshot { template: self.into(), rules: rules.map(Into::into) };
-        serde_json::to_string(&snapshot).expect("numbers and texts have a form in JSON")
+        let mut shown = serde_json::to_value(&snapshot).expect("numbers and texts have a form in JSON");
+        // For people, who know it by its name.
+        shown["template"]["status"] = self.standing.status.name().into();
+        shown.to_string()
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod log;
 pub(crate) mod occasions;
 pub(crate) mod offers;
 pub(crate) mod redemptions;
+pub(crate) mod stock;
 pub(crate) mod templates;
 
 use crate::route::{Answer, Anyone, Call, Reply};

@@ -4,7 +4,7 @@ use axum::http::Method;
 use bytes::Bytes;
 use tercet_rules::Code;
 
-use crate::api::{coupons, log, occasions, offers, redemptions, templates};
+use crate::api::{coupons, log, occasions, offers, redemptions, stock, templates};
 use crate::limits::LARGE_BODY_BYTES_MAX;
 use crate::openapi;
 use crate::route::Route;
@@ -40,6 +40,8 @@ const REDEEM: &[Code] = &[
     Code::NoGain,
     Code::AmountChanged,
     Code::OrderExists,
+    Code::OutOfStock,
+    Code::NotStocked,
 ];
 
 /// Why a user's coupons are not used for a shop.
@@ -55,6 +57,8 @@ const REDEEM_FOR_USER: &[Code] = &[
     Code::NoGain,
     Code::AmountChanged,
     Code::OrderExists,
+    Code::OutOfStock,
+    Code::NotStocked,
     Code::OtherShop,
 ];
 
@@ -154,9 +158,15 @@ fn shops() -> Vec<Route> {
     ]
 }
 
-/// Redemptions, for operators.
+/// Redemptions and the stock of products, for operators.
 fn helpers() -> Vec<Route> {
     vec![
+        Route::new(Method::GET, "/v1/operator/products/{product_id}/stock", "get_stock", stock::get)
+            .says("How many units of a product there are, and where")
+            .fails(&[Code::NotStocked]),
+        Route::new(Method::PUT, "/v1/operator/products/{product_id}/stock", "set_stock", stock::set)
+            .says("Sets how many units of a product there are in all; the same again changes nothing")
+            .fails(&[Code::Conflict]),
         Route::new(
             Method::GET,
             "/v1/operator/users/{user_id}/orders/{order_id}/redemption",

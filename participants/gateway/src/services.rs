@@ -8,6 +8,7 @@ use tercet_proto::coupon::v1::issuing_client::IssuingClient;
 use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
 use tercet_proto::log::v1::business_log_client::BusinessLogClient;
+use tercet_proto::stock::v1::stocks_client::StocksClient;
 use tercet_rules::{Code, Fault, Language};
 use tercet_secure::client::Credentials;
 use tonic::transport::Channel;
@@ -23,6 +24,7 @@ pub(crate) struct Services {
     pub(crate) issuing: IssuingClient<Channel>,
     pub(crate) log: BusinessLogClient<Channel>,
     pub(crate) redemption: RedemptionClient<Channel>,
+    pub(crate) stock: StocksClient<Channel>,
 }
 
 impl Services {
@@ -41,6 +43,7 @@ impl Services {
             issuing: IssuingClient::new(channel(&config.issuing)?),
             log: BusinessLogClient::new(channel(&config.business_log)?),
             redemption: RedemptionClient::new(channel(&config.redemption)?),
+            stock: StocksClient::new(channel(&config.stock)?),
         })
     }
 }

@@ -6,4 +6,5 @@ pub(crate) mod log;
 pub(crate) mod occasion;
 pub(crate) mod redemption;
 pub(crate) mod rules;
+pub(crate) mod stock;
 pub(crate) mod template;

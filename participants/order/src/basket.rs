@@ -1,6 +1,7 @@
 //! An order of several things with any number of coupons.
 //!
-//! What is in it is the shop's to know; here it is one order with what it costs, and the coupons that it uses.
+//! It keeps its lines as they were bought, with what they cost, and the coupons that it uses. The units are the stock
+//! service's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
@@ -12,11 +13,14 @@ use tercet_proto::events::v1 as events;
 use tercet_proto::order::v1 as pb;
 use tercet_rules::Code;
 
-use crate::store::{BasketCoupon, Order, Status, Store};
+use crate::store::{BasketCoupon, BasketLine, Order, Status, Store};
 use crate::{Moved, end};
 
 /// The most coupons of one order.
 const COUPONS_MAX: usize = 20;
+
+/// The most lines of one order.
+const LINES_MAX: usize = 500;
 
 /// What a basket has where an order of one thing says which.
 pub(crate) const BASKET: i64 = 0;
@@ -37,13 +41,28 @@ impl<Db> PlaceBasket<Db> {
 
 /// Why this can not be an order.
 fn fault(request: &pb::PlaceBasket) -> Option<String> {
-    let &pb::PlaceBasket { order_id, user_id, count, ref coupons, amount_cents, discount_cents } = request;
+    let &pb::PlaceBasket { order_id, user_id, count, ref coupons, amount_cents, discount_cents, ref lines } = request;
     let least = [("order_id", order_id, 1), ("user_id", user_id, 1), ("count", count.into(), 1)];
     if let Some((name, value, least)) = least.into_iter().find(|(_, value, least)| value < least) {
         return Some(format!("{name} is {value}: it is at least {least}"));
     }
     if coupons.len() > COUPONS_MAX {
         return Some(format!("{} coupons: at most {COUPONS_MAX}", coupons.len()));
+    }
+    if !(1..=LINES_MAX).contains(&lines.len()) {
+        return Some(format!("{} lines: it has 1 to {LINES_MAX}", lines.len()));
+    }
+    if let Some(line) = lines.iter().find(|own| own.product_id < 1 || own.price_cents < 0 || own.quantity < 1) {
+        return Some(format!(
+            "a line is {line:?}: product_id and quantity are at least 1, and price_cents is at least 0"
+        ));
+    }
+    let units = lines.iter().map(|own| i64::from(own.quantity)).sum::<i64>();
+    let costs = lines.iter().try_fold(0_i64, |sum, own| {
+        own.price_cents.checked_mul(own.quantity.into()).and_then(|cost| sum.checked_add(cost))
+    });
+    if units != i64::from(count) || costs != Some(amount_cents) {
+        return Some(format!("the lines have {units} units for {costs:?}: they are {count} for {amount_cents}"));
     }
     let mut ids = BTreeSet::new();
     for pb::BasketCoupon { coupon_id, discount_cents } in coupons {
@@ -61,7 +80,7 @@ fn fault(request: &pb::PlaceBasket) -> Option<String> {
 }
 
 fn placed(op: &Op<pb::PlaceBasket>) -> Event {
-    let pb::PlaceBasket { order_id, user_id, count, ref coupons, amount_cents, discount_cents } = op.request;
+    let pb::PlaceBasket { order_id, user_id, count, ref coupons, amount_cents, discount_cents, .. } = op.request;
     let coupon_ids = coupons.iter().map(|coupon| coupon.coupon_id).collect();
     let placed = events::OrderPlaced { order_id, item: BASKET, count, coupon_ids, amount_cents, discount_cents };
     Event::new(user_id, Payload::OrderPlaced(placed)).by(op)
@@ -77,14 +96,22 @@ impl<Db: Store> SliceParticipant for PlaceBasket<Db> {
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::PlaceBasket>]) -> sqlx::Result<Vec<Answer>> {
         let wanted: Vec<i64> = ids(operations).collect();
-        let mut taken: BTreeSet<i64> = Db::taken(db_tx, &wanted).await?.into_iter().collect();
-        let (mut orders, mut coupons) = (Vec::with_capacity(operations.len()), Vec::new());
+        let taken = Db::taken(db_tx, &wanted).await?;
+        // Of one that came to nothing there may be another try, by the same user.
+        let closed = if taken.is_empty() { Vec::new() } else { Db::standings(db_tx, &taken).await? };
+        let closed = closed.into_iter().filter(|order| order.is_basket && order.status == Status::Closed);
+        let mut closed: BTreeMap<i64, i64> = closed.map(|order| (order.order_id, order.user_id)).collect();
+        let (mut taken, mut reopened) = (taken.into_iter().collect::<BTreeSet<i64>>(), Vec::new());
+        let (mut orders, mut coupons, mut lines) = (Vec::with_capacity(operations.len()), Vec::new(), Vec::new());
         let mut create = |request: &pb::PlaceBasket| {
             if let Some(fault) = fault(request) {
                 return Answer::refused(fault);
             }
             let &pb::PlaceBasket { order_id, user_id, count, amount_cents, discount_cents, .. } = request;
-            if !taken.insert(order_id) {
+            if closed.get(&order_id) == Some(&user_id) {
+                closed.remove(&order_id);
+                reopened.push(order_id);
+            } else if !taken.insert(order_id) {
                 return Answer::refused(Code::OrderExists.fault([("order_id", order_id.to_string())]).reason());
             }
             orders.push(Order {
@@ -101,11 +128,23 @@ impl<Db: Store> SliceParticipant for PlaceBasket<Db> {
                 coupon_id: own.coupon_id,
                 discount_cents: own.discount_cents,
             }));
+            lines.extend(request.lines.iter().enumerate().map(|(line, own)| BasketLine {
+                order_id,
+                line,
+                product_id: own.product_id,
+                shop_id: own.shop_id,
+                price_cents: own.price_cents,
+                quantity: own.quantity,
+            }));
             Answer::done()
         };
         let answers = operations.iter().map(|op| create(&op.request)).collect();
+        if !reopened.is_empty() {
+            Db::drop_closed(db_tx, &reopened).await?;
+        }
         Db::insert(db_tx, &orders).await?;
         Db::insert_coupons(db_tx, &coupons).await?;
+        Db::insert_lines(db_tx, &lines).await?;
         Ok(answers)
     }
 

@@ -55,7 +55,7 @@ pub(crate) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {
 }
 
 pub(crate) fn refund<Db: Store + Database>() -> Suite<Db, Saga, pb::Refund> {
-    let refund = |order_id| pb::Refund { order_id };
+    let refund = |order_id| pb::Refund { order_id, ..pb::Refund::default() };
     suite(REFUND).granting([refund(1), refund(2)]).refusing([refund(1), refund(3), refund(9)])
 }
 
@@ -67,10 +67,26 @@ pub(crate) fn place_basket<Db: Store + Database>() -> Suite<Db, Tcc, pb::PlaceBa
         coupons: coupon_ids.iter().map(|id| pb::BasketCoupon { coupon_id: *id, discount_cents: 100 }).collect(),
         amount_cents: 2_000,
         discount_cents: 100 * coupon_ids.len() as i64,
+        lines: vec![
+            pb::Line { product_id: 1, shop_id: 3, price_cents: 500, quantity: 2 },
+            pb::Line { product_id: 2, shop_id: 3, price_cents: 1_000, quantity: 1 },
+        ],
     };
     let wrong_sum = pb::PlaceBasket { discount_cents: 300, ..basket(14, &[8, 9]) };
+    let no_lines = pb::PlaceBasket { lines: Vec::new(), ..basket(15, &[]) };
+    let too_few = pb::PlaceBasket { count: 4, ..basket(16, &[]) };
+    let too_dear = pb::PlaceBasket { amount_cents: 2_001, ..basket(17, &[]) };
     suite(PLACE_BASKET)
         .granting([basket(11, &[6, 7]), basket(12, &[])])
-        .refusing([basket(11, &[]), basket(1, &[]), basket(0, &[]), basket(13, &[8, 8]), wrong_sum])
-        .cancel_leaves_traces_in(&["orders", "basket_coupon"])
+        .refusing([
+            basket(11, &[]),
+            basket(1, &[]),
+            basket(0, &[]),
+            basket(13, &[8, 8]),
+            wrong_sum,
+            no_lines,
+            too_few,
+            too_dear,
+        ])
+        .cancel_leaves_traces_in(&["orders", "basket_coupon", "basket_line"])
 }

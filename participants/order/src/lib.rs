@@ -29,7 +29,7 @@ pub mod coupon_use;
 pub mod store;
 
 pub use basket::PlaceBasket;
-use store::{Move, Order, Standing, Status, Store, Totals};
+use store::{BasketLine, Move, Order, Standing, Status, Store, Totals};
 
 /// The service's name.
 pub const SERVICE: &str = "order";
@@ -57,7 +57,7 @@ pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Resu
         None => Outbox::off(),
     };
     let service = Service::new(SERVICE, [pool.clone()])
-        .tables(["orders", "basket_coupon"])
+        .tables(["orders", "basket_coupon", "basket_line"])
         .tcc_slice(PLACE, Place::new(outbox.clone()))
         .tcc_slice(PLACE_BASKET, PlaceBasket::new(outbox.clone()))
         .saga_slice(REFUND, Refund::new(outbox.clone()))
@@ -82,6 +82,14 @@ pub async fn audit<Db: Store>(pool: &sqlx::Pool<Db>) -> sqlx::Result<Totals> {
 /// The database's.
 pub async fn coupons<Db: Store>(pool: &sqlx::Pool<Db>) -> sqlx::Result<Vec<(i64, i64)>> {
     Db::coupons(&mut *pool.acquire().await?).await
+}
+
+/// The lines of an order of several things, in their order; none of an order of one thing.
+///
+/// # Errors
+/// The database's.
+pub async fn lines<Db: Store>(pool: &sqlx::Pool<Db>, order_id: i64) -> sqlx::Result<Vec<BasketLine>> {
+    Db::lines_of(&mut *pool.acquire().await?, order_id).await
 }
 
 /// Why an order can not be marked paid.
@@ -282,7 +290,8 @@ async fn advance_each<'a, Db: Store>(
 fn refunded(Moved { op, order, coupon_ids }: Moved<'_>) -> Event {
     let Standing { order_id, user_id, due_cents: refunded_cents, status, .. } = order;
     let was_paid = status == Status::Paid;
-    let refunded = events::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid };
+    let (operator, reason) = (op.request.operator.clone(), op.request.reason.clone());
+    let refunded = events::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason };
     Event::new(user_id, Payload::OrderRefunded(refunded)).by(op)
 }
 

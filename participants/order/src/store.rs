@@ -73,6 +73,23 @@ pub struct BasketCoupon {
     pub discount_cents: i64,
 }
 
+/// A line of an order of several things.
+#[derive(Clone, Copy, Debug)]
+pub struct BasketLine {
+    /// The order.
+    pub order_id: i64,
+    /// Its place there, from 0.
+    pub line: usize,
+    /// What was bought.
+    pub product_id: i64,
+    /// Who sells it.
+    pub shop_id: i64,
+    /// Of one unit.
+    pub price_cents: i64,
+    /// Units.
+    pub quantity: u32,
+}
+
 /// Where one order stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
@@ -152,6 +169,9 @@ pub trait Store: EventStore {
     /// Which of these ids are taken. Locks nothing: of two that insert the same id, the later one fails and asks again.
     fn taken(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> impl Future<Output = sqlx::Result<Vec<i64>>> + Send;
 
+    /// Deletes these orders of several things, all of which came to nothing.
+    fn drop_closed(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> impl Future<Output = sqlx::Result<()>> + Send;
+
     /// Writes new orders, frozen.
     fn insert(db_tx: &mut DbTx<Self>, orders: &[Order]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
@@ -160,6 +180,12 @@ pub trait Store: EventStore {
         db_tx: &mut DbTx<Self>,
         coupons: &[BasketCoupon],
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Writes the lines of new baskets.
+    fn insert_lines(db_tx: &mut DbTx<Self>, lines: &[BasketLine]) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// The lines of a basket, in their order.
+    fn lines_of(db_tx: &mut DbTx<Self>, order_id: i64) -> impl Future<Output = sqlx::Result<Vec<BasketLine>>> + Send;
 
     /// The orders and coupons of these baskets.
     fn coupons_of(
@@ -191,8 +217,11 @@ pub trait Store: EventStore {
 /// The text of each statement for one database. Rows come sorted by key, so that two transactions lock in one order.
 struct Statements {
     taken: &'static str,
+    drop_closed: &'static [&'static str],
     insert: &'static str,
     insert_coupons: &'static str,
+    insert_lines: &'static str,
+    lines_of: &'static str,
     coupons_of: &'static str,
     standings: &'static str,
     advance: &'static str,
@@ -204,6 +233,14 @@ struct Statements {
 const SQLITE: Statements = Statements {
     taken: "-- order_taken
         SELECT order_id FROM orders WHERE order_id IN (SELECT value FROM json_each($1))",
+    drop_closed: &[
+        "-- order_drop_closed_coupons
+        DELETE FROM basket_coupon WHERE order_id IN (SELECT value FROM json_each($1))",
+        "-- order_drop_closed_lines
+        DELETE FROM basket_line WHERE order_id IN (SELECT value FROM json_each($1))",
+        "-- order_drop_closed
+        DELETE FROM orders WHERE order_id IN (SELECT value FROM json_each($1)) AND status = 2",
+    ],
     insert: "-- order_insert
         INSERT INTO orders(order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
         SELECT value->>'order_id', value->>'user_id', value->>'item', value->>'count', value->>'coupon_id',
@@ -211,6 +248,11 @@ const SQLITE: Statements = Statements {
     insert_coupons: "-- order_insert_coupons
         INSERT INTO basket_coupon(order_id, coupon_id, discount_cents)
         SELECT value->>0, value->>1, value->>2 FROM json_each($1)",
+    insert_lines: "-- order_insert_lines
+        INSERT INTO basket_line(order_id, line, product_id, shop_id, price_cents, quantity)
+        SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each($1)",
+    lines_of: "-- order_lines_of
+        SELECT line, product_id, shop_id, price_cents, quantity FROM basket_line WHERE order_id = $1 ORDER BY line",
     coupons_of: "-- order_coupons_of
         SELECT order_id, coupon_id FROM basket_coupon WHERE order_id IN (SELECT value FROM json_each($1))
         ORDER BY order_id, coupon_id",
@@ -242,6 +284,11 @@ const MYSQL: Statements = Statements {
     taken: "-- order_taken
         SELECT o.order_id FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id",
+    drop_closed: &["-- order_drop_closed
+        DELETE o, c, l FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
+        LEFT JOIN basket_coupon c ON c.order_id = o.order_id LEFT JOIN basket_line l ON l.order_id = o.order_id
+        WHERE o.status = 2"],
     insert: "-- order_insert
         INSERT INTO orders(order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
         SELECT order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, 0
@@ -252,6 +299,14 @@ const MYSQL: Statements = Statements {
         INSERT INTO basket_coupon(order_id, coupon_id, discount_cents)
         SELECT order_id, coupon_id, discount_cents FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]',
             coupon_id BIGINT PATH '$[1]', discount_cents BIGINT PATH '$[2]')) AS j",
+    insert_lines: "-- order_insert_lines
+        INSERT INTO basket_line(order_id, line, product_id, shop_id, price_cents, quantity)
+        SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', line BIGINT PATH '$[1]',
+            product_id BIGINT PATH '$[2]', shop_id BIGINT PATH '$[3]', price_cents BIGINT PATH '$[4]',
+            quantity BIGINT PATH '$[5]')) AS j",
+    lines_of: "-- order_lines_of
+        SELECT line, product_id, shop_id, price_cents, quantity FROM basket_line FORCE INDEX (PRIMARY)
+        WHERE order_id = ? ORDER BY line",
     coupons_of: "-- order_coupons_of
         SELECT b.order_id, b.coupon_id FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY) ON b.order_id = j.order_id
@@ -317,6 +372,13 @@ macro_rules! store {
                 sqlx::query_scalar($sql.taken).bind(json(order_ids)).fetch_all(db_tx).await
             }
 
+            async fn drop_closed(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<()> {
+                for statement in $sql.drop_closed {
+                    sqlx::query(*statement).bind(json(order_ids)).execute(&mut *db_tx).await?;
+                }
+                Ok(())
+            }
+
             async fn insert(db_tx: &mut DbTx<Self>, orders: &[Order]) -> sqlx::Result<()> {
                 if orders.is_empty() {
                     return Ok(());
@@ -331,6 +393,22 @@ macro_rules! store {
                 let row = |own: &BasketCoupon| (own.order_id, own.coupon_id, own.discount_cents);
                 let rows: Vec<_> = coupons.iter().map(row).collect();
                 sqlx::query($sql.insert_coupons).bind(json(&rows)).execute(db_tx).await.map(drop)
+            }
+
+            async fn insert_lines(db_tx: &mut DbTx<Self>, lines: &[BasketLine]) -> sqlx::Result<()> {
+                if lines.is_empty() {
+                    return Ok(());
+                }
+                let row = |&BasketLine { order_id, line, product_id, shop_id, price_cents, quantity }: &BasketLine| {
+                    (order_id, line, product_id, shop_id, price_cents, quantity)
+                };
+                let rows: Vec<_> = lines.iter().map(row).collect();
+                sqlx::query($sql.insert_lines).bind(json(&rows)).execute(db_tx).await.map(drop)
+            }
+
+            async fn lines_of(db_tx: &mut DbTx<Self>, order_id: i64) -> sqlx::Result<Vec<BasketLine>> {
+                let rows: Vec<LineRow> = sqlx::query_as($sql.lines_of).bind(order_id).fetch_all(db_tx).await?;
+                rows.into_iter().map(|row| BasketLine::from_row(order_id, row)).collect()
             }
 
             async fn coupons_of(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<Vec<(i64, i64)>> {
@@ -389,6 +467,17 @@ macro_rules! store {
 store!(sqlx::Sqlite, SQLITE, "../../../sql/order/sqlite/");
 #[cfg(feature = "mysql")]
 store!(sqlx::MySql, MYSQL, "../../../sql/order/mysql/");
+
+impl BasketLine {
+    fn from_row(order_id: i64, (line, product_id, shop_id, price_cents, quantity): LineRow) -> sqlx::Result<Self> {
+        let (line, quantity) = (usize::try_from(line).ok(), u32::try_from(quantity).ok());
+        let broken = || sqlx::Error::Decode("a line has a number that is none of its own".into());
+        let (line, quantity) = line.zip(quantity).ok_or_else(broken)?;
+        Ok(Self { order_id, line, product_id, shop_id, price_cents, quantity })
+    }
+}
+
+type LineRow = (i64, i64, i64, i64, i64);
 
 type StandingRow = (i64, i64, i64, Option<i64>, bool, i64, Option<i64>);
 

@@ -29,8 +29,12 @@ fn place(order_id: i64, coupon_id: i64) -> pb::Place {
     pb::Place { order_id, user_id: 7, item: 3, count: 1, coupon_id, amount_cents: 2_000, discount_cents }
 }
 
+fn refund_of(order_id: i64) -> pb::Refund {
+    pb::Refund { order_id, operator: "ann".into(), reason: "broken".into() }
+}
+
 fn refund(order_id: i64) -> Vec<Op<pb::Refund>> {
-    slice([pb::Refund { order_id }])
+    slice([refund_of(order_id)])
 }
 
 /// Frozen, placed, closed, paid and refunded.
@@ -121,7 +125,7 @@ async fn an_order_is_refunded_once_and_not_before_it_is_placed() {
     assert_refused(&run!(pool, REFUNDER.try_, refund(1))[0], "order 1 is not placed yet");
     assert_refused(&run!(pool, REFUNDER.try_, refund(9))[0], "order 9 does not exist");
     run!(pool, PLACER.confirm, slice([place(1, 0)]));
-    let answers = run!(pool, REFUNDER.try_, slice([pb::Refund { order_id: 1 }, pb::Refund { order_id: 1 }]));
+    let answers = run!(pool, REFUNDER.try_, slice([refund_of(1), refund_of(1)]));
     assert_eq!(answers[0], Answer::done());
     assert_refused(&answers[1], "order 1 is refunded");
     assert_refused(&run!(pool, REFUNDER.try_, refund(1))[0], "order 1 is refunded");
@@ -192,7 +196,11 @@ fn basket(order_id: i64, coupon_ids: &[i64]) -> pb::PlaceBasket {
     let coupon = |id: &i64| pb::BasketCoupon { coupon_id: *id, discount_cents: 100 };
     let discount_cents = 100 * coupon_ids.len() as i64;
     let coupons = coupon_ids.iter().map(coupon).collect();
-    pb::PlaceBasket { order_id, user_id: 7, count: 3, coupons, amount_cents: 2_000, discount_cents }
+    let lines = vec![
+        pb::Line { product_id: 1, shop_id: 3, price_cents: 500, quantity: 2 },
+        pb::Line { product_id: 2, shop_id: 3, price_cents: 1_000, quantity: 1 },
+    ];
+    pb::PlaceBasket { order_id, user_id: 7, count: 3, coupons, amount_cents: 2_000, discount_cents, lines }
 }
 
 #[tokio::test]
@@ -207,11 +215,22 @@ async fn a_basket_is_placed_or_closed_and_each_of_its_coupons_is_noted() {
     run!(pool, placer.cancel, slice([basket(2, &[8])]));
     assert_eq!(statuses(&pool).await, [0, 1, 1, 0, 0]);
     assert_eq!(coupons(&pool).await.expect("the tables are there"), [(5, 1), (6, 1)]);
+    // What came to nothing may be tried again by its user, once at a time.
+    let stranger = pb::PlaceBasket { user_id: 8, ..basket(2, &[]) };
+    let answers = run!(pool, placer.try_, slice([stranger, basket(2, &[9, 10]), basket(2, &[11]), basket(1, &[])]));
+    assert_eq!(answers[1], Answer::done());
+    for at in [0, 2, 3] {
+        assert_refused(&answers[at], "ORDER_EXISTS");
+    }
+    assert_eq!(statuses(&pool).await, [1, 1, 0, 0, 0]);
+    run!(pool, placer.confirm, slice([basket(2, &[9, 10])]));
+    assert_eq!(coupons(&pool).await.expect("the tables are there"), [(5, 1), (6, 1), (9, 2), (10, 2)]);
+    assert_eq!(lines(&pool, 2).await.expect("the table is there").len(), 2);
 
     let unconfirmed = async || audit(&pool).await.expect("the tables are there").unconfirmed;
     told(&pool, [used(5, 1, 100)]).await.expect("it is its coupon");
-    assert_eq!(unconfirmed().await, 1, "the other is missing");
-    told(&pool, [used(6, 1, 100)]).await.expect("it is its coupon");
+    assert_eq!(unconfirmed().await, 2, "the other is missing, and another order's");
+    told(&pool, [used(6, 1, 100), used(9, 2, 100), used(10, 2, 100)]).await.expect("they are their coupons");
     assert_eq!(unconfirmed().await, 0);
     for wrong in [used(5, 1, 99), used(7, 1, 100), used(8, 2, 100)] {
         assert!(matches!(told(&pool, [wrong]).await, Err(Trouble::Refused(_))));
@@ -241,7 +260,7 @@ async fn what_happens_to_an_order_is_told_with_it() {
         }
     }
     assert_refused(&run!(pool, refunder.try_, refund(3))[0], "order 3 is closed");
-    run!(pool, refunder.try_, slice([pb::Refund { order_id: 1 }, pb::Refund { order_id: 2 }]));
+    run!(pool, refunder.try_, slice([refund_of(1), refund_of(2)]));
     run!(pool, refunder.cancel, refund(2));
     let rows: Vec<(String, String, Vec<u8>)> =
         sqlx::query_as("SELECT topic, record_key, payload FROM tercet_outbox ORDER BY id")

@@ -76,7 +76,7 @@ pub fn refund(order: &Place) -> anyhow::Result<Plan<Saga>> {
     let &Place { order_id, item, count, coupon_id, discount_cents, .. } = order;
     let order_key = format!("order/{order_id}");
     let mut plan = plan::saga();
-    plan.branch(tercet_order::REFUND.with(&Refund { order_id })?.business_key(&order_key));
+    plan.branch(tercet_order::REFUND.with(&Refund { order_id, ..Refund::default() })?.business_key(&order_key));
     plan.branch(tercet_stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
     if coupon_id != 0 {
         let give_back = GiveBack { coupon_id, order_id, discount_cents };

@@ -241,9 +241,10 @@ fn gateway_config(addresses: &Addresses) -> anyhow::Result<tercet_gateway::confi
     let issuing = addresses.own_url(issuing::SERVICE)?;
     let log = addresses.own_url(tercet_business_log::SERVICE)?;
     let redemption = addresses.own_url(redemption::SERVICE)?;
+    let stock = addresses.own_url(tercet_stock::SERVICE)?;
     let services = [
         ["--template", &template, "--issuing", &issuing].as_slice(),
-        &["--business-log", &log, "--redemption", &redemption],
+        &["--business-log", &log, "--redemption", &redemption, "--stock", &stock],
     ]
     .concat();
     let flags = [&["--listen", &listen, "--jwks", &jwks, "--address-per-second", "0"], &services[..]].concat();
@@ -265,7 +266,7 @@ async fn make(service: &str, addresses: &Addresses, bus: &Bus) -> anyhow::Result
     let file = addresses.database(service);
     let (pool, bus) = (open(&file).await?, Some(bus));
     let made = match service {
-        tercet_stock::SERVICE => tercet_stock::service(pool).await.map_err(anyhow::Error::from),
+        tercet_stock::SERVICE => tercet_stock::service(pool, bus).await.map_err(anyhow::Error::from),
         tercet_coupon::SERVICE => tercet_coupon::service(Shards::one(pool), bus).await.map_err(anyhow::Error::from),
         tercet_order::SERVICE => tercet_order::service(pool, bus).await.map_err(anyhow::Error::from),
         tercet_coupon_template::SERVICE => {
@@ -281,7 +282,9 @@ async fn make(service: &str, addresses: &Addresses, bus: &Bus) -> anyhow::Result
         }
         redemption::SERVICE => {
             let peers = peers(addresses, redemption::limits::CALL_TIMEOUT)?;
-            redemption::service(Shards::one(pool), peers).await.map_err(anyhow::Error::from)
+            redemption::service(Shards::one(pool), peers, redemption::Settings::default())
+                .await
+                .map_err(anyhow::Error::from)
         }
         other => bail!("there is no service {other}"),
     };

@@ -133,6 +133,12 @@ codes! {
     /// There is an order of this number.
     OrderExists = "ORDER_EXISTS", AlreadyExists, 409,
         "订单 {order_id} 已存在", "Order {order_id} exists";
+    /// There are not so many units of a product.
+    OutOfStock = "OUT_OF_STOCK", FailedPrecondition, 409,
+        "商品 {product_id} 库存不足", "Product {product_id} is out of stock";
+    /// Nobody has ever supplied a product.
+    NotStocked = "NOT_STOCKED", FailedPrecondition, 409,
+        "商品 {product_id} 未设置库存", "Product {product_id} has never been supplied";
     /// The order does not stand where it can be taken back.
     NotRefundable = "NOT_REFUNDABLE", FailedPrecondition, 409,
         "订单 {order_id} 当前不能退款", "Order {order_id} can not be refunded now";

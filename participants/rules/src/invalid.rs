@@ -33,6 +33,8 @@ pub enum Limit {
     Unique,
     /// A multiple of it.
     MultipleOf(i64),
+    /// Of so many different products at most.
+    Products(usize),
     /// At most what another field says.
     AtMost(&'static str, i64),
     /// At least what other fields say.
@@ -99,6 +101,7 @@ impl Limit {
             Self::Rising => "it is more than in the entry before".to_owned(),
             Self::Unique => "it is in no other entry".to_owned(),
             Self::MultipleOf(number) => format!("it is a multiple of {number}"),
+            Self::Products(most) => format!("it has at most {most} different products"),
             Self::AtMost(other, most) => format!("it is at most {most}, by {other}"),
             Self::AtLeast(other, least) => format!("it is at least {least}, by {other}"),
             Self::After(other) => format!("it is later than {other}"),
@@ -120,6 +123,7 @@ impl Limit {
             Self::Rising => "须大于前一项".to_owned(),
             Self::Unique => "不能与其他项重复".to_owned(),
             Self::MultipleOf(number) => format!("须为 {number} 的倍数"),
+            Self::Products(most) => format!("最多 {most} 种不同商品"),
             Self::AtMost(other, most) => format!("按 {other} 不能超过 {most}"),
             Self::AtLeast(other, least) => format!("按 {other} 不能小于 {least}"),
             Self::After(other) => format!("须晚于 {other}"),

@@ -487,6 +487,7 @@ fn every_fault_travels_and_reads_in_both_languages() {
         "seconds",
         "discount",
         "order_id",
+        "product_id",
     ];
     for code in Code::ALL {
         let fault = code.fault(all.map(|name| (name, format!("<{name}>"))));

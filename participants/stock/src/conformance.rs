@@ -24,7 +24,7 @@ async fn conserved<Db: Store>(pool: Pool<Db>) -> Result<(), String> {
 }
 
 fn suite<Db: Store + Database, M: Mode, R: Request>(action: Action<M, R>) -> Suite<Db, M, R> {
-    Suite::new(action, service::<Db>).seed(rows::<Db>).invariant(conserved::<Db>)
+    Suite::new(action, |pool| service::<Db>(pool, None)).seed(rows::<Db>).invariant(conserved::<Db>)
 }
 
 pub(crate) fn reserve<Db: Store + Database>() -> Suite<Db, Tcc, pb::Reserve> {
@@ -39,7 +39,7 @@ pub(crate) fn supply<Db: Store + Database>() -> Suite<Db, Saga, pb::Supply> {
         if totals.broken == 0 { Ok(()) } else { Err(format!("{totals:?}")) }
     };
     let supply = |item, units, sequence| pb::Supply { item, units, sequence };
-    Suite::new(SUPPLY, service::<Db>)
+    Suite::new(SUPPLY, |pool| service::<Db>(pool, None))
         .seed(rows::<Db>)
         .invariant(sound)
         .granting([supply(1, 12, 1), supply(1, 5, 2), supply(2, 7, 1)])

@@ -14,9 +14,15 @@ use tercet::fence::{self, Dialect};
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
 use tercet::tables;
+use tercet_events::bus::Bus;
+use tercet_events::outbox::Outbox;
+use tercet_events::relayed;
 use tercet_proto::stock::v1 as pb;
+use tercet_proto::stock::v1::stocks_server::StocksServer;
 use tercet_rules::Code;
+use tonic::service::Routes;
 
+mod api;
 mod metrics;
 pub mod store;
 mod supply;
@@ -40,6 +46,10 @@ pub const SUPPLY: Action<Saga, pb::Supply> = Action::saga(SERVICE, "supply");
 pub const COUNT_MAX: u32 = 1_000_000;
 /// The most units of one supply.
 pub const UNITS_MAX: i64 = 1_000_000_000_000;
+/// Most bytes of the name of whoever sets the stock of a product.
+pub const OPERATOR_BYTES_MAX: usize = 64;
+/// Most bytes of a reason.
+pub const REASON_BYTES_MAX: usize = 512;
 /// Stock counts a template's coupons as an item too; goods have ids below this.
 const TEMPLATE_ITEMS: i64 = 1 << 48;
 
@@ -86,20 +96,33 @@ impl Units for pb::Restock {
     }
 }
 
-/// The service over this database, whose tables are made where they are missing.
+/// The service over this database, whose tables are made where they are missing. With a bus it tells what operators
+/// change.
 ///
 /// # Errors
 /// When the tables can not be made, or are not those of this version.
-pub async fn service<Db: Store + Dialect>(pool: sqlx::Pool<Db>) -> Result<Service<Db>, tables::Error> {
+pub async fn service<Db: Store + Dialect>(
+    pool: sqlx::Pool<Db>,
+    bus: Option<&Bus>,
+) -> Result<Service<Db>, tables::Error> {
     Db::migrate(&pool).await?;
-    let watched = pool.clone();
-    Ok(Service::new(SERVICE, [pool])
+    let outbox = match bus {
+        Some(_) => Outbox::open(std::slice::from_ref(&pool)).await?,
+        None => Outbox::off(),
+    };
+    let (watched, server) = (pool.clone(), StocksServer::new(api::Api::new(pool.clone(), outbox.clone())));
+    let service = Service::new(SERVICE, [pool.clone()])
+        .routes(Routes::new(server), tercet_proto::DESCRIPTORS)
         .tables(["stock"])
         .tcc_slice(RESERVE, Reserve(PhantomData))
         .saga_slice(RESTOCK, Restock(PhantomData))
         .saga_slice(SUPPLY, Supply(PhantomData))
         .conserve(units())
-        .beside("what runs out", |stop| watch::run(watched, stop)))
+        .beside("what runs out", |stop| watch::run(watched, stop));
+    Ok(match bus {
+        Some(bus) => relayed(service, SERVICE, &[pool], &outbox, bus),
+        None => service,
+    })
 }
 
 /// What this service promises: only transactions and deliveries move units.
@@ -166,6 +189,10 @@ impl Slice {
 
     /// Why there is not enough of an item.
     fn refusal(&self, item: i64) -> Answer {
+        if item < TEMPLATE_ITEMS {
+            let code = if self.levels.contains_key(&item) { Code::OutOfStock } else { Code::NotStocked };
+            return Answer::refused(code.fault([("product_id", item.to_string())]).reason());
+        }
         match self.levels.get(&item) {
             // What others hold may come back.
             Some(level) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tercet::participant::DbTx;
 use tercet::tables;
+use tercet_events::store::Store as EventStore;
 
 /// What an operation may count on: the item is locked until the local transaction ends.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +66,7 @@ pub struct Totals {
 }
 
 /// A database that this service can live in.
-pub trait Store: sqlx::Database {
+pub trait Store: EventStore {
     /// Creates the tables, or brings them up to date.
     fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), tables::Error>> + Send;
 

@@ -59,7 +59,10 @@ async fn a_slice_is_granted_in_order_until_free_runs_out() {
     let answers = run!(pool, RESERVER.try_, reserve([(1, 4), (2, 1), (1, 7), (1, 6), (2, 1), (1, 1)]));
     let done: Vec<bool> = answers.iter().map(|answer| *answer == Answer::done()).collect();
     assert_eq!(done, [true, true, false, true, false, false]);
-    assert!(is_refused(&answers[2], "sold out") && is_refused(&answers[4], "sold out"), "{answers:?}");
+    assert!(
+        is_refused(&answers[2], "OUT_OF_STOCK(product_id=1)") && is_refused(&answers[4], "OUT_OF_STOCK(product_id=2)"),
+        "{answers:?}"
+    );
     assert_eq!(units(&pool).await, (0, 11, 0));
 }
 
@@ -92,7 +95,7 @@ async fn a_bad_request_is_refused_by_field_and_limit() {
         "count is 0: it is 1 to 1000000",
         "count is 1000001",
         "item is -3: it is",
-        "item 7 does not",
+        "NOT_STOCKED(product_id=7)",
     ]) {
         assert!(is_refused(answer, reason), "{answer:?}");
     }
@@ -134,13 +137,14 @@ async fn items_that_exist_get_more_units() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_for_good_when_nothing_is_reserved_either() {
-    let pool = stock(&[(1, 2)]).await;
+async fn nothing_is_left_of_a_template_for_good_when_nothing_is_reserved_either() {
+    let item = template_item(1);
+    let pool = stock(&[(item, 2)]).await;
     let refused = |answers: Vec<Answer>, last| assert!(is_refused(&answers[0], last), "{answers:?}");
-    run!(pool, RESERVER.try_, reserve([(1, 2)]));
-    refused(run!(pool, RESERVER.try_, reserve([(1, 1)])), "SOLD_OUT(final=false,free=0)");
-    run!(pool, RESERVER.confirm, reserve([(1, 2)]));
-    refused(run!(pool, RESERVER.try_, reserve([(1, 1)])), "SOLD_OUT(final=true,free=0)");
+    run!(pool, RESERVER.try_, reserve([(item, 2)]));
+    refused(run!(pool, RESERVER.try_, reserve([(item, 1)])), "SOLD_OUT(final=false,free=0)");
+    run!(pool, RESERVER.confirm, reserve([(item, 2)]));
+    refused(run!(pool, RESERVER.try_, reserve([(item, 1)])), "SOLD_OUT(final=true,free=0)");
 }
 
 #[tokio::test]

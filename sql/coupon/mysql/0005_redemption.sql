@@ -1,5 +1,5 @@
 -- Redemptions, each in the database of its user; its id carries his slot. state: 0 kept, 1 with the coordinator, 2 done, 3 refused,
--- 4 taken back. A transaction moves it from 0 to 1 and on, in the commit in which it does the same to the coupons; so one that
+-- 4 taken back, 5 given up and not yet with the coordinator as owed. A transaction moves it from 0 to 1 and on, in the commit in which it does the same to the coupons; so one that
 -- was given up, at 0, can not be carried out any more. content is a tercet.coupon.v1.KeptRedemption.
 CREATE TABLE redemption (
   redemption_id BIGINT PRIMARY KEY,
@@ -8,7 +8,7 @@ CREATE TABLE redemption (
   idempotency_key VARBINARY(128) NOT NULL,
   digest CHAR(64) CHARACTER SET ascii NOT NULL,
   content MEDIUMBLOB NOT NULL,
-  state BIGINT NOT NULL CHECK (state BETWEEN 0 AND 4),
+  state BIGINT NOT NULL CHECK (state BETWEEN 0 AND 5),
   refusal VARCHAR(512) CHARACTER SET utf8mb4 NOT NULL DEFAULT '',
   attempt BIGINT NOT NULL DEFAULT 0,
   tries BIGINT NOT NULL DEFAULT 0,

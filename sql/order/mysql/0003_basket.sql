@@ -6,3 +6,14 @@ CREATE TABLE basket_coupon (
   coupon_use TINYINT NOT NULL DEFAULT 0 CHECK (coupon_use BETWEEN 0 AND 2),
   PRIMARY KEY (order_id, coupon_id)
 ) ENGINE = InnoDB;
+
+-- What orders of several things are of, line by line.
+CREATE TABLE basket_line (
+  order_id BIGINT NOT NULL,
+  line BIGINT NOT NULL,
+  product_id BIGINT NOT NULL,
+  shop_id BIGINT NOT NULL,
+  price_cents BIGINT NOT NULL CHECK (price_cents >= 0),
+  quantity BIGINT NOT NULL CHECK (quantity >= 1),
+  PRIMARY KEY (order_id, line)
+) ENGINE = InnoDB;

@@ -6,3 +6,14 @@ CREATE TABLE basket_coupon (
   coupon_use INTEGER NOT NULL DEFAULT 0 CHECK (coupon_use BETWEEN 0 AND 2),
   PRIMARY KEY (order_id, coupon_id)
 ) STRICT, WITHOUT ROWID;
+
+-- What orders of several things are of, line by line.
+CREATE TABLE basket_line (
+  order_id INTEGER NOT NULL,
+  line INTEGER NOT NULL,
+  product_id INTEGER NOT NULL,
+  shop_id INTEGER NOT NULL,
+  price_cents INTEGER NOT NULL CHECK (price_cents >= 0),
+  quantity INTEGER NOT NULL CHECK (quantity >= 1),
+  PRIMARY KEY (order_id, line)
+) STRICT, WITHOUT ROWID;

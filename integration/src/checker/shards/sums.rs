@@ -29,13 +29,13 @@ struct Sum {
     discount_cents: i64,
 }
 
-/// A template's row of the stock.
+/// An item's row of the stock.
 #[derive(Clone, Copy, Default)]
-struct Units {
-    total: i64,
-    free: i64,
-    reserved: i64,
-    issued: i64,
+pub(super) struct Units {
+    pub(super) total: i64,
+    pub(super) free: i64,
+    pub(super) reserved: i64,
+    pub(super) issued: i64,
 }
 
 impl Books {
@@ -127,12 +127,17 @@ impl Books {
 
     /// The stock's rows of templates.
     async fn units(&mut self) -> anyhow::Result<BTreeMap<i64, Units>> {
-        let first = template_item(1);
-        let sql = format!("SELECT item, total, free, reserved, issued FROM stock WHERE item >= {first}");
+        let items = self.stocked(&format!("item > {}", template_item(0))).await?;
+        Ok(items.into_iter().map(|(item, units)| (item - template_item(0), units)).collect())
+    }
+
+    /// The stock's rows of some items.
+    pub(super) async fn stocked(&mut self, which: &str) -> anyhow::Result<BTreeMap<i64, Units>> {
+        let sql = format!("SELECT item, total, free, reserved, issued FROM stock WHERE {which}");
         let rows = self.stock.numbers::<5>(sql).await?;
         let units = |row: [Option<i64>; 5]| {
             let [item, total, free, reserved, issued] = row.map(Option::unwrap_or_default);
-            (item - template_item(0), Units { total, free, reserved, issued })
+            (item, Units { total, free, reserved, issued })
         };
         Ok(rows.into_iter().map(units).collect())
     }
@@ -168,7 +173,7 @@ impl Books {
     }
 }
 
-fn broken_units(&Units { total, free, reserved, issued }: &Units) -> Option<String> {
+pub(super) fn broken_units(&Units { total, free, reserved, issued }: &Units) -> Option<String> {
     (free + reserved + issued != total)
         .then(|| format!("reserved {reserved} + issued {issued} + free {free} ≠ {total}"))
 }

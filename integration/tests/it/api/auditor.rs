@@ -31,7 +31,7 @@ impl Stock {
     }
 
     async fn come(&mut self, coordinator: &Coordinator) {
-        let service = tercet_stock::service(self.pool.clone()).await.expect("the tables can be made");
+        let service = tercet_stock::service(self.pool.clone(), None).await.expect("the tables can be made");
         let run = service.coordinator(coordinator.url()).run(std::future::pending());
         self.instances.push(tokio::spawn(async { run.await.expect("the service is sound") }));
         coordinator.connected("stock", self.instances.len()).await;

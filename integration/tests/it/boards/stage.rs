@@ -155,7 +155,7 @@ async fn platform(folder: &Path) -> anyhow::Result<(Platform, Process)> {
 async fn stock(folder: &Path, coordinator: &str) -> anyhow::Result<Process> {
     let url = format!("sqlite://{}", folder.join("stock.db").display());
     let pool = Sqlite::open(&url).await?;
-    drop(tercet_stock::service(pool.clone()).await?);
+    drop(tercet_stock::service(pool.clone(), None).await?);
     tercet_stock::seed(&pool, &[(1, 100)]).await?;
     sqlx::raw_sql("UPDATE stock SET free = free - 1, issued = issued + 1 WHERE item = 1").execute(&pool).await?;
     pool.close().await;

@@ -99,7 +99,13 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
     let issued =
         |coupon_id| events::CouponIssued { coupon_id, template_id: 4, template_version: 1, ..Default::default() };
     let used = events::CouponUsed { coupon_id: 21, order_id: 31, discount_cents: 500 };
-    let refunded = events::OrderRefunded { order_id: 31, coupon_ids: vec![21], refunded_cents: 900, was_paid: true };
+    let refunded = events::OrderRefunded {
+        order_id: 31,
+        coupon_ids: vec![21],
+        refunded_cents: 900,
+        was_paid: true,
+        ..Default::default()
+    };
     let back = events::CouponGivenBack { coupon_id: 21, order_id: 31 };
     let all = [
         event(1, 0, 1_000, Payload::OperatorChange(change)),

@@ -13,8 +13,34 @@ fn lines(shop_id: &str) -> Value {
     json!([{ "product_id": "1", "category_id": "2", "shop_id": shop_id, "price_cents": 5_000, "quantity": 2 }])
 }
 
+/// So many units of a product of shop 9, each for 50 yuan.
+fn product(product_id: &str, quantity: u32) -> Value {
+    json!({ "product_id": product_id, "category_id": "2", "shop_id": "9", "price_cents": 5_000, "quantity": quantity })
+}
+
 fn redeem(by: &str, path: &str, key: &str, body: &Value) -> Ask {
     Ask::new("POST", path).by(by).with("idempotency-key", key).json(body)
+}
+
+/// There are five units of product 1 from now on.
+async fn supply(platform: &Platform, operator: &str) {
+    let path = "/v1/operator/products/1/stock";
+    let set_by = |by: &str, units: i64, revision: u64| {
+        let body = json!({ "units": units, "expected_revision": revision, "reason": "a delivery" });
+        Ask::new("PUT", path).by(by).json(&body)
+    };
+    let set = |units, revision| set_by(operator, units, revision);
+    assert_eq!(platform.ask(Ask::get(path).by(operator)).await.code(), "NOT_STOCKED");
+    for _ in 0..2 {
+        let told = platform.ask(set(7, 0)).await.good(200);
+        assert_eq!((&told["units"], &told["free"], &told["revision"]), (&json!(7), &json!(7), &json!(1)));
+    }
+    assert_eq!(platform.ask(set(8, 0)).await.code(), "CONFLICT");
+    let told = platform.ask(set(5, 1)).await.good(200);
+    assert_eq!((&told["units"], &told["issued"], &told["revision"]), (&json!(5), &json!(0), &json!(2)));
+    assert_eq!(platform.ask(Ask::get(path).by(operator)).await.good(200), told);
+    assert_eq!(platform.ask(set(-1, 2)).await.body["arguments"]["field"], "units");
+    assert_eq!(platform.ask(set_by(&platform.keys.user(42), 5, 2)).await.code(), "FORBIDDEN");
 }
 
 #[tokio::test]
@@ -32,6 +58,7 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
     }
     let [first, second] = &coupon_ids[..] else { panic!("two") };
 
+    supply(&platform, &ann).await;
     let body = json!({ "lines": lines("9") });
     let told = platform.ask(Ask::new("POST", "/v1/orders/validate").by(&one).json(&body)).await.good(200);
     assert_eq!((&told["best"]["discount_cents"], &told["best"]["amount_cents"]), (&json!(500), &json!(10_000)));
@@ -55,9 +82,14 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
         ("ORDER_EXISTS", "m", json!({ "coupon_ids": [second] })),
         ("AMOUNT_CHANGED", "n", json!({ "coupon_ids": [second], "order_id": "8", "discount_cents": 501 })),
         ("INVALID", "o", json!({ "coupon_ids": [] })),
+        ("OUT_OF_STOCK", "p", json!({ "coupon_ids": [second], "order_id": "8", "lines": [product("1", 4)] })),
+        ("NOT_STOCKED", "q", json!({ "coupon_ids": [second], "order_id": "8", "lines": [product("77", 1)] })),
     ] {
         let mut other = wanted.clone();
         other.as_object_mut().expect("a record").extend(change.as_object().expect("a record").clone());
+        if change.get("lines").is_some() {
+            other.as_object_mut().expect("a record").remove("discount_cents");
+        }
         assert_eq!(platform.ask(redeem(&one, "/v1/redemptions", key, &other)).await.code(), code);
     }
     for path in ["/v1/redemptions/k", "/v1/orders/7/redemption"] {
@@ -85,14 +117,23 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
         assert_eq!(told, json!({ "state": "done", "returned_coupon_ids": [first] }));
     }
     assert_eq!(platform.ask(Ask::get("/v1/orders/7/redemption").by(&one)).await.good(200)["state"], "refunded");
+
+    // The log has who did it, and why.
+    let by_bob = platform.logged("order_id=8&operator=bob", 1).await;
+    assert_eq!((&by_bob[0]["action"], &by_bob[0]["reason"]), (&json!("order refunded"), &json!("broken")));
+    let of_ann = platform.logged("operator=ann", 5).await;
+    let (action, before) = (&of_ann[0]["action"], of_ann[0]["before"].as_str().expect("text"));
+    assert_eq!((action, &of_ann[0]["reason"]), (&json!("product set_stock"), &json!("a delivery")));
+    assert_eq!(before, r#"{"free":7,"issued":0,"reserved":0,"units":7}"#);
+    let promoted = of_ann.iter().find(|entry| entry["action"] == "template promote").expect("it was promoted");
+    assert!(promoted["after"].as_str().is_some_and(|after| after.contains(r#""status":"published""#)), "{promoted}");
 }
 
 #[tokio::test]
 async fn without_a_coordinator_a_redemption_is_kept_and_told_so_and_without_the_service_the_system_is_busy() {
     let mut world = world::on_sqlite().await;
     let coupon = world.own(world::universal(500, 2)).await.to_string();
-    let service = tercet_order::service(world.orders.clone(), None).await.expect("the schema is sound");
-    world.coordinator.serve(service);
+    world.with_orders(&[(1, 100)]).await;
     let folder = tempfile::tempdir().expect("a folder");
     let keys = Keys::new(folder.path().join("jwks.json"), "first");
     let (jwks, user) = (keys.path.display().to_string(), keys.user(world::USER));

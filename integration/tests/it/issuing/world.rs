@@ -64,7 +64,7 @@ async fn world<Db: Databases + tercet_coupon_template::store::Store>(
     let stock = <Db as Dialect>::open(&urls[0]).await.expect("the database is there");
     let map: ShardMap = "2x4".parse().expect("it is a map");
     let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
-    coordinator.serve(tercet_stock::service(stock.clone()).await.expect("the schema is sound"));
+    coordinator.serve(tercet_stock::service(stock.clone(), None).await.expect("the schema is sound"));
     coordinator.serve(tercet_coupon::service(shards.clone(), bus).await.expect("the schema is sound"));
     let (at_templates, at_issuing) = (free_port(), free_port());
     let service = tercet_coupon_template::service(stock.clone(), None).await.expect("the schema is sound");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tercet_platform::flows::template_item;
 
-use super::stage::Market;
+use super::stage::{ITEM, Market};
 
 struct Planted {
     what: &'static str,
@@ -14,17 +14,25 @@ struct Planted {
     found: &'static str,
 }
 
-fn all(template_id: i64) -> [Planted; 7] {
+fn all(template_id: i64) -> [Planted; 8] {
     let item = template_item(template_id);
-    let issued =
-        |by: &str| format!("UPDATE stock SET free = free {by} 1, issued = issued - (0 {by} 1) WHERE item = {item}");
+    let issued = |item: i64, by: &str| {
+        format!("UPDATE stock SET free = free {by} 1, issued = issued - (0 {by} 1) WHERE item = {item}")
+    };
     [
         Planted {
             what: "a unit that was issued is free again",
             database: "stock",
-            plant: issued("+"),
-            undo: issued("-"),
+            plant: issued(item, "+"),
+            undo: issued(item, "-"),
             found: "coupons exist, and",
+        },
+        Planted {
+            what: "a unit that an order has is free again",
+            database: "stock",
+            plant: issued(ITEM, "+"),
+            undo: issued(ITEM, "-"),
+            found: "orders have",
         },
         Planted {
             what: "a user has more coupons than he is allowed to",

@@ -36,7 +36,7 @@ pub(super) const SHARDS: [&str; 2] = ["2x4", "4x4"];
 /// Their databases, of which the first two are there at first.
 pub(super) const COUPONS: [&str; 4] = ["coupon_0", "coupon_1", "coupon_2", "coupon_3"];
 /// The item that everyone buys.
-const ITEM: i64 = 3;
+pub(super) const ITEM: i64 = 3;
 /// Who claim and buy.
 const CLIENTS: i64 = 6;
 

@@ -7,11 +7,13 @@ use sqlx::{AssertSqlSafe, MySql, Pool, Sqlite};
 use tempfile::TempDir;
 use tercet::client::{Client, Options};
 use tercet::fence::Dialect;
-use tercet_coupon::redemption::{self, Peers, limits};
+use tercet_coupon::redemption::{self, Peers, Settings, limits};
 use tercet_coupon::store::batches::Batches;
 use tercet_coupon::store::redemptions::Redemptions;
 use tercet_coupon::{Shards, seed_coupons};
 use tercet_integration::servers;
+use tercet_proto::admin::v1::ListCompensationsRequest;
+use tercet_proto::admin::v1::admin_client::AdminClient;
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
 use tercet_proto::coupon_template::v1 as templates;
@@ -27,7 +29,13 @@ pub(crate) const USER: i64 = 7;
 
 /// All databases that every service here can live in.
 pub(crate) trait Databases:
-    Batches + Redemptions + Dialect + node::Store + tercet_order::store::Store + tercet_coupon_template::store::Store
+    Batches
+    + Redemptions
+    + Dialect
+    + node::Store
+    + tercet_order::store::Store
+    + tercet_coupon_template::store::Store
+    + tercet_stock::store::Store
 {
     /// Does by hand what nothing else does.
     async fn by_hand(pool: &Pool<Self>, sql: String);
@@ -54,6 +62,7 @@ pub(crate) struct World<Db: Databases> {
     /// Where the redemption service listens.
     pub(crate) address: SocketAddr,
     templates: CouponTemplatesClient<Channel>,
+    at_templates: SocketAddr,
     made: i64,
     _folder: Option<TempDir>,
 }
@@ -74,24 +83,37 @@ async fn world<Db: Databases>(urls: &[String], folder: Option<TempDir>) -> World
     let map: ShardMap = "2x4".parse().expect("it is a map");
     let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
     coordinator.serve(tercet_coupon::service(shards.clone(), None).await.expect("the schema is sound"));
-    let (at_templates, address) = (free_port(), free_port());
+    let at_templates = free_port();
     let service = tercet_coupon_template::service(orders.clone(), None).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_templates));
+    let address = serve(&mut coordinator, &shards, at_templates, Settings::default()).await;
+    let templates = CouponTemplatesClient::new(channel(at_templates));
+    let redemption = RedemptionClient::new(channel(address));
+    until("the template service answers", async || {
+        templates.clone().list_templates(templates::ListTemplatesRequest::default()).await.is_ok()
+    })
+    .await;
+    let (made, _folder) = (0, folder);
+    World { coordinator, shards, orders, redemption, address, templates, at_templates, made, _folder }
+}
+
+/// Runs the redemption service with these settings; where it listens.
+async fn serve<Db: Databases>(
+    coordinator: &mut Coordinator,
+    shards: &Shards<Db>,
+    at_templates: SocketAddr,
+    settings: Settings,
+) -> SocketAddr {
+    let address = free_port();
     // As its process has it.
     let options = Options { timeout: limits::CALL_TIMEOUT, ..Options::default() };
     let client = Client::connect([coordinator.url()], options).expect("it is an address");
     let peers = Peers { client, templates: channel(at_templates) };
-    let service = redemption::service(shards.clone(), peers).await.expect("the schema is sound");
+    let service = redemption::service(shards.clone(), peers, settings).await.expect("the schema is sound");
     coordinator.serve(service.listen(address));
-    let templates = CouponTemplatesClient::new(channel(at_templates));
-    let redemption = RedemptionClient::new(channel(address));
-    let world = World { coordinator, shards, orders, redemption, address, templates, made: 0, _folder: folder };
-    until("both ports are open", async || {
-        let lists = world.templates.clone().list_templates(templates::ListTemplatesRequest::default()).await;
-        lists.is_ok() && fault_of(world.redemption.clone().get_redemption(by_key("none")).await).is_some()
-    })
-    .await;
-    world
+    let client = RedemptionClient::new(channel(address));
+    until("its port is open", async || fault_of(client.clone().get_redemption(by_key("none")).await).is_some()).await;
+    address
 }
 
 fn fault_of<T>(answer: Result<T, tonic::Status>) -> Option<Fault> {
@@ -143,7 +165,12 @@ pub(crate) fn universal(off_cents: i64, most: u32) -> templates::Rules {
 
 /// One unit of product 1, category 2, shop 3.
 pub(crate) fn line(price_cents: i64) -> pb::OrderLine {
-    pb::OrderLine { product_id: 1, category_id: 2, shop_id: 3, price_cents, quantity: 1 }
+    units(1, price_cents, 1)
+}
+
+/// So many units of a product.
+pub(crate) fn units(product_id: i64, price_cents: i64, quantity: u32) -> pb::OrderLine {
+    pb::OrderLine { product_id, category_id: 2, shop_id: 3, price_cents, quantity }
 }
 
 /// These coupons of [`USER`] for an order of 100 yuan.
@@ -196,6 +223,35 @@ impl<Db: Databases> World<Db> {
     pub(crate) async fn own(&mut self, rules: templates::Rules) -> i64 {
         let template_id = self.template(rules).await;
         self.coupon(USER, template_id, |_| {}).await
+    }
+
+    /// Places orders from now on, of so many units of each product.
+    pub(crate) async fn with_orders(&mut self, products: &[(i64, i64)]) {
+        let service = tercet_order::service(self.orders.clone(), None).await.expect("the schema is sound");
+        self.coordinator.serve(service);
+        let service = tercet_stock::service(self.orders.clone(), None).await.expect("the schema is sound");
+        tercet_stock::seed(&self.orders, products).await.expect("they are sound");
+        self.coordinator.serve(service);
+    }
+
+    /// Units of all products together: free, reserved and issued.
+    pub(crate) async fn units(&self) -> (i64, i64, i64) {
+        let totals = tercet_stock::audit(&self.orders).await.expect("the table is there");
+        assert_eq!(totals.broken, 0, "{totals:?}");
+        (totals.free, totals.reserved, totals.issued)
+    }
+
+    /// Another process of the redemption service, with these settings.
+    pub(crate) async fn another(&mut self, settings: Settings) -> RedemptionClient<Channel> {
+        let address = serve(&mut self.coordinator, &self.shards, self.at_templates, settings).await;
+        RedemptionClient::new(channel(address))
+    }
+
+    /// The coupon and the status of each row of `compensation_log`.
+    pub(crate) async fn compensations(&self) -> Vec<(Option<i64>, u32)> {
+        let mut admin = AdminClient::connect(self.coordinator.admin_url()).await.expect("it listens");
+        let listed = admin.list_compensations(ListCompensationsRequest::default()).await.expect("it lists");
+        listed.into_inner().compensations.iter().map(|row| (row.coupon_id, row.status)).collect()
     }
 
     pub(crate) async fn redeem(&self, request: &pb::RedeemRequest) -> Result<pb::RedemptionView, Fault> {

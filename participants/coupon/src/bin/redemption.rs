@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tercet::bootstrap;
 use tercet::fence::Dialect;
 use tercet_coupon::Shards;
-use tercet_coupon::redemption::{self, Peers, SERVICE, limits};
+use tercet_coupon::redemption::{self, Peers, SERVICE, Settings, limits};
 use tercet_coupon::store::redemptions::Redemptions;
 use tercet_shards::{ShardMap, node};
 
@@ -17,6 +17,8 @@ struct Own {
     /// URL of the template service
     #[arg(long, env = "TERCET_TEMPLATES", default_value = "http://127.0.0.1:7074")]
     templates: String,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -37,5 +39,5 @@ where
 {
     let shards = Shards::<Db>::new(own.shards, config.open_all().await?)?;
     let peers = Peers { client: config.client(limits::CALL_TIMEOUT)?, templates: config.channel(&own.templates)? };
-    config.serve(redemption::service(shards, peers).await?).await
+    config.serve(redemption::service(shards, peers, own.settings).await?).await
 }

@@ -1,5 +1,5 @@
 //! What is done by the clock, on one process at a time: coupons whose time has ended become expired, and what nobody
-//! claimed of templates that have ended goes back.
+//! claimed of templates that have ended, or that nobody can claim any more, goes back.
 //!
 //! A lease in the database says who; when its holder dies, another has it [`LEASE_MS`] later. Nothing else hangs on
 //! it: how far each table is stands beside its rows and is written with them, and a supply carries its sequence.
@@ -33,7 +33,7 @@ pub const CRON: &str = "0 * * * * *";
 const LEASE_MS: i64 = 30_000;
 /// Coupons of one local transaction.
 const ROWS: u32 = 500;
-/// How long a coupon's time has been over before it is expired: longer than a local transaction that began before.
+/// How long a time has been over before it counts: longer than a transaction that began before.
 const GRACE_MS: i64 = 60_000;
 /// Templates of one statement.
 const TEMPLATES: u32 = 100;
@@ -182,8 +182,10 @@ impl<Db: JobStore + Dialect> Jobs<Db> {
         Ok(Some(moves.len()))
     }
 
-    /// Returns the stock that nobody claimed of templates that have ended; returns how many templates.
+    /// Returns the stock that nobody claimed of templates that have ended, or whose claims have; returns how many
+    /// templates.
     async fn give_back(&self, runner: i64) -> Result<usize, Error> {
+        let Some(now_ms) = self.ids.clock_ms() else { return Ok(0) };
         let (mut after, mut returned) = (0, 0);
         loop {
             let open = Db::unreturned(&mut *self.shards.home().acquire().await?, after, TEMPLATES).await?;
@@ -194,7 +196,9 @@ impl<Db: JobStore + Dialect> Jobs<Db> {
                 request.set_timeout(TIMEOUT);
                 let answer = self.templates.clone().get_template(request).await?.into_inner();
                 let Some(template) = answer.template else { continue };
-                if template.status() != templates::Status::Ended {
+                // A claim that came in time has ended by then; a later revision that goes on brings its own supply.
+                let is_over = template.claim.as_ref().is_some_and(|claim| claim.end_ms + GRACE_MS <= now_ms);
+                if template.status() != templates::Status::Ended && !is_over {
                     continue;
                 }
                 if !set_stock(&self.client, *template_id, 0, stock::returned(template.revision)).await {

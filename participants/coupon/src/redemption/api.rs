@@ -11,7 +11,6 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::Redemption;
-use super::limits::CALLS_MAX;
 use super::trial::busy;
 use crate::metrics;
 use crate::store::redemptions::Redemptions;
@@ -25,7 +24,8 @@ type Answer<T> = Result<Response<T>, Status>;
 
 impl<Db: Redemptions + Dialect> Api<Db> {
     pub(super) fn new(redemption: Arc<Redemption<Db>>) -> Self {
-        Self { redemption, room: Semaphore::new(CALLS_MAX) }
+        let room = Semaphore::new(redemption.settings.calls_max as usize);
+        Self { redemption, room }
     }
 
     /// Does it, if there is room.

@@ -1,6 +1,6 @@
 //! What requests say, checked field by field, and what is kept of them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -8,7 +8,8 @@ use tercet_proto::coupon::v1 as pb;
 use tercet_rules::limits::LINES_MAX;
 use tercet_rules::{Cents, Fault, Invalid, Limit, Line, Order, text};
 
-use super::limits::{COUPONS_MAX, KEY_BYTES_MAX, OPERATOR_BYTES_MAX, REASON_BYTES_MAX};
+use super::limits::{COUPONS_MAX, KEY_BYTES_MAX, OPERATOR_BYTES_MAX, PRODUCTS_MAX, REASON_BYTES_MAX, UNITS_MAX};
+use crate::stock::PRODUCT_MAX;
 
 pub(super) use crate::issuing::id;
 
@@ -54,7 +55,35 @@ pub(super) fn redeem(request: &pb::RedeemRequest) -> Result<Order, Invalid> {
     id("user_id", request.user_id)?;
     id("order_id", request.order_id)?;
     coupons(&request.coupon_ids, 1)?;
-    order(&request.lines)
+    let order = order(&request.lines)?;
+    products(&request.lines)?;
+    Ok(order)
+}
+
+/// Lines whose units can be taken out of stock.
+fn products(lines: &[pb::OrderLine]) -> Result<(), Invalid> {
+    if let Some(at) = lines.iter().position(|line| line.product_id > PRODUCT_MAX) {
+        return Err(Invalid::new(&format!("lines[{at}].product_id"), Limit::Between(1, PRODUCT_MAX)));
+    }
+    let units = units(lines);
+    if units.len() > PRODUCTS_MAX {
+        return Err(Invalid::new("lines", Limit::Products(PRODUCTS_MAX)));
+    }
+    match units.values().max() {
+        Some(most) if *most > UNITS_MAX => {
+            Err(Invalid::new("lines", Limit::AtMost("the units of one product", UNITS_MAX.into())))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// So many units of each product, over all lines, of which there are few enough for the sum.
+pub(super) fn units(lines: &[pb::OrderLine]) -> BTreeMap<i64, u32> {
+    let mut units = BTreeMap::new();
+    for line in lines {
+        *units.entry(line.product_id).or_default() += line.quantity;
+    }
+    units
 }
 
 pub(super) fn key(key: &str) -> Result<&str, Invalid> {

@@ -1,20 +1,27 @@
 //! What was kept, submitted by a job that every process of the service runs: whoever takes a row has it until it is due
-//! again, and two that submit the same one submit the same transaction.
+//! again, and two that submit the same one submit the same transaction. What came to nothing all the same is handed to
+//! the coordinator as owed, so that it stands in its `compensation_log` and not only in a row here.
 
 use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt as _;
+use tercet::action::Tcc;
+use tercet::client::Wait;
 use tercet::fence::Dialect;
+use tercet::plan::{self, Plan, RetryPolicy};
+use tercet_proto::coupon::v1 as pb;
 use tercet_rules::Fault;
 use tercet_shards::Slot;
-use tracing::{debug, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Redemption;
-use super::limits::{AGAIN_MS, KEPT_MAX, KEPT_MS_MAX, LATER_AT_ONCE, LATER_ROWS, TICK, TRIES_MAX};
-use super::redeem::For;
+use super::limits::{
+    AGAIN_MS, DEADLINE, KEPT_MS_MAX, LATER_AT_ONCE, LATER_ROWS, OWED_AGAIN, OWED_LOOKS, TICK, TRIES_MAX,
+};
+use super::redeem::{For, content};
 use super::trial::{busy, database};
-use crate::metrics;
-use crate::store::redemptions::{Redemption as Row, Redemptions};
+use crate::store::redemptions::{Redemption as Row, Redemptions, State};
+use crate::{OWED, metrics};
 
 /// How long the job leaves a redemption alone that it has submitted so often before.
 fn pause_ms(tries: i64) -> i64 {
@@ -46,21 +53,30 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         let pool = &self.shards.pools()[at];
         let kept = {
             let mut connection = pool.acquire().await.map_err(database)?;
-            Db::kept(&mut connection, KEPT_MAX as u32).await.map_err(database)?
+            Db::kept(&mut connection, self.settings.kept_max).await.map_err(database)?
         };
         self.kept[at].store(kept, Ordering::Relaxed);
         metrics::waiting(at, kept);
+        self.all_due(at, State::Kept).await?;
+        self.all_due(at, State::GivenUp).await
+    }
+
+    /// Does what is due for those that stand there.
+    async fn all_due(&self, at: usize, state: State) -> Result<(), Fault> {
+        let pool = &self.shards.pools()[at];
         loop {
             let due = {
                 let mut connection = pool.acquire().await.map_err(database)?;
-                Db::due(&mut connection, LATER_ROWS).await.map_err(database)?
+                Db::due(&mut connection, state, LATER_ROWS).await.map_err(database)?
             };
             // Those of a slot that has left are taken where it is.
             let view = self.shards.slots().view();
             let own = |(row, _): &(Row, i64)| view.database(Slot::of_user(row.user_id)) == at;
             let due: Vec<(Row, i64)> = due.into_iter().filter(own).collect();
             let rows = due.len();
-            let all = due.into_iter().map(|(row, age_ms)| self.later(row, age_ms));
+            let all = due.into_iter().map(|(row, age_ms)| async move {
+                if row.state == State::GivenUp { self.owe(&row).await } else { self.later(row, age_ms).await }
+            });
             let done: Vec<Result<(), Fault>> =
                 futures_util::stream::iter(all).buffer_unordered(LATER_AT_ONCE).collect().await;
             done.into_iter().collect::<Result<(), Fault>>()?;
@@ -68,6 +84,33 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 return Ok(());
             }
         }
+    }
+
+    /// Hands one that came to nothing to the coordinator.
+    async fn owe(&self, row: &Row) -> Result<(), Fault> {
+        if self.is_away() {
+            return Ok(());
+        }
+        {
+            let mut db_tx = self.begin(row.user_id).await?;
+            let taken = Db::take(&mut db_tx, row.redemption_id, row.due_ms, pause_ms(row.tries));
+            if !taken.await.map_err(database)? {
+                return Ok(());
+            }
+            db_tx.commit().await.map_err(database)?;
+        }
+        let plan = plan(row).map_err(|error| {
+            error!(%error, redemption = row.redemption_id, "what is owed is no plan");
+            busy()
+        })?;
+        match self.client.submit(plan, Wait::Decided).await {
+            Ok(_) => info!(redemption = row.redemption_id, order = row.order_id, "owed from now on"),
+            Err(error) => {
+                warn!(%error, redemption = row.redemption_id, "what is owed could not be handed over yet");
+                self.now_away();
+            }
+        }
+        Ok(())
     }
 
     /// Submits one that is due, or gives it up.
@@ -98,6 +141,25 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         debug!(redemption = row.redemption_id, done = told.is_ok(), "a kept redemption was submitted");
         Ok(())
     }
+}
+
+/// Stands for what the row was promised, with the coordinator's patience and then a person's.
+fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
+    let &Row { redemption_id, user_id, order_id, tries, .. } = row;
+    let coupons = content(row)?.combination.unwrap_or_default().deductions;
+    let coupon_id = coupons.first().map_or(0, |own| own.coupon_id);
+    let (first, most) = OWED_AGAIN;
+    let retry = RetryPolicy {
+        first_delay: Some(first),
+        delay_max: Some(most),
+        quick_attempts: Some(1),
+        attempts: Some(OWED_LOOKS),
+        ..RetryPolicy::default()
+    };
+    let mut plan = plan::tcc().idempotency_key(format!("owed/{redemption_id}/{tries}")).deadline(DEADLINE);
+    let owed = OWED.with(&pb::Owed { redemption_id, user_id, order_id })?;
+    plan.branch(owed.business_key(format!("coupon/{coupon_id}")).retry(retry));
+    Ok(plan.build()?)
 }
 
 #[cfg(test)]

@@ -4,10 +4,16 @@ use std::time::Duration;
 
 /// Most bytes of a request: 500 lines of up to 60 bytes each, and more than enough beside them.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
-/// Calls that are answered at a time; what comes besides is told at once to come again.
-pub const CALLS_MAX: usize = 1_024;
+/// Calls that are answered at a time by default; what comes besides is told at once to come again.
+pub const CALLS: u32 = 1_024;
+/// The most that a process may be told to answer at a time.
+pub const CALLS_MAX: u32 = 65_536;
 /// Most coupons of an order.
 pub const COUPONS_MAX: usize = tercet_rules::limits::COMBINED_MAX;
+/// Most different products of an order: each is a branch of its transaction, which has 256 at most.
+pub const PRODUCTS_MAX: usize = 200;
+/// Most units of a product in an order.
+pub const UNITS_MAX: u32 = 1_000_000;
 /// Most bytes of an idempotency key.
 pub const KEY_BYTES_MAX: usize = 128;
 /// Most bytes of the name of whoever takes an order back.
@@ -37,6 +43,22 @@ pub const LATER_ROWS: u32 = 100;
 pub const KEPT_MS_MAX: i64 = 600_000;
 /// How often the job submits a redemption before it is given up.
 pub const TRIES_MAX: i64 = 100;
-/// Most redemptions that are kept in one database; past that nobody's is. It is counted at each tick, so a process may
-/// keep some more within one.
-pub const KEPT_MAX: i64 = 100_000;
+/// Redemptions that are kept in one database by default; past that nobody's is. They are counted at each tick, so
+/// several processes may keep some more within one.
+pub const KEPT: u32 = 100_000;
+/// The most that a database may be told to keep: counting them stays well below a tick.
+pub const KEPT_MAX: u32 = 1_000_000;
+/// Days for which ended redemptions are kept by default: their orders can be taken back so long.
+pub const RETENTION_DAYS: u32 = 365;
+/// The fewest and the most days that they may be told to be kept.
+pub const RETENTION_DAYS_MIN: u32 = 30;
+/// See [`RETENTION_DAYS_MIN`].
+pub const RETENTION_DAYS_MAX: u32 = 36_500;
+/// Between two looks for redemptions that are too old.
+pub const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+/// Redemptions that are deleted at a time.
+pub const PURGE_ROWS: u32 = 500;
+/// Between two looks at whether what is owed was made good, at least and at most; each is twice the one before.
+pub const OWED_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+/// Looks in all, over some two hours; then it waits for a person.
+pub const OWED_LOOKS: u32 = 20;

@@ -11,16 +11,17 @@ use tercet::fence::Dialect;
 use tercet::plan::{self, Plan};
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::coupon::v1::get_redemption_request::By;
-use tercet_proto::order::v1::{BasketCoupon, PlaceBasket};
+use tercet_proto::order::v1::{BasketCoupon, Line, PlaceBasket};
+use tercet_proto::stock::v1::Reserve;
 use tercet_rules::{Cents, Code, Fault, Invalid, Limit, Set};
 use tercet_shards::Slot;
 use tracing::{error, warn};
 
-use super::limits::{AGAIN_MS, AWAY_PAUSE, DEADLINE, FIRST_DUE_MS, KEPT_MAX};
+use super::limits::{AGAIN_MS, AWAY_PAUSE, DEADLINE, FIRST_DUE_MS};
 use super::trial::{basket, busy, combination, database, of_coupon};
 use super::{Redemption, fields};
 use crate::store::redemptions::{Redemption as Row, Redemptions, State};
-use crate::{HONOUR, REDEEM, metrics, order};
+use crate::{HONOUR, REDEEM, metrics, order, stock};
 
 /// Who wants a redemption submitted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,7 +153,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             Ok(plan) => plan,
             Err(error) => {
                 error!(%error, "a redemption is no plan");
-                return self.refused(row, busy()).await;
+                return self.refused(row, busy(), wanted).await;
             }
         };
         match self.client.submit(plan, Wait::Ended).await {
@@ -160,7 +161,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             Err(Error::Overloaded { .. }) if wanted == For::Caller => self.forget(row).await,
             Err(Error::Refused(error)) => {
                 error!(%error, "a redemption is beyond a limit of the coordinator");
-                self.refused(row, busy()).await
+                self.refused(row, busy(), wanted).await
             }
             Err(error) => {
                 warn!(%error, "a redemption of unknown outcome");
@@ -169,7 +170,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 if now.state != State::Kept {
                     return again(&now, &row.digest);
                 }
-                *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                self.now_away();
                 self.keep(row, wanted).await
             }
         }
@@ -186,11 +187,11 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 let branches = &view.details().branches;
                 let said = branches.iter().find_map(|branch| Fault::from_reason(&branch.reason));
                 match said.or_else(|| Fault::from_reason(view.reason())) {
-                    Some(fault) => self.refused(row, fault).await,
+                    Some(fault) => self.refused(row, fault, wanted).await,
                     // In words that are for people who look after the system.
                     None if view.reason().contains("refused") => {
                         error!(reason = view.reason(), redemption = row.redemption_id, "a redemption is refused");
-                        self.refused(row, busy()).await
+                        self.refused(row, busy(), wanted).await
                     }
                     // It took too long, and may be begun anew.
                     None => {
@@ -206,11 +207,14 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         }
     }
 
-    /// Writes down why its transaction came to nothing.
-    async fn refused(&self, row: &Row, fault: Fault) -> Result<pb::RedemptionView, Fault> {
+    /// Writes down why its transaction came to nothing: what was promised is owed from then on.
+    async fn refused(&self, row: &Row, fault: Fault, wanted: For) -> Result<pb::RedemptionView, Fault> {
         let mut db_tx = self.begin(row.user_id).await?;
-        let reason = fault.reason();
-        Db::refuse(&mut db_tx, row.redemption_id, row.attempt, &reason).await.map_err(database)?;
+        let (state, reason) = match wanted {
+            For::Caller => (State::Refused, fault.reason()),
+            For::Later => (State::GivenUp, fault.reason()),
+        };
+        Db::refuse(&mut db_tx, row.redemption_id, row.attempt, state, &reason).await.map_err(database)?;
         db_tx.commit().await.map_err(database)?;
         Err(fault)
     }
@@ -218,7 +222,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// Leaves it to the job, if there is room for it.
     async fn keep(&self, row: &Row, wanted: For) -> Result<pb::RedemptionView, Fault> {
         if wanted == For::Caller {
-            if self.is_full(row.user_id) {
+            if self.is_past_full(row.user_id) {
                 return self.forget(row).await;
             }
             self.kept[self.place(row.user_id)].fetch_add(1, Ordering::Relaxed);
@@ -238,13 +242,24 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         again(&now.ok_or_else(busy)?, &row.digest)
     }
 
+    /// Nobody waits for the coordinator for a while.
+    pub(super) fn now_away(&self) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
     pub(super) fn is_away(&self) -> bool {
         let away = *self.away.lock().unwrap_or_else(PoisonError::into_inner);
         away.is_some_and(|since| since.elapsed() < AWAY_PAUSE)
     }
 
     fn is_full(&self, user_id: i64) -> bool {
-        self.kept[self.place(user_id)].load(Ordering::Relaxed) >= KEPT_MAX
+        self.kept[self.place(user_id)].load(Ordering::Relaxed) >= self.settings.kept_max.into()
+    }
+
+    /// The same for one that is written down, and may have been counted.
+    fn is_past_full(&self, user_id: i64) -> bool {
+        let most = i64::from(self.settings.kept_max);
+        most == 0 || self.kept[self.place(user_id)].load(Ordering::Relaxed) > most
     }
 
     async fn by_key(&self, user_id: i64, key: &str) -> Result<Option<Row>, Fault> {
@@ -263,7 +278,11 @@ fn again(row: &Row, digest: &str) -> Result<pb::RedemptionView, Fault> {
     if row.digest != digest {
         return Err(Code::KeyReused.fault([]));
     }
-    if row.state == State::Refused { Err(why(row)) } else { view(row) }
+    if is_refused(row) { Err(why(row)) } else { view(row) }
+}
+
+fn is_refused(row: &Row) -> bool {
+    matches!(row.state, State::Refused | State::GivenUp)
 }
 
 fn why(row: &Row) -> Fault {
@@ -282,7 +301,7 @@ fn view(row: &Row) -> Result<pb::RedemptionView, Fault> {
         State::Kept => pb::RedemptionState::Kept,
         State::Submitted => pb::RedemptionState::Submitted,
         State::Done => pb::RedemptionState::Done,
-        State::Refused => pb::RedemptionState::Refused,
+        State::Refused | State::GivenUp => pb::RedemptionState::Refused,
         State::Refunded => pb::RedemptionState::Refunded,
     };
     Ok(pb::RedemptionView {
@@ -290,7 +309,7 @@ fn view(row: &Row) -> Result<pb::RedemptionView, Fault> {
         user_id: row.user_id,
         order_id: row.order_id,
         state: state.into(),
-        refusal: (row.state == State::Refused).then(|| fields::refusal(&why(row))),
+        refusal: is_refused(row).then(|| fields::refusal(&why(row))),
         combination: content(row)?.combination,
         created_ms: row.created_ms,
         updated_ms: row.refunded_ms.or(row.ended_ms).unwrap_or(row.created_ms),
@@ -310,8 +329,19 @@ fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
         plan.branch(REDEEM.with(&redeem)?.business_key(format!("coupon/{coupon_id}")));
         coupons.push(BasketCoupon { coupon_id, discount_cents });
     }
+    let order_key = format!("order/{order_id}");
+    for (item, count) in fields::units(&kept.lines) {
+        plan.branch(stock::RESERVE.with(&Reserve { item, count })?.business_key(&order_key));
+    }
     let count = kept.lines.iter().map(|line| line.quantity).sum();
-    let place = PlaceBasket { order_id, user_id, count, coupons, amount_cents, discount_cents };
-    plan.branch(order::PLACE_BASKET.with(&place)?.business_key(format!("order/{order_id}")));
+    let line = |&pb::OrderLine { product_id, shop_id, price_cents, quantity, .. }: &pb::OrderLine| Line {
+        product_id,
+        shop_id,
+        price_cents,
+        quantity,
+    };
+    let lines = kept.lines.iter().map(line).collect();
+    let place = PlaceBasket { order_id, user_id, count, coupons, amount_cents, discount_cents, lines };
+    plan.branch(order::PLACE_BASKET.with(&place)?.business_key(&order_key));
     Ok(plan.build()?)
 }

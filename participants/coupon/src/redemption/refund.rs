@@ -1,4 +1,4 @@
-//! An order that is taken back: a saga over its redemption, the order and its coupons, which come last.
+//! An order that is taken back: a saga over its redemption, the order, its units and its coupons, which come last.
 
 use tercet::action::Saga;
 use tercet::client::{Outcome, Wait};
@@ -6,6 +6,7 @@ use tercet::fence::Dialect;
 use tercet::plan::{self, Plan};
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::order::v1::Refund;
+use tercet_proto::stock::v1::Restock;
 use tercet_rules::{Code, Fault};
 use tracing::{error, warn};
 
@@ -14,7 +15,7 @@ use super::trial::{busy, database};
 use super::{Redemption, fields};
 use crate::store::redemptions::{Redemption as Row, Redemptions, State};
 use crate::store::{self, Status};
-use crate::{GIVE_BACK, TAKE_BACK, order};
+use crate::{GIVE_BACK, TAKE_BACK, order, stock};
 
 impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// Takes an order back. It is what it was, or all of it is taken back.
@@ -37,9 +38,9 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         match row.state {
             State::Refunded => return self.refunded(&row, &deductions).await,
             State::Done => {}
-            State::Kept | State::Submitted | State::Refused => return Err(refused()),
+            State::Kept | State::Submitted | State::Refused | State::GivenUp => return Err(refused()),
         }
-        let plan = plan(&row, request, &deductions).map_err(|error| {
+        let plan = plan(&row, request, &kept.lines, &deductions).map_err(|error| {
             error!(%error, "a refund is no plan");
             busy()
         })?;
@@ -76,13 +77,23 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     }
 }
 
-fn plan(row: &Row, request: &pb::RefundRequest, deductions: &[pb::Deduction]) -> anyhow::Result<Plan<Saga>> {
+fn plan(
+    row: &Row,
+    request: &pb::RefundRequest,
+    lines: &[pb::OrderLine],
+    deductions: &[pb::Deduction],
+) -> anyhow::Result<Plan<Saga>> {
     let &Row { redemption_id, order_id, .. } = row;
     let take_back =
         pb::TakeBack { redemption_id, order_id, operator: request.operator.clone(), reason: request.reason.clone() };
     let mut plan = plan::saga();
     plan.branch(TAKE_BACK.with(&take_back)?.business_key(format!("redemption/{redemption_id}")));
-    plan.branch(order::REFUND.with(&Refund { order_id })?.business_key(format!("order/{order_id}")));
+    let order_key = format!("order/{order_id}");
+    let refund = Refund { order_id, operator: request.operator.clone(), reason: request.reason.clone() };
+    plan.branch(order::REFUND.with(&refund)?.business_key(&order_key));
+    for (item, count) in fields::units(lines) {
+        plan.branch(stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
+    }
     for &pb::Deduction { coupon_id, discount_cents } in deductions {
         let give_back = pb::GiveBack { coupon_id, order_id, discount_cents };
         plan.branch(GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));

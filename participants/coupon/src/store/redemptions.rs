@@ -18,11 +18,13 @@ pub enum State {
     Refused = 3,
     /// It was done, and taken back.
     Refunded = 4,
+    /// It was promised and came to nothing, which the coordinator has to be told.
+    GivenUp = 5,
 }
 
 impl State {
     fn from_number(number: i64) -> sqlx::Result<Self> {
-        let all = [Self::Kept, Self::Submitted, Self::Done, Self::Refused, Self::Refunded];
+        let all = [Self::Kept, Self::Submitted, Self::Done, Self::Refused, Self::Refunded, Self::GivenUp];
         all.into_iter().find(|state| *state as i64 == number).ok_or_else(|| broken("a redemption's state"))
     }
 }
@@ -98,11 +100,13 @@ pub trait Redemptions: Store {
         order_id: i64,
     ) -> impl Future<Output = sqlx::Result<Option<Redemption>>> + Send;
 
-    /// Refuses one that is kept, or whose transaction of this number has come to nothing; whether it stood there.
+    /// Refuses one that is kept, or whose transaction of this number has come to nothing, or gives it up; whether it
+    /// stood there.
     fn refuse(
         db_tx: &mut DbTx<Self>,
         redemption_id: i64,
         attempt: i64,
+        state: State,
         refusal: &str,
     ) -> impl Future<Output = sqlx::Result<bool>> + Send;
 
@@ -114,15 +118,19 @@ pub trait Redemptions: Store {
         due_after_ms: i64,
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Gives one up that is kept: refused for this reason, or forgotten without one. Whether it was kept.
+    /// Gives one up that is kept, for this reason, or forgets it without one. Whether it was kept.
     fn give_up(
         db_tx: &mut DbTx<Self>,
         redemption_id: i64,
         refusal: Option<&str>,
     ) -> impl Future<Output = sqlx::Result<bool>> + Send;
 
-    /// Those that are kept and due, the first first, each with the age in milliseconds.
-    fn due(db_tx: &mut DbTx<Self>, limit: u32) -> impl Future<Output = sqlx::Result<Vec<(Redemption, i64)>>> + Send;
+    /// Those that stand there and are due, the first first, each with the age in milliseconds.
+    fn due(
+        db_tx: &mut DbTx<Self>,
+        state: State,
+        limit: u32,
+    ) -> impl Future<Output = sqlx::Result<Vec<(Redemption, i64)>>> + Send;
 
     /// Takes one that is due at this time, to be due again after so long; whether nobody else has.
     fn take(
@@ -131,6 +139,12 @@ pub trait Redemptions: Store {
         due_ms: i64,
         due_after_ms: i64,
     ) -> impl Future<Output = sqlx::Result<bool>> + Send;
+
+    /// So many that ended longer ago than this.
+    fn ended(db_tx: &mut DbTx<Self>, age_ms: i64, limit: u32) -> impl Future<Output = sqlx::Result<Vec<i64>>> + Send;
+
+    /// Deletes these; how many.
+    fn delete(db_tx: &mut DbTx<Self>, ids: &[i64]) -> impl Future<Output = sqlx::Result<u64>> + Send;
 
     /// How many are kept, counted up to a limit.
     fn kept(db_tx: &mut DbTx<Self>, limit: u32) -> impl Future<Output = sqlx::Result<i64>> + Send;
@@ -155,6 +169,8 @@ struct Statements {
     forget: &'static str,
     due: &'static str,
     take: &'static str,
+    ended: &'static str,
+    delete: &'static str,
     kept: &'static str,
     standings: &'static str,
     step: &'static str,
@@ -191,29 +207,35 @@ const SQLITE: Statements = Statements {
     by_key: sqlite!("redemption_by_key", "WHERE user_id = $1 AND idempotency_key = $2"),
     by_order: sqlite!(
         "redemption_by_order",
-        "WHERE user_id = $1 AND order_id = $2 AND state <> 3
+        "WHERE user_id = $1 AND order_id = $2 AND state NOT IN (3, 5)
         ORDER BY redemption_id DESC LIMIT 1"
     ),
     refuse: "-- redemption_refuse
-        UPDATE redemption SET state = 3, refusal = $1, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)",
+        UPDATE redemption SET state = $1, refusal = $2, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        WHERE redemption_id = $3 AND attempt = $4 AND state IN (0, 1)",
     again: "-- redemption_again
         UPDATE redemption SET state = 0, attempt = attempt + 1,
             due_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
         WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)",
     give_up: "-- redemption_give_up
-        UPDATE redemption SET state = 3, refusal = $1, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        UPDATE redemption SET state = 5, refusal = $1, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
         WHERE redemption_id = $2 AND state = 0",
     forget: "-- redemption_forget
         DELETE FROM redemption WHERE redemption_id = $1 AND state = 0",
     due: sqlite!(
         "redemption_due",
-        "WHERE state = 0 AND due_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        ORDER BY due_ms LIMIT $1"
+        "WHERE state = $1 AND due_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        ORDER BY due_ms LIMIT $2"
     ),
     take: "-- redemption_take
         UPDATE redemption SET tries = tries + 1, due_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
-        WHERE redemption_id = $2 AND due_ms = $3 AND state = 0",
+        WHERE redemption_id = $2 AND due_ms = $3 AND state IN (0, 5)",
+    ended: "-- redemption_ended
+        SELECT redemption_id FROM redemption INDEXED BY redemption_by_due
+        WHERE state IN (2, 3, 4) AND due_ms < CAST(unixepoch('subsec') * 1000 AS INTEGER) - $1
+            AND COALESCE(refunded_ms, ended_ms) < CAST(unixepoch('subsec') * 1000 AS INTEGER) - $1 LIMIT $2",
+    delete: "-- redemption_delete
+        DELETE FROM redemption WHERE redemption_id IN (SELECT value FROM json_each($1)) AND state IN (2, 3, 4)",
     kept: "-- redemption_kept
         SELECT COUNT(*) FROM (SELECT 1 FROM redemption WHERE state = 0 LIMIT $1) AS k",
     standings: "-- redemption_standings
@@ -257,28 +279,37 @@ const MYSQL: Statements = Statements {
     by_order: mysql!(
         "redemption_by_order",
         "FORCE INDEX (of_order) WHERE user_id = ? AND order_id = ?
-        AND state <> 3 ORDER BY redemption_id DESC LIMIT 1"
+        AND state NOT IN (3, 5) ORDER BY redemption_id DESC LIMIT 1"
     ),
     refuse: "-- redemption_refuse
-        UPDATE redemption SET state = 3, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        UPDATE redemption SET state = ?, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)",
     again: "-- redemption_again
         UPDATE redemption SET state = 0, attempt = attempt + 1,
             due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?
         WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)",
     give_up: "-- redemption_give_up
-        UPDATE redemption SET state = 3, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        UPDATE redemption SET state = 5, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         WHERE redemption_id = ? AND state = 0",
     forget: "-- redemption_forget
         DELETE FROM redemption WHERE redemption_id = ? AND state = 0",
     due: mysql!(
         "redemption_due",
-        "FORCE INDEX (by_due) WHERE state = 0
+        "FORCE INDEX (by_due) WHERE state = ?
         AND due_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) ORDER BY due_ms LIMIT ?"
     ),
     take: "-- redemption_take
         UPDATE redemption SET tries = tries + 1, due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?
-        WHERE redemption_id = ? AND due_ms = ? AND state = 0",
+        WHERE redemption_id = ? AND due_ms = ? AND state IN (0, 5)",
+    ended: "-- redemption_ended
+        SELECT r.redemption_id
+        FROM (SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) - ? AS until_ms) AS j
+        STRAIGHT_JOIN redemption r FORCE INDEX (by_due)
+        WHERE r.state IN (2, 3, 4) AND r.due_ms < j.until_ms AND COALESCE(r.refunded_ms, r.ended_ms) < j.until_ms
+        LIMIT ?",
+    delete: "-- redemption_delete
+        DELETE r FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS j
+        STRAIGHT_JOIN redemption r FORCE INDEX (PRIMARY) ON r.redemption_id = j.id WHERE r.state IN (2, 3, 4)",
     kept: "-- redemption_kept
         SELECT COUNT(*) FROM (SELECT 1 FROM redemption FORCE INDEX (by_due) WHERE state = 0 LIMIT ?) AS k",
     standings: "-- redemption_standings
@@ -316,8 +347,14 @@ macro_rules! redemptions {
                 row.map(|row| read!(row)).transpose()
             }
 
-            async fn refuse(db_tx: &mut DbTx<Self>, id: i64, attempt: i64, refusal: &str) -> sqlx::Result<bool> {
-                let query = sqlx::query($sql.refuse).bind(refusal).bind(id).bind(attempt);
+            async fn refuse(
+                db_tx: &mut DbTx<Self>,
+                id: i64,
+                attempt: i64,
+                state: State,
+                refusal: &str,
+            ) -> sqlx::Result<bool> {
+                let query = sqlx::query($sql.refuse).bind(state as i64).bind(refusal).bind(id).bind(attempt);
                 Ok(query.execute(db_tx).await?.rows_affected() == 1)
             }
 
@@ -333,14 +370,23 @@ macro_rules! redemptions {
                 Ok(query.execute(db_tx).await?.rows_affected() == 1)
             }
 
-            async fn due(db_tx: &mut DbTx<Self>, limit: u32) -> sqlx::Result<Vec<(Redemption, i64)>> {
-                let rows = sqlx::query($sql.due).bind(i64::from(limit)).fetch_all(db_tx).await?;
+            async fn due(db_tx: &mut DbTx<Self>, state: State, limit: u32) -> sqlx::Result<Vec<(Redemption, i64)>> {
+                let query = sqlx::query($sql.due).bind(state as i64).bind(i64::from(limit));
+                let rows = query.fetch_all(db_tx).await?;
                 rows.iter().map(|row| Ok((read!(row)?, row.try_get(14)?))).collect()
             }
 
             async fn take(db_tx: &mut DbTx<Self>, id: i64, due_ms: i64, due_after_ms: i64) -> sqlx::Result<bool> {
                 let query = sqlx::query($sql.take).bind(due_after_ms).bind(id).bind(due_ms);
                 Ok(query.execute(db_tx).await?.rows_affected() == 1)
+            }
+
+            async fn ended(db_tx: &mut DbTx<Self>, age_ms: i64, limit: u32) -> sqlx::Result<Vec<i64>> {
+                sqlx::query_scalar($sql.ended).bind(age_ms).bind(i64::from(limit)).fetch_all(db_tx).await
+            }
+
+            async fn delete(db_tx: &mut DbTx<Self>, ids: &[i64]) -> sqlx::Result<u64> {
+                Ok(sqlx::query($sql.delete).bind(json(ids)).execute(db_tx).await?.rows_affected())
             }
 
             async fn kept(db_tx: &mut DbTx<Self>, limit: u32) -> sqlx::Result<i64> {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use sqlx::{AssertSqlSafe, Connection as _, MySql, MySqlConnection, Pool};
 use tercet::batch::Executor;
 use tercet::fence::Dialect as _;
-use tercet_coupon::mover::{Error, Mover};
+use tercet_coupon::mover::{Error, Mover, limits};
 use tercet_coupon::store::seats::{Said, State};
 use tercet_coupon::{Shards, claim_by_hand};
 use tercet_integration::servers;
@@ -58,23 +59,14 @@ impl World {
     }
 
     async fn mover(&self) -> Mover {
-        Mover::open(TABLES, &self.urls, Duration::ZERO).await.expect("the databases are there")
+        let mover = Mover::open(TABLES, &self.urls, Duration::ZERO).await.expect("the databases are there");
+        mover.lingering(Duration::ZERO)
     }
 
     /// A mover that is killed when it has been polled so often; whether it was through before.
     async fn move_and_die(&self, databases: usize, polls: usize) -> bool {
         let mover = self.mover().await;
-        let mut run = pin!(go(&mover, databases));
-        let mut polled = 0;
-        let through = std::future::poll_fn(|context| {
-            polled += 1;
-            match run.as_mut().poll(context) {
-                std::task::Poll::Ready(ran) => std::task::Poll::Ready(Some(ran)),
-                std::task::Poll::Pending if polled >= polls => std::task::Poll::Ready(None),
-                std::task::Poll::Pending => std::task::Poll::Pending,
-            }
-        });
-        through.await.map(|ran| ran.expect("it goes on")).is_some()
+        poll(pin!(go(&mover, databases)), polls).await.map(|ran| ran.expect("it goes on")).is_some()
     }
 
     async fn pool(&self, database: usize) -> Pool<MySql> {
@@ -135,7 +127,21 @@ async fn go(mover: &Mover, databases: usize) -> Result<(), Error> {
     for group in mover.plan(&World::map(databases)).await? {
         mover.go(&group).await?;
     }
-    Ok(())
+    mover.finish().await.map(drop)
+}
+
+/// Polls a run so often; what it came to, if it did.
+async fn poll<F: Future>(mut run: std::pin::Pin<&mut F>, polls: usize) -> Option<F::Output> {
+    let mut polled = 0;
+    std::future::poll_fn(|context| {
+        polled += 1;
+        match run.as_mut().poll(context) {
+            Poll::Ready(ran) => Poll::Ready(Some(ran)),
+            Poll::Pending if polled >= polls => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 struct Branch {
@@ -326,6 +332,85 @@ async fn what_is_given_up_is_served_where_it_was() {
     for answer in [NotNowMs(0), done()] {
         assert_eq!(before.call(&instance, Confirm).await, answer);
     }
+}
+
+#[tokio::test]
+async fn rows_stay_where_slots_were_until_no_reader_looks_there() {
+    let Some(mut world) = World::new().await else { return };
+    let (claim, _) = world.claim(users(true).next().expect("there are some"));
+    assert_eq!(claim.call(&world.instance(2).await, Try).await, done());
+    let before = world.rows(0).await + world.rows(1).await;
+    let mover = Mover::open(TABLES, &world.urls, Duration::ZERO).await.expect("the databases are there");
+    for group in mover.plan(&World::map(4)).await.expect("they answer") {
+        mover.go(&group).await.expect("nothing is in its way");
+    }
+    let served = Instant::now();
+    let look = async {
+        tokio::time::sleep(limits::LINGER / 3 * 2).await;
+        world.rows(0).await + world.rows(1).await
+    };
+    let (deleted, then) = tokio::join!(mover.finish(), look);
+    assert_eq!((deleted.expect("they answer") as i64, then), (before, before));
+    assert!(served.elapsed() >= limits::LINGER);
+    assert_eq!(world.rows(0).await + world.rows(1).await, 0);
+}
+
+#[tokio::test]
+async fn a_mover_that_wakes_up_when_another_has_taken_its_slots_does_nothing() {
+    let Some(mut world) = World::new().await else { return };
+    let instance = world.instance(4).await;
+    for user_id in 1..20 {
+        assert_eq!(world.claim(user_id).0.call(&instance, Try).await, done());
+    }
+    let coupons: Vec<i64> = world.coupons().await.into_keys().collect();
+    // What it brings to the third database, another brings to the fourth, or a person gives up.
+    let other: ShardMap = "4x4:0=256-1023;3=0-255".parse().expect("it is a map");
+    let (mut polls, mut through, mut taken) = (60, false, 0);
+    while !through {
+        for gives_up in [true, false] {
+            let sleeper = world.mover().await;
+            let group = sleeper.plan(&World::map(4)).await.expect("they answer").remove(0);
+            let mut run = pin!(sleeper.go(&group));
+            through = poll(run.as_mut(), polls).await.is_some();
+            let awake = world.mover().await;
+            if gives_up {
+                awake.give_up().await.expect("they answer");
+            } else {
+                awake.finish().await.expect("they answer");
+                for group in awake.plan(&other).await.expect("they answer") {
+                    awake.go(&group).await.expect("it takes them");
+                }
+            }
+            if !through {
+                // It may find its connection ended too.
+                let ran = run.await;
+                taken += usize::from(matches!(ran, Err(Error::Taken(_))));
+            }
+            let said = world.said().await;
+            for slot in Slot::all() {
+                let of = |state| said.iter().filter(|said| said.states[slot.number()] == Some(state)).count();
+                let stand = (of(State::Served), of(State::Frozen));
+                assert_eq!(stand, (1, 0), "slot {} after {polls} polls, given up: {gives_up}", slot.number());
+            }
+            go(&world.mover().await, 2).await.expect("nothing is in its way");
+            assert!(world.coupons().await.into_keys().eq(coupons.iter().copied()));
+        }
+        polls += polls / 2;
+    }
+    assert!(taken > 0, "it was never awake in time to be refused");
+}
+
+#[tokio::test]
+async fn slots_that_are_frozen_where_they_are_wanted_are_served_again() {
+    let Some(world) = World::new().await else { return };
+    let slot = Slot::all().find(|slot| slot.number() % 4 == 2).expect("it moves");
+    let sql = format!("UPDATE slot SET state = 2 WHERE slot = {}", slot.number());
+    sqlx::query(AssertSqlSafe(sql)).execute(&world.pool(0).await).await.expect("the table is there");
+    let groups = world.mover().await.plan(&World::map(2)).await.expect("they answer");
+    assert_eq!(groups.iter().map(|group| group.slots.len()).sum::<usize>(), 1);
+    go(&world.mover().await, 2).await.expect("nothing is in its way");
+    assert_eq!(world.said().await[0].states[slot.number()], Some(State::Served));
+    assert_eq!(world.mover().await.plan(&World::map(2)).await.expect("they answer"), []);
 }
 
 #[tokio::test]

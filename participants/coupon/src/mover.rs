@@ -4,10 +4,12 @@
 //! served, in passes that compare both sides, until few differ. Then they are frozen where they were: that commit waits
 //! for the local transactions under way, and later ones find another epoch. A last pass leaves both sides equal, the
 //! fence's rows among them, and waits until the events of their users are published, so that those that come after
-//! follow them. One commit of the database that they came to serves them there. What is left behind is deleted.
+//! follow them. One commit of the database that they came to serves them there. What is left behind is deleted when
+//! nobody can look for it there any more.
 //!
 //! Each step is one commit, and says what it found: so a move that was killed is gone on with by running it again, and
-//! a mover that was frozen, and wakes up when another has taken the move, finds its number gone and does nothing.
+//! a mover that was frozen, and wakes up when another has taken the move, finds its number gone and does nothing: its
+//! number is in the rows of its slots on both sides, and slots come to one database at a time.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,12 +17,16 @@ use std::time::{Duration, Instant};
 
 use sqlx::{MySql, Pool};
 use tercet_shards::{ShardMap, Slot};
+use tokio::time::sleep;
+use tracing::warn;
 
 mod copy;
 pub mod limits;
 mod steps;
 
+use self::copy::Pass;
 use crate::shards::{self, Shards};
+use crate::store::moves::Table;
 use crate::store::seats::{Said, Seats as _, State};
 
 /// Why a move does not go on. Running it again does, once that is mended.
@@ -68,10 +74,8 @@ pub struct Moved {
     pub copied: (u64, u64),
     /// For how long nobody could write the rows.
     pub frozen: Duration,
-    /// For how long it took, before they were deleted where they were.
+    /// For how long it took.
     pub took: Duration,
-    /// Rows that were deleted there.
-    pub deleted: u64,
 }
 
 /// Moves slots.
@@ -82,6 +86,8 @@ pub struct Mover {
     number: i64,
     /// After each statement that writes, while slots are served.
     pause: Duration,
+    /// Before rows are deleted of slots that are served elsewhere.
+    linger: Duration,
 }
 
 impl Mover {
@@ -96,7 +102,13 @@ impl Mover {
         shards.migrate().await?;
         // Of a process and a moment.
         let number = (RandomState::new().hash_one(std::process::id()) >> 1).cast_signed().max(1);
-        Ok(Self { shards, number, pause })
+        Ok(Self { shards, number, pause, linger: limits::LINGER })
+    }
+
+    /// Deletes what slots leave behind after so long, instead of [`limits::LINGER`]: where nobody reads.
+    #[must_use]
+    pub fn lingering(self, linger: Duration) -> Self {
+        Self { linger, ..self }
     }
 
     /// What each database says of itself.
@@ -112,7 +124,8 @@ impl Mover {
         Ok(all)
     }
 
-    /// What there is to be moved for slots to be where this map says.
+    /// What there is to be moved for slots to be where this map says. Slots that are frozen there already are a group
+    /// that goes to where it is.
     ///
     /// # Errors
     /// [`Error::Target`] and [`Error::Database`].
@@ -128,10 +141,11 @@ impl Mover {
         let mut groups: BTreeMap<(usize, usize, usize), Vec<Slot>> = BTreeMap::new();
         for slot in Slot::all() {
             let holder = |state| said.iter().position(|said| said.states[slot.number()] == Some(state));
-            let from = holder(State::Served).or_else(|| holder(State::Frozen));
+            let served = holder(State::Served);
+            let from = served.or_else(|| holder(State::Frozen));
             let from = from.ok_or_else(|| shards::Error::Nowhere(slot.number()))?;
             let target = to.database(slot);
-            if from != target {
+            if served != Some(target) {
                 groups.entry((from, to.table(slot), target)).or_default().push(slot);
             }
         }
@@ -139,14 +153,19 @@ impl Mover {
         Ok(groups.into_iter().map(group).collect())
     }
 
-    /// Moves a group; from wherever an earlier mover left it.
+    /// Moves a group, from wherever an earlier mover left it. What it leaves behind is for [`Self::finish`].
     ///
     /// # Errors
     /// Those of [`Error`].
     pub async fn go(&self, group: &Group) -> Result<Moved, Error> {
         let began = Instant::now();
         let mut moved = Moved::default();
+        if group.from == group.to {
+            self.back(group).await?;
+            return Ok(moved);
+        }
         self.arrive(group).await?;
+        self.thaw(group).await?;
         let tables = self.tables(group.from, group.table).await?;
         for _ in 0..limits::PASSES_MAX {
             let pass = self.pass(group, &tables, self.pause).await?;
@@ -161,30 +180,63 @@ impl Mover {
             return Err(Error::Events(group.from));
         }
         let frozen = Instant::now();
-        self.freeze(group).await?;
-        let pass = self.pass(group, &tables, Duration::ZERO).await?;
+        let pass = match self.come(group, &tables).await {
+            // Somebody else has them.
+            Err(error @ Error::Taken(_)) => return Err(error),
+            Err(error) => {
+                if let Err(why) = self.give_back(group).await {
+                    warn!(from = group.from, table = group.table, %why, "slots may stay frozen until it is run again");
+                }
+                return Err(error);
+            }
+            Ok(pass) => pass,
+        };
         moved.compared += pass.compared;
         moved.copied = (moved.copied.0 + pass.copied, pass.copied);
-        if !self.published(group, limits::EVENTS_MAX).await? {
-            self.back(group).await?;
-            return Err(Error::Events(group.from));
-        }
-        self.serve(group).await?;
         (moved.frozen, moved.took) = (frozen.elapsed(), began.elapsed());
         self.leave(group.from, &group.slots).await?;
-        moved.deleted = self.clean(group.from, group.table, &group.slots).await?;
         Ok(moved)
     }
 
-    /// Deletes what slots have left behind that are served elsewhere: of moves that were killed. Returns how many rows.
+    /// Freezes a group and serves it where it is going; returns what differed last.
+    async fn come(&self, group: &Group, tables: &[Table]) -> Result<Pass, Error> {
+        self.freeze(group).await?;
+        let pass = self.pass(group, tables, Duration::ZERO).await?;
+        if !self.published(group, limits::EVENTS_MAX).await? {
+            return Err(Error::Events(group.from));
+        }
+        self.serve(group).await?;
+        Ok(pass)
+    }
+
+    /// Deletes what slots have left behind that are served elsewhere, of moves that were killed too, when no reader can
+    /// look for it there any more. Returns how many rows.
     ///
     /// # Errors
     /// Those of [`Error`].
     pub async fn finish(&self) -> Result<u64, Error> {
+        for ((at, table), slots) in self.behind(State::Frozen).await? {
+            self.claim(at, &slots).await?;
+            // What others say now is so for as long as this mover has them here.
+            let still = self.behind(State::Frozen).await?.remove(&(at, table)).unwrap_or_default();
+            let slots: Vec<Slot> = slots.into_iter().filter(|slot| still.contains(slot)).collect();
+            if !slots.is_empty() {
+                self.leave(at, &slots).await?;
+            }
+        }
+        let behind = self.behind(State::Left).await?;
+        if behind.is_empty() {
+            return Ok(0);
+        }
+        sleep(self.linger).await;
+        let mut still = self.behind(State::Left).await?;
         let mut deleted = 0;
-        for (at, table, slots) in self.left_behind().await? {
-            self.leave(at, &slots).await?;
-            deleted += self.clean(at, table, &slots).await?;
+        for ((at, table), slots) in behind {
+            let still = still.remove(&(at, table)).unwrap_or_default();
+            let slots: Vec<Slot> = slots.into_iter().filter(|slot| still.contains(slot)).collect();
+            if !slots.is_empty() {
+                deleted += self.clean(at, table, &slots).await?;
+            }
         }
         Ok(deleted)
     }
@@ -196,36 +248,34 @@ impl Mover {
     /// Those of [`Error`].
     pub async fn give_up(&self) -> Result<u64, Error> {
         let said = self.said().await?;
-        let mut groups: BTreeMap<(usize, usize, usize), Vec<Slot>> = BTreeMap::new();
+        let mut groups: BTreeMap<(usize, usize), Vec<Slot>> = BTreeMap::new();
         for slot in Slot::all() {
             let at = |state| said.iter().position(|said| said.states[slot.number()] == Some(state));
             let from = at(State::Served).or_else(|| at(State::Frozen));
             let from = from.ok_or_else(|| shards::Error::Nowhere(slot.number()))?;
             if at(State::Arriving).is_some() || at(State::Served).is_none() {
-                let to = at(State::Arriving).unwrap_or(from);
-                groups.entry((from, to, self.shards.map().table(slot))).or_default().push(slot);
+                groups.entry((from, self.shards.map().table(slot))).or_default().push(slot);
             }
         }
-        for ((from, to, table), slots) in groups {
-            self.back(&Group { from, to, table, slots }).await?;
+        for ((from, table), slots) in groups {
+            self.back(&Group { from, to: from, table, slots }).await?;
         }
         self.finish().await
     }
 
-    /// Where rows are of slots that somebody else serves, by database and table.
-    async fn left_behind(&self) -> Result<Vec<(usize, usize, Vec<Slot>)>, Error> {
+    /// Slots that stand so in a database while another serves them, by database and table.
+    async fn behind(&self, state: State) -> Result<BTreeMap<(usize, usize), Vec<Slot>>, Error> {
         let said = self.said().await?;
         let mut sets: BTreeMap<(usize, usize), Vec<Slot>> = BTreeMap::new();
         for slot in Slot::all() {
-            let states: Vec<Option<State>> = said.iter().map(|said| said.states[slot.number()]).collect();
-            let is_served = states.contains(&Some(State::Served));
-            for (at, state) in states.into_iter().enumerate() {
-                if state == Some(State::Left) || (is_served && state == Some(State::Frozen)) {
+            let is = |wanted| move |said: &Said| said.states[slot.number()] == Some(wanted);
+            if said.iter().any(is(State::Served)) {
+                for at in (0..said.len()).filter(|at| is(state)(&said[*at])) {
                     sets.entry((at, self.shards.map().table(slot))).or_default().push(slot);
                 }
             }
         }
-        Ok(sets.into_iter().map(|((at, table), slots)| (at, table, slots)).collect())
+        Ok(sets)
     }
 
     fn pool(&self, database: usize) -> &Pool<MySql> {

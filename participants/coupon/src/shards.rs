@@ -20,9 +20,9 @@ use crate::store::{Store, tables};
 
 /// Between two looks at where slots are, however many ask for one; and how long a database may take for it.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
-const LOOK_MAX: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_MAX: Duration = Duration::from_secs(1);
 /// How often those look who only read.
-const LOOK: Duration = Duration::from_millis(500);
+pub(crate) const LOOK: Duration = Duration::from_millis(500);
 /// How often a local transaction is begun whose rows have just moved.
 const BEGIN_MAX: u32 = 3;
 /// How often slots are spread over a database whose rows others write at the same moment.

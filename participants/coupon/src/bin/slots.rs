@@ -2,12 +2,12 @@
 #![allow(clippy::print_stdout, reason = "it is a command line")]
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use tercet::bootstrap::{LogFormat, logs};
-use tercet_coupon::mover::{Group, Moved, Mover};
+use tercet_coupon::mover::{Group, Moved, Mover, limits};
 use tercet_coupon::store::seats::{Said, State};
 use tercet_shards::ShardMap;
 
@@ -104,21 +104,30 @@ async fn go(mover: &Mover, to: &ShardMap) -> anyhow::Result<()> {
     }
     let groups = mover.plan(to).await?;
     let (count, mut done, mut rows, mut longest) = (groups.len(), 0, 0, Duration::ZERO);
+    let (mut deleted, mut finished) = (0, Instant::now());
     for group in &groups {
         let moved = mover.go(group).await.with_context(|| format!("{}; run it again", line(group)))?;
-        let Moved { compared, copied, frozen, took, deleted } = moved;
+        let Moved { compared, copied, frozen, took } = moved;
         (done, rows, longest) = (done + 1, rows + copied.0, longest.max(frozen));
         println!(
-            "{}: {} rows copied in {} ms, {} of them under the freeze of {} ms; {compared} compared, {deleted} deleted \
-             ({done}/{count})",
+            "{}: {} rows copied in {} ms, {} of them under the freeze of {} ms; {compared} compared ({done}/{count})",
             line(group),
             copied.0,
             took.as_millis(),
             copied.1,
             frozen.as_millis()
         );
+        if finished.elapsed() >= limits::FINISH {
+            deleted += mover.finish().await.context("what was left behind; run it again")?;
+            finished = Instant::now();
+        }
     }
-    println!("{} slots moved, {rows} rows, the longest freeze was {} ms", slots(&groups), longest.as_millis());
+    deleted += mover.finish().await.context("what was left behind; run it again")?;
+    println!(
+        "{} slots moved, {rows} rows, {deleted} deleted where they were, the longest freeze was {} ms",
+        slots(&groups),
+        longest.as_millis()
+    );
     Ok(())
 }
 
@@ -128,6 +137,9 @@ fn slots(groups: &[Group]) -> usize {
 
 fn line(group: &Group) -> String {
     let Group { from, to, table, slots } = group;
+    if from == to {
+        return format!("database {from} serves what is frozen again, table {table}: {} slots", slots.len());
+    }
     format!("database {from} to {to}, table {table}: {} slots", slots.len())
 }
 

@@ -77,7 +77,7 @@ impl Mover {
     async fn write(&self, group: &Group, table: &Table, own: Difference, pause: Duration) -> Result<(), Error> {
         let (slots, mover) = (&group.slots, self.number);
         let is_mine = async |db_tx: &mut MySqlConnection| {
-            Ok::<_, sqlx::Error>(moves::standing(db_tx, slots, State::Arriving, Some(mover)).await? == slots.len())
+            Ok::<_, sqlx::Error>(moves::standing(db_tx, slots, &[State::Arriving], Some(mover)).await? == slots.len())
         };
         // What is not there any more may stand in the way of what is, by another unique key.
         for keys in lots(&own.delete) {
@@ -110,7 +110,7 @@ impl Mover {
                 let keys: Vec<String> = rows.into_keys().collect::<BTreeSet<_>>().into_iter().collect();
                 for keys in lots(&keys) {
                     self.transact(database, async |db_tx| {
-                        let stands = moves::standing(db_tx, slots, State::Left, None).await? == slots.len();
+                        let stands = moves::standing(db_tx, slots, &[State::Left], None).await? == slots.len();
                         Ok(stands && table.delete(db_tx, &keys).await.map(|()| true)?)
                     })
                     .await?;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::shards::{LOOK, LOOK_MAX};
+
 /// Rows that are compared, or deleted, in one step.
 pub const PAGE: usize = 2_000;
 
@@ -21,6 +23,11 @@ pub const LOCK_WAIT_S: u32 = 1;
 /// How often a step is tried.
 pub const TRIES_MAX: u32 = 20;
 
+/// For how long rows stay where slots were once these are served elsewhere: longer than readers go by what they saw.
+pub const LINGER: Duration = Duration::from_secs(3);
+/// How often they are deleted while other slots move.
+pub const FINISH: Duration = Duration::from_secs(60);
+
 /// How long events are waited for before slots are frozen: longer than a relay that died keeps others away.
 pub const RELAY_MAX: Duration = Duration::from_secs(30);
 
@@ -28,3 +35,6 @@ pub const RELAY_MAX: Duration = Duration::from_secs(30);
 pub const EVENTS_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at that.
 pub const EVENTS_PAUSE: Duration = Duration::from_millis(5);
+
+const _: () =
+    assert!(LINGER.as_millis() >= (LOOK.as_millis() + LOOK_MAX.as_millis()) * 3 / 2, "readers see empty tables");

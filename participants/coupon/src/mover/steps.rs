@@ -42,10 +42,31 @@ impl Mover {
         Err(Error::Busy(database))
     }
 
-    /// Takes the slots for this mover where they are going.
+    /// Takes the slots for this mover, where they are and where they are going: no other can freeze or serve them any
+    /// more. In this order: whoever froze them before had arrived before, and finds that he is gone.
     pub(super) async fn arrive(&self, group: &Group) -> Result<(), Error> {
         let (slots, mover) = (&group.slots, self.number);
+        self.claim(group.from, slots).await?;
+        for database in (0..self.shards.pools().len()).filter(|at| ![group.from, group.to].contains(at)) {
+            self.revoke(database, slots).await?;
+        }
         self.transact(group.to, async |db_tx| Ok(moves::arrive(db_tx, slots, mover).await? == slots.len())).await
+    }
+
+    /// Takes slots for this mover where they are.
+    pub(super) async fn claim(&self, database: usize, slots: &[Slot]) -> Result<(), Error> {
+        let mover = self.number;
+        self.transact(database, async |db_tx| Ok(moves::claim(db_tx, slots, mover).await? == slots.len() as u64)).await
+    }
+
+    /// Lets slots not come to a database any more, whoever brings them; refuses where some have come, or have not left.
+    async fn revoke(&self, database: usize, slots: &[Slot]) -> Result<(), Error> {
+        let mover = self.number;
+        self.transact(database, async |db_tx| {
+            moves::step(db_tx, slots, (&[State::Arriving], State::Left), mover).await?;
+            Ok(moves::standing(db_tx, slots, &[State::Served, State::Frozen], None).await? == 0)
+        })
+        .await
     }
 
     /// Lets nobody write the slots' rows where they are, whoever has begun to do so before being through.
@@ -53,8 +74,24 @@ impl Mover {
         let (slots, mover) = (&group.slots, self.number);
         self.transact(group.from, async |db_tx| {
             moves::next_epoch(db_tx, 0).await?;
-            let steps = (&[State::Served, State::Frozen][..], State::Frozen);
-            Ok(moves::step(db_tx, slots, steps, mover).await? == slots.len() as u64)
+            let mine = moves::standing(db_tx, slots, &[State::Served], Some(mover)).await?;
+            moves::step(db_tx, slots, (&[State::Served], State::Frozen), mover).await?;
+            Ok(mine == slots.len())
+        })
+        .await
+    }
+
+    /// Serves those slots again that an earlier mover froze, once they can not come to anything by him.
+    pub(super) async fn thaw(&self, group: &Group) -> Result<(), Error> {
+        let (slots, mover) = (&group.slots, self.number);
+        self.transact(group.from, async |db_tx| {
+            let frozen = moves::standing(db_tx, slots, &[State::Frozen], None).await?;
+            if frozen > 0 {
+                moves::next_epoch(db_tx, 0).await?;
+            }
+            let mine = moves::standing(db_tx, slots, &[State::Served, State::Frozen], Some(mover)).await?;
+            moves::step(db_tx, slots, (&[State::Frozen], State::Served), mover).await?;
+            Ok(mine == slots.len())
         })
         .await
     }
@@ -81,7 +118,7 @@ impl Mover {
         let (slots, table, mover) = (&group.slots, group.table, self.number);
         self.transact(group.to, async |db_tx| {
             moves::next_epoch(db_tx, floor_ms).await?;
-            if moves::standing(db_tx, slots, State::Arriving, Some(mover)).await? != slots.len() {
+            if moves::standing(db_tx, slots, &[State::Arriving], Some(mover)).await? != slots.len() {
                 return Ok(false);
             }
             moves::expire_from(db_tx, table, mark).await?;
@@ -93,30 +130,30 @@ impl Mover {
         Ok(())
     }
 
-    /// Notes that slots have left, which another database serves.
+    /// Notes that slots have left, which this mover has taken and another database serves.
     pub(super) async fn leave(&self, database: usize, slots: &[Slot]) -> Result<(), Error> {
-        let steps = (&[State::Frozen, State::Left][..], State::Left);
         let mover = self.number;
-        self.transact(database, async |db_tx| Ok(moves::step(db_tx, slots, steps, mover).await? == slots.len() as u64))
-            .await
-    }
-
-    /// Serves slots again where they were. First they can not come any more where they were going, whoever tries.
-    pub(super) async fn back(&self, group: &Group) -> Result<(), Error> {
-        let (slots, mover) = (&group.slots, self.number);
-        if group.to != group.from {
-            let steps = (&[State::Arriving][..], State::Left);
-            self.transact(group.to, async |db_tx| {
-                Ok(moves::step(db_tx, slots, steps, mover).await? == slots.len() as u64)
-            })
-            .await?;
-        }
-        self.transact(group.from, async |db_tx| {
-            moves::next_epoch(db_tx, 0).await?;
-            let steps = (&[State::Served, State::Frozen][..], State::Served);
-            Ok(moves::step(db_tx, slots, steps, mover).await? == slots.len() as u64)
+        self.transact(database, async |db_tx| {
+            let mine = moves::standing(db_tx, slots, &[State::Frozen], Some(mover)).await?;
+            moves::step(db_tx, slots, (&[State::Frozen], State::Left), mover).await?;
+            Ok(mine == slots.len())
         })
         .await
+    }
+
+    /// Serves slots again where they were, whoever moves them.
+    pub(super) async fn back(&self, group: &Group) -> Result<(), Error> {
+        self.claim(group.from, &group.slots).await?;
+        self.give_back(group).await
+    }
+
+    /// Serves slots again where they were, which this mover has taken. First they can not come any more to any other
+    /// database.
+    pub(super) async fn give_back(&self, group: &Group) -> Result<(), Error> {
+        for database in (0..self.shards.pools().len()).filter(|at| *at != group.from) {
+            self.revoke(database, &group.slots).await?;
+        }
+        self.thaw(group).await
     }
 }
 

@@ -55,6 +55,11 @@ fn list(slots: &Set) -> String {
     numbers.join(",")
 }
 
+fn numbers(states: &[State]) -> String {
+    let numbers: Vec<String> = states.iter().map(|state| (*state as i64).to_string()).collect();
+    numbers.join(",")
+}
+
 /// A column as a text, by its type.
 fn text(column: &str, kind: &str) -> String {
     let is_number = kind.ends_with("int");
@@ -174,17 +179,18 @@ impl Table {
     }
 }
 
-/// How many of these slots stand so here, by this mover where one is named; they stay until the local transaction ends.
+/// How many of these slots stand in one of these states here, by this mover where one is named; they stay until the
+/// local transaction ends.
 pub(crate) async fn standing(
     db_tx: &mut MySqlConnection,
     slots: &Set,
-    state: State,
+    states: &[State],
     mover: Option<i64>,
 ) -> sqlx::Result<usize> {
-    let (state, slots) = (state as i64, list(slots));
+    let (states, slots) = (numbers(states), list(slots));
     let mover = mover.map_or_else(String::new, |mover| format!(" AND mover = {mover}"));
     let sql = format!(
-        "-- move_standing\nSELECT slot FROM slot WHERE slot IN ({slots}) AND state = {state}{mover} FOR UPDATE"
+        "-- move_standing\nSELECT slot FROM slot WHERE slot IN ({slots}) AND state IN ({states}){mover} FOR UPDATE"
     );
     let found: Vec<(i64,)> = sqlx::query_as(AssertSqlSafe(sql)).persistent(false).fetch_all(db_tx).await?;
     Ok(found.len())
@@ -200,7 +206,17 @@ pub(crate) async fn arrive(db_tx: &mut MySqlConnection, slots: &Set, mover: i64)
         rows.join(", ")
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *db_tx).await?;
-    standing(db_tx, slots, State::Arriving, Some(mover)).await
+    standing(db_tx, slots, &[State::Arriving], Some(mover)).await
+}
+
+/// Puts this mover in the place of another where slots are, which can not freeze them any more; how many.
+pub(crate) async fn claim(db_tx: &mut MySqlConnection, slots: &Set, mover: i64) -> sqlx::Result<u64> {
+    let sql = format!(
+        "-- move_claim\nUPDATE slot SET mover = {mover} WHERE slot IN ({}) AND state IN ({})",
+        list(slots),
+        numbers(&[State::Served, State::Frozen])
+    );
+    Ok(sqlx::raw_sql(AssertSqlSafe(sql)).execute(db_tx).await?.rows_affected())
 }
 
 /// Moves slots from any of these states to another; how many.
@@ -210,12 +226,11 @@ pub(crate) async fn step(
     (from, to): (&[State], State),
     mover: i64,
 ) -> sqlx::Result<u64> {
-    let from: Vec<String> = from.iter().map(|state| (*state as i64).to_string()).collect();
     let sql = format!(
         "-- move_step\nUPDATE slot SET state = {}, mover = {mover} WHERE slot IN ({}) AND state IN ({})",
         to as i64,
         list(slots),
-        from.join(",")
+        numbers(from)
     );
     Ok(sqlx::raw_sql(AssertSqlSafe(sql)).execute(db_tx).await?.rows_affected())
 }

@@ -8,7 +8,7 @@ use crate::fence::Dialect;
 use crate::xid::Xid;
 
 /// How many transactions may wait for the next round.
-const FORGOTTEN_MAX: usize = 200_000;
+const FORGOTTEN_MAX: usize = 1 << 20;
 /// How many transactions' rows one statement deletes.
 const FORGET_ROWS: usize = 500;
 

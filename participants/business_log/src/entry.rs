@@ -96,18 +96,22 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
                 coupon_ids,
             )
         }
-        Payload::OperatorChange(change) => vec![Entry {
-            action: format!("{} {}", change.what, change.action),
-            template_id: (change.what == "template").then_some(change.id),
-            operator: Some(change.operator.clone()),
-            reason: change.reason.clone(),
-            before: change.before.clone(),
-            after: change.after.clone(),
-            ..common
-        }],
+        Payload::OperatorChange(change) => vec![of_change(common, change)],
         Payload::OrderPlaced(_) | Payload::OrderPaid(_) | Payload::UserRegistered(_) | Payload::CampaignStarted(_) => {
             Vec::new()
         }
+    }
+}
+
+fn of_change(common: Entry, change: &pb::OperatorChange) -> Entry {
+    Entry {
+        action: format!("{} {}", change.what, change.action),
+        template_id: (change.what == "template").then_some(change.id),
+        operator: Some(change.operator.clone()),
+        reason: change.reason.clone(),
+        before: change.before.clone(),
+        after: change.after.clone(),
+        ..common
     }
 }
 

@@ -43,6 +43,17 @@ async fn supply(platform: &Platform, operator: &str) {
     assert_eq!(platform.ask(set_by(&platform.keys.user(42), 5, 2)).await.code(), "FORBIDDEN");
 }
 
+async fn the_log_has_who_did_it_and_why(platform: &Platform) {
+    let by_bob = platform.logged("order_id=8&operator=bob", 1).await;
+    assert_eq!((&by_bob[0]["action"], &by_bob[0]["reason"]), (&json!("order refunded"), &json!("broken")));
+    let of_ann = platform.logged("operator=ann", 5).await;
+    let (action, before) = (&of_ann[0]["action"], of_ann[0]["before"].as_str().expect("text"));
+    assert_eq!((action, &of_ann[0]["reason"]), (&json!("product set_stock"), &json!("a delivery")));
+    assert_eq!(before, r#"{"free":7,"issued":0,"reserved":0,"units":7}"#);
+    let promoted = of_ann.iter().find(|entry| entry["action"] == "template promote").expect("it was promoted");
+    assert!(promoted["after"].as_str().is_some_and(|after| after.contains(r#""status":"published""#)), "{promoted}");
+}
+
 #[tokio::test]
 async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
     let platform = Platform::start(&[]).await;
@@ -118,15 +129,7 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
     }
     assert_eq!(platform.ask(Ask::get("/v1/orders/7/redemption").by(&one)).await.good(200)["state"], "refunded");
 
-    // The log has who did it, and why.
-    let by_bob = platform.logged("order_id=8&operator=bob", 1).await;
-    assert_eq!((&by_bob[0]["action"], &by_bob[0]["reason"]), (&json!("order refunded"), &json!("broken")));
-    let of_ann = platform.logged("operator=ann", 5).await;
-    let (action, before) = (&of_ann[0]["action"], of_ann[0]["before"].as_str().expect("text"));
-    assert_eq!((action, &of_ann[0]["reason"]), (&json!("product set_stock"), &json!("a delivery")));
-    assert_eq!(before, r#"{"free":7,"issued":0,"reserved":0,"units":7}"#);
-    let promoted = of_ann.iter().find(|entry| entry["action"] == "template promote").expect("it was promoted");
-    assert!(promoted["after"].as_str().is_some_and(|after| after.contains(r#""status":"published""#)), "{promoted}");
+    the_log_has_who_did_it_and_why(&platform).await;
 }
 
 #[tokio::test]

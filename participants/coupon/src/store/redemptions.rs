@@ -225,6 +225,7 @@ const SQLITE: Statements = Statements {
     due: sqlite!(
         "redemption_due",
         "WHERE state = $1 AND due_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        AND NOT EXISTS (SELECT 1 FROM slot AS s WHERE s.slot = (redemption_id & 1023) AND s.state <> 1)
         ORDER BY due_ms LIMIT $2"
     ),
     take: "-- redemption_take
@@ -296,7 +297,9 @@ const MYSQL: Statements = Statements {
     due: mysql!(
         "redemption_due",
         "FORCE INDEX (by_due) WHERE state = ?
-        AND due_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) ORDER BY due_ms LIMIT ?"
+        AND due_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        AND NOT EXISTS (SELECT 1 FROM slot AS s WHERE s.slot = (redemption_id & 1023) AND s.state <> 1)
+        ORDER BY due_ms LIMIT ?"
     ),
     take: "-- redemption_take
         UPDATE redemption SET tries = tries + 1, due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?

@@ -145,7 +145,10 @@ impl Sql for MySql {
     }
 
     async fn raise_floor(connection: &mut MySqlConnection, floor_ms: u64) -> Result<(), sqlx::Error> {
+        // Calls wait behind this, and it waits for those under way: one of a process that is frozen is waited for no
+        // longer than a second, and the floor rises another time. MySQL has no such setting for one statement.
         const SQL: &str = "-- fence_raise_floor
+            /*M! SET STATEMENT innodb_lock_wait_timeout = 1 FOR */
             UPDATE tercet_fence_meta SET floor_ms = GREATEST(floor_ms, ?)";
         sqlx::query(SQL).bind(signed(floor_ms)).execute(connection).await.map(|_| ())
     }

@@ -119,7 +119,7 @@ async fn claims_checkouts_payments_and_refunds_end_the_same_way_everywhere() {
     assert_eq!(platform.checkout(&order).await.outcome(), Some(Outcome::Confirmed));
     assert_cancelled(&platform.checkout(&Place { order_id: 101, ..order }).await, "COUPON_TAKEN");
     let without = Place { coupon_id: 0, discount_cents: 0, ..order };
-    assert_cancelled(&platform.checkout(&Place { order_id: 102, count: 7, ..without }).await, "sold out");
+    assert_cancelled(&platform.checkout(&Place { order_id: 102, count: 7, ..without }).await, "OUT_OF_STOCK");
     assert_eq!(
         platform.checkout(&Place { order_id: 103, user_id: 8, ..without }).await.outcome(),
         Some(Outcome::Confirmed)

@@ -70,10 +70,11 @@ fn all(template_id: i64) -> [Planted; 8] {
             plant:
                 "INSERT INTO business_log(at_ms, action, user_id, coupon_id, order_id, template_id, operator, reason,
                         state_before, state_after, xid, source, sequence)
-                    SELECT at_ms, action, user_id, coupon_id, order_id, template_id, operator, reason, state_before,
+                    SELECT at_ms, action, user_id, coupon_id, order_id, template_id, 'planted', reason, state_before,
                         state_after, xid, source, sequence FROM business_log WHERE action = 'coupon used' LIMIT 1"
                     .into(),
-            undo: "DELETE FROM business_log ORDER BY log_id DESC LIMIT 1".into(),
+            // Others may have come since.
+            undo: "DELETE FROM business_log WHERE operator = 'planted'".into(),
             found: "says Used",
         },
         Planted {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Pool, Row as _, SqlStr, Sqlite, SqliteConnection};
 use tokio::time::{Instant, sleep};
@@ -65,6 +65,10 @@ impl Sql for Sqlite {
     }
 
     async fn make_tables(connection: &mut SqliteConnection, migrator: &Migrator) -> Result<(), tables::Error> {
+        // What has the lock of the file may be the long local transaction of another instance, and is left alone then.
+        if is_whole(connection, migrator).await {
+            return Ok(());
+        }
         let wait = AssertSqlSafe(format!("PRAGMA busy_timeout = {}", tables::WAIT.as_millis()));
         sqlx::raw_sql(wait).execute(&mut *connection).await.map_err(tables::Error::Lock)?;
         let begun = connection.begin_with("BEGIN IMMEDIATE").await;
@@ -193,4 +197,13 @@ fn push_number(array: &mut String, number: u64) {
     array.push(if array.is_empty() { '[' } else { ',' });
     // Writing to a String never fails.
     let _ = write!(array, "{number}");
+}
+
+/// Whether what was made is this schema. A file that can not say so is looked at under its lock.
+async fn is_whole(connection: &mut SqliteConnection, migrator: &Migrator) -> bool {
+    let applied = connection.list_applied_migrations(&migrator.table_name).await.unwrap_or_default();
+    let is_applied = |wanted: &Migration| {
+        applied.iter().any(|one| (one.version, &one.checksum) == (wanted.version, &wanted.checksum))
+    };
+    applied.len() == migrator.iter().count() && migrator.iter().all(is_applied)
 }

@@ -31,8 +31,6 @@ use crate::clock::Clock;
 const SCHEMA: &[&str] = &[
     include_str!("../../../sql/coordinator/sqlite/0001_init.sql"),
     include_str!("../../../sql/coordinator/sqlite/0002_audit.sql"),
-    include_str!("../../../sql/coordinator/sqlite/0003_compensation_count.sql"),
-    include_str!("../../../sql/coordinator/sqlite/0004_compensation_oldest.sql"),
 ];
 
 /// The columns of a [`Record`], in the order of [`decode_record`].

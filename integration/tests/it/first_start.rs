@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::time::Duration;
 
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 use tercet::fence::{self, Dialect};
@@ -10,6 +11,7 @@ use tercet_coupon::Shards;
 use tercet_integration::servers;
 use tercet_shards::{ShardMap, node};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 const STARTS: usize = 8;
 const ROUNDS: usize = 3;
@@ -85,6 +87,73 @@ async fn everyone_starts_on_an_empty_mariadb() {
         let Some(templates) = servers::mariadb().await.expect("the server answers") else { return };
         all_at_once(|first| Box::pin(start::<MySql>([all.clone(), templates.clone()], first))).await;
     }
+}
+
+/// A process may be killed at any moment of its first start; the server ends the statement that it is at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_first_start_that_was_cut_off_anywhere_is_gone_on_with_on_mariadb() {
+    let Some(all) = servers::mariadb().await.expect("the server answers") else { return };
+    let Some(templates) = servers::mariadb().await.expect("the server answers") else { return };
+    for cut_ms in (20..).step_by(20) {
+        let started = start::<MySql>([all.clone(), templates.clone()], 0);
+        if timeout(Duration::from_millis(cut_ms), started).await.is_ok() {
+            // The first cuts are while it connects.
+            assert!(cut_ms >= 60, "nothing was cut off");
+            break;
+        }
+    }
+}
+
+/// What a process leaves that is killed at its first start: versions that are begun, with some of their tables.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_statement_of_a_version_can_be_repeated_on_mariadb() {
+    const OWNERS: [&str; 7] = ["tercet_fence", "tercet_events", "shards", "coupon", "order", "stock", "business_log"];
+    let Some(all) = servers::mariadb().await.expect("the server answers") else { return };
+    let Some(templates) = servers::mariadb().await.expect("the server answers") else { return };
+    start::<MySql>([all.clone(), templates.clone()], 0).await;
+    let pools = [MySql::open(&all).await.expect("it is there"), MySql::open(&templates).await.expect("it is there")];
+    let run = async |pool: &Pool<MySql>, sql: &str| {
+        let done = sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).execute(pool).await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error:?}")).rows_affected()
+    };
+    let fence_id = sqlx::query_scalar::<_, Vec<u8>>("SELECT fence_id FROM tercet_fence_meta");
+    let before = fence_id.fetch_one(&pools[0]).await.expect("it is one row");
+    let owners = OWNERS.map(|owner| (&pools[0], owner)).into_iter().chain([(&pools[1], "coupon_template")]);
+    for (pool, owner) in owners {
+        assert!(run(pool, &format!("UPDATE {owner}_migrations SET success = FALSE")).await > 0, "{owner}");
+    }
+    let dropped =
+        ["tercet_book", "tercet_outbox_relay", "tercet_inbox", "id_node", "job", "claimed_003", "basket_line"];
+    for table in dropped {
+        run(&pools[0], &format!("DROP TABLE {table}")).await;
+    }
+    all_at_once(|first| Box::pin(start::<MySql>([all.clone(), templates.clone()], first))).await;
+    for table in dropped.into_iter().chain(["tercet_fence_meta"]) {
+        let sql = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
+        let count: i64 = sqlx::query_scalar(sql).fetch_one(&pools[0]).await.expect("it was made again");
+        let expected = match table {
+            "id_node" => 128,
+            "tercet_outbox_relay" | "job" | "tercet_fence_meta" => 1,
+            _ => 0,
+        };
+        assert_eq!(count, expected, "{table}");
+    }
+    let fence_id = sqlx::query_scalar::<_, Vec<u8>>("SELECT fence_id FROM tercet_fence_meta");
+    assert_eq!(fence_id.fetch_one(&pools[0]).await.expect("it is one row"), before);
+}
+
+/// Another build of this product died within a version that is not the one of this build.
+#[tokio::test]
+async fn what_was_begun_otherwise_is_refused_on_mariadb() {
+    let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
+    let pool = MySql::open(&url).await.expect("the database is there");
+    let (first, other) = ("CREATE TABLE IF NOT EXISTS a (n BIGINT)", "CREATE TABLE IF NOT EXISTS a (n TEXT)");
+    tables::make(&pool, "first_start", tables::versions([first])).await.expect("the schema is sound");
+    let begun = sqlx::query("UPDATE first_start_migrations SET success = FALSE").execute(&pool).await;
+    assert_eq!(begun.expect("the table is there").rows_affected(), 1);
+    let error = tables::make(&pool, "first_start", tables::versions([other])).await.expect_err("it is another");
+    assert!(matches!(error, Error::Migrate(_)), "{error:?}");
+    tables::make(&pool, "first_start", tables::versions([first])).await.expect("it is gone on with");
 }
 
 /// Tables that nobody else makes, many of them, so that two are at it at once.

@@ -362,8 +362,7 @@ macro_rules! store {
             async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), tables::Error> {
                 let schema = [
                     include_str!(concat!($folder, "0001_order.sql")),
-                    include_str!(concat!($folder, "0002_coupon_use.sql")),
-                    include_str!(concat!($folder, "0003_basket.sql")),
+                    include_str!(concat!($folder, "0002_basket.sql")),
                 ];
                 tables::make(pool, "order", tables::versions(schema)).await
             }

@@ -163,11 +163,10 @@ const MYSQL: Statements = Statements {
 };
 
 macro_rules! store {
-    ($database:ty, $sql:ident, $first:literal, $second:literal) => {
+    ($database:ty, $sql:ident, $migration:literal) => {
         impl Store for $database {
             async fn migrate(pool: &sqlx::Pool<Self>) -> Result<(), tables::Error> {
-                let schema = [include_str!($first), include_str!($second)];
-                tables::make(pool, "stock", tables::versions(schema)).await
+                tables::make(pool, "stock", tables::versions([include_str!($migration)])).await
             }
 
             async fn levels(db_tx: &mut DbTx<Self>, items: &[i64]) -> sqlx::Result<Vec<Level>> {
@@ -215,9 +214,9 @@ macro_rules! store {
 }
 
 #[cfg(feature = "sqlite")]
-store!(sqlx::Sqlite, SQLITE, "../../../sql/stock/sqlite/0001_stock.sql", "../../../sql/stock/sqlite/0002_supply.sql");
+store!(sqlx::Sqlite, SQLITE, "../../../sql/stock/sqlite/0001_stock.sql");
 #[cfg(feature = "mysql")]
-store!(sqlx::MySql, MYSQL, "../../../sql/stock/mysql/0001_stock.sql", "../../../sql/stock/mysql/0002_supply.sql");
+store!(sqlx::MySql, MYSQL, "../../../sql/stock/mysql/0001_stock.sql");
 
 fn json<T: serde::Serialize + ?Sized>(rows: &T) -> String {
     serde_json::to_string(rows).expect("numbers have a form in JSON")

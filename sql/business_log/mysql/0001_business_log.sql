@@ -1,6 +1,6 @@
 -- Who did what, one row for each event that is logged. Searched by each of user, coupon, order and operator, newest
 -- first. at_ms is when it happened. Numbers are NULL where a row is about none, so that indexes hold what is searched.
-CREATE TABLE business_log (
+CREATE TABLE IF NOT EXISTS business_log (
   log_id BIGINT PRIMARY KEY AUTO_INCREMENT,
   at_ms BIGINT NOT NULL,
   action VARCHAR(64) NOT NULL,

@@ -55,6 +55,37 @@ CREATE TABLE compensation_log (
 CREATE INDEX compensation_log_due ON compensation_log (service, next_retry_time) WHERE status = 0;
 CREATE INDEX compensation_log_failed ON compensation_log (id) WHERE status = 2;
 
+-- Transactions that wait for a person, in the order of their listing.
+CREATE INDEX compensation_log_parked ON compensation_log (xid) WHERE status = 2;
+
+-- The oldest pending row of each service is the first of its part of this index: nobody looks through a million.
+CREATE INDEX compensation_log_oldest ON compensation_log (service, id) WHERE status = 0;
+
+-- How many compensations of each service are pending (status 0) and parked (2), kept as they change: a million rows are
+-- never counted.
+CREATE TABLE compensation_count (
+    service TEXT NOT NULL PRIMARY KEY,
+    pending INTEGER NOT NULL,
+    failed INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER compensation_log_inserted AFTER INSERT ON compensation_log WHEN NEW.status <> 1 BEGIN
+    INSERT INTO compensation_count (service, pending, failed) VALUES (NEW.service, NEW.status = 0, NEW.status = 2)
+    ON CONFLICT (service) DO UPDATE SET pending = pending + excluded.pending, failed = failed + excluded.failed;
+END;
+
+-- A row stays with its service.
+CREATE TRIGGER compensation_log_updated AFTER UPDATE OF status ON compensation_log WHEN OLD.status <> NEW.status BEGIN
+    INSERT INTO compensation_count (service, pending, failed)
+    VALUES (NEW.service, (NEW.status = 0) - (OLD.status = 0), (NEW.status = 2) - (OLD.status = 2))
+    ON CONFLICT (service) DO UPDATE SET pending = pending + excluded.pending, failed = failed + excluded.failed;
+END;
+
+CREATE TRIGGER compensation_log_deleted AFTER DELETE ON compensation_log WHEN OLD.status <> 1 BEGIN
+    UPDATE compensation_count SET pending = pending - (OLD.status = 0), failed = failed - (OLD.status = 2)
+    WHERE service = OLD.service;
+END;
+
 -- One row per coordinator node: which start of it is the newest, and until when that one is taken to be alive.
 CREATE TABLE node (
     id INTEGER PRIMARY KEY,

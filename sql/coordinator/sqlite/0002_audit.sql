@@ -13,6 +13,3 @@ CREATE TABLE audit (
 ) STRICT;
 
 CREATE INDEX audit_xid ON audit (xid, id) WHERE xid IS NOT NULL;
-
--- Transactions that wait for a person, in the order of their listing.
-CREATE INDEX compensation_log_parked ON compensation_log (xid) WHERE status = 2;

@@ -4,7 +4,7 @@
 
 -- How many coupons of a template a user has claimed: in all, and on the latest day that he claimed one. per_user is the
 -- highest limit under which he did.
-CREATE TABLE claimed_{n} (
+CREATE TABLE IF NOT EXISTS claimed_{n} (
   user_id BIGINT NOT NULL,
   template_id BIGINT NOT NULL,
   claimed BIGINT NOT NULL CHECK (claimed >= 0),
@@ -16,7 +16,7 @@ CREATE TABLE claimed_{n} (
 
 -- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
 -- discount_cents is what the order that holds or used it was promised. batch is 0 for what a user claimed.
-CREATE TABLE coupon_{n} (
+CREATE TABLE IF NOT EXISTS coupon_{n} (
   coupon_id BIGINT PRIMARY KEY,
   user_id BIGINT NOT NULL,
   template_id BIGINT NOT NULL,

@@ -1,6 +1,6 @@
 -- A kind of coupon. status: 1 draft, 2 gray, 3 published, 4 paused, 5 ended. Versions are 0 where there is none.
 -- start_time and end_time are those of its claims, in milliseconds.
-CREATE TABLE template (
+CREATE TABLE IF NOT EXISTS template (
   template_id BIGINT PRIMARY KEY AUTO_INCREMENT,
   name VARCHAR(128) NOT NULL,
   status BIGINT NOT NULL CHECK (status BETWEEN 1 AND 5),
@@ -22,7 +22,7 @@ CREATE TABLE template (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- The rules of each version. One that users have had is never changed: their coupons refer to it.
-CREATE TABLE template_version (
+CREATE TABLE IF NOT EXISTS template_version (
   template_id BIGINT NOT NULL,
   version BIGINT NOT NULL CHECK (version >= 1),
   rules MEDIUMTEXT NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE template_version (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- The business log: one row for each revision of a template.
-CREATE TABLE template_change (
+CREATE TABLE IF NOT EXISTS template_change (
   change_id BIGINT PRIMARY KEY AUTO_INCREMENT,
   template_id BIGINT NOT NULL,
   revision BIGINT NOT NULL,
@@ -47,7 +47,7 @@ CREATE TABLE template_change (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- What was done with coupons of a version while another version (or the same) was tried; tried is 0 when none was.
-CREATE TABLE template_usage (
+CREATE TABLE IF NOT EXISTS template_usage (
   template_id BIGINT NOT NULL,
   tried BIGINT NOT NULL,
   version BIGINT NOT NULL,
@@ -60,7 +60,7 @@ CREATE TABLE template_usage (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- The last report of each source that is counted.
-CREATE TABLE template_usage_source (
+CREATE TABLE IF NOT EXISTS template_usage_source (
   source VARCHAR(64) PRIMARY KEY,
   last BIGINT NOT NULL
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;

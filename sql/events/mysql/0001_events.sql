@@ -1,7 +1,7 @@
 -- Events that were not published yet. The relay takes them by id and deletes them; it keeps no place among the ids, since
 -- a lower one may be committed later than a higher one. letter: of a dead letter, where it was and why it could not be
 -- taken, as JSON.
-CREATE TABLE tercet_outbox (
+CREATE TABLE IF NOT EXISTS tercet_outbox (
   id BIGINT PRIMARY KEY AUTO_INCREMENT,
   topic VARCHAR(128) NOT NULL,
   record_key VARCHAR(64) NOT NULL,
@@ -11,7 +11,7 @@ CREATE TABLE tercet_outbox (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- One row. Who relays, and what: batch holds the ids that are being published, as JSON, numbered from batch_sequence on.
-CREATE TABLE tercet_outbox_relay (
+CREATE TABLE IF NOT EXISTS tercet_outbox_relay (
   id SMALLINT NOT NULL PRIMARY KEY,
   source VARCHAR(64) NOT NULL,
   epoch BIGINT NOT NULL,
@@ -21,11 +21,11 @@ CREATE TABLE tercet_outbox_relay (
   batch_sequence BIGINT NOT NULL
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
-INSERT INTO tercet_outbox_relay (id, source, epoch, owner, lease_until_ms, batch, batch_sequence)
+INSERT IGNORE INTO tercet_outbox_relay (id, source, epoch, owner, lease_until_ms, batch, batch_sequence)
 VALUES (1, REPLACE(UUID(), '-', ''), 0, '', 0, '[]', 1);
 
 -- How far each consumer has come with each source in each partition; before is the sequence before the latest batch.
-CREATE TABLE tercet_inbox (
+CREATE TABLE IF NOT EXISTS tercet_inbox (
   consumer VARCHAR(64) NOT NULL,
   topic VARCHAR(128) NOT NULL,
   part BIGINT NOT NULL,
@@ -36,7 +36,7 @@ CREATE TABLE tercet_inbox (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- What a consumer could not take, where there is no broker to keep it.
-CREATE TABLE tercet_dead_letter (
+CREATE TABLE IF NOT EXISTS tercet_dead_letter (
   id BIGINT PRIMARY KEY AUTO_INCREMENT,
   consumer VARCHAR(64) NOT NULL,
   topic VARCHAR(128) NOT NULL,

@@ -1,7 +1,7 @@
 -- What each resource of an invariant holds, by what transactions did to it: beside the business rows, and in the same local
 -- transactions. xid is the last one with which both agreed. broken: '' while they agree, the xid of the transaction that
 -- broke it, or 'outside' when no transaction did. fresh: the row was made by an operation and has to be filled in.
-CREATE TABLE tercet_book (
+CREATE TABLE IF NOT EXISTS tercet_book (
     invariant VARCHAR(64) CHARACTER SET ascii NOT NULL,
     resource BIGINT NOT NULL,
     reserved BIGINT NOT NULL,

@@ -10,5 +10,7 @@ CREATE TABLE orders (
   status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 4),
   -- Of a refunded order: what it was before, for when the refund is taken back.
   refunded_from INTEGER,
+  -- What the coupon service has said about the order's coupon: 0 nothing, 1 it was used for this order, 2 it was given back.
+  coupon_use INTEGER NOT NULL DEFAULT 0 CHECK (coupon_use BETWEEN 0 AND 2),
   CHECK ((refunded_from IS NULL) = (status <> 4))
 ) STRICT;

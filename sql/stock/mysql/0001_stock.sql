@@ -1,9 +1,11 @@
 -- What there is of each item. Every unit is free, reserved by a transaction that is under way, or issued.
-CREATE TABLE stock (
+CREATE TABLE IF NOT EXISTS stock (
   item BIGINT PRIMARY KEY,
   total BIGINT NOT NULL,
   free BIGINT NOT NULL CHECK (free >= 0),
   reserved BIGINT NOT NULL CHECK (reserved >= 0),
   issued BIGINT NOT NULL CHECK (issued >= 0),
+  -- The latest supply that set the total; 0 where none did.
+  sequence BIGINT NOT NULL DEFAULT 0,
   CHECK (free + reserved + issued = total)
 ) ENGINE = InnoDB;

@@ -5,5 +5,7 @@ CREATE TABLE stock (
   free INTEGER NOT NULL CHECK (free >= 0),
   reserved INTEGER NOT NULL CHECK (reserved >= 0),
   issued INTEGER NOT NULL CHECK (issued >= 0),
+  -- The latest supply that set the total; 0 where none did.
+  sequence INTEGER NOT NULL DEFAULT 0,
   CHECK (free + reserved + issued = total)
 ) STRICT;

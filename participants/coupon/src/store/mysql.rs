@@ -13,11 +13,10 @@ impl Store for MySql {
     async fn migrate(pool: &Pool<Self>, count: usize) -> Result<(), tables::Error> {
         let once = [
             include_str!("../../../../sql/coupon/mysql/0001_coupon.sql"),
-            include_str!("../../../../sql/coupon/mysql/0002_shards.sql"),
-            include_str!("../../../../sql/coupon/mysql/0003_issue.sql"),
-            include_str!("../../../../sql/coupon/mysql/0004_jobs.sql"),
-            include_str!("../../../../sql/coupon/mysql/0005_redemption.sql"),
-            include_str!("../../../../sql/coupon/mysql/0006_slots.sql"),
+            include_str!("../../../../sql/coupon/mysql/0002_issue.sql"),
+            include_str!("../../../../sql/coupon/mysql/0003_jobs.sql"),
+            include_str!("../../../../sql/coupon/mysql/0004_redemption.sql"),
+            include_str!("../../../../sql/coupon/mysql/0005_slots.sql"),
         ];
         let shard = include_str!("../../../../sql/coupon/mysql/shard.sql");
         let schema = schema::versions(once, |n| statements::schema(shard, n, count), count);

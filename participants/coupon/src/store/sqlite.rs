@@ -12,11 +12,10 @@ impl Store for Sqlite {
     async fn migrate(pool: &Pool<Self>, count: usize) -> Result<(), tables::Error> {
         let once = [
             include_str!("../../../../sql/coupon/sqlite/0001_coupon.sql"),
-            include_str!("../../../../sql/coupon/sqlite/0002_shards.sql"),
-            include_str!("../../../../sql/coupon/sqlite/0003_issue.sql"),
-            include_str!("../../../../sql/coupon/sqlite/0004_jobs.sql"),
-            include_str!("../../../../sql/coupon/sqlite/0005_redemption.sql"),
-            include_str!("../../../../sql/coupon/sqlite/0006_slots.sql"),
+            include_str!("../../../../sql/coupon/sqlite/0002_issue.sql"),
+            include_str!("../../../../sql/coupon/sqlite/0003_jobs.sql"),
+            include_str!("../../../../sql/coupon/sqlite/0004_redemption.sql"),
+            include_str!("../../../../sql/coupon/sqlite/0005_slots.sql"),
         ];
         let shard = include_str!("../../../../sql/coupon/sqlite/shard.sql");
         let schema = schema::versions(once, |n| statements::schema(shard, n, count), count);

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use futures_util::TryStreamExt as _;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::mysql::{MySqlDatabaseError, MySqlPoolOptions, MySqlRow};
-use sqlx::{ConnectOptions as _, Either, Executor, MySql, MySqlConnection, Pool, Row as _, SqlStr};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Either, Executor, MySql, MySqlConnection, Pool, Row as _, SqlStr};
 
 use super::sql::{Numbered, found, signed};
 use super::{Dialect, Entry, Found, Marks, Settled, Sql, State};
@@ -43,7 +43,10 @@ impl Sql for MySql {
         // It goes with the connection, even when this process dies.
         let lock = sqlx::query_scalar(SQL).bind(tables::WAIT.as_secs());
         match lock.fetch_one(&mut *connection).await.map_err(tables::Error::Lock)? {
-            Some(1_i64) => Ok(migrator.run_direct(None, connection, false).await?),
+            Some(1_i64) => {
+                let_begin_again(connection, migrator).await?;
+                Ok(migrator.run_direct(None, connection, false).await?)
+            }
             Some(_) => Err(tables::Error::Held),
             None => Err(tables::Error::Lock(sqlx::Error::Protocol("GET_LOCK gave nothing".into()))),
         }
@@ -58,7 +61,7 @@ impl Sql for MySql {
         sql: String,
         numbers: usize,
     ) -> Result<Vec<Numbered>, sqlx::Error> {
-        let sql = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(sql));
+        let sql = sqlx::SqlSafeStr::into_sql_str(AssertSqlSafe(sql));
         let rows = sqlx::raw_sql(sql).fetch_all(connection).await?;
         rows.iter()
             .map(|row| {
@@ -223,4 +226,20 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
         text.push(char::from(DIGITS[usize::from(byte >> 4)]));
         text.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
+}
+
+/// Takes back that versions were begun and not ended: whoever began them is dead, or he would have the lock. One that
+/// was begun otherwise than it is here stays, and is refused: tables of two kinds would be taken for one.
+async fn let_begin_again(connection: &mut MySqlConnection, migrator: &Migrator) -> Result<(), MigrateError> {
+    let table = &*migrator.table_name;
+    connection.ensure_migrations_table(table).await?;
+    while let Some(version) = connection.dirty_version(table).await? {
+        let Some(ours) = migrator.iter().find(|one| one.version == version) else { break };
+        let sql = AssertSqlSafe(format!("DELETE FROM {table} WHERE version = ? AND checksum = ?"));
+        let taken = sqlx::query(sql).bind(version).bind(&*ours.checksum).execute(&mut *connection).await?;
+        if taken.rows_affected() == 0 {
+            break;
+        }
+    }
+    Ok(())
 }

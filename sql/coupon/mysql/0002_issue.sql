@@ -1,7 +1,7 @@
 -- Batches of coupons that an operator issues, in the first database alone. state: 0 its stock is being reserved, 1 running,
 -- 2 done, 3 stopped. digest is of what the batch is about: the same id for something else is refused. Whoever runs it
 -- holds the lease; nothing but speed hangs on it.
-CREATE TABLE issue_batch (
+CREATE TABLE IF NOT EXISTS issue_batch (
   batch BIGINT PRIMARY KEY,
   batch_id VARBINARY(128) NOT NULL UNIQUE,
   digest CHAR(64) CHARACTER SET ascii NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE issue_batch (
 
 -- The chunks of each batch whose coupons are in this database, each written in their local transaction. A chunk is of one slot, whose
 -- number is its last ten bits, and moves with it.
-CREATE TABLE issue_chunk (
+CREATE TABLE IF NOT EXISTS issue_chunk (
   batch BIGINT NOT NULL,
   chunk BIGINT NOT NULL,
   coupons BIGINT NOT NULL,
@@ -34,7 +34,7 @@ CREATE TABLE issue_chunk (
 -- Standing rules of operators, in the first database alone: when something happens, those whom it is about get coupons.
 -- what: 1 a user registers, who belongs to this group where one is named; 2 this campaign starts. state: 1 active, 2
 -- stopped. users, given and refused are counted with the runs below; those who are neither given nor refused wait.
-CREATE TABLE occasion (
+CREATE TABLE IF NOT EXISTS occasion (
   occasion_id BIGINT PRIMARY KEY,
   idempotency_key VARBINARY(128) NOT NULL UNIQUE,
   digest CHAR(64) CHARACTER SET ascii NOT NULL,
@@ -58,7 +58,7 @@ CREATE TABLE occasion (
 
 -- What came of events that came together: the batch occasion/RUN for their users. state: 0 waiting, 1 done, 2 refused.
 -- Whoever tries one that is due raises tries, and moves due_ms on for as long as he may take.
-CREATE TABLE occasion_run (
+CREATE TABLE IF NOT EXISTS occasion_run (
   run BIGINT PRIMARY KEY,
   occasion_id BIGINT NOT NULL,
   users BIGINT NOT NULL,
@@ -73,7 +73,7 @@ CREATE TABLE occasion_run (
 ) ENGINE = InnoDB;
 
 -- Whom an occasion was told: each user once.
-CREATE TABLE occasion_user (
+CREATE TABLE IF NOT EXISTS occasion_user (
   occasion_id BIGINT NOT NULL,
   user_id BIGINT NOT NULL,
   run BIGINT NOT NULL,

@@ -1,13 +1,13 @@
 -- Which process runs the scheduled jobs, in the first database alone. Nothing but speed hangs on it.
-CREATE TABLE job (
+CREATE TABLE IF NOT EXISTS job (
   name VARCHAR(64) CHARACTER SET ascii PRIMARY KEY,
   runner BIGINT NOT NULL,
   lease_ms BIGINT NOT NULL
 ) ENGINE = InnoDB;
-INSERT INTO job (name, runner, lease_ms) VALUES ('scheduled', 0, 0);
+INSERT IGNORE INTO job (name, runner, lease_ms) VALUES ('scheduled', 0, 0);
 
 -- How far the coupons of each table of this database are expired: all that end before (until_ms, coupon_id).
-CREATE TABLE expiry (
+CREATE TABLE IF NOT EXISTS expiry (
   table_n BIGINT PRIMARY KEY,
   until_ms BIGINT NOT NULL,
   coupon_id BIGINT NOT NULL
@@ -15,9 +15,9 @@ CREATE TABLE expiry (
 
 -- The templates whose stock this service has set, in the first database alone: at which revision of theirs, and whether what
 -- nobody claimed was returned since.
-CREATE TABLE supplied (
+CREATE TABLE IF NOT EXISTS supplied (
   template_id BIGINT PRIMARY KEY,
   revision BIGINT NOT NULL,
-  returned BIGINT NOT NULL CHECK (returned IN (0, 1))
+  returned BIGINT NOT NULL CHECK (returned IN (0, 1)),
+  KEY supplied_open (returned, template_id)
 ) ENGINE = InnoDB;
-CREATE INDEX supplied_open ON supplied (returned, template_id);

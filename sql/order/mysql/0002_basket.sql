@@ -1,5 +1,5 @@
 -- The coupons of orders of several things; such an order has item 0, and no coupon_id of its own. coupon_use as there.
-CREATE TABLE basket_coupon (
+CREATE TABLE IF NOT EXISTS basket_coupon (
   order_id BIGINT NOT NULL,
   coupon_id BIGINT NOT NULL,
   discount_cents BIGINT NOT NULL CHECK (discount_cents >= 0),
@@ -8,7 +8,7 @@ CREATE TABLE basket_coupon (
 ) ENGINE = InnoDB;
 
 -- What orders of several things are of, line by line.
-CREATE TABLE basket_line (
+CREATE TABLE IF NOT EXISTS basket_line (
   order_id BIGINT NOT NULL,
   line BIGINT NOT NULL,
   product_id BIGINT NOT NULL,

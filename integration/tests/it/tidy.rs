@@ -286,7 +286,7 @@ fn runbook(files: &Files) -> Vec<String> {
         if sections.remove(name).is_none() {
             faults.push(format!("charts/RUNBOOK.md: no section for the alert {name}"));
         }
-        let link = format!("/RUNBOOK.md#{}\n", name.to_lowercase());
+        let link = format!("runbook_url: charts/RUNBOOK.md#{}\n", name.to_lowercase());
         if !rule.contains(&link) {
             faults.push(format!("charts/alerts.yaml: {name} does not lead to its section of the runbook"));
         }
@@ -315,7 +315,7 @@ fn the_readme_lists_every_code() {
     assert_eq!(found, wanted, "the table has to be\n{}", wanted.join("\n"));
 }
 
-const ALERT: &str = "- alert: A\n  expr: rate(tercet_a_seconds_bucket[5m])\n  runbook_url: x/RUNBOOK.md#a\n";
+const ALERT: &str = "- alert: A\n  expr: rate(tercet_a_seconds_bucket[5m])\n  runbook_url: charts/RUNBOOK.md#a\n";
 const SECTION: &str = "# Runbook\n\n## A\n\n**Means** x\n\n**Look at** y\n\n**Safe** z\n";
 
 /// Every rule finds the one fault planted for it, and the sound repository has none.
@@ -382,6 +382,7 @@ fn each_rule_sees_its_own_fault() {
         ("notes.txt", String::new(), "not a name for the top level"),
         ("charts/dashboard.json", "tercet_b_total".to_owned(), "tercet_b_total is in no metrics.rs"),
         ("charts/alerts.yaml", ALERT.replace("#a\n", "#b\n"), "A does not lead to its section"),
+        ("charts/alerts.yaml", ALERT.replace("charts/R", "https://x.example/R"), "A does not lead to its section"),
         ("charts/alerts.yaml", String::new(), "A is no alert"),
         ("charts/RUNBOOK.md", "# Runbook\n".to_owned(), "no section for the alert A"),
         ("charts/RUNBOOK.md", SECTION.replace("**Safe**", "Safe"), "A has no **Safe**"),

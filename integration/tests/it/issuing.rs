@@ -121,6 +121,8 @@ async fn what_is_refused_has_its_code<Db: Databases>(mut world: World<Db>) {
         (issue(vec![5], 0), "coupons_per_user"),
         (issue(vec![5], 101), "coupons_per_user"),
         (pb::IssueRequest { batch_id: String::new(), ..issue(vec![5], 1) }, "batch_id"),
+        // It would be taken for what an occasion gives.
+        (pb::IssueRequest { batch_id: "occasion/7".into(), ..issue(vec![5], 1) }, "batch_id"),
         (pb::IssueRequest { operator: String::new(), ..issue(vec![5], 1) }, "operator"),
     ] {
         let refused = world.issue(&request).await.expect_err("it is refused");

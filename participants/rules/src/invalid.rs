@@ -45,6 +45,8 @@ pub enum Limit {
     Somebody,
     /// Free of control characters.
     Printable,
+    /// Without these letters at its beginning.
+    NotBegun(&'static str),
     /// One of those that the schema lists.
     Listed,
     /// What the page before has as its next.
@@ -107,6 +109,7 @@ impl Limit {
             Self::After(other) => format!("it is later than {other}"),
             Self::Somebody => "it selects somebody".to_owned(),
             Self::Printable => "it has no control characters".to_owned(),
+            Self::NotBegun(letters) => format!("it does not begin with {letters}"),
             Self::Listed => "it is one of those in the schema".to_owned(),
             Self::Page => "it is `next` of the page before".to_owned(),
             Self::OneOf => "it has exactly one of its parts".to_owned(),
@@ -129,6 +132,7 @@ impl Limit {
             Self::After(other) => format!("须晚于 {other}"),
             Self::Somebody => "至少要选中一位用户".to_owned(),
             Self::Printable => "不能含控制字符".to_owned(),
+            Self::NotBegun(letters) => format!("不能以 {letters} 开头"),
             Self::Listed => "须为接口定义中的取值".to_owned(),
             Self::Page => "须为上一页的 next".to_owned(),
             Self::OneOf => "须且只须填写其中一项".to_owned(),

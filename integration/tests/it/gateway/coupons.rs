@@ -123,10 +123,10 @@ async fn a_batch_tells_how_far_it_is_and_is_issued_once() {
     let platform = Platform::start(&[]).await;
     let (ann, user) = (platform.keys.operator("ann"), platform.keys.user(7));
     let id = published(&platform, &ann, "gift", &rules()).await;
-    let batch = |coupons_per_user: u32| {
+    let named = |batch_id: &str, coupons_per_user: u32| {
         let ids = ["7", "8", "9"];
         let body = json!({
-            "batch_id": "spring",
+            "batch_id": batch_id,
             "template_id": id,
             "user_ids": ids,
             "coupons_per_user": coupons_per_user,
@@ -134,6 +134,7 @@ async fn a_batch_tells_how_far_it_is_and_is_issued_once() {
         });
         Ask::new("POST", "/v1/operator/batches").by(&ann).json(&body)
     };
+    let batch = |coupons_per_user| named("spring", coupons_per_user);
     for _ in 0..2 {
         let told = platform.ask(batch(2)).await;
         assert_eq!((told.status, told.header("content-type")), (200, "application/x-ndjson"), "{told:?}");
@@ -144,5 +145,8 @@ async fn a_batch_tells_how_far_it_is_and_is_issued_once() {
     let own = platform.ask(Ask::get("/v1/coupons").by(&user)).await.good(200);
     assert_eq!(own["items"].as_array().map(Vec::len), Some(2));
     assert_eq!(platform.ask(batch(1)).await.code(), "KEY_REUSED");
+    let refused = platform.ask(named("occasion/7", 1).with("accept-language", "zh")).await;
+    assert_eq!((refused.status, refused.code()), (400, "INVALID"), "{refused:?}");
+    assert_eq!(refused.body["title"], "batch_id：不能以 occasion/ 开头");
     assert_eq!(platform.ask(Ask::get("/v1/operator/batches/autumn").by(&ann)).await.code(), "NOT_FOUND");
 }

@@ -13,9 +13,9 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::Issuing;
 use super::claims::plain;
 use super::limits::BATCH_BYTES_MAX;
+use super::{Issuing, fields};
 use crate::metrics;
 use crate::store::jobs::Jobs;
 use crate::store::occasions::Occasions;
@@ -46,6 +46,9 @@ impl<Db: Occasions + Dialect> Rpc for Api<Db> {
         let (progress, told) = mpsc::channel(PROGRESS_WAITING);
         let issuing = Arc::clone(&self.0);
         let request = request.into_inner();
+        if let Err(invalid) = fields::own_batch(&request.batch_id) {
+            return answer(Err(invalid.into()));
+        }
         tokio::spawn(async move {
             if let Err(fault) = issuing.run_batch(&request, Some(&progress)).await {
                 let fault = if fault.code == Code::SoldOut { plain(&fault) } else { fault };

@@ -6,7 +6,8 @@ use tercet_rules::{Invalid, Limit, text};
 use super::claims::seen;
 use super::limits::{
     BATCH_BYTES_MAX, BATCH_COUPONS_MAX, BATCH_PER_USER_MAX, BATCH_USERS_MAX, EVENT_USERS_MAX, GROUP_BYTES_MAX,
-    GROUPS_MAX, KEY_BYTES_MAX, OCCASION_PER_USER_MAX, OPERATOR_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, REASON_BYTES_MAX,
+    GROUPS_MAX, KEY_BYTES_MAX, OCCASION_BATCH, OCCASION_PER_USER_MAX, OPERATOR_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX,
+    REASON_BYTES_MAX,
 };
 use crate::store::occasions::On;
 use crate::store::{Coupon, Status};
@@ -36,6 +37,14 @@ pub(super) fn issue(request: &pb::IssueRequest) -> Result<(), Invalid> {
         return Err(Invalid::new("coupons_per_user", Limit::Between(1, most.cast_signed())));
     }
     Ok(())
+}
+
+/// The id of a batch that somebody asks for himself.
+pub(super) fn own_batch(batch_id: &str) -> Result<(), Invalid> {
+    match batch_id.starts_with(OCCASION_BATCH) {
+        true => Err(Invalid::new("batch_id", Limit::NotBegun(OCCASION_BATCH))),
+        false => Ok(()),
+    }
 }
 
 /// As many users as there may be, each of them once.

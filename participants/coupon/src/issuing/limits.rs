@@ -10,6 +10,8 @@ pub const GROUPS_MAX: usize = 32;
 pub const KEY_BYTES_MAX: usize = 128;
 /// Most bytes of a batch's id.
 pub const BATCH_BYTES_MAX: usize = 128;
+/// With this the ids of those batches begin that occasions lead to, and no others.
+pub const OCCASION_BATCH: &str = "occasion/";
 /// Most bytes of an operator's name.
 pub const OPERATOR_BYTES_MAX: usize = 64;
 /// Most bytes of a reason.

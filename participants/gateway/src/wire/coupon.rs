@@ -113,7 +113,7 @@ records! {
 
     /// Coupons for many users.
     NewBatch {
-        /// 1 to 128 bytes: the same again goes on where it stopped.
+        /// 1 to 128 bytes, of which the first are not `occasion/`: the same again goes on where it stopped.
         batch_id: String,
         /// Of which kind they are.
         template_id: Id,

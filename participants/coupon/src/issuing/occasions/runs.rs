@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use super::super::Issuing;
-use super::super::limits::{EVENT_USERS_MAX, RUNS_MAX};
+use super::super::limits::{EVENT_USERS_MAX, OCCASION_BATCH, RUNS_MAX};
 use crate::metrics;
 use crate::store::batches::{Batch, State};
 use crate::store::occasions::{Occasion, Occasions, Run, Which};
@@ -186,7 +186,7 @@ fn is_unknown(code: Code) -> bool {
 
 /// Its caller's name for the batch of a run.
 fn batch_id(run: &Run) -> String {
-    format!("occasion/{}", run.run)
+    format!("{OCCASION_BATCH}{}", run.run)
 }
 
 /// For how many users of a batch that is refused there is enough, where it is for some of them.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sqlx::Pool;
 use tercet_proto::participant::v1::{self as pb, Call, Reply, reply};
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 use crate::clock::StoreClock;
@@ -27,9 +28,10 @@ mod book;
 mod connections;
 mod forget;
 mod local;
+mod overrun;
 
 use connections::Connections;
-use forget::Round;
+use forget::Forgotten;
 use local::Failure;
 
 /// The action of a coordinator's canaries, which only ask whether batches are run.
@@ -89,7 +91,7 @@ pub struct Executor<Db: Dialect> {
     /// Knows where rows are that move.
     moves: Option<Arc<dyn Moves>>,
     suspects: Mutex<Suspects>,
-    forgotten: tokio::sync::Mutex<Round>,
+    forgotten: Forgotten,
     clock: StoreClock,
 }
 
@@ -112,7 +114,7 @@ impl<Db: Dialect> Executor<Db> {
             invariants,
             moves: None,
             suspects: Mutex::default(),
-            forgotten: tokio::sync::Mutex::default(),
+            forgotten: Forgotten::default(),
             clock: StoreClock::default(),
         }
     }
@@ -300,6 +302,7 @@ impl<Db: Dialect> Executor<Db> {
         if lot.is_empty() {
             return;
         }
+        let begun = Instant::now();
         let mut ran = self.run_in_place(&self.places[place], &lot, false).await;
         if matches!(ran, Err(Failure::Moved)) {
             self.again(place, lot, lots, outcomes).await;
@@ -308,8 +311,10 @@ impl<Db: Dialect> Executor<Db> {
         if lot.len() == 1 && matches!(ran, Err(Failure::Differs)) {
             ran = self.run_in_place(&self.places[place], &lot, true).await;
         }
+        let overran = matches!(ran, Err(Failure::Overran));
         let text = match ran {
             Ok(found) => {
+                self.places[place].overruns().ended();
                 outcomes.extend(lot.iter().map(|item| item.at).zip(found));
                 return;
             }
@@ -328,11 +333,21 @@ impl<Db: Dialect> Executor<Db> {
             }
             Err(Failure::Differs) => "its rows and its book differ".to_owned(),
             Err(Failure::Moved) => "its rows have moved".to_owned(),
+            Err(Failure::Overran) => "the calls' time was over".to_owned(),
             Err(Failure::Conflict(text) | Failure::NotBegun(text) | Failure::Lost(text)) => text,
         };
-        let (item, operations) = (&lot[0], lot.len());
+        let said = match overran {
+            true => self.places[place].overruns().over(lot.len(), begun, Instant::now()),
+            false => Some(lot.len()),
+        };
+        let item = &lot[0];
         let (xid, branch, action) = (item.job.context.xid, item.job.context.branch, self.actions[item.action].name);
-        warn!(service = self.service, %xid, branch, action, operations, error = text, "operations of unknown outcome");
+        if let Some(operations) = said {
+            warn!(
+                service = self.service, %xid, branch, action, operations, error = text,
+                "operations of unknown outcome"
+            );
+        }
         outcomes.extend(lot.iter().map(|item| (item.at, Err(text.clone()))));
     }
 

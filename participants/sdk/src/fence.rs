@@ -128,9 +128,6 @@ impl State {
     }
 }
 
-/// The part of rows that never move.
-const NO_PART: i64 = -1;
-
 /// One row of the upsert.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
@@ -148,9 +145,10 @@ impl Entry {
         Self { xid, branch, wanted: operation.wanted(), not_after_ms, part }
     }
 
-    /// As the row has it.
+    /// As the row has it: -1 for what never moves.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
     pub(crate) fn part_number(&self) -> i64 {
-        self.part.map_or(NO_PART, i64::from)
+        self.part.map_or(-1, i64::from)
     }
 
     pub(crate) const fn key(&self) -> (Xid, u32) {

@@ -1,10 +1,11 @@
 //! One database of a service, and the connections that batches hold.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::Pool;
 use tokio::sync::Semaphore;
 
+use super::overrun::Overruns;
 use crate::fence::Dialect;
 
 /// One database.
@@ -13,11 +14,16 @@ pub(super) struct Connections<Db: Dialect> {
     /// Outside the pool, whose every hand-over costs a statement.
     idle: Mutex<Vec<Db::Connection>>,
     pub(super) writers: Semaphore,
+    overruns: Mutex<Overruns>,
 }
 
 impl<Db: Dialect> Connections<Db> {
     pub(super) fn new(pool: Pool<Db>) -> Self {
-        Self { pool, idle: Mutex::default(), writers: Semaphore::new(Db::WRITERS) }
+        Self { pool, idle: Mutex::default(), writers: Semaphore::new(Db::WRITERS), overruns: Mutex::default() }
+    }
+
+    pub(super) fn overruns(&self) -> MutexGuard<'_, Overruns> {
+        self.overruns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection without a transaction.

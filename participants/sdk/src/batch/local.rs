@@ -33,6 +33,8 @@ pub(super) enum Failure {
     Panicked,
     /// It could not begin on this connection: nothing has happened.
     NotBegun(String),
+    /// The calls' time was over, and anything may have happened.
+    Overran,
     /// Anything may have happened.
     Lost(String),
 }
@@ -90,9 +92,7 @@ impl<Db: Dialect> Executor<Db> {
             }
         };
         match deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline, run)
-                .await
-                .unwrap_or_else(|_| Err(Failure::Lost("the calls' time was over".to_owned()))),
+            Some(deadline) => tokio::time::timeout_at(deadline, run).await.unwrap_or_else(|_| Err(Failure::Overran)),
             None => run.await,
         }
     }
@@ -117,9 +117,7 @@ impl<Db: Dialect> Executor<Db> {
         };
         let ran = match self.fill(&mut db_tx, place, lot, accuse).await {
             // A commit that late could come after the fence has forgotten the calls.
-            Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                Err(Failure::Lost("the calls' time was over".to_owned()))
-            }
+            Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => Err(Failure::Overran),
             ran => ran,
         };
         match ran {
@@ -138,7 +136,9 @@ impl<Db: Dialect> Executor<Db> {
                     Err(error) => Err(Failure::Lost(format!("ROLLBACK of unknown result: {error}"))),
                 }
             }
-            Err(failure @ (Failure::Panicked | Failure::NotBegun(_) | Failure::Lost(_))) => Err(failure),
+            Err(failure @ (Failure::Panicked | Failure::NotBegun(_) | Failure::Overran | Failure::Lost(_))) => {
+                Err(failure)
+            }
         }
     }
 

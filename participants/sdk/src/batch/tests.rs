@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::Sqlite;
 
+use super::forget::FORGOTTEN_MAX;
 use super::*;
 use crate::action::{Action, Json};
 use crate::fixture::{Gate, Shop, TAKE, answers, call, done, refused, shelf, shop, shop_database};
@@ -253,6 +256,46 @@ async fn each_call_runs_in_the_database_of_its_request() {
     assert_eq!((shelf(&one).await, shelf(&two).await), ((10, 1), (10, 2)));
 }
 
+/// Fence rows, and the floor.
+async fn fence(pool: &Pool<Sqlite>) -> (i64, i64) {
+    const SQL: &str = "SELECT (SELECT COUNT(*) FROM tercet_fence), floor_ms FROM tercet_fence_meta";
+    sqlx::query_as(SQL).fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_slow_database_leaves_one_round_of_forgetting_waiting() {
+    let (_folder, pool) = shop_database().await;
+    let executor = shop(&pool).executor().await.unwrap();
+    let numbers = || 1..=40_u8;
+    executor.run(numbers().map(|number| call(number, Try, 0)).collect()).await;
+    let slow = executor.places[0].writers.acquire().await.unwrap();
+    let xid = |number: u8| Xid::new([number; 16]);
+    let mut rounds: FuturesUnordered<_> =
+        numbers().map(|number| executor.forget(10 * u64::from(number), vec![xid(number)])).collect();
+    while rounds.next().now_or_never().flatten().is_some() {}
+    assert_eq!(rounds.len(), 2, "one is under way, and one waits");
+    assert_eq!(fence(&pool).await, (40, 0));
+    drop(slow);
+    while rounds.next().await.is_some() {}
+    // A row goes when a floor above its calls has been there for a round.
+    assert_eq!(fence(&pool).await, (39, 400));
+    executor.forget(410, Vec::new()).await;
+    assert_eq!(fence(&pool).await, (0, 410));
+}
+
+#[tokio::test]
+async fn a_bounded_number_of_transactions_waits_to_be_forgotten() {
+    let (_folder, pool) = shop_database().await;
+    let executor = shop(&pool).executor().await.unwrap();
+    let _slow = executor.places[0].writers.acquire().await.unwrap();
+    let xids = |count: usize| (0..count).map(|number| Xid::new((number as u128).to_be_bytes())).collect::<Vec<_>>();
+    let mut rounds: FuturesUnordered<_> =
+        [1, 5, FORGOTTEN_MAX].map(|count| executor.forget(10, xids(count))).into_iter().collect();
+    assert!(rounds.next().now_or_never().flatten().is_some(), "the third leaves it to the second");
+    assert!(rounds.next().now_or_never().is_none());
+    assert_eq!(executor.forgotten.waiting.lock().unwrap().1.len(), FORGOTTEN_MAX);
+}
+
 #[test]
 fn a_bounded_number_of_suspects_is_remembered() {
     let mut suspects = Suspects::default();
@@ -301,6 +344,21 @@ impl Receiver for Talker {
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
+impl Log {
+    /// On this thread.
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    /// The lines since the last time that have this text.
+    fn with(&self, text: &str) -> Vec<String> {
+        let all = String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap();
+        all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+}
+
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
@@ -318,9 +376,7 @@ async fn what_a_handler_logs_carries_its_transaction_and_its_caller_s_trace() {
     let service = Service::new("shop", [pool]).receiver(Action::message("shop", "one"), Talker);
     let executor = service.receiver_slice(Action::message("shop", "slice"), Talker).executor().await.unwrap();
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.listen();
     let told = async |action: &str, numbers: &[u8]| {
         let calls = numbers.iter().map(|number| Call {
             action: action.to_owned(),
@@ -329,8 +385,7 @@ async fn what_a_handler_logs_carries_its_transaction_and_its_caller_s_trace() {
             ..call(*number, Confirm, 0)
         });
         executor.run(calls.collect()).await;
-        let text = String::from_utf8(std::mem::take(&mut *log.0.lock().unwrap())).unwrap();
-        text.lines().filter(|line| line.contains("told")).map(str::to_owned).collect::<Vec<_>>()
+        log.with("told")
     };
     let operation = |number: &str| {
         let xid = [&number.repeat(4), &number.repeat(2), &number.repeat(2), &number.repeat(2), &number.repeat(6)]
@@ -348,4 +403,24 @@ async fn what_a_handler_logs_carries_its_transaction_and_its_caller_s_trace() {
     assert!(alone[0].contains(&operation("03")), "{alone:?}");
     let several = told("slice", &[4, 5]).await;
     assert!(several[0].contains("operations{count=2}"), "{several:?}");
+}
+
+#[tokio::test]
+async fn little_time_is_the_initiator_s_affair_and_a_handler_that_hangs_is_said() {
+    const SAID: &str = "operations of unknown outcome";
+    let (_folder, pool) = shop_database().await;
+    let executor = Service::new("shop", [pool]).tcc(TAKE, Shop(Gate::new(0))).executor().await.unwrap();
+    let log = Log::default();
+    let _guard = log.listen();
+    let within = |ms: u64| Call { not_after_ms: 10_000 + ms, ..call(1, Try, 7) };
+    for ms in [1, 1_100, 10] {
+        executor.greet(10_000);
+        let replies = answers(executor.run(vec![within(ms), Call { branch: 2, ..within(ms) }]).await);
+        assert!(replies.iter().all(|reply| *reply == unknown("the calls' time was over")), "{replies:?}");
+        // Tests beside this one may have been the first to come here, with nobody who listens.
+        tracing::callsite::rebuild_interest_cache();
+        let said = log.with(SAID);
+        assert_eq!(said.len(), usize::from(ms == 1_100), "{ms} ms: {said:?}");
+        assert!(said.iter().all(|line| line.contains("WARN") && line.contains("operations=4")), "{said:?}");
+    }
 }

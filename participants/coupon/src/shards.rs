@@ -7,6 +7,7 @@ use futures_util::future::{BoxFuture, join_all};
 use sqlx::{Pool, Transaction};
 use tercet::fence::{self, Dialect};
 use tercet::participant::Moves;
+use tercet::readers::{Reader, Readers};
 use tercet::tables;
 use tercet_events::bus::Bus;
 use tercet_events::outbox::Outbox;
@@ -33,6 +34,7 @@ const SPREAD_MAX: u32 = 20;
 pub struct Shards<Db: sqlx::Database> {
     slots: Arc<Slots>,
     pools: Vec<Pool<Db>>,
+    readers: Arc<[Readers<Db>]>,
     looked: Arc<Mutex<Looked>>,
 }
 
@@ -45,7 +47,12 @@ struct Looked {
 
 impl<Db: sqlx::Database> Clone for Shards<Db> {
     fn clone(&self) -> Self {
-        Self { slots: Arc::clone(&self.slots), pools: self.pools.clone(), looked: Arc::clone(&self.looked) }
+        Self {
+            slots: Arc::clone(&self.slots),
+            pools: self.pools.clone(),
+            readers: Arc::clone(&self.readers),
+            looked: Arc::clone(&self.looked),
+        }
     }
 }
 
@@ -123,7 +130,24 @@ impl<Db: Store + Dialect> Shards<Db> {
 
     fn over(map: ShardMap, pools: Vec<Pool<Db>>) -> Self {
         let looked = Looked { began: None, said: vec![None; pools.len()] };
-        Self { slots: Arc::new(Slots::new(map)), pools, looked: Arc::new(Mutex::new(looked)) }
+        let readers = pools.iter().cloned().map(Readers::new).collect();
+        Self { slots: Arc::new(Slots::new(map)), pools, readers, looked: Arc::new(Mutex::new(looked)) }
+    }
+
+    /// A connection for reads alone, to the database that has a slot.
+    ///
+    /// # Errors
+    /// When it can not be reached.
+    pub async fn reader(&self, slot: Slot) -> sqlx::Result<Reader<'_, Db>> {
+        self.readers[self.slots.view().database(slot)].get().await
+    }
+
+    /// The same, to a database by its place in the map.
+    ///
+    /// # Errors
+    /// When it can not be reached.
+    pub async fn reader_of(&self, database: usize) -> sqlx::Result<Reader<'_, Db>> {
+        self.readers[database].get().await
     }
 
     /// Opens the databases with these URLs.

@@ -374,7 +374,11 @@ pub async fn of_user<Db: Store>(
     let table = map.table(Slot::of_user(user_id));
     // The index has them by status, each newest first: no more than `limit` rows of a status are read.
     let one = |status: &Status| statement(Kind::OfUser, table, &[user_id, *status as i64, before, limit.into()]);
-    let all: Vec<Statement> = statuses.iter().map(one).collect();
+    let all: Vec<Statement> = if statuses == Status::ALL {
+        vec![statement(Kind::OfUserAll, table, &[user_id, before, limit.into()])]
+    } else {
+        statuses.iter().map(one).collect()
+    };
     let ran = Db::run(db_tx, &all).await?;
     let rows = ran.iter().flat_map(|ran| &ran.rows);
     let mut found: Vec<Coupon> = rows.map(|row| Coupon::from_row(row)).collect::<sqlx::Result<_>>()?;

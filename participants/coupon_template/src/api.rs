@@ -110,7 +110,7 @@ impl<Db: Store> CouponTemplates for Api<Db> {
 
     async fn get_offer(&self, request: Request<pb::GetOfferRequest>) -> Answer<pb::GetOfferResponse> {
         let offer = self.templates.offer(request.into_inner().template_id).await.map_err(status)?;
-        Ok(Response::new(pb::GetOfferResponse { offer: Some((&offer).into()) }))
+        Ok(Response::new(pb::GetOfferResponse { offer: Some((&*offer).into()) }))
     }
 
     async fn list_templates(&self, request: Request<pb::ListTemplatesRequest>) -> Answer<pb::ListTemplatesResponse> {

@@ -20,3 +20,6 @@ pub const PAGE_DEFAULT: u32 = 20;
 
 /// Most entries of a report of usage.
 pub const USAGE_MAX: usize = 500;
+
+/// Most offers that are remembered.
+pub const OFFERS_MAX: usize = 10_000;

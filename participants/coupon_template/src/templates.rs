@@ -1,9 +1,13 @@
 //! What can be done with templates. Each change is one local transaction: the template at its next revision, the rules
 //! that belong to it, the row of its log, and the event for the platform's business log.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use sha2::{Digest as _, Sha256};
 use sqlx::{Pool, Transaction};
 use tercet::participant::DbTx;
+use tercet::readers::Readers;
 use tercet_events::event::{Event, Payload};
 use tercet_events::outbox::Outbox;
 use tercet_proto::coupon_template::v1 as pb;
@@ -11,6 +15,7 @@ use tercet_proto::events::v1::OperatorChange;
 use tercet_rules::{Audience, Code, Fault, Offer, Release, Rules, encode};
 
 use crate::lifecycle::{Action, Standing, Status};
+use crate::limits::OFFERS_MAX;
 use crate::store::{Entry, Origin, Place, Store};
 use crate::template::{Template, Version};
 
@@ -67,16 +72,20 @@ pub struct Changed {
 }
 
 /// All templates of a database.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Templates<Db: Store> {
     pool: Pool<Db>,
+    readers: Readers<Db>,
     outbox: Outbox,
+    /// The last offer of each template that was asked for. It is what its revision says: each change has one of its
+    /// own, and versions that users have do not change.
+    offers: Mutex<HashMap<i64, Arc<Offer>>>,
 }
 
 impl<Db: Store> Templates<Db> {
     /// Those of this database, whose tables are there. What operators change is told there.
-    pub const fn new(pool: Pool<Db>, outbox: Outbox) -> Self {
-        Self { pool, outbox }
+    pub fn new(pool: Pool<Db>, outbox: Outbox) -> Self {
+        Self { readers: Readers::new(pool.clone()), pool, outbox, offers: Mutex::default() }
     }
 
     /// Makes a draft with its first version. The same key again gives the template that it made.
@@ -180,7 +189,9 @@ impl<Db: Store> Templates<Db> {
     /// # Errors
     /// [`Code::NotFound`].
     pub async fn template(&self, template_id: i64) -> Result<Template> {
-        find(Db::template(&mut *self.pool.acquire().await?, template_id).await?, template_id)
+        let mut reader = self.readers.get().await?;
+        let found = Db::template(&mut reader, template_id).await;
+        find(reader.done(found)?, template_id)
     }
 
     /// The rules of a version.
@@ -188,7 +199,9 @@ impl<Db: Store> Templates<Db> {
     /// # Errors
     /// [`Code::NotFound`].
     pub async fn version(&self, template_id: i64, version: u32) -> Result<Version> {
-        let found = Db::version(&mut *self.pool.acquire().await?, template_id, version).await?;
+        let mut reader = self.readers.get().await?;
+        let found = Db::version(&mut reader, template_id, version).await;
+        let found = reader.done(found)?;
         let what = || missing("version", format!("{template_id}/{version}"));
         Ok(found.ok_or_else(what)?)
     }
@@ -197,20 +210,36 @@ impl<Db: Store> Templates<Db> {
     ///
     /// # Errors
     /// [`Code::NotFound`].
-    pub async fn offer(&self, template_id: i64) -> Result<Offer> {
+    pub async fn offer(&self, template_id: i64) -> Result<Arc<Offer>> {
+        let mut reader = self.readers.get().await?;
+        let found = self.read_offer(&mut reader, template_id).await;
+        let offer = reader.done(found)?;
+        Ok(offer.ok_or_else(|| missing("template", template_id.to_string()))?)
+    }
+
+    async fn read_offer(&self, connection: &mut DbTx<Db>, template_id: i64) -> sqlx::Result<Option<Arc<Offer>>> {
+        let Some(template) = Db::template(connection, template_id).await? else { return Ok(None) };
+        let known = self.offers.lock().unwrap_or_else(PoisonError::into_inner).get(&template_id).map(Arc::clone);
+        if let Some(known) = known.filter(|known| known.revision == template.revision) {
+            return Ok(Some(known));
+        }
         // Versions that users have do not change, so that three statements see what one would.
-        let mut connection = self.pool.acquire().await?;
-        let template = find(Db::template(&mut connection, template_id).await?, template_id)?;
         let Standing { status, live, candidate, .. } = template.standing;
         let mut offer = Offer { template_id, revision: template.revision, live: None, gray: None };
         if live > 0 && matches!(status, Status::Gray | Status::Published) {
-            offer.live = Some(release(live, Db::version(&mut connection, template_id, live).await?)?);
+            offer.live = Some(release(live, Db::version(connection, template_id, live).await?)?);
         }
         if let Some(audience) = template.audience {
-            let release = release(candidate, Db::version(&mut connection, template_id, candidate).await?)?;
+            let release = release(candidate, Db::version(connection, template_id, candidate).await?)?;
             offer.gray = Some((release, audience));
         }
-        Ok(offer)
+        let offer = Arc::new(offer);
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        if offers.len() >= OFFERS_MAX {
+            offers.clear();
+        }
+        offers.insert(template_id, Arc::clone(&offer));
+        Ok(Some(offer))
     }
 
     /// So many templates of a status after a place, by start, end and id; with `at_ms` only those that may be claimed
@@ -225,7 +254,9 @@ impl<Db: Store> Templates<Db> {
         after: Place,
         limit: u32,
     ) -> Result<Vec<Template>> {
-        Ok(Db::list_status(&mut *self.pool.acquire().await?, status, at_ms, after, limit).await?)
+        let mut reader = self.readers.get().await?;
+        let found = Db::list_status(&mut reader, status, at_ms, after, limit).await;
+        Ok(reader.done(found)?)
     }
 
     /// So many templates above an id.
@@ -233,7 +264,9 @@ impl<Db: Store> Templates<Db> {
     /// # Errors
     /// The database's.
     pub async fn list_all(&self, after: i64, limit: u32) -> Result<Vec<Template>> {
-        Ok(Db::list_all(&mut *self.pool.acquire().await?, after, limit).await?)
+        let mut reader = self.readers.get().await?;
+        let found = Db::list_all(&mut reader, after, limit).await;
+        Ok(reader.done(found)?)
     }
 
     /// So many rows of the business log below a number, newest first; of a template unless it is 0, and of an operator

@@ -96,6 +96,7 @@ mod metrics;
 pub mod participant;
 pub mod plan;
 mod port;
+pub mod readers;
 pub mod retry;
 pub mod service;
 mod session;

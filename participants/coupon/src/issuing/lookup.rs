@@ -60,8 +60,9 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
     /// A coupon as it is.
     pub(super) async fn coupon(&self, coupon_id: i64) -> Result<Option<Coupon>, Fault> {
         let map = self.shards.map();
-        let mut connection = self.shards.pool(Slot::of_id(coupon_id)).acquire().await.map_err(database)?;
-        store::coupon::<Db>(&mut connection, map, coupon_id).await.map_err(database)
+        let mut reader = self.shards.reader(Slot::of_id(coupon_id)).await.map_err(database)?;
+        let found = store::coupon::<Db>(&mut reader, map, coupon_id).await;
+        reader.done(found).map_err(database)
     }
 
     pub(super) async fn get_coupon(&self, request: pb::GetCouponRequest) -> Result<pb::UserCoupon, Fault> {
@@ -83,9 +84,9 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             after => after.parse().map_err(|_| Invalid::new("after", Limit::Page))?,
         };
         let map = self.shards.map();
-        let mut connection = self.shards.pool(Slot::of_user(user_id)).acquire().await.map_err(database)?;
-        let found = store::of_user::<Db>(&mut connection, map, user_id, &statuses, (before, limit)).await;
-        let found = found.map_err(database)?;
+        let mut reader = self.shards.reader(Slot::of_user(user_id)).await.map_err(database)?;
+        let found = store::of_user::<Db>(&mut reader, map, user_id, &statuses, (before, limit)).await;
+        let found = reader.done(found).map_err(database)?;
         let next = found.last().filter(|_| found.len() == limit as usize);
         let next = next.map(|coupon| coupon.coupon_id.to_string()).unwrap_or_default();
         Ok(pb::ListUserCouponsResponse { coupons: found.iter().map(fields::shown).collect(), next })
@@ -101,7 +102,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
         let mut place = Place::parse(&request.after)?;
         let view = self.shards.slots().view();
         let (mut coupons, mut looked_at, mut tables) = (Vec::new(), 0, 0);
-        while let Some(pool) = self.shards.pools().get(place.database) {
+        while place.database < self.shards.pools().len() {
             let own = self.shards.tables_in(&view, place.database);
             let Some(table) = own.get(place.table) else {
                 place = Place { database: place.database + 1, ..Place::FIRST };
@@ -110,10 +111,10 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             if coupons.len() == limit || looked_at >= LOOKED_AT_MAX || tables >= TABLES_MAX {
                 return Ok(pb::ListCouponsResponse { coupons, next: place.text() });
             }
-            let mut connection = pool.acquire().await.map_err(database)?;
+            let mut reader = self.shards.reader_of(place.database).await.map_err(database)?;
             let wanted = (request.template_id, status);
-            let rows = store::page::<Db>(&mut connection, *table, wanted, (place.before, LOOK)).await;
-            let rows = rows.map_err(database)?;
+            let rows = store::page::<Db>(&mut reader, *table, wanted, (place.before, LOOK)).await;
+            let rows = reader.done(rows).map_err(database)?;
             let ended = rows.len() < LOOK as usize;
             (looked_at, tables) = (looked_at + LOOK, tables + 1);
             for (coupon, is_wanted) in &rows {

@@ -125,13 +125,13 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         if own.is_empty() && !coupon_ids.is_empty() {
             return Ok(coupon_ids.iter().map(|id| (*id, None)).collect());
         }
-        let mut connection = self.pool(user_id).acquire().await.map_err(database)?;
+        let mut reader = self.shards.reader(slot).await.map_err(database)?;
         let found = if coupon_ids.is_empty() {
-            store::usable::<Db>(&mut connection, map, user_id, COUPONS_MAX).await
+            store::usable::<Db>(&mut reader, map, user_id, COUPONS_MAX).await
         } else {
-            store::look::<Db>(&mut connection, map, user_id, &own).await
+            store::look::<Db>(&mut reader, map, user_id, &own).await
         };
-        let found = found.map_err(database)?;
+        let found = reader.done(found).map_err(database)?;
         if coupon_ids.is_empty() {
             return Ok(found.into_iter().map(|(coupon, now)| (coupon.coupon_id, Some((coupon, now)))).collect());
         }

@@ -1,5 +1,6 @@
 //! How statements are run on SQLite: each is prepared once, and gets what it is about as a parameter.
 
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Pool, Row as _, Sqlite, SqliteConnection};
 use tercet::tables;
 
@@ -25,7 +26,13 @@ impl Store for Sqlite {
     async fn run(db_tx: &mut SqliteConnection, all: &[Statement]) -> sqlx::Result<Vec<Ran>> {
         let mut ran = Vec::with_capacity(all.len());
         for Statement { kind, table, about } in all {
-            let query = sqlx::query(AssertSqlSafe(statements::sqlite(*kind, *table))).bind(about);
+            let query = sqlx::query(AssertSqlSafe(statements::sqlite(*kind, *table)));
+            let query = if kind.is_about_numbers() {
+                let numbers = about.trim_matches(['[', ']']).split(',').filter_map(|text| text.parse::<i64>().ok());
+                numbers.fold(query, Query::bind)
+            } else {
+                query.bind(about)
+            };
             ran.push(if kind.reads() {
                 let rows = query.fetch_all(&mut *db_tx).await?;
                 let numbers = rows.iter().map(|row| (0..row.len()).map(|at| row.try_get(at)).collect());

@@ -1,9 +1,9 @@
 //! Every statement that names a table of a shard, in both dialects side by side; nothing else makes such names.
 //!
 //! `{n}` is the number of the table. What a statement is about is a JSON array of whole numbers, or of rows of them. On
-//! SQLite it is the parameter `$1`, and the text stays prepared. On MariaDB it is part of the text, as `{rows}`, or a
-//! number of it as `{0}`: the statements of a slice on all of its tables go over in one message, and none has to be
-//! prepared for each table. Only digits, signs and brackets come into a text this way.
+//! SQLite it is the parameter `$1`, or each of its numbers a parameter, and the text stays prepared. On MariaDB it is
+//! part of the text, as `{rows}`, or a number of it as `{0}`: the statements of a slice on all of its tables go over in
+//! one message, and none has to be prepared for each table. Only digits, signs and brackets come into a text this way.
 //!
 //! Rows come sorted by key, so that two transactions lock in one order.
 
@@ -41,6 +41,8 @@ pub enum Kind {
     Usable,
     /// A user's coupons of one status, newest first: (user, status, below which coupon, how many).
     OfUser,
+    /// A user's coupons, of each status the newest: (user, below which coupon, how many of a status).
+    OfUserAll,
     /// Coupons, newest first, out of so many that are looked at: (below which coupon, of which template or 0, status or
     /// -1, how many to look at).
     Page,
@@ -54,7 +56,7 @@ pub enum Kind {
     Used,
 }
 
-const KINDS: usize = 18;
+const KINDS: usize = 19;
 
 impl Kind {
     /// Whether it returns rows.
@@ -67,12 +69,39 @@ impl Kind {
             | Self::Look
             | Self::Usable
             | Self::OfUser
+            | Self::OfUserAll
             | Self::Page
             | Self::EndedWith
             | Self::EndedAfter
             | Self::Totals
             | Self::Used => true,
             Self::LockCounts | Self::Insert | Self::Count | Self::Delete | Self::Uncount | Self::Advance => false,
+        }
+    }
+
+    /// Whether it is about numbers, not about rows of them.
+    #[cfg(feature = "sqlite")]
+    pub(super) const fn is_about_numbers(self) -> bool {
+        match self {
+            Self::Coupon
+            | Self::Usable
+            | Self::OfUser
+            | Self::OfUserAll
+            | Self::Page
+            | Self::EndedWith
+            | Self::EndedAfter => true,
+            Self::LockCounts
+            | Self::Standings
+            | Self::Insert
+            | Self::Count
+            | Self::Delete
+            | Self::Uncount
+            | Self::Coupons
+            | Self::Advance
+            | Self::Pending
+            | Self::Look
+            | Self::Totals
+            | Self::Used => false,
         }
     }
 }
@@ -92,7 +121,7 @@ fn numbered(pattern: &str, n: usize) -> String {
     pattern.replace("{n}", &format!("{n:03}"))
 }
 
-/// The text of a statement on the table `n`, with `$1` for its rows.
+/// The text of a statement on the table `n`, with parameters for what it is about.
 #[cfg(feature = "sqlite")]
 pub(super) fn sqlite(kind: Kind, n: usize) -> Arc<str> {
     static TEXTS: [OnceLock<Arc<str>>; KINDS * TABLES_MAX] = [const { OnceLock::new() }; KINDS * TABLES_MAX];
@@ -140,6 +169,7 @@ struct Statements {
     look: &'static str,
     usable: &'static str,
     of_user: &'static str,
+    of_user_all: &'static str,
     page: &'static str,
     ended_with: &'static str,
     ended_after: &'static str,
@@ -163,6 +193,7 @@ impl Statements {
             Kind::Look => self.look,
             Kind::Usable => self.usable,
             Kind::OfUser => self.of_user,
+            Kind::OfUserAll => self.of_user_all,
             Kind::Page => self.page,
             Kind::EndedWith => self.ended_with,
             Kind::EndedAfter => self.ended_after,
@@ -170,6 +201,54 @@ impl Statements {
             Kind::Used => self.used,
         }
     }
+}
+
+/// A user's coupons of one status: the index has them by status, each newest first, so that no more rows are read than
+/// are wanted.
+macro_rules! of_status {
+    ($status:literal, $hint:literal, [$user:literal, $below:literal, $most:literal]) => {
+        concat!(
+            "SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} ",
+            $hint,
+            " WHERE user_id = ",
+            $user,
+            " AND status = ",
+            $status,
+            " AND coupon_id < ",
+            $below,
+            " ORDER BY coupon_id DESC LIMIT ",
+            $most
+        )
+    };
+}
+
+/// The same of every status, in one look at the table. `open` and `close` make a part of the whole.
+macro_rules! of_user_all {
+    ($open:literal, $close:literal, $hint:literal, $about:tt) => {
+        concat!(
+            "-- coupon_of_user_all\n        ",
+            $open,
+            of_status!("0", $hint, $about),
+            $close,
+            " UNION ALL ",
+            $open,
+            of_status!("1", $hint, $about),
+            $close,
+            " UNION ALL ",
+            $open,
+            of_status!("2", $hint, $about),
+            $close,
+            " UNION ALL ",
+            $open,
+            of_status!("3", $hint, $about),
+            $close,
+            " UNION ALL ",
+            $open,
+            of_status!("4", $hint, $about),
+            $close
+        )
+    };
 }
 
 const TOTALS: &str = "-- coupon_totals
@@ -183,6 +262,8 @@ const TOTALS: &str = "-- coupon_totals
             GROUP BY user_id, template_id HAVING SUM(n) <> 0) AS b),
         (SELECT COUNT(*) FROM claimed_{n} WHERE claimed > per_user)";
 
+// SQLite plans by a parameter that is a LIMIT, and so prepares the statement anew whenever it is bound; behind a plus
+// it does not.
 #[cfg(feature = "sqlite")]
 const SQLITE: Statements = Statements {
     // The one writer has locked everything.
@@ -228,7 +309,7 @@ const SQLITE: Statements = Statements {
         JOIN coupon_{n} c ON c.user_id = j.value AND c.status = 0",
     coupon: "-- coupon_coupon
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = $1->>0",
+            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = $1",
     look: "-- coupon_look
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
@@ -236,24 +317,25 @@ const SQLITE: Statements = Statements {
     usable: "-- coupon_usable
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        FROM coupon_{n} INDEXED BY coupon_{n}_of_user WHERE user_id = $1->>0 AND status = 1
+        FROM coupon_{n} INDEXED BY coupon_{n}_of_user WHERE user_id = $1 AND status = 1
             AND valid_until_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        ORDER BY valid_until_ms, coupon_id LIMIT $1->>1",
-    of_user: "-- coupon_of_user
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} INDEXED BY coupon_{n}_of_user
-        WHERE user_id = $1->>0 AND status = $1->>1 AND coupon_id < $1->>2 ORDER BY coupon_id DESC LIMIT $1->>3",
+        ORDER BY valid_until_ms, coupon_id LIMIT +$2",
+    of_user: concat!(
+        "-- coupon_of_user\n        ",
+        of_status!("$2", "INDEXED BY coupon_{n}_of_user", ["$1", "$3", "+$4"])
+    ),
+    of_user_all: of_user_all!("SELECT * FROM (", ")", "INDEXED BY coupon_{n}_of_user", ["$1", "$2", "+$3"]),
     page: "-- coupon_page
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms, $1->>1 IN (0, template_id) AND $1->>2 IN (-1, status)
-        FROM coupon_{n} WHERE coupon_id < $1->>0 ORDER BY coupon_id DESC LIMIT $1->>3",
+            valid_from_ms, valid_until_ms, used_ms, $2 IN (0, template_id) AND $3 IN (-1, status)
+        FROM coupon_{n} WHERE coupon_id < $1 ORDER BY coupon_id DESC LIMIT +$4",
     ended_with: "-- coupon_ended_with
         SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} INDEXED BY coupon_{n}_by_end
-        WHERE valid_until_ms = $1->>0 AND coupon_id > $1->>1 ORDER BY coupon_id LIMIT $1->>3",
+        WHERE valid_until_ms = $1 AND coupon_id > $2 ORDER BY coupon_id LIMIT +$4",
     ended_after: "-- coupon_ended_after
         SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} INDEXED BY coupon_{n}_by_end
-        WHERE valid_until_ms > $1->>0 AND valid_until_ms <= $1->>2
-        ORDER BY valid_until_ms, coupon_id LIMIT $1->>3",
+        WHERE valid_until_ms > $1 AND valid_until_ms <= $3
+        ORDER BY valid_until_ms, coupon_id LIMIT +$4",
     totals: TOTALS,
     used: "-- coupon_used
         SELECT coupon_id, order_id FROM coupon_{n} WHERE status = 3 ORDER BY coupon_id",
@@ -329,10 +411,8 @@ const MYSQL: Statements = Statements {
         FROM coupon_{n} FORCE INDEX (of_user) WHERE user_id = {0} AND status = 1
             AND valid_until_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         ORDER BY valid_until_ms, coupon_id LIMIT {1}",
-    of_user: "-- coupon_of_user
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} FORCE INDEX (of_user)
-        WHERE user_id = {0} AND status = {1} AND coupon_id < {2} ORDER BY coupon_id DESC LIMIT {3}",
+    of_user: concat!("-- coupon_of_user\n        ", of_status!("{1}", "FORCE INDEX (of_user)", ["{0}", "{2}", "{3}"])),
+    of_user_all: of_user_all!("(", ")", "FORCE INDEX (of_user)", ["{0}", "{1}", "{2}"]),
     page: "-- coupon_page
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, {1} IN (0, template_id) AND {2} IN (-1, status)

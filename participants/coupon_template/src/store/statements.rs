@@ -8,9 +8,10 @@ macro_rules! template_columns {
     };
 }
 
-/// The list of one status. Both databases are told the index: on a small table they would not ask for it.
+/// The list of one status. Both databases are told the index: on a small table they would not ask for it. SQLite plans
+/// by a parameter that is a LIMIT, and so prepares the statement anew whenever it is bound; behind a plus it does not.
 macro_rules! list_status {
-    ($hint:literal) => {
+    ($hint:literal, $limit:literal) => {
         concat!(
             "-- template_list_status
             SELECT ",
@@ -20,7 +21,8 @@ macro_rules! list_status {
             "
             WHERE status = ? AND start_time >= ? AND start_time <= ? AND end_time > ?
                 AND (start_time > ? OR end_time > ? OR (end_time = ? AND template_id > ?))
-            ORDER BY start_time, end_time, template_id LIMIT ?"
+            ORDER BY start_time, end_time, template_id LIMIT ",
+            $limit
         )
     };
 }
@@ -38,7 +40,7 @@ pub(super) struct Words {
 #[cfg(feature = "sqlite")]
 pub(super) const SQLITE: Words = Words {
     now_ms: "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
-    list_status: list_status!("INDEXED BY template_listed"),
+    list_status: list_status!("INDEXED BY template_listed", "+?"),
     put_version: "-- template_put_version
         INSERT INTO template_version(template_id, version, rules) VALUES (?, ?, ?)
         ON CONFLICT(template_id, version) DO UPDATE SET rules = excluded.rules",
@@ -62,7 +64,7 @@ pub(super) const SQLITE: Words = Words {
 #[cfg(feature = "mysql")]
 pub(super) const MYSQL: Words = Words {
     now_ms: "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
-    list_status: list_status!("FORCE INDEX (template_listed)"),
+    list_status: list_status!("FORCE INDEX (template_listed)", "?"),
     put_version: "-- template_put_version
         INSERT INTO template_version(template_id, version, rules) VALUES (?, ?, ?)
         ON DUPLICATE KEY UPDATE rules = VALUES(rules)",

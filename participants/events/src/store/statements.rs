@@ -41,7 +41,8 @@ pub(super) const SQLITE: Statements = Statements {
             substr($2, value->>4, value->>5)
         FROM json_each($3) ORDER BY key",
     batch: waiting!("batch", "tercet_outbox WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"),
-    oldest: waiting!("oldest", "tercet_outbox ORDER BY id LIMIT ?"),
+    // With a plus, or it would be prepared anew whenever it is bound, to be planned by its limit.
+    oldest: waiting!("oldest", "tercet_outbox ORDER BY id LIMIT +?"),
     published: "-- events_published
         DELETE FROM tercet_outbox WHERE id IN (SELECT value FROM json_each(?))",
     advance: ADVANCE,

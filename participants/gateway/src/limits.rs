@@ -32,6 +32,12 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Most bytes of a token.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 
+/// Tokens that are known to be good, so that their signatures are not checked with each request; and most bytes of one
+/// that is. Together they take 64 MiB at most.
+pub const TOKENS_KNOWN_MAX: usize = 32_768;
+/// See there.
+pub const TOKEN_KNOWN_BYTES_MAX: usize = 1 << 10;
+
 /// Most user groups of a token.
 pub const TOKEN_GROUPS_MAX: usize = 32;
 

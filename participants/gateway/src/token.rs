@@ -5,18 +5,21 @@
 
 mod crypto;
 mod keys;
+mod known;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::errors::{Error, ErrorKind};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, decode, decode_header, encode};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, decode, decode_header, encode, get_current_timestamp};
 use serde::{Deserialize, Serialize};
 use tercet_rules::{Code, Fault};
 
 use self::keys::Keys;
 pub(crate) use self::keys::Source;
 pub use self::keys::new_keys;
+use self::known::Known;
 use crate::config::Tokens;
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_GROUPS_MAX};
 use crate::schema::Id;
@@ -76,6 +79,9 @@ struct Said {
     #[serde(default)]
     groups: Vec<String>,
     shop_id: Option<Id>,
+    /// Its last second; that it is there, and not over, is checked before.
+    #[serde(default)]
+    exp: f64,
 }
 
 /// What a token that is made here says.
@@ -99,6 +105,8 @@ pub(crate) struct Verifier {
     keys: Source,
     /// With which issuers and audiences, for each algorithm.
     validations: [(Algorithm, Validation); 3],
+    leeway: u64,
+    known: Known,
 }
 
 impl Verifier {
@@ -122,7 +130,7 @@ impl Verifier {
             (algorithm, validation)
         };
         let validations = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256].map(validation);
-        Self { keys, validations }
+        Self { keys, validations, leeway: settings.leeway_seconds, known: Known::default() }
     }
 
     /// Keeps the keys fresh until it is dropped.
@@ -138,19 +146,34 @@ impl Verifier {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(invalid("it is too long"));
         }
+        let keys = self.keys.current();
+        if let Some(identity) = self.known.find(token, &keys, get_current_timestamp()) {
+            return Ok(identity);
+        }
+        let (keys, until, identity) = self.check(token, keys).await?;
+        self.known.keep(token, keys, until, identity.clone());
+        Ok(identity)
+    }
+
+    /// Whom a token names that was not verified before; with the keys that it was found by, and its last second.
+    async fn check(&self, token: &str, keys: Arc<Keys>) -> Result<(Arc<Keys>, u64, Identity), Fault> {
         let header = decode_header(token).map_err(|error| header_fault(&error))?;
         // Parts that have to be understood, and are not, make a signature worth nothing (RFC 7515, 4.1.11).
         if header.crit.is_some() {
             return Err(invalid("it has critical parts that are not known here"));
         }
-        let key = self.keys.find(header.kid.as_deref()).await.ok_or_else(|| Code::TokenKey.fault([]))?;
+        let kid = header.kid.as_deref();
+        let keys = if keys.find(kid).is_some() { keys } else { self.keys.newer().await };
+        let key = keys.find(kid).ok_or_else(|| Code::TokenKey.fault([]))?;
         if key.algorithm != header.alg {
             return Err(Code::TokenAlgorithm.fault([]));
         }
         let validation = self.validations.iter().find(|(own, _)| *own == key.algorithm).map(|(_, own)| own);
         let validation = validation.ok_or_else(|| Code::TokenAlgorithm.fault([]))?;
         let said = decode::<Said>(token, &key.decoding, validation).map_err(|error| fault(&error))?.claims;
-        identity(said)
+        // A number out of range becomes the nearest one.
+        let until = (said.exp.round() as u64).saturating_add(self.leeway);
+        Ok((keys, until, identity(said)?))
     }
 }
 
@@ -249,7 +272,7 @@ pub fn mint(keys: &[u8], bearer: Bearer, lasts: Duration) -> Result<String, Mint
         role: bearer.role,
         groups: bearer.groups,
         shop_id: bearer.shop_id.map(Id),
-        exp: jsonwebtoken::get_current_timestamp() + lasts.as_secs(),
+        exp: get_current_timestamp() + lasts.as_secs(),
         iss: bearer.issuer,
         aud: bearer.audience,
     };

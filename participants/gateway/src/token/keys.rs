@@ -162,18 +162,21 @@ impl Source {
         Ok(Self::Url(Box::new(remote)))
     }
 
-    /// The key of this name. One that is not known may be new: a set at a URL is read again for it, now and then.
-    pub(crate) async fn find(&self, kid: Option<&str>) -> Option<Key> {
+    /// The set that is in force.
+    pub(crate) fn current(&self) -> Arc<Keys> {
         match self {
-            Self::File(watched) => watched.current().find(kid).cloned(),
-            Self::Url(remote) => {
-                if let Some(key) = remote.known().find(kid) {
-                    return Some(key.clone());
-                }
-                remote.ask(KEYS_AGAIN_MIN).await;
-                remote.known().find(kid).cloned()
-            }
+            Self::File(watched) => watched.current(),
+            Self::Url(remote) => remote.known(),
         }
+    }
+
+    /// The set for a key that [`Self::current`] does not have. It may be new: a set at a URL is read again for it, now
+    /// and then.
+    pub(crate) async fn newer(&self) -> Arc<Keys> {
+        if let Self::Url(remote) = self {
+            remote.ask(KEYS_AGAIN_MIN).await;
+        }
+        self.current()
     }
 
     /// Reads a set at a URL again from time to time, for ever. A file is looked at by whoever asks.

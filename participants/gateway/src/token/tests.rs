@@ -201,6 +201,61 @@ async fn a_token_says_who_its_bearer_is_or_is_none() {
     }
 }
 
+#[tokio::test]
+async fn a_token_that_is_known_is_known_no_longer_than_its_keys_and_its_time() {
+    let stage = stage(&[], &[]).await;
+    let (known, keys, now) =
+        (&stage.verifier.known, stage.verifier.keys.current(), jsonwebtoken::get_current_timestamp());
+    let token = shared(json!({ "exp": now + 60 }));
+    assert_eq!(known.find(&token, &keys, now), None);
+    assert_eq!(code(&stage, &token).await, Ok(user(42)));
+    // The leeway of five seconds counts as it does when it is checked.
+    for (second, found) in [(now, Some(user(42))), (now + 65, Some(user(42))), (now + 66, None)] {
+        assert_eq!(known.find(&token, &keys, second), found, "{}", second - now);
+    }
+    assert_eq!(known.find(&token, &Arc::new(Keys::clone(&keys)), now), None, "they were read again");
+    let other = with_signature_of(&token, &shared(json!({ "sub": "43" })));
+    assert_eq!(code(&stage, &other).await, Err(Code::TokenSignature));
+    assert_eq!(known.find(&other, &keys, now), None);
+    let long = shared(json!({ "x": "x".repeat(1 << 10) }));
+    assert_eq!(code(&stage, &long).await, Ok(user(42)));
+    assert_eq!(known.find(&long, &keys, now), None, "it is too long to be kept");
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_key_that_has_gone_are_refused_though_they_were_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("jwks.json");
+    let write = |kids: &[&str]| {
+        let key = |kid: &&str| json!({ "kty": "oct", "kid": kid, "k": base64url(&SECRET) });
+        let set = json!({ "keys": kids.iter().map(key).collect::<Vec<_>>() });
+        std::fs::write(&path, set.to_string()).expect("it can be written");
+    };
+    write(&["shared", "other"]);
+    let settings = tokens(path.display().to_string(), &[], &[]);
+    let verifier = Verifier::new(Source::open(&settings).await.expect("the set is sound"), &settings);
+    let token = shared(json!({}));
+    assert_eq!(verifier.verify(&token).await, Ok(user(42)));
+    write(&["other"]);
+    let mut tries = 0;
+    // The file is looked at once a second.
+    let fault = loop {
+        match verifier.verify(&token).await {
+            Ok(_) => assert!(tries < 100, "it is taken for ever"),
+            Err(fault) => break fault,
+        }
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(fault.code, Code::TokenKey);
+}
+
+/// The one token with the other's signature.
+fn with_signature_of(token: &str, other: &str) -> String {
+    let parts = [token, other].map(|token| token.rsplit_once('.').expect("it has three parts"));
+    format!("{}.{}", parts[0].0, parts[1].1)
+}
+
 #[test]
 fn a_set_is_refused_with_what_is_wrong_with_it() {
     let secret = base64url(&SECRET);

@@ -4,9 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::Uri;
-use hyper::header::HeaderValue;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -22,6 +19,10 @@ const UNKNOWN: [&str; 2] = ["SYSTEM_BUSY", "TIMEOUT"];
 
 /// A pause of a client whose request failed: what fails at once would else take the processors.
 const AFTER_FAILURE: Duration = Duration::from_millis(5);
+
+/// Where users ask.
+const COUPONS: &str = "/v1/coupons";
+const VALIDATE: &str = "/v1/orders/validate";
 
 /// What a user asks for.
 #[derive(Clone, Copy, Debug)]
@@ -71,13 +72,10 @@ impl Mix {
 pub(super) struct Traffic<'a> {
     site: &'a Site,
     mix: Mix,
-    users: Vec<HeaderValue>,
-    own: Uri,
-    template: Uri,
-    coupons: Uri,
-    claim: Bytes,
-    validate: Uri,
-    order: Bytes,
+    users: Vec<String>,
+    template: String,
+    claim: String,
+    order: String,
     /// Claims that were begun, over all phases.
     claims: Cell<u64>,
     tallies: RefCell<BTreeMap<&'static str, Tally>>,
@@ -115,12 +113,9 @@ impl<'a> Traffic<'a> {
             site,
             mix,
             users: (1..=users).map(|user_id| site.user(user_id)).collect::<Result<_, _>>()?,
-            own: Uri::from_static("/v1/coupons"),
-            template: format!("/v1/offers/{template}").parse()?,
-            coupons: Uri::from_static("/v1/coupons"),
-            claim: json!({ "template_id": template }).to_string().into(),
-            validate: Uri::from_static("/v1/orders/validate"),
-            order: order().to_string().into(),
+            template: format!("/v1/offers/{template}"),
+            claim: json!({ "template_id": template }).to_string(),
+            order: order().to_string(),
             claims: Cell::default(),
             tallies: RefCell::default(),
         })
@@ -174,16 +169,16 @@ impl<'a> Traffic<'a> {
         self.count(ask, |tally| tally.begun += 1);
         let answer = match ask {
             // Spread over the users, and prime to their number.
-            Ask::OwnCoupons => self.site.http.get(&self.own, user(at.wrapping_mul(7_919))).await,
+            Ask::OwnCoupons => self.site.http.get(COUPONS, user(at.wrapping_mul(7_919))).await,
             Ask::Template => self.site.http.get(&self.template, user(at.wrapping_mul(7_919))).await,
             Ask::Claim => {
                 let number = self.claims.replace(self.claims.get() + 1);
                 let key = number.to_string();
-                self.site.http.post(&self.coupons, user(number), Some(&key), self.claim.clone()).await
+                self.site.http.post(COUPONS, user(number), Some(&key), &self.claim).await
             }
             Ask::Validate => {
                 let user = user(at.wrapping_mul(7_919));
-                self.site.http.post(&self.validate, user, None, self.order.clone()).await
+                self.site.http.post(VALIDATE, user, None, &self.order).await
             }
         };
         let told = match answer {
@@ -211,7 +206,7 @@ impl<'a> Traffic<'a> {
 
     /// What the first user's coupons take off the order.
     pub(super) async fn verdict(&self) -> anyhow::Result<Value> {
-        self.site.http.post(&self.validate, &self.users[0], None, self.order.clone()).await?.good()
+        self.site.http.post(VALIDATE, &self.users[0], None, &self.order).await?.good()
     }
 
     /// Of the phase that was run last: each kind that there was.

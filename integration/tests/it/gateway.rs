@@ -372,19 +372,21 @@ async fn slow_clients_and_large_ones_are_not_waited_for() {
 #[tokio::test]
 async fn a_request_keeps_its_id_and_its_trace_on_the_way_to_the_services() {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let stage = Stage::start(&[]).await;
-    let user = stage.keys.user(42);
-    let ask = Ask::get("/v1/offers/7").by(&user).with("x-request-id", "mine-1").with("traceparent", TRACE);
-    let told = stage.ask(ask).await;
-    assert_eq!((told.code(), told.header("x-request-id")), ("NOT_FOUND", "mine-1"));
-    let told = stage.ask(Ask::get("/v1/offers/7").by(&user).with("x-request-id", "not one")).await;
-    assert_eq!(told.header("x-request-id").len(), 16);
-    let seen = stage.metadata.lock().expect("nobody panics").clone();
-    let text = |at: usize, name: &str| seen[at].get(name).expect(name).to_str().expect("text").to_owned();
-    assert_eq!((text(0, "traceparent"), text(0, "x-request-id")), (TRACE.to_owned(), "mine-1".to_owned()));
-    assert_eq!(text(1, "x-request-id"), told.header("x-request-id"));
-    assert!(text(1, "traceparent").parse::<tercet::context::Traceparent>().is_ok());
-    assert!(seen.iter().all(|one| one.contains_key("grpc-timeout")));
+    // Over a connection, and in the same process.
+    for stage in [Stage::start(&[]).await, Stage::within().await] {
+        let user = stage.keys.user(42);
+        let ask = Ask::get("/v1/offers/7").by(&user).with("x-request-id", "mine-1").with("traceparent", TRACE);
+        let told = stage.ask(ask).await;
+        assert_eq!((told.code(), told.header("x-request-id")), ("NOT_FOUND", "mine-1"));
+        let told = stage.ask(Ask::get("/v1/offers/7").by(&user).with("x-request-id", "not one")).await;
+        assert_eq!(told.header("x-request-id").len(), 16);
+        let seen = stage.metadata.lock().expect("nobody panics").clone();
+        let text = |at: usize, name: &str| seen[at].get(name).expect(name).to_str().expect("text").to_owned();
+        assert_eq!((text(0, "traceparent"), text(0, "x-request-id")), (TRACE.to_owned(), "mine-1".to_owned()));
+        assert_eq!(text(1, "x-request-id"), told.header("x-request-id"));
+        assert!(text(1, "traceparent").parse::<tercet::context::Traceparent>().is_ok());
+        assert!(seen.iter().all(|one| one.contains_key("grpc-timeout")));
+    }
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ pub(crate) struct Front {
 
 /// What the routes share.
 struct Inner {
-    services: Services,
+    services: Arc<Services>,
     verifier: Verifier,
     limiter: Limiter,
     cors: Cors,
@@ -73,7 +73,7 @@ struct Outcome {
 impl Front {
     pub(crate) fn new(routes: Vec<Route>, services: Services, verifier: Verifier, config: &Config) -> Self {
         let inner = Arc::new(Inner {
-            services,
+            services: Arc::new(services),
             verifier,
             limiter: Limiter::new(&config.rates),
             cors: Cors::new(&config.cors_origin),
@@ -236,7 +236,7 @@ impl Inner {
         // Not before the body is there: slow clients would take the places of others.
         let _place = if route.is_vital { None } else { Some(self.places.try_acquire().map_err(|_| busy())?) };
         let context = Context {
-            services: self.services.clone(),
+            services: Arc::clone(&self.services),
             request_id: Arc::clone(&asked.request_id),
             trace: self.ids.trace(&parts.headers),
             language: asked.language,

@@ -34,6 +34,7 @@ use config::Config;
 use front::Front;
 use server::Patience;
 use services::Services;
+pub use services::Within;
 use token::{Source, Verifier};
 
 /// Why the gateway does not run.
@@ -63,18 +64,20 @@ pub enum Error {
 }
 
 /// Runs the gateway until `shutdown` ends: then it takes no further request, answers those under way and returns.
-/// `ready` is told where it listens. A recorder of metrics has to be installed before.
+/// Services in `within` are called without a connection. `ready` is told where it listens. A recorder of metrics has to
+/// be installed before.
 ///
 /// # Errors
 /// Those of [`Error`]. A service that can not be reached is none: its routes answer SYSTEM_BUSY until it is there.
 pub async fn run(
     config: Config,
+    within: Within,
     ready: oneshot::Sender<SocketAddr>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     config.own_ports.check("listen", config.listen)?;
     let tls = config.own_ports.load(Protocol::Http1)?;
-    let services = Services::new(&config)?;
+    let services = Services::new(&config, within)?;
     let verifier = Verifier::new(Source::open(&config.tokens).await?, &config.tokens);
     metrics::describe();
     let front = Arc::new(Front::new(routes::table(), services, verifier, &config));

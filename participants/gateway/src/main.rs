@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use tercet::bootstrap;
+use tercet_gateway::Within;
 use tercet_gateway::config::Config;
 use tercet_gateway::token::{self, Role};
 use tokio::sync::oneshot;
@@ -104,5 +105,5 @@ async fn run(config: Config) -> anyhow::Result<()> {
         bootstrap::metrics(address, &config.own_ports).await?;
     }
     let (ready, _) = oneshot::channel();
-    Ok(tercet_gateway::run(config, ready, bootstrap::stop_signal()?).await?)
+    Ok(tercet_gateway::run(config, Within::default(), ready, bootstrap::stop_signal()?).await?)
 }

@@ -1,8 +1,11 @@
 //! The services behind the gateway.
 
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tercet::context::Traceparent;
 use tercet_proto::coupon::v1::issuing_client::IssuingClient;
 use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
@@ -11,20 +14,69 @@ use tercet_proto::log::v1::business_log_client::BusinessLogClient;
 use tercet_proto::stock::v1::stocks_client::StocksClient;
 use tercet_rules::{Code, Fault, Language};
 use tercet_secure::client::Credentials;
-use tonic::transport::Channel;
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::service::Routes;
+use tonic::transport::{self, Channel};
 use tonic::{Request, Response, Status};
+use tower_service::Service;
 
 use crate::config::Config;
 use crate::limits::CONNECT_MAX;
 
-/// Clients of all services. Clones are one.
+/// Services in the gateway's own process: it calls their routes as they are, on its own thread. Those that are left out
+/// it calls at their URLs.
+#[derive(Clone, Default)]
+pub struct Within {
+    /// The template service.
+    pub template: Option<Routes>,
+    /// The issuing service.
+    pub issuing: Option<Routes>,
+    /// The business log.
+    pub business_log: Option<Routes>,
+    /// The redemption service.
+    pub redemption: Option<Routes>,
+    /// The stock service.
+    pub stock: Option<Routes>,
+}
+
+/// The way to a service.
 #[derive(Clone)]
+pub(crate) enum Way {
+    Apart(Channel),
+    Within(Routes),
+}
+
+impl Service<http::Request<Body>> for Way {
+    type Response = http::Response<Body>;
+    type Error = transport::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), Self::Error>> {
+        match self {
+            Self::Apart(channel) => channel.poll_ready(cx),
+            // Routes are ready at any time.
+            Self::Within(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match self {
+            Self::Apart(channel) => channel.call(request).boxed(),
+            Self::Within(routes) => {
+                routes.call(request).map(|answered| answered.map_err(|never| match never {})).boxed()
+            }
+        }
+    }
+}
+
+/// Clients of all services.
 pub(crate) struct Services {
-    pub(crate) templates: CouponTemplatesClient<Channel>,
-    pub(crate) issuing: IssuingClient<Channel>,
-    pub(crate) log: BusinessLogClient<Channel>,
-    pub(crate) redemption: RedemptionClient<Channel>,
-    pub(crate) stock: StocksClient<Channel>,
+    pub(crate) templates: CouponTemplatesClient<Way>,
+    pub(crate) issuing: IssuingClient<Way>,
+    pub(crate) log: BusinessLogClient<Way>,
+    pub(crate) redemption: RedemptionClient<Way>,
+    pub(crate) stock: StocksClient<Way>,
 }
 
 impl Services {
@@ -32,18 +84,21 @@ impl Services {
     ///
     /// # Errors
     /// When a URL or a file of the settings can not be used.
-    pub(crate) fn new(config: &Config) -> Result<Self, tercet_secure::Error> {
+    pub(crate) fn new(config: &Config, within: Within) -> Result<Self, tercet_secure::Error> {
         let credentials = Credentials::load(&config.security)?;
-        let channel = |url: &str| {
+        let way = |routes: Option<Routes>, url: &str| {
+            if let Some(routes) = routes {
+                return Ok(Way::Within(routes.prepare()));
+            }
             let target = credentials.target(url)?.with(|endpoint| endpoint.connect_timeout(CONNECT_MAX));
-            Ok::<_, tercet_secure::Error>(target.connect_lazy())
+            Ok::<_, tercet_secure::Error>(Way::Apart(target.connect_lazy()))
         };
         Ok(Self {
-            templates: CouponTemplatesClient::new(channel(&config.template)?),
-            issuing: IssuingClient::new(channel(&config.issuing)?),
-            log: BusinessLogClient::new(channel(&config.business_log)?),
-            redemption: RedemptionClient::new(channel(&config.redemption)?),
-            stock: StocksClient::new(channel(&config.stock)?),
+            templates: CouponTemplatesClient::new(way(within.template, &config.template)?),
+            issuing: IssuingClient::new(way(within.issuing, &config.issuing)?),
+            log: BusinessLogClient::new(way(within.business_log, &config.business_log)?),
+            redemption: RedemptionClient::new(way(within.redemption, &config.redemption)?),
+            stock: StocksClient::new(way(within.stock, &config.stock)?),
         })
     }
 }
@@ -51,7 +106,7 @@ impl Services {
 /// What goes with a request to the services that it needs.
 #[derive(Clone)]
 pub(crate) struct Context {
-    pub(crate) services: Services,
+    pub(crate) services: Arc<Services>,
     pub(crate) request_id: Arc<str>,
     pub(crate) trace: Traceparent,
     /// That the caller would rather read.

@@ -1,8 +1,10 @@
 //! The coordinator and the services in one process: each has a thread, a database file and a port of its own, and they
-//! speak over their sockets as they would apart.
+//! speak over their sockets as they would apart. Only the gateway calls the routes of the services as they are: what
+//! users ask costs neither a connection nor a hand-over to another thread.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,12 +19,14 @@ use tercet_coupon::Shards;
 use tercet_coupon::issuing::{self, Peers};
 use tercet_coupon::redemption;
 use tercet_events::bus::{Bus, Group};
+use tercet_gateway::Within;
 use tercet_proto::admin::v1::GetStatisticsRequest;
 use tercet_proto::admin::v1::admin_client::AdminClient;
 use tercet_secure::client::Credentials;
 use tercet_secure::{page, server};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
+use tonic::service::Routes;
 use tonic::transport::Channel;
 
 /// Everything has to be connected within this time.
@@ -136,11 +140,14 @@ pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
         return Err(running.failure().await);
     }
     let bus = Bus::in_process(&GROUPS);
+    let within = Arc::new(Mutex::new(Within::default()));
     for (service, listen) in SERVICES.into_iter().zip(addresses.services) {
         let (addresses, bus, stopped) = (addresses.clone(), bus.clone(), stopping.clone());
+        let within = Arc::clone(&within);
         running.thread(service, failed.clone(), async move {
-            let service = make(service, &addresses, &bus).await?.coordinator(addresses.url()).listen(listen);
-            Ok(service.version(env!("CARGO_PKG_VERSION")).run(told(stopped)).await?)
+            let made = make(service, &addresses, &bus).await?.coordinator(addresses.url()).listen(listen);
+            note(&mut within.lock().unwrap_or_else(PoisonError::into_inner), service, made.own_routes());
+            Ok(made.version(env!("CARGO_PKG_VERSION")).run(told(stopped)).await?)
         })?;
     }
     let connected = tokio::time::timeout(READY_MAX, connected(&addresses));
@@ -157,8 +164,11 @@ pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
     }
     // The last, so that whom it lets in finds the services.
     let config = gateway_config(&addresses)?;
+    let within = within.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (ready, is_ready) = oneshot::channel();
-    running.thread("gateway", failed, async move { Ok(tercet_gateway::run(config, ready, told(stopping)).await?) })?;
+    running.thread("gateway", failed, async move {
+        Ok(tercet_gateway::run(config, within, ready, told(stopping)).await?)
+    })?;
     if is_ready.await.is_err() {
         return Err(running.failure().await);
     }
@@ -249,6 +259,19 @@ fn gateway_config(addresses: &Addresses) -> anyhow::Result<tercet_gateway::confi
     .concat();
     let flags = [&["--listen", &listen, "--jwks", &jwks, "--address-per-second", "0"], &services[..]].concat();
     Ok(tercet_gateway::config::Config::from_flags(&flags)?)
+}
+
+/// Lets the gateway call the service's routes, where it does.
+fn note(within: &mut Within, service: &str, routes: Routes) {
+    let place = match service {
+        tercet_coupon_template::SERVICE => &mut within.template,
+        issuing::SERVICE => &mut within.issuing,
+        tercet_business_log::SERVICE => &mut within.business_log,
+        redemption::SERVICE => &mut within.redemption,
+        tercet_stock::SERVICE => &mut within.stock,
+        _ => return,
+    };
+    *place = Some(routes);
 }
 
 /// Opens a service's database.

@@ -182,6 +182,12 @@ impl<Db: Dialect> Service<Db> {
         self
     }
 
+    /// What [`Service::routes`] was told, for callers in the same process: they need no connection. The routes work on
+    /// the thread of whoever calls them.
+    pub fn own_routes(&self) -> Routes {
+        self.routes.clone()
+    }
+
     /// Runs this beside the sessions until it is told to stop. The service ends with its failure; that it ends well
     /// earlier means nothing.
     #[must_use]

@@ -19,14 +19,17 @@ use tercet_coupon_template::api::Api;
 use tercet_coupon_template::store::Store as _;
 use tercet_coupon_template::templates::Templates;
 use tercet_events::outbox::Outbox;
+use tercet_gateway::Within;
 use tercet_gateway::config::Config;
 use tercet_gateway::token::{self, Bearer, Role};
+use tercet_integration::processes::free_port;
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplatesServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 /// A gateway that runs.
@@ -39,10 +42,15 @@ pub(super) struct Gateway {
 impl Gateway {
     /// With these flags.
     pub(super) async fn start(flags: &[&str]) -> Self {
+        Self::before(Within::default(), flags).await
+    }
+
+    /// Before services in this process.
+    async fn before(within: Within, flags: &[&str]) -> Self {
         let flags = [&["--listen", "127.0.0.1:0", "--token-leeway-seconds", "0"], flags].concat();
         let config = Config::from_flags(&flags).unwrap_or_else(|error| panic!("{error}"));
         let ((ready, is_ready), (stop, stopped)) = (oneshot::channel(), oneshot::channel());
-        let running = tokio::spawn(tercet_gateway::run(config, ready, async { drop(stopped.await) }));
+        let running = tokio::spawn(tercet_gateway::run(config, within, ready, async { drop(stopped.await) }));
         let address = is_ready.await.expect("it starts");
         Self { address, stop: Some(stop), running }
     }
@@ -103,36 +111,55 @@ impl Platform {
     }
 }
 
+type Metadata = Arc<Mutex<Vec<MetadataMap>>>;
+
+/// The template service on SQLite, and what it is told besides the requests.
+async fn template() -> (TempDir, Routes, Metadata) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}/coupon_template.db", folder.path().display());
+    let pool = Sqlite::open(&url).await.expect("the database is there");
+    Sqlite::migrate(&pool).await.expect("the schema is sound");
+    let metadata = Metadata::default();
+    let seen = Arc::clone(&metadata);
+    let look = move |request: tonic::Request<()>| {
+        seen.lock().expect("nobody panics").push(request.metadata().clone());
+        Ok(request)
+    };
+    let server = CouponTemplatesServer::with_interceptor(Api::new(Templates::new(pool, Outbox::off())), look);
+    (folder, Routes::new(server), metadata)
+}
+
 /// The template service on SQLite, with a gateway before it.
 pub(super) struct Stage {
     pub(super) gateway: Gateway,
     pub(super) keys: Keys,
     /// What the services were told besides the requests.
-    pub(super) metadata: Arc<Mutex<Vec<MetadataMap>>>,
+    pub(super) metadata: Metadata,
     _folder: TempDir,
 }
 
 impl Stage {
     pub(super) async fn start(flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let url = format!("sqlite://{}/coupon_template.db", folder.path().display());
-        let pool = Sqlite::open(&url).await.expect("the database is there");
-        Sqlite::migrate(&pool).await.expect("the schema is sound");
-        let metadata = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&metadata);
-        let look = move |request: tonic::Request<()>| {
-            seen.lock().expect("nobody panics").push(request.metadata().clone());
-            Ok(request)
-        };
-        let server = CouponTemplatesServer::with_interceptor(Api::new(Templates::new(pool, Outbox::off())), look);
+        let (folder, routes, metadata) = template().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let template = format!("http://{}", listener.local_addr().expect("it has one"));
         let incoming = TcpListenerStream::new(listener);
-        tokio::spawn(Server::builder().add_service(server).serve_with_incoming(incoming));
+        tokio::spawn(Server::builder().add_routes(routes).serve_with_incoming(incoming));
         let keys = Keys::new(folder.path().join("jwks.json"), "first");
         let jwks = keys.path.display().to_string();
         let flags = [&["--jwks", &jwks, "--template", &template], flags].concat();
         Self { gateway: Gateway::start(&flags).await, keys, metadata, _folder: folder }
+    }
+
+    /// With the service in the gateway's own process, and nobody at its address.
+    pub(super) async fn within() -> Self {
+        let (folder, routes, metadata) = template().await;
+        let keys = Keys::new(folder.path().join("jwks.json"), "first");
+        let (jwks, nobody) =
+            (keys.path.display().to_string(), format!("http://127.0.0.1:{}", free_port().expect("one")));
+        let within = Within { template: Some(routes), ..Within::default() };
+        let gateway = Gateway::before(within, &["--jwks", &jwks, "--template", &nobody]).await;
+        Self { gateway, keys, metadata, _folder: folder }
     }
 
     pub(super) async fn ask(&self, ask: Ask) -> Told {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Pool;
-use tercet::client::Client;
+use tercet::client::{Batching, Client};
 use tercet::fence::Dialect;
 use tercet::service::Service;
 use tercet_events::bus::Bus;
@@ -78,17 +78,20 @@ pub struct Issuing<Db: Jobs> {
     shards: Shards<Db>,
     ids: Arc<Ids>,
     client: Client,
+    /// For claims, of which many come at a time.
+    claims: Batching,
     offers: Offers<Db>,
     known: Known,
     outbox: Outbox,
 }
 
 impl<Db: Jobs + Dialect> Issuing<Db> {
-    /// Over these databases, with ids of this node; it tells there what it does.
+    /// Over these databases, with ids of this node; it tells there what it does. To be called within a tokio runtime.
     pub fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: Peers, outbox: Outbox) -> Self {
         let templates = CouponTemplatesClient::new(peers.templates);
         let offers = Offers::new(shards.home().clone(), templates, peers.client.clone());
-        Self { shards, ids, client: peers.client, offers, known: Known::default(), outbox }
+        let claims = peers.client.batching();
+        Self { shards, ids, client: peers.client, claims, offers, known: Known::default(), outbox }
     }
 }
 

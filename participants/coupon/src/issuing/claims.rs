@@ -100,7 +100,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
                 error!(%error, "a claim is no plan");
                 busy()
             })?;
-            let view = match self.client.submit(plan, Wait::Ended).await {
+            let view = match self.claims.submit(plan, Wait::Ended).await {
                 Err(Error::KeyReused { .. }) => self.client.find(&key).await,
                 answer => answer,
             };

@@ -316,8 +316,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             let Some(slot) = self.slots.get_mut(&xid) else { return };
             let mut call = *call;
             // Nothing may run on behalf of an owner whose lease is over.
-            call.not_after = call.not_after.min(self.lease_end);
-            slot.not_after = slot.not_after.max(call.not_after);
+            call.not_after = slot.grant(call.not_after.min(self.lease_end));
             let outgoing = Outgoing { xid, plan: Arc::clone(&slot.live.plan), call };
             let unreachable = outgoing.answered(Reply::Unreachable);
             if !self.caller.call(outgoing) {
@@ -352,7 +351,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                 } else if ended {
                     self.gauges.ended.fetch_add(1, Ordering::Relaxed);
                     self.gauges.turnstile.ended();
-                    self.caller.forget(xid, &slot.live.plan, slot.not_after);
+                    self.caller.forget(xid, &slot.live.plan, slot.forget_after());
                     metrics::ended(slot.live.plan.mode, slot.live.tx.status, xid.created_at(), self.clock.now());
                 }
                 slot.tell_rest();

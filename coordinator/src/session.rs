@@ -4,7 +4,7 @@
 //! and a lost session's untaken calls are another's. A session never has more calls than it said it takes, and a queue
 //! is bounded: a service that answers nothing costs the others nothing. Built as the [`Caller`] of the driver.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -104,8 +104,8 @@ struct Service {
     answered_at: Duration,
     pace: load::Pace,
     sessions: Vec<Session>,
-    /// In the order of ending, with the time after which no call can begin.
-    forget: VecDeque<(Timestamp, Xid)>,
+    /// What has ended, by the time after which nobody can begin anything for it.
+    forget: BTreeSet<(Timestamp, Xid)>,
     dirty: bool,
     /// Canaries that wait for a place in the window of their session.
     canaries: usize,
@@ -199,7 +199,7 @@ impl Sessions {
             answered_at: Duration::ZERO,
             pace: load::Pace::default(),
             sessions: Vec::new(),
-            forget: VecDeque::new(),
+            forget: BTreeSet::new(),
             dirty: false,
             canaries: 0,
             sent: Sent::default(),
@@ -317,11 +317,11 @@ impl Sessions {
         permit.send(Ok(sealed(&mut session.signing, Message::Heartbeat(pb::Heartbeat { now_ms: now.0 }))));
         let Ok(permit) = session.down.try_reserve() else { return false };
         let mut forget = pb::Forget::default();
-        while let Some((not_after, xid)) = service.forget.front().copied() {
+        while let Some((not_after, xid)) = service.forget.first().copied() {
             if not_after >= now || forget.xids.len() >= limits::FORGET_BATCH_MAX {
                 break;
             }
-            service.forget.pop_front();
+            service.forget.pop_first();
             forget.floor_ms = forget.floor_ms.max(not_after.0);
             forget.xids.push(Bytes::copy_from_slice(&xid.0));
         }
@@ -472,9 +472,10 @@ impl Caller for Sessions {
                 continue;
             }
             if let Some(service) = inner.services.get_mut(&branch.service) {
-                service.forget.push_back((not_after, xid));
+                service.forget.insert((not_after, xid));
                 if service.forget.len() > limits::FORGET_MAX {
-                    service.forget.pop_front();
+                    // What has longest to wait goes: what is due soon is most of it.
+                    service.forget.pop_last();
                 }
             }
         }

@@ -19,14 +19,15 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         now: Timestamp,
     ) {
         let Some(slot) = self.slots.get_mut(&xid) else { return Added::send(answer, Err(Error::NotHere)) };
-        let live = &mut slot.live;
+        let live = &slot.live;
         if live.tx.status.decided() {
             return Added::send(answer, Err(Error::AlreadyDecided { status: live.tx.status }));
         }
         if !live.tx.manual {
             return Added::send(answer, Err(Error::Declared));
         }
-        let not_after = live.tx.deadline.min(self.lease_end);
+        let not_after = slot.grant(slot.live.tx.deadline.min(self.lease_end));
+        let live = &mut slot.live;
         let count = live.tx.branches.len();
         let at = index.map_or(count, |index| index as usize);
         let branch = match Plan::added(&live.plan, at.min(count), branch) {
@@ -46,7 +47,6 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             Ok(branch) => live.plan_branch(branch),
             Err(invalid) => return Added::send(answer, Err(Error::Invalid(invalid))),
         };
-        slot.not_after = slot.not_after.max(not_after);
         slot.waiters.push(Waiter::Added { added: Added { branch: count as u32, not_after }, answer });
         self.feed(xid, Event::BranchAdded(branch), now);
     }

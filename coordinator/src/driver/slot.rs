@@ -28,13 +28,16 @@ pub(super) struct Slot {
     pub(super) places: Vec<(u8, Place)>,
     /// The earliest timer that is set for it.
     pub(super) timer: Timestamp,
-    /// No call of it is valid after this.
-    pub(super) not_after: Timestamp,
+    /// Nobody may begin anything for it after this: see [`Slot::grant`].
+    not_after: Timestamp,
 }
 
 impl Slot {
     pub(super) fn new(live: Live, digest: u64) -> Self {
+        // The sender of a message was told at once that it may commit until it is asked by itself.
+        let not_after = if live.tx.asks() { live.tx.deadline } else { Timestamp(0) };
         Self {
+            not_after,
             live,
             digest,
             writing: false,
@@ -43,14 +46,27 @@ impl Slot {
             waiters: Vec::new(),
             places: Vec::new(),
             timer: Timestamp::MAX,
-            not_after: Timestamp(0),
         }
     }
 
     /// One that was read from the store. Whoever drove it before may not know yet that it is over, and calls until its
     /// own lease ends.
     pub(super) fn adopted(live: Live, now: Timestamp) -> Self {
-        Self { not_after: now.after_ms(LEASE_MS), ..Self::new(live, 0) }
+        let mut slot = Self::new(live, 0);
+        slot.grant(now.after_ms(LEASE_MS));
+        slot
+    }
+
+    /// Until when somebody may begin something for it. The only way to tell anybody: whoever lets it be forgotten earlier
+    /// lets it be done after its end.
+    pub(super) fn grant(&mut self, not_after: Timestamp) -> Timestamp {
+        self.not_after = self.not_after.max(not_after);
+        not_after
+    }
+
+    /// After this no participant needs to remember it any more, once it has ended.
+    pub(super) fn forget_after(&self) -> Timestamp {
+        self.not_after
     }
 
     pub(super) fn canary(&self) -> bool {

@@ -1,10 +1,13 @@
-//! What is decided before a transaction begins.
+//! What is decided before a transaction begins, and until when it is remembered after its end.
 
+use tercet_core::Operation;
+use tercet_proto::store::v1::Plan as StoredPlan;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::clock::SystemClock;
+use crate::clock::{ManualClock, SystemClock};
 use crate::config::LEASE_MS;
+use crate::request::{Added, End};
 use crate::session::Sessions;
 use crate::store::{ListQuery, MemoryStore};
 
@@ -39,4 +42,100 @@ async fn what_nobody_waits_for_any_more_is_not_begun() {
     assert_eq!(all, [view.xid.to_vec()]);
     drop(inbox);
     driven.await.expect("it ends with its inbox");
+}
+
+/// A caller whose participants answer at once: nothing was committed, everything else is done.
+struct Obliging {
+    inbox: mpsc::Sender<Input>,
+    forgotten: mpsc::UnboundedSender<Timestamp>,
+}
+
+impl Caller for Obliging {
+    fn call(&mut self, call: Outgoing) -> bool {
+        let reply = if call.call.operation == Operation::Ask { Reply::Refused } else { Reply::Done };
+        self.inbox.try_send(Input::Replies(vec![call.answered(reply)])).is_ok()
+    }
+    fn flush(&mut self) {}
+    fn forget(&mut self, _: Xid, _: &StoredPlan, not_after: Timestamp) {
+        self.forgotten.send(not_after).expect("the test listens");
+    }
+}
+
+/// A driver with obliging participants, whose lease lasts a second at first.
+struct Obliged {
+    inbox: mpsc::Sender<Input>,
+    forgotten: mpsc::UnboundedReceiver<Timestamp>,
+    now: Timestamp,
+    _stop: watch::Sender<bool>,
+}
+
+impl Obliged {
+    fn start() -> Self {
+        let now = Timestamp(1_000_000);
+        let clock = ManualClock::at(now);
+        let store = Arc::new(MemoryStore::new(clock.clone()));
+        let settings = Settings { owner: Owner { node: 0, epoch: 1 }, live_max: 10, lease_end: now.after_ms(1_000) };
+        let (inbox, inputs) = mpsc::channel(10);
+        let (forget, forgotten) = mpsc::unbounded_channel();
+        let caller = Obliging { inbox: inbox.clone(), forgotten: forget };
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(Driver::new(store, caller, clock, settings, inputs).run(stopping));
+        Self { inbox, forgotten, now, _stop: stop }
+    }
+
+    async fn begin(&self, plan: Plan) -> pb::TransactionView {
+        let (sender, answer) = oneshot::channel();
+        let start = Input::Start { plan: Box::new(plan), wait: Waits::Accepted, answer: Answer::One(sender) };
+        self.inbox.send(start).await.expect("there is room");
+        answer.await.expect("it is answered").expect("it is accepted")
+    }
+
+    async fn add(&self, xid: Xid) -> Added {
+        let (answer, added) = oneshot::channel();
+        let branch = pb::Branch { service: "shop".into(), action: "act".into(), ..pb::Branch::default() };
+        let add = Input::AddBranch { xid, index: Some(0), branch: Box::new(branch), answer };
+        self.inbox.send(add).await.expect("there is room");
+        added.await.expect("it is answered").expect("it is added")
+    }
+
+    /// Rolls it back; after which time it may be forgotten.
+    async fn roll_back(&mut self, xid: Xid) -> Timestamp {
+        let (sender, answer) = oneshot::channel();
+        let end = End::Rollback { reason: String::new() };
+        let finish = Input::Finish { xid, end, wait: Waits::Ended, answer: Answer::One(sender) };
+        self.inbox.send(finish).await.expect("there is room");
+        answer.await.expect("it is answered").expect("it is cancelled");
+        self.forgotten.recv().await.expect("the driver runs")
+    }
+}
+
+#[tokio::test]
+async fn a_no_is_remembered_for_as_long_as_its_sender_may_commit() {
+    let mut obliged = Obliged::start();
+    let branch = |action: &str| pb::Branch { service: "shop".into(), action: action.into(), ..pb::Branch::default() };
+    let request = pb::PrepareRequest {
+        sender: Some(branch("send")),
+        receivers: vec![branch("receive")],
+        query_after_ms: 60_000,
+        ..pb::PrepareRequest::default()
+    };
+    let view = obliged.begin(Plan::prepared(request).expect("within every limit")).await;
+    let xid = Xid::from_slice(&view.xid).expect("a name");
+    let forgotten = obliged.roll_back(xid).await;
+    assert_eq!(view.deadline_at_ms, obliged.now.after_ms(60_000).0);
+    assert!(forgotten.0 >= view.deadline_at_ms, "{forgotten:?}");
+}
+
+#[tokio::test]
+async fn a_branch_is_remembered_for_as_long_as_its_repeats_have_said() {
+    let mut obliged = Obliged::start();
+    let request = pb::BeginRequest { mode: pb::Mode::Tcc.into(), deadline_ms: 60_000, ..pb::BeginRequest::default() };
+    let view = obliged.begin(Plan::begun(request).expect("within every limit")).await;
+    let xid = Xid::from_slice(&view.xid).expect("a name");
+    let first = obliged.add(xid).await;
+    obliged.inbox.send(Input::Lease { end: obliged.now.after_ms(20_000) }).await.expect("there is room");
+    let again = obliged.add(xid).await;
+    assert!(again.not_after > first.not_after, "the lease has moved on");
+    obliged.inbox.send(Input::Lease { end: obliged.now.after_ms(2_000) }).await.expect("there is room");
+    assert!(obliged.roll_back(xid).await >= again.not_after);
 }

@@ -66,4 +66,5 @@ faults! {
     RequestLost: "request lost",
     ResponseLost: "response lost",
     InitiatorFrozen: "initiator frozen",
+    RolledBackBeside: "rolled back by another worker of its initiator",
 }

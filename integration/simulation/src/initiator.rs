@@ -123,7 +123,10 @@ fn scenario(world: &World) -> Scenario {
         (service, manner)
     });
     let branches = branches.collect();
-    Scenario { kind, branches, deadline_ms: 500 + world.below(6_000) as u32, late_ms: 0 }
+    // Some are open for longer than a lease lasts.
+    let patient = matches!(kind, Kind::Begun(_)) && world.percent(25);
+    let deadline_ms = 500 + world.below(if patient { 60_000 } else { 6_000 }) as u32;
+    Scenario { kind, branches, deadline_ms, late_ms: 0 }
 }
 
 struct Initiator {
@@ -205,14 +208,22 @@ impl Initiator {
         let request = pb::BeginRequest { mode: pb::Mode::Tcc.into(), deadline_ms, ..pb::BeginRequest::default() };
         let Some((xid, _)) = self.open(Plan::begun(request).expect("within every limit")).await else { return };
         let mut held = true;
+        let beside = self.world.fault(Fault::RolledBackBeside, 10);
         for (at, (service, manner)) in scenario.branches.iter().enumerate() {
             let branch = pb::Branch { after: Vec::new(), ..self.branch("reserve", at, (service, *manner)) };
-            let (answer, receiver) = oneshot::channel();
-            let input = Input::AddBranch { xid, index: None, branch: Box::new(branch), answer };
-            let Some(Ok(Added { branch, not_after })) = self.ask(input, receiver).await else {
+            let mut added = self.add(xid, at, &branch).await;
+            if beside || added.is_none() {
+                sleep(self.world.ms_below(6_000)).await;
+                added = self.add(xid, at, &branch).await;
+            }
+            let Some(Ok(Added { branch, not_after })) = added else {
                 held = false;
                 break;
             };
+            if beside {
+                self.finish(xid, End::Rollback { reason: String::new() }).await;
+                sleep(self.world.ms_below(20_000)).await;
+            }
             if self.world.fault(Fault::InitiatorFrozen, 4) {
                 sleep(self.world.ms_below(90_000)).await;
             }
@@ -227,6 +238,13 @@ impl Initiator {
             Ends::Commits | Ends::RollsBack => self.finish(xid, rollback).await,
             Ends::Vanishes => {}
         }
+    }
+
+    /// The same branch under the same index, however often it is asked for.
+    async fn add(&self, xid: Xid, at: usize, branch: &pb::Branch) -> Option<Result<Added, Error>> {
+        let (answer, receiver) = oneshot::channel();
+        let branch = Box::new(branch.clone());
+        self.ask(Input::AddBranch { xid, index: Some(at as u32), branch, answer }, receiver).await
     }
 
     async fn prepared(&self, scenario: &Scenario, commits: bool, tells: bool) {
@@ -253,6 +271,11 @@ impl Initiator {
         } else {
             500
         };
+        if self.world.fault(Fault::RolledBackBeside, 10) {
+            // What is left of this worker may commit when all is over and forgotten.
+            self.finish(xid, End::Rollback { reason: String::new() }).await;
+            sleep(self.world.ms_below(8_000)).await;
+        }
         sleep(self.world.ms_below(slow)).await;
         if !commits {
             return;

@@ -54,8 +54,9 @@ pub trait Caller: Send + 'static {
     /// when one is.
     fn call(&mut self, call: Outgoing) -> bool;
 
-    /// What was taken over since the last flush may go out: batches form between two of them.
-    fn flush(&mut self);
+    /// What was taken over since the last flush may go out: batches form between two of them. Returns, as unreachable,
+    /// what has waited for longer than it may: nothing of that was or will be sent.
+    fn flush(&mut self) -> Vec<Incoming>;
 
     /// A transaction has durably ended: its participants may forget it once `not_after` has passed, which no call of it
     /// may outlive.

@@ -71,6 +71,8 @@ pub struct Driver<S, C, K> {
     unreachable: BTreeMap<String, BTreeSet<(Xid, u8)>>,
     /// Those whose service has come back, to be woken one after another.
     waking: VecDeque<(Xid, u8)>,
+    /// Branches that wait for the node's lease to be renewed.
+    lapsed: VecDeque<(Xid, u8)>,
     timers: BinaryHeap<Reverse<(Timestamp, Xid)>>,
     queued: Vec<Write>,
     commit: Option<Commit>,
@@ -96,6 +98,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             slots: HashMap::default(),
             unreachable: BTreeMap::new(),
             waking: VecDeque::new(),
+            lapsed: VecDeque::new(),
             canaries: 0,
             timers: BinaryHeap::new(),
             queued: Vec::new(),
@@ -126,7 +129,11 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             if self.commit.is_none() && !self.queued.is_empty() {
                 self.start_commit();
             }
-            self.caller.flush();
+            let unsent = self.caller.flush();
+            if !unsent.is_empty() {
+                unsent.into_iter().for_each(|reply| self.replied(reply, now));
+                continue;
+            }
             self.gauges.live.store(self.slots.len().saturating_sub(self.canaries) as u64, Ordering::Relaxed);
             self.gauges.under_way.store(self.slots.len() as u64, Ordering::Relaxed);
             self.gauges.behind.store(self.behind(), Ordering::Relaxed);
@@ -191,7 +198,10 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             Input::Look { xid, answer } => self.look(xid, answer),
             Input::Replies(replies) => replies.into_iter().for_each(|reply| self.replied(reply, now)),
             Input::Connected { service } => self.waking.extend(self.unreachable.remove(&service).unwrap_or_default()),
-            Input::Lease { end } => self.lease_end = end,
+            Input::Lease { end } => {
+                self.lease_end = end;
+                self.waking.append(&mut self.lapsed);
+            }
         }
     }
 
@@ -285,7 +295,9 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let before = slot.live.tx.branches.len();
         step(&mut slot.live.tx, event, now, &mut self.effects);
         let added_to = added && slot.live.tx.branches.len() > before;
-        if added && !added_to {
+        if added_to {
+            self.shares.grown(&slot.live.plan);
+        } else if added {
             slot.live.unplan_branch();
         }
         slot.live.note(&self.effects.notes, now);
@@ -310,7 +322,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         self.settle(xid);
     }
 
-    /// Makes calls. A service without a session answers at once.
+    /// Makes calls. A service without a session answers at once, and what comes too late for its time is not sent.
     fn call(&mut self, xid: Xid, calls: &[tercet_core::Call], now: Timestamp) {
         for call in calls {
             let Some(slot) = self.slots.get_mut(&xid) else { return };
@@ -319,7 +331,12 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             call.not_after = slot.grant(call.not_after.min(self.lease_end));
             let outgoing = Outgoing { xid, plan: Arc::clone(&slot.live.plan), call };
             let unreachable = outgoing.answered(Reply::Unreachable);
-            if !self.caller.call(outgoing) {
+            if call.not_after <= now {
+                // The store has taken that long. Without a lease it waits for one; otherwise its time begins again.
+                let waits = if self.lease_end <= now { &mut self.lapsed } else { &mut self.waking };
+                waits.push_back((xid, call.branch));
+                self.reply(unreachable, now);
+            } else if !self.caller.call(outgoing) {
                 let service = &slot.live.plan.branches[usize::from(call.branch)].service;
                 match self.unreachable.get_mut(service) {
                     Some(waiting) => drop(waiting.insert((xid, call.branch))),
@@ -343,6 +360,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             Some(at) if at < slot.timer => {
                 slot.timer = at;
                 self.timers.push(Reverse((at, xid)));
+                self.prune_timers();
             }
             Some(_) => {}
             None => {

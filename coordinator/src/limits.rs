@@ -104,7 +104,11 @@ pub const WAITING_MAX: usize = 1 << 14;
 /// under way, because the other transactions of a client go through the same connection.
 pub const WAITING_ASKED_MAX: usize = STREAMS_MAX as usize / 2;
 
-/// Ended transactions of one service whose fence rows may be forgotten soon. Past it the oldest stay in the fence.
+/// Timers of what is over that stay in memory beside as many as transactions do.
+pub const TIMERS_SPARE: usize = 1 << 10;
+
+/// Ended transactions of one service whose fence rows may be forgotten soon. Past it those that have longest to
+/// wait stay in the fence.
 pub const FORGET_MAX: usize = 1 << 20;
 
 /// Xids in one message that lets a participant forget. A session gets one each second, so of a service with one session

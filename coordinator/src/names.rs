@@ -137,7 +137,9 @@ pub fn note_text(kind: u32, name: &str, branch: u32, attempt: u32) -> String {
         1 => format!("branch {branch} ({name}) refused its {operation}"),
         2 => format!("branch {branch} ({name}) said not now to its {operation}, attempt {attempt}"),
         3 => format!("branch {branch} ({name}): the outcome of its {operation} is unknown, attempt {attempt}"),
-        4 => format!("branch {branch} ({name}): no instance is connected for its {operation}"),
+        4 => format!(
+            "branch {branch} ({name}): its {operation} was not sent: no instance is connected, or it came too late"
+        ),
         5 => format!("branch {branch} ({name}): its {operation} goes on through compensation_log"),
         6 => format!("branch {branch} ({name}): its {operation} is parked and waits for a person"),
         7 => "decided: confirm".into(),

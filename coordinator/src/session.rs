@@ -104,6 +104,8 @@ struct Service {
     answered_at: Duration,
     pace: load::Pace,
     sessions: Vec<Session>,
+    /// Calls that have waited for longer than they may, and whom nobody has told yet.
+    expired: Vec<Outgoing>,
     /// What has ended, by the time after which nobody can begin anything for it.
     forget: BTreeSet<(Timestamp, Xid)>,
     dirty: bool,
@@ -199,6 +201,7 @@ impl Sessions {
             answered_at: Duration::ZERO,
             pace: load::Pace::default(),
             sessions: Vec::new(),
+            expired: Vec::new(),
             forget: BTreeSet::new(),
             dirty: false,
             canaries: 0,
@@ -261,7 +264,13 @@ impl Sessions {
             replies.extend(service.queue.drain(..).map(|call| call.outgoing.answered(Reply::Unreachable)));
         }
         service.dispatch(now, self.clock.monotonic());
+        replies.extend(service.unsent());
         replies
+    }
+
+    /// Whether a service has any.
+    pub fn has(&self, name: &str) -> bool {
+        self.lock().services.get(name).is_some_and(|service| !service.sessions.is_empty())
     }
 
     /// Gives a session no further batch.
@@ -302,8 +311,9 @@ impl Sessions {
             service.replies[crate::metrics::reply_column(reply)] += 1;
             Incoming { words, ..call.answered(reply) }
         });
-        let incoming = incoming.collect();
+        let mut incoming: Vec<_> = incoming.collect();
         service.dispatch(self.clock.now(), now);
+        incoming.extend(service.unsent());
         Some(incoming)
     }
 
@@ -365,7 +375,7 @@ impl Service {
                 session.leaving = true;
                 continue;
             };
-            let calls = next_batch(&mut self.queue, calls, now);
+            let calls = next_batch((&mut self.queue, &mut self.expired), calls, now);
             if calls.is_empty() {
                 continue;
             }
@@ -379,6 +389,11 @@ impl Service {
                 monotonic,
             ));
         }
+    }
+
+    /// Answers what has waited for too long.
+    fn unsent(&mut self) -> impl Iterator<Item = Incoming> {
+        self.expired.drain(..).map(|call| call.answered(Reply::Unreachable))
     }
 }
 
@@ -404,9 +419,12 @@ fn next_message(
     Ok(sealed(signing, Message::Calls(message)))
 }
 
-/// Takes at most so many calls off the queue, within the limits of a batch. What may no longer begin is dropped: the
-/// machine has given it up.
-fn next_batch(queue: &mut VecDeque<Queued>, calls_max: usize, now: Timestamp) -> Vec<Outgoing> {
+/// Takes at most so many calls off the queue, within the limits of a batch. What may no longer begin has expired.
+fn next_batch(
+    (queue, expired): (&mut VecDeque<Queued>, &mut Vec<Outgoing>),
+    calls_max: usize,
+    now: Timestamp,
+) -> Vec<Outgoing> {
     let calls_max = calls_max.min(limits::BATCH_CALLS_MAX);
     let mut batch = Vec::with_capacity(queue.len().min(calls_max));
     let mut bytes = 0;
@@ -415,6 +433,8 @@ fn next_batch(queue: &mut VecDeque<Queued>, calls_max: usize, now: Timestamp) ->
         if call.call.not_after > now {
             bytes += call.plan.branches[usize::from(call.call.branch)].request.len();
             batch.push(call);
+        } else {
+            expired.push(call);
         }
     }
     batch
@@ -447,18 +467,21 @@ impl Caller for Sessions {
         true
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> Vec<Incoming> {
         let mut inner = self.lock();
+        let mut unsent = Vec::new();
         if inner.dirty.is_empty() {
-            return;
+            return unsent;
         }
         let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
         for name in std::mem::take(&mut inner.dirty) {
             if let Some(service) = inner.services.get_mut(&name) {
                 service.dirty = false;
                 service.dispatch(now, monotonic);
+                unsent.extend(service.unsent());
             }
         }
+        unsent
     }
 
     fn forget(&mut self, xid: Xid, plan: &Plan, not_after: Timestamp) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use crate::limits;
 
@@ -20,14 +20,28 @@ use crate::limits;
 pub struct Turnstile {
     /// Refusals that may leave because transactions have ended.
     earned: AtomicUsize,
-    /// Those that may leave anyway. Its holder is the next one to leave.
-    granted: Mutex<usize>,
+    /// Its holder is the next one to leave.
+    granted: Mutex<Granted>,
     bell: Notify,
+}
+
+/// Refusals that may leave whether anything ends or not.
+#[derive(Debug)]
+struct Granted {
+    /// How many of them, until `until`. Those that leave because something ended are among them: whichever is more.
+    left: usize,
+    until: Instant,
+}
+
+impl Granted {
+    fn from(now: Instant) -> Self {
+        Self { left: limits::REFUSALS_MAX, until: now + Duration::from_millis(limits::REFUSALS_MS) }
+    }
 }
 
 impl Default for Turnstile {
     fn default() -> Self {
-        Self { earned: AtomicUsize::new(0), granted: Mutex::new(limits::REFUSALS_MAX), bell: Notify::new() }
+        Self { earned: AtomicUsize::new(0), granted: Mutex::new(Granted::from(Instant::now())), bell: Notify::new() }
     }
 }
 
@@ -36,17 +50,22 @@ impl Turnstile {
     pub async fn pass(&self) {
         let mut granted = self.granted.lock().await;
         loop {
+            let now = Instant::now();
+            if granted.until <= now {
+                *granted = Granted::from(now);
+            }
             let earned = |earned: usize| earned.checked_sub(1);
             if self.earned.try_update(Ordering::Relaxed, Ordering::Relaxed, earned).is_ok() {
+                granted.left = granted.left.saturating_sub(1);
                 return;
             }
-            if let Some(left) = granted.checked_sub(1) {
-                *granted = left;
+            if let Some(left) = granted.left.checked_sub(1) {
+                granted.left = left;
                 return;
             }
             tokio::select! {
                 () = self.bell.notified() => {}
-                () = sleep(Duration::from_millis(limits::REFUSALS_MS)) => *granted = limits::REFUSALS_MAX,
+                () = sleep_until(granted.until) => {}
             }
         }
     }
@@ -101,7 +120,29 @@ mod tests {
     async fn a_quiet_hour_allows_no_flood_after_it() {
         let turnstile = Turnstile::default();
         (0..100 * limits::REFUSALS_MAX).for_each(|_| turnstile.ended());
-        leave(&turnstile, 2 * limits::REFUSALS_MAX).await;
+        leave(&turnstile, limits::REFUSALS_MAX).await;
         assert!(turnstile.pass().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_now_and_then_holds_nothing_up() {
+        let turnstile = Turnstile::default();
+        let began = Instant::now();
+        let ends = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(limits::REFUSALS_MS - 1)).await;
+                turnstile.ended();
+            }
+        };
+        let refusals = async {
+            for _ in 0..10 * limits::REFUSALS_MAX {
+                turnstile.pass().await;
+            }
+        };
+        tokio::select! {
+            () = ends => {}
+            () = refusals => {}
+        }
+        assert!(began.elapsed() <= Duration::from_millis(11 * limits::REFUSALS_MS), "{:?}", began.elapsed());
     }
 }

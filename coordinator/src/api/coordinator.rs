@@ -202,13 +202,12 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl<S: Store> Coordinator for Service<S> {
     async fn submit(&self, request: Request<pb::SubmitRequest>) -> Result<Response<pb::SubmitResponse>, Status> {
         let (traceparent, patience) = (traceparent(&request), patience(&request));
-        let request = request.into_inner();
         let submitted = async {
-            self.door.admit(branches(&request)).await?;
+            let request = self.door.admit(request.into_inner(), branches, patience).await?;
             let (plan, wait) = declared(request, traceparent.as_deref())?;
-            self.start(plan, wait).await
+            within(patience, self.start(plan, wait)).await
         };
-        let view = within(patience, submitted).await.map_err(|error| errors::status(&error))?;
+        let view = submitted.await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(pb::SubmitResponse { transaction: Some(view) }))
     }
 
@@ -262,12 +261,11 @@ impl<S: Store> Coordinator for Service<S> {
     }
 
     async fn begin(&self, request: Request<pb::BeginRequest>) -> Result<Response<pb::BeginResponse>, Status> {
-        let traceparent = traceparent(&request);
+        let (traceparent, patience) = (traceparent(&request), patience(&request));
         let begun = async {
-            self.door.admit(&[]).await?;
-            let mut plan = Plan::begun(request.into_inner())?;
+            let mut plan = Plan::begun(self.door.admit(request.into_inner(), |_| &[], patience).await?)?;
             trace(&mut plan, traceparent.as_deref());
-            self.start(plan, Waits::Accepted).await
+            within(patience, self.start(plan, Waits::Accepted)).await
         };
         let view = begun.await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(pb::BeginResponse { xid: view.xid, deadline_at_ms: view.deadline_at_ms }))
@@ -277,21 +275,23 @@ impl<S: Store> Coordinator for Service<S> {
         &self,
         request: Request<pb::AddBranchRequest>,
     ) -> Result<Response<pb::AddBranchResponse>, Status> {
+        let patience = patience(&request);
         let request = request.into_inner();
         let added = async {
-            self.add_branch(parse_xid(&request.xid)?, request.index, request.branch.unwrap_or_default()).await
+            let branch = request.branch.unwrap_or_default();
+            self.door.extends(&branch)?;
+            self.add_branch(parse_xid(&request.xid)?, request.index, branch).await
         };
-        added.await.map(Response::new).map_err(|error| errors::status(&error))
+        within(patience, added).await.map(Response::new).map_err(|error| errors::status(&error))
     }
 
     async fn prepare(&self, request: Request<pb::PrepareRequest>) -> Result<Response<pb::PrepareResponse>, Status> {
-        let traceparent = traceparent(&request);
-        let request = request.into_inner();
+        let (traceparent, patience) = (traceparent(&request), patience(&request));
         let prepared = async {
-            self.door.admit(&request.receivers).await?;
+            let request = self.door.admit(request.into_inner(), |request| &request.receivers, patience).await?;
             let mut plan = Plan::prepared(request)?;
             trace(&mut plan, traceparent.as_deref());
-            self.start(plan, Waits::Accepted).await
+            within(patience, self.start(plan, Waits::Accepted)).await
         };
         let view = prepared.await.map_err(|error| errors::status(&error))?;
         // The sender's local transaction may take until it is asked; then the question decides.
@@ -318,6 +318,7 @@ impl<S: Store> Coordinator for Service<S> {
     }
 
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
+        let patience = patience(&request);
         let found = async {
             let lookup = match request.into_inner().key {
                 Some(pb::get_request::Key::Xid(xid)) => Lookup::Xid(parse_xid(&xid)?),
@@ -326,7 +327,7 @@ impl<S: Store> Coordinator for Service<S> {
             };
             self.read(lookup).await
         };
-        let live = found.await.map_err(|error| errors::status(&error))?;
+        let live = within(patience, found).await.map_err(|error| errors::status(&error))?;
         Ok(Response::new(pb::GetResponse { transaction: Some(live.view()) }))
     }
 

@@ -9,9 +9,10 @@ use crate::request::Error;
 /// The answer needs some of the caller's time to arrive: a tenth, and no more than this.
 const WAY_MAX: Duration = Duration::from_millis(100);
 
-/// How long the caller of this request waits; `None` when it does not say so.
+/// How long the answer to this request may take; `None` when its caller does not say how long it waits.
 pub(super) fn patience<T>(request: &Request<T>) -> Option<Duration> {
-    request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse)
+    let patience = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse)?;
+    Some(patience.saturating_sub(WAY_MAX.min(patience / 10)))
 }
 
 /// What the work brings, or that its caller waits no longer. The work of whoever has begun it goes on.
@@ -23,7 +24,6 @@ pub(super) async fn within<T>(
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let Some(patience) = patience else { return work.await };
-    let patience = patience.saturating_sub(WAY_MAX.min(patience / 10));
     tokio::time::timeout(patience, work).await.unwrap_or(Err(Error::Late))
 }
 

@@ -13,7 +13,7 @@ use tercet_proto::participant::v1::sessions_server::Sessions as Contract;
 use tercet_secure::sign::{NONCE_BYTES, Session as Signing};
 use tercet_secure::token::random;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -173,7 +173,8 @@ struct Served {
 impl Served {
     /// `first`: how long to wait until the driver hears that its service is there, if it does not know.
     async fn run<U: Uplink>(self, mut up: U, first: Option<Duration>) {
-        let why = self.listen(&mut up, first).await;
+        let mut untold = first.map(|delay| Box::pin(tokio::time::sleep(delay)));
+        let why = self.listen(&mut up, &mut untold).await;
         let unanswered = self.service.sessions.remove(&self.name, self.id, why);
         let calls = unanswered.len();
         if calls > 0 {
@@ -187,11 +188,14 @@ impl Served {
             let some = unanswered.by_ref().take(limits::WAKE_MAX).collect();
             drop(self.service.inbox.send(Input::Replies(some)).await);
         }
+        // Those that came meanwhile were not the first, and rely on this one to tell.
+        if untold.is_some() && self.service.sessions.has(&self.name) {
+            drop(self.service.inbox.send(Input::Connected { service: self.name.clone() }).await);
+        }
     }
 
     /// Until the session ends; says why.
-    async fn listen<U: Uplink>(&self, up: &mut U, first: Option<Duration>) -> &'static str {
-        let mut untold = first.map(|delay| Box::pin(tokio::time::sleep(delay)));
+    async fn listen<U: Uplink>(&self, up: &mut U, untold: &mut Option<Pin<Box<Sleep>>>) -> &'static str {
         let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS.into()));
         let silence_max = Duration::from_millis(SILENCE_MS_MAX.into());
         let mut heard = Instant::now();
@@ -217,8 +221,8 @@ impl Served {
                         None => return "it closed the stream",
                     }
                 }
-                () = async { if let Some(delay) = &mut untold { delay.await } }, if untold.is_some() => {
-                    untold = None;
+                () = async { if let Some(delay) = untold.as_mut() { delay.await } }, if untold.is_some() => {
+                    *untold = None;
                     let connected = Input::Connected { service: self.name.clone() };
                     if self.service.inbox.send(connected).await.is_err() {
                         return "the coordinator stops";
@@ -256,5 +260,64 @@ impl Served {
             }
             Up::Register(_) => Err("it registered twice"),
         }
+    }
+}
+
+impl Drop for Served {
+    /// However its task ends: what goes down a session that nobody reads has no answer.
+    fn drop(&mut self) {
+        let unanswered = self.service.sessions.remove(&self.name, self.id, "its task failed");
+        if !unanswered.is_empty() {
+            // A driver without room or that is gone finds out by the time-outs of the calls.
+            drop(self.service.inbox.try_send(Input::Replies(unanswered)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    type Up = mpsc::Sender<Result<pb::OpenRequest, Status>>;
+
+    /// A session of one more instance.
+    async fn open(service: &Service) -> (Up, ReceiverStream<Result<pb::OpenResponse, Status>>) {
+        let (up, requests) = mpsc::channel(4);
+        let register = pb::Register {
+            service: "shop".into(),
+            fence_id: Bytes::from_static(&[1; 16]),
+            actions: vec![pb::Action { name: "act".into(), ..pb::Action::default() }],
+            ..pb::Register::default()
+        };
+        let message = Some(super::Up::Register(register));
+        up.send(Ok(pb::OpenRequest { message })).await.expect("it is read");
+        let down = service.session(ReceiverStream::new(requests)).await.expect("it registers");
+        (up, down)
+    }
+
+    async fn told(inbox: &mut mpsc::Receiver<Input>) -> bool {
+        let input = timeout(Duration::from_secs(3), inbox.recv()).await;
+        matches!(input, Ok(Some(Input::Connected { service })) if service == "shop")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_while_the_first_has_not_told_yet_does_not_rely_on_it_in_vain() {
+        let clock = SystemClock::start();
+        let (inbox, mut inputs) = mpsc::channel(16);
+        let service = Service::new(Sessions::new(clock.clone()), inbox, clock);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let gone = open(&service).await;
+        assert!(told(&mut inputs).await, "nobody was there");
+        drop(gone);
+        while service.sessions.has("shop") {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let flapping = open(&service).await;
+        let _stays = open(&service).await;
+        drop(flapping);
+        assert!(told(&mut inputs).await, "one is there");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tercet_core::{Event, Timestamp};
-use tercet_proto::store::v1::Plan;
+use tercet_proto::store::v1::{Branch, Plan};
 
 use super::Driver;
 use crate::caller::Caller;
@@ -26,6 +26,12 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         if self.slots.len().saturating_sub(self.canaries) >= live_max {
             return Some(Error::Overloaded { what: "live transactions", limit: live_max });
         }
+        self.overloaded_service(&plan.record.branches, wait)
+    }
+
+    /// What the services of these branches have too much of, for a transaction that they are new to.
+    pub(super) fn overloaded_service(&mut self, branches: &[Branch], wait: Waits) -> Option<Error> {
+        let live_max = self.gauges.controls.live_max();
         let refused =
             |service: &str, what, limit| Some(Error::ServiceOverloaded { service: service.to_owned(), what, limit });
         let asked = wait != Waits::Accepted;
@@ -33,12 +39,12 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let waiting_max = waiting_max.min(Shares::most(live_max));
         if !self.unreachable.is_empty() {
             let waits = |service: &str| self.unreachable.get(service).is_some_and(|all| all.len() >= waiting_max);
-            if let Some(branch) = plan.record.branches.iter().find(|branch| waits(&branch.service)) {
+            if let Some(branch) = branches.iter().find(|branch| waits(&branch.service)) {
                 return refused(&branch.service, "waiting calls", waiting_max);
             }
         }
         let live = self.slots.values().map(|slot| &*slot.live.plan);
-        let service = self.shares.full(&plan.record, live_max, live)?;
+        let service = self.shares.full(branches, live_max, live)?;
         refused(service, "live transactions", Shares::most(live_max))
     }
 
@@ -97,10 +103,10 @@ impl Shares {
         live_max.div_ceil(2)
     }
 
-    /// The service of this plan that is in too many of them already, if one is. `live`: all that live.
+    /// The service of these branches that is in too many of them already, if one is. `live`: all that live.
     pub(super) fn full<'a, 'l>(
         &mut self,
-        plan: &'a Plan,
+        branches: &'a [Branch],
         live_max: usize,
         live: impl ExactSizeIterator<Item = &'l Plan>,
     ) -> Option<&'a str> {
@@ -114,25 +120,33 @@ impl Shares {
         }
         let counts = self.counts.get_or_insert_with(|| {
             let mut counts = HashMap::new();
-            live.flat_map(services).for_each(|service| add(&mut counts, service));
+            live.flat_map(|plan| services(&plan.branches)).for_each(|service| add(&mut counts, service));
             counts
         });
-        services(plan).find(|service| counts.get(*service).is_some_and(|count| *count >= most))
+        services(branches).find(|service| counts.get(*service).is_some_and(|count| *count >= most))
     }
 
     /// One more with this plan lives.
     pub(super) fn added(&mut self, plan: &Plan) {
         if let Some(counts) = &mut self.counts {
-            services(plan).for_each(|service| add(counts, service));
+            services(&plan.branches).for_each(|service| add(counts, service));
+        }
+    }
+
+    /// One of those that live has a branch more: the last one of this plan.
+    pub(super) fn grown(&mut self, plan: &Plan) {
+        if let (Some(counts), Some((last, before))) = (&mut self.counts, plan.branches.split_last())
+            && before.iter().all(|branch| branch.service != last.service)
+        {
+            add(counts, &last.service);
         }
     }
 
     /// One less.
     pub(super) fn removed(&mut self, plan: &Plan) {
         let Some(counts) = &mut self.counts else { return };
-        for service in services(plan) {
+        for service in services(&plan.branches) {
             if let Some(count) = counts.get_mut(service) {
-                // Branches that were added later had not been counted.
                 *count = count.saturating_sub(1);
             }
         }
@@ -146,17 +160,15 @@ fn add(counts: &mut HashMap<String, usize>, service: &str) {
     }
 }
 
-/// The services of a plan, each once.
-fn services(plan: &Plan) -> impl Iterator<Item = &str> {
-    let branches = plan.branches.iter().enumerate();
-    let first = |at: usize, service: &str| plan.branches[..at].iter().all(|before| before.service != service);
-    branches.filter(move |(at, branch)| first(*at, &branch.service)).map(|(_, branch)| branch.service.as_str())
+/// The services of branches, each once.
+fn services(branches: &[Branch]) -> impl Iterator<Item = &str> {
+    let first = |at: usize, service: &str| branches[..at].iter().all(|before| before.service != service);
+    let services = branches.iter().map(|branch| branch.service.as_str()).enumerate();
+    services.filter(move |(at, service)| first(*at, service)).map(|(_, service)| service)
 }
 
 #[cfg(test)]
 mod tests {
-    use tercet_proto::store::v1::Branch;
-
     use super::*;
 
     fn plan(services: &[&str]) -> Plan {
@@ -190,23 +202,38 @@ mod tests {
         let (a, b, ab) = (plan(&["a", "a"]), plan(&["b"]), plan(&["a", "b"]));
         let mut shares = Shares::default();
         let mut live: Vec<&Plan> = vec![&a; 4];
-        assert_eq!(shares.full(&a, 10, live.iter().copied()), None);
+        assert_eq!(shares.full(&a.branches, 10, live.iter().copied()), None);
         live.push(&a);
-        assert_eq!(shares.full(&a, 10, live.iter().copied()), Some("a"));
-        assert_eq!(shares.full(&ab, 10, live.iter().copied()), Some("a"));
-        assert_eq!(shares.full(&b, 10, live.iter().copied()), None);
+        assert_eq!(shares.full(&a.branches, 10, live.iter().copied()), Some("a"));
+        assert_eq!(shares.full(&ab.branches, 10, live.iter().copied()), Some("a"));
+        assert_eq!(shares.full(&b.branches, 10, live.iter().copied()), None);
         shares.added(&b);
         live.push(&b);
         shares.removed(&a);
         live.remove(0);
-        assert_eq!(shares.full(&ab, 10, live.iter().copied()), None, "a has room again");
+        assert_eq!(shares.full(&ab.branches, 10, live.iter().copied()), None, "a has room again");
         shares.added(&ab);
         live.push(&ab);
-        assert_eq!(shares.full(&a, 10, live.iter().copied()), Some("a"));
+        assert_eq!(shares.full(&a.branches, 10, live.iter().copied()), Some("a"));
         // Far below the half nothing is counted any more, and what happens meanwhile is seen when it is again.
         live.truncate(1);
-        assert_eq!(shares.full(&a, 10, live.iter().copied()), None);
+        assert_eq!(shares.full(&a.branches, 10, live.iter().copied()), None);
         live = vec![&b; 5];
-        assert_eq!(shares.full(&ab, 10, live.iter().copied()), Some("b"));
+        assert_eq!(shares.full(&ab.branches, 10, live.iter().copied()), Some("b"));
+    }
+
+    #[test]
+    fn a_branch_that_is_added_later_counts_like_the_others() {
+        let (none, a) = (plan(&[]), plan(&["a"]));
+        let mut shares = Shares::default();
+        assert_eq!(shares.full(&a.branches, 10, [&a; 5].into_iter()), Some("a"));
+        (0..5).for_each(|_| shares.removed(&a));
+        for _ in 0..5 {
+            assert_eq!(shares.full(&a.branches, 10, [&a; 5].into_iter()), None);
+            shares.added(&none);
+            shares.grown(&a);
+            shares.grown(&plan(&["a", "a"]));
+        }
+        assert_eq!(shares.full(&a.branches, 10, [&a; 5].into_iter()), Some("a"));
     }
 }

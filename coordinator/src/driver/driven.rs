@@ -6,6 +6,7 @@ use tercet_proto::coordinator::v1 as pb;
 use super::Driver;
 use crate::caller::Caller;
 use crate::clock::Clock;
+use crate::metrics;
 use crate::plan::{Invalid, Plan};
 use crate::request::{Added, Answer, End, Error, Waiter, Waits};
 use crate::store::Store;
@@ -27,7 +28,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             return Added::send(answer, Err(Error::Declared));
         }
         let not_after = slot.grant(slot.live.tx.deadline.min(self.lease_end));
-        let live = &mut slot.live;
+        let live = &slot.live;
         let count = live.tx.branches.len();
         let at = index.map_or(count, |index| index as usize);
         let branch = match Plan::added(&live.plan, at.min(count), branch) {
@@ -44,9 +45,22 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                 let limit = format!("at most {count}, the next one");
                 return Added::send(answer, Err(Error::Invalid(Invalid { field: "index".into(), limit })));
             }
-            Ok(branch) => live.plan_branch(branch),
+            Ok(branch) => branch,
             Err(invalid) => return Added::send(answer, Err(Error::Invalid(invalid))),
         };
+        // Of what comes call by call only this shows which services it is with.
+        let known = live.plan.branches.iter().any(|other| other.service == branch.service);
+        let refused = if known || slot.canary() {
+            None
+        } else {
+            self.overloaded_service(std::slice::from_ref(&branch), Waits::Accepted)
+        };
+        if let Some(error) = refused {
+            metrics::overloaded(&error);
+            return Added::send(answer, Err(error));
+        }
+        let Some(slot) = self.slots.get_mut(&xid) else { return };
+        let branch = slot.live.plan_branch(branch);
         slot.waiters.push(Waiter::Added { added: Added { branch: count as u32, not_after }, answer });
         self.feed(xid, Event::BranchAdded(branch), now);
     }

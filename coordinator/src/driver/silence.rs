@@ -60,13 +60,13 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use tercet_core::Xid;
+    use tercet_core::{Call, Xid};
     use tercet_proto::coordinator::v1 as pb;
     use tercet_proto::store::v1::Plan as StoredPlan;
     use tokio::sync::{mpsc, oneshot, watch};
 
     use super::*;
-    use crate::caller::Outgoing;
+    use crate::caller::{Incoming, Outgoing};
     use crate::clock::ManualClock;
     use crate::driver::{Gauges, Settings};
     use crate::plan::Plan;
@@ -110,13 +110,16 @@ mod tests {
         }
     }
 
-    struct Nobody;
+    /// Participants that take everything and answer nothing.
+    struct Silent(mpsc::UnboundedSender<Call>);
 
-    impl Caller for Nobody {
-        fn call(&mut self, _: Outgoing) -> bool {
-            false
+    impl Caller for Silent {
+        fn call(&mut self, call: Outgoing) -> bool {
+            self.0.send(call.call).is_ok()
         }
-        fn flush(&mut self) {}
+        fn flush(&mut self) -> Vec<Incoming> {
+            Vec::new()
+        }
         fn forget(&mut self, _: Xid, _: &StoredPlan, _: Timestamp) {}
     }
 
@@ -126,6 +129,7 @@ mod tests {
         gate: watch::Sender<bool>,
         store: Arc<Ailing>,
         gauges: Arc<Gauges>,
+        calls: mpsc::UnboundedReceiver<Call>,
         _stop: watch::Sender<bool>,
     }
 
@@ -142,15 +146,20 @@ mod tests {
             };
             let (inbox, inputs) = mpsc::channel(16);
             let (stop, stopping) = watch::channel(false);
-            let driver = Driver::new(Arc::clone(&store), Nobody, clock.clone(), settings, inputs);
+            let (called, calls) = mpsc::unbounded_channel();
+            let driver = Driver::new(Arc::clone(&store), Silent(called), clock.clone(), settings, inputs);
             let gauges = driver.gauges();
             tokio::spawn(driver.run(stopping));
-            Self { inbox, clock, gate, store, gauges, _stop: stop }
+            Self { inbox, clock, gate, store, gauges, calls, _stop: stop }
         }
 
         async fn begin(&self) -> oneshot::Receiver<Result<pb::TransactionView, Error>> {
             let request = pb::BeginRequest { mode: pb::Mode::Tcc.into(), ..pb::BeginRequest::default() };
-            let plan = Box::new(Plan::begun(request).expect("within every limit"));
+            self.start_with(Plan::begun(request).expect("within every limit")).await
+        }
+
+        async fn start_with(&self, plan: Plan) -> oneshot::Receiver<Result<pb::TransactionView, Error>> {
+            let plan = Box::new(plan);
             let (answer, answered) = oneshot::channel();
             let start = Input::Start { plan, wait: Waits::Accepted, answer: Answer::One(answer) };
             self.inbox.send(start).await.expect("the driver runs");
@@ -192,5 +201,34 @@ mod tests {
         assert!(matches!(stage.begin().await.await, Ok(Err(Error::DiskFull))), "until somebody looks at the disk");
         stage.gauges.disk_full.store(false, Ordering::Relaxed);
         stage.begin().await.await.expect("an answer").expect("there is room");
+    }
+
+    #[tokio::test]
+    async fn what_the_store_kept_past_the_lease_is_called_under_the_next_one() {
+        let mut stage = Stage::start();
+        let lease = |ms| Input::Lease { end: Timestamp(1_000_000).after_ms(ms) };
+        stage.inbox.send(lease(10_000)).await.expect("the driver runs");
+        stage.gate.send(false).expect("the store listens");
+        let branch = pb::Branch {
+            service: "shop".into(),
+            action: "act".into(),
+            call_timeout_ms: 30_000,
+            ..pb::Branch::default()
+        };
+        let (mode, deadline_ms) = (pb::Mode::Tcc.into(), 60_000);
+        let transaction = pb::Transaction { mode, deadline_ms, branches: vec![branch], ..pb::Transaction::default() };
+        let _waiting = stage.start_with(Plan::declared(transaction).expect("within every limit")).await;
+        while stage.gauges.commits.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        stage.clock.pass_ms(14_000);
+        stage.gate.send(true).expect("the store listens");
+        while stage.gauges.commit_began_us.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(stage.calls.try_recv().is_err(), "nobody would begin it any more");
+        stage.inbox.send(lease(20_000)).await.expect("the driver runs");
+        let call = stage.calls.recv().await.expect("it is called");
+        assert_eq!((call.attempt, call.not_after), (0, Timestamp(1_000_000).after_ms(20_000)));
     }
 }

@@ -55,7 +55,9 @@ impl Caller for Obliging {
         let reply = if call.call.operation == Operation::Ask { Reply::Refused } else { Reply::Done };
         self.inbox.try_send(Input::Replies(vec![call.answered(reply)])).is_ok()
     }
-    fn flush(&mut self) {}
+    fn flush(&mut self) -> Vec<Incoming> {
+        Vec::new()
+    }
     fn forget(&mut self, _: Xid, _: &StoredPlan, not_after: Timestamp) {
         self.forgotten.send(not_after).expect("the test listens");
     }
@@ -91,11 +93,15 @@ impl Obliged {
     }
 
     async fn add(&self, xid: Xid) -> Added {
+        self.try_add(xid).await.expect("it is added")
+    }
+
+    async fn try_add(&self, xid: Xid) -> Result<Added, Error> {
         let (answer, added) = oneshot::channel();
         let branch = pb::Branch { service: "shop".into(), action: "act".into(), ..pb::Branch::default() };
         let add = Input::AddBranch { xid, index: Some(0), branch: Box::new(branch), answer };
         self.inbox.send(add).await.expect("there is room");
-        added.await.expect("it is answered").expect("it is added")
+        added.await.expect("it is answered")
     }
 
     /// Rolls it back; after which time it may be forgotten.
@@ -129,8 +135,7 @@ async fn a_no_is_remembered_for_as_long_as_its_sender_may_commit() {
 #[tokio::test]
 async fn a_branch_is_remembered_for_as_long_as_its_repeats_have_said() {
     let mut obliged = Obliged::start();
-    let request = pb::BeginRequest { mode: pb::Mode::Tcc.into(), deadline_ms: 60_000, ..pb::BeginRequest::default() };
-    let view = obliged.begin(Plan::begun(request).expect("within every limit")).await;
+    let view = obliged.begin(begun(60_000)).await;
     let xid = Xid::from_slice(&view.xid).expect("a name");
     let first = obliged.add(xid).await;
     obliged.inbox.send(Input::Lease { end: obliged.now.after_ms(20_000) }).await.expect("there is room");
@@ -138,4 +143,60 @@ async fn a_branch_is_remembered_for_as_long_as_its_repeats_have_said() {
     assert!(again.not_after > first.not_after, "the lease has moved on");
     obliged.inbox.send(Input::Lease { end: obliged.now.after_ms(2_000) }).await.expect("there is room");
     assert!(obliged.roll_back(xid).await >= again.not_after);
+}
+
+/// A transaction that its initiator drives call by call.
+fn begun(deadline_ms: u32) -> Plan {
+    let request = pb::BeginRequest { mode: pb::Mode::Tcc.into(), deadline_ms, ..pb::BeginRequest::default() };
+    Plan::begun(request).expect("within every limit")
+}
+
+#[tokio::test]
+async fn what_comes_call_by_call_leaves_room_for_other_services_too() {
+    let obliged = Obliged::start();
+    for _ in 0..5 {
+        let view = obliged.begin(begun(60_000)).await;
+        obliged.add(Xid::from_slice(&view.xid).expect("a name")).await;
+    }
+    let view = obliged.begin(begun(60_000)).await;
+    let xid = Xid::from_slice(&view.xid).expect("a name");
+    let refused = obliged.try_add(xid).await;
+    assert!(matches!(&refused, Err(Error::ServiceOverloaded { service, .. }) if service == "shop"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_ends_long_before_its_deadline_leaves_no_timer() {
+    let clock = ManualClock::at(Timestamp(1_000_000));
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let lease_end = clock.now().after_ms(LEASE_MS);
+    let settings = Settings { owner: Owner { node: 0, epoch: 1 }, live_max: 10, lease_end };
+    let (inbox, inputs) = mpsc::channel(10);
+    let (forget, _forgotten) = mpsc::unbounded_channel();
+    let mut driver = Driver::new(store, Obliging { inbox, forgotten: forget }, clock.clone(), settings, inputs);
+    for _ in 0..10_000 {
+        let (sender, mut answer) = oneshot::channel();
+        let (plan, answered) = (Box::new(begun(24 * 3_600_000)), Answer::One(sender));
+        driver.take(Input::Start { plan, wait: Waits::Accepted, answer: answered }, clock.now());
+        commit(&mut driver).await;
+        let view = answer.try_recv().expect("it is answered").expect("it is accepted");
+        let xid = Xid::from_slice(&view.xid).expect("a name");
+        let (sender, _) = oneshot::channel();
+        let end = End::Rollback { reason: String::new() };
+        let finish = Input::Finish { xid, end, wait: Waits::Ended, answer: Answer::One(sender) };
+        driver.take(finish, clock.now());
+        commit(&mut driver).await;
+    }
+    assert!(driver.slots.is_empty());
+    assert!(driver.timers.len() <= crate::limits::TIMERS_SPARE, "{}", driver.timers.len());
+}
+
+/// As the loop does it.
+async fn commit<S: Store, C: Caller, K: Clock + Clone>(driver: &mut Driver<S, C, K>) {
+    while !driver.queued.is_empty() {
+        driver.start_commit();
+        let written = finished(&mut driver.commit).await;
+        driver.commit = None;
+        let now = driver.clock.now();
+        written.into_iter().for_each(|(xid, written)| driver.written(xid, written, now));
+    }
 }

@@ -7,9 +7,18 @@ use tercet_core::{Event, Timestamp};
 use super::Driver;
 use crate::caller::Caller;
 use crate::clock::Clock;
+use crate::limits;
 use crate::store::Store;
 
 impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
+    /// Lets go of the timers of what is over: a deadline may be a day away, and what has it ends in milliseconds.
+    pub(super) fn prune_timers(&mut self) {
+        if self.timers.len() > 2 * self.slots.len() + limits::TIMERS_SPARE {
+            let set = self.slots.iter().filter(|(_, slot)| slot.timer < Timestamp::MAX);
+            self.timers = set.map(|(xid, slot)| Reverse((slot.timer, *xid))).collect();
+        }
+    }
+
     /// Does all that is due now.
     pub(super) fn fire(&mut self, now: Timestamp) {
         if now >= self.silence.at {

@@ -91,9 +91,16 @@ impl Service {
         many && (late || self.pace.wait(self.queue.len()) > most) || late && waited_ms > left_ms()
     }
 
-    /// Drops what may no longer begin: the machine has given it up and calls again, or has gone.
+    /// Takes what may no longer begin off the queue.
     pub(super) fn sweep(&mut self, now: Timestamp) {
-        self.queue.retain(|queued| queued.outgoing.call.not_after > now);
+        let Self { queue, expired, .. } = self;
+        queue.retain(|queued| {
+            let waits = queued.outgoing.call.not_after > now;
+            if !waits {
+                expired.push(queued.outgoing.clone());
+            }
+            waits
+        });
         self.sweep_at = (2 * self.queue.len()).max(SWEEP_MIN);
     }
 }

@@ -60,8 +60,8 @@ impl Caller for Network {
         self.sessions.call(call)
     }
 
-    fn flush(&mut self) {
-        self.sessions.flush();
+    fn flush(&mut self) -> Vec<Incoming> {
+        self.sessions.flush()
     }
 
     fn forget(&mut self, xid: Xid, plan: &Plan, not_after: Timestamp) {
@@ -77,9 +77,9 @@ pub(crate) async fn call_late(mut sessions: Sessions, mut late: mpsc::UnboundedR
         tokio::select! {
             biased;
             Some(call) = under_way.next(), if !under_way.is_empty() => {
-                // Without a session it is lost.
+                // Without a session, or too late for its time, it is lost.
                 sessions.call(call);
-                sessions.flush();
+                drop(sessions.flush());
             }
             next = late.recv() => {
                 let Some((time, call)) = next else { return };

@@ -94,7 +94,9 @@ impl Caller for World {
         true
     }
 
-    fn flush(&mut self) {}
+    fn flush(&mut self) -> Vec<tercet_coordinator::caller::Incoming> {
+        Vec::new()
+    }
 
     fn forget(&mut self, _: Xid, _: &StoredPlan, _: Timestamp) {}
 }

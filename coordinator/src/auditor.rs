@@ -85,6 +85,18 @@ impl Auditor {
         Some(pb::Audit { round: self.round, from: from.collect() })
     }
 
+    /// Lets go of what a service promised once, and none of its instances does any more.
+    pub fn keep(&mut self, service: &str, promised: impl Fn(&str) -> bool) {
+        let first = (service.to_owned(), String::new(), 0);
+        let own = self.watched.range(first..).take_while(|((of, _, _), _)| of == service);
+        let gone: Vec<Key> = own.map(|(key, _)| key).filter(|key| !promised(&key.1)).cloned().collect();
+        for key in gone {
+            self.watched.remove(&key);
+            metrics::audited(&key.0, &key.1, Duration::ZERO, 0);
+            info!(service, invariant = key.1, place = key.2, "no longer promised");
+        }
+    }
+
     /// Takes an answer, compares, and raises or ends alarms.
     pub fn hear(&mut self, service: &str, audited: pb::Audited, now: Duration) {
         self.asked.remove(service);
@@ -145,13 +157,13 @@ impl Watched {
     }
 
     fn hear(&mut self, service: &str, page: pb::AuditPage, now: Duration) {
-        if page.after != self.after.unwrap_or(page.after) {
-            // An answer to a question before the last.
+        let until = page.next.unwrap_or(i64::MAX);
+        if page.after != self.after.unwrap_or(page.after) || until < page.after {
+            // An answer to a question before the last, or one that leads back: its age tells.
             return;
         }
         self.heard_at = now;
         let invariant = &page.invariant;
-        let until = page.next.unwrap_or(i64::MAX);
         let mut raised = 0;
         let before: Vec<i64> = self.alarms.range(page.after..=until).map(|(resource, _)| *resource).collect();
         // A page shows only the first few.
@@ -253,6 +265,27 @@ mod tests {
         assert!(listed.broken[0].text.starts_with(named), "{}", listed.broken[0].text);
         auditor.hear("stock", page(&[], 10, 10), NOW);
         assert!(auditor.list(NOW)[0].holds);
+    }
+
+    #[test]
+    fn a_page_that_leads_back_is_no_page() {
+        let mut auditor = Auditor::default();
+        auditor.hear("stock", page(&[(7, &[9; 16])], 11, 10), NOW);
+        let mut back = page(&[], 10, 10);
+        (back.pages[0].after, back.pages[0].next) = (5, Some(3));
+        auditor.hear("stock", back, NOW);
+        assert!(!auditor.list(NOW)[0].holds);
+    }
+
+    #[test]
+    fn what_nobody_promises_any_more_is_not_watched() {
+        let mut auditor = Auditor::default();
+        auditor.hear("stock", page(&[], 11, 10), NOW);
+        auditor.keep("stock", |_| true);
+        auditor.keep("order", |_| false);
+        assert_eq!(auditor.list(NOW).len(), 1);
+        auditor.keep("stock", |_| false);
+        assert_eq!(auditor.list(NOW), []);
     }
 
     #[test]

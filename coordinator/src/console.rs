@@ -164,6 +164,12 @@ enum Error {
     /// Some of what was wanted was not done.
     #[error("{failed} of {all} could not be retried: see above")]
     Some { failed: usize, all: usize },
+    /// Nobody waits for what is under way to end any more.
+    #[error("the coordinator no longer drains: somebody has undone it, or it was started again; {0} are in memory")]
+    Undrained(u64),
+    /// The coordinator has stopped.
+    #[error("the coordinator has stopped before {0} has ended: watch it again where it goes on")]
+    Unwatched(String),
     /// Somebody has changed the audit log.
     #[error("the audit log is broken: {0}; restore the store from a backup to see what it said")]
     Broken(String),
@@ -185,6 +191,8 @@ impl Error {
             | Self::Denied { .. }
             | Self::Broken(_)
             | Self::Unread { .. }
+            | Self::Undrained(_)
+            | Self::Unwatched(_)
             | Self::Some { .. } => ExitCode::FAILURE,
             Self::Address { .. } | Self::Security(_) | Self::Refused(_) => ExitCode::from(2),
             Self::Unreachable { .. } => ExitCode::from(3),

@@ -10,6 +10,7 @@ use tercet_proto::admin::v1::next::Kind;
 use crate::audit::AuditRow;
 use crate::live::Live;
 use crate::names;
+use crate::session::Health;
 use crate::store::{Compensation, CompensationStatus};
 use crate::text::{both, iso, relative};
 
@@ -21,8 +22,8 @@ pub struct Facts<'a> {
     pub rows: &'a [Compensation],
     /// What people did to it, oldest first.
     pub acts: &'a [AuditRow],
-    /// Whether an instance of a service is connected.
-    pub connected: &'a dyn Fn(&str) -> bool,
+    /// How each service is doing that has registered since the start.
+    pub services: &'a [Health],
     /// The coordinator's time.
     pub now: Timestamp,
 }
@@ -31,6 +32,22 @@ impl Facts<'_> {
     fn name(&self, branch: u8) -> String {
         let plan = self.live.plan.branches.get(usize::from(branch));
         plan.map_or_else(String::new, |plan| format!("branch {branch} ({}/{})", plan.service, plan.action))
+    }
+
+    fn health(&self, service: &str) -> Option<&Health> {
+        self.services.iter().find(|health| health.service == service)
+    }
+
+    /// Whether an instance of a service is connected.
+    fn connected(&self, service: &str) -> bool {
+        self.health(service).is_some_and(|health| health.sessions > 0)
+    }
+
+    /// Whether a branch is a sender that has the word: nobody has asked it yet.
+    fn at_work(&self, branch: u8) -> bool {
+        let unasked = |of: &Branch| of.progress == Progress::Delayed && of.attempts == 0;
+        self.live.tx.operation(branch) == Some(Operation::Ask)
+            && self.live.tx.branches.get(usize::from(branch)).is_some_and(unasked)
     }
 
     fn service(&self, branch: u8) -> &str {
@@ -87,11 +104,18 @@ fn waits(facts: &Facts<'_>) -> Vec<pb::WaitsFor> {
 fn branch_waits(facts: &Facts<'_>, index: u8, branch: &Branch) -> pb::WaitsFor {
     let service = facts.service(index).to_owned();
     let operation = facts.live.tx.operation(index).map_or("nothing", names::operation_name);
-    let connected = (facts.connected)(&service);
+    let connected = facts.connected(&service);
     let at = |at: Timestamp| both(at.0, facts.now);
     let why = match branch.progress {
         Progress::Due => "comes after other branches, which are not finished".to_owned(),
-        Progress::Called => format!("is under way; without an answer by {} it is unknown", at(branch.wake_at)),
+        Progress::Called => {
+            let queue = facts.health(&service).filter(|health| health.queued > 0 && connected).map(queue);
+            let queue = queue.unwrap_or_default();
+            format!("is under way{queue}; without an answer by {} it is unknown", at(branch.wake_at))
+        }
+        Progress::Delayed if facts.at_work(index) => {
+            format!("waits for its sender to commit or roll back until {}, then it is asked", at(branch.wake_at))
+        }
         Progress::Delayed => {
             format!("failed {} times in a row; again {}", branch.attempts, at(branch.wake_at))
         }
@@ -130,6 +154,13 @@ fn branch_waits(facts: &Facts<'_>, index: u8, branch: &Branch) -> pb::WaitsFor {
         until_ms,
         said: facts.live.said(index).to_owned(),
     }
+}
+
+/// That a call may still be here, because its service takes no more.
+fn queue(health: &Health) -> String {
+    let Health { service, queued, state, in_flight, .. } = health;
+    let state = state.name();
+    format!(", or still here: {service} is {state}, {queued} calls wait for it to take them, it has {in_flight}")
 }
 
 /// The machine's next move, in numbers and in a sentence.
@@ -171,7 +202,7 @@ fn told(facts: &Facts<'_>) -> pb::Next {
         What::Call(operation, branch) => {
             let (name, operation_name) = (facts.name(branch), names::operation_name(operation));
             let who = if scanner { "the scanner has" } else { "the coordinator has" };
-            let away = match (facts.connected)(facts.service(branch)) {
+            let away = match facts.connected(facts.service(branch)) {
                 true => String::new(),
                 false => format!(", as soon as an instance of {} is connected", facts.service(branch)),
             };
@@ -211,6 +242,10 @@ fn remedies(facts: &Facts<'_>) -> Vec<pb::Remedy> {
         let on = format!("{xid} --branch {index}");
         let parkable = tx.operation(index as u8) != Some(Operation::Try);
         match branch.progress {
+            Progress::Delayed if facts.at_work(index as u8) => {
+                let text = "only when its sender will not commit any more: asked before it has, it may not";
+                all.push(remedy(false, format!("tercet tx retry {on}"), text));
+            }
             Progress::Delayed | Progress::Unreachable | Progress::Logged => {
                 all.push(remedy(true, format!("tercet tx retry {on}"), "call it now instead"));
                 if parkable {
@@ -275,11 +310,14 @@ fn lines(facts: &Facts<'_>, waits: &[pb::WaitsFor], next: &pb::Next, remedies: &
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tercet_core::{Act, Effects, Event, Reply, Xid, step};
     use tercet_proto::coordinator::v1 as coordinator;
 
     use super::*;
     use crate::plan::Plan;
+    use crate::session::State;
 
     /// A confirm that its participant refused, one second after it was accepted.
     fn refused() -> Live {
@@ -302,7 +340,51 @@ mod tests {
     }
 
     fn explained(live: Live, connected: bool) -> pb::ExplainResponse {
-        explain(Facts { live, rows: &[], acts: &[], connected: &|_| connected, now: Timestamp(3_000) })
+        let state = if connected { State::Stuck } else { State::Absent };
+        let coupon = Health {
+            service: "coupon".into(),
+            state,
+            sessions: connected.into(),
+            queued: 7,
+            in_flight: 2,
+            oldest_batch: Duration::ZERO,
+            replies: [0; 4],
+            failure: None,
+        };
+        explain(Facts { live, rows: &[], acts: &[], services: &[coupon], now: Timestamp(3_000) })
+    }
+
+    #[test]
+    fn a_sender_at_work_is_not_asked_before_its_time_as_if_that_were_safe() {
+        let branch = |action: &str| coordinator::Branch {
+            service: "coupon".into(),
+            action: action.into(),
+            ..coordinator::Branch::default()
+        };
+        let request = coordinator::PrepareRequest {
+            sender: Some(branch("send")),
+            receivers: vec![branch("receive")],
+            query_after_ms: 10_000,
+            ..coordinator::PrepareRequest::default()
+        };
+        let plan = Plan::prepared(request).expect("it is sound");
+        let mut live = Live::new(Xid([0; 16]), plan, Timestamp(0));
+        step(&mut live.tx, Event::Woken, Timestamp(0), &mut Effects::default());
+        let told = explained(live, true);
+        let expected = "branch 0 (coupon/send): its ask waits for its sender to commit or roll back until \
+            1970-01-01T00:00:10.000Z (in 7s), then it is asked";
+        assert_eq!(told.waits[0].text, expected);
+        assert!(told.remedies.iter().all(|remedy| !remedy.safe), "{:?}", told.remedies);
+    }
+
+    #[test]
+    fn a_call_that_its_service_does_not_take_is_told_with_the_queue_that_it_is_in() {
+        let mut live = refused();
+        step(&mut live.tx, Event::Operator(Act::Retry { branch: 0 }), Timestamp(2_000), &mut Effects::default());
+        let told = explained(live, true);
+        let expected = "its confirm is under way, or still here: coupon is stuck, 7 calls wait for it to take them, it \
+            has 2; without an answer by";
+        assert!(told.waits[0].text.contains(expected), "{}", told.waits[0].text);
     }
 
     #[test]

@@ -85,6 +85,9 @@ pub enum Error {
     /// The scanner's schedule can not be read.
     #[error("scanner_cron: {0:?} is not a cron expression with seconds first")]
     Schedule(String),
+    /// The driver has failed, which it never should.
+    #[error("the driver failed: what was under way is due at the next start")]
+    Driver,
     /// The server has failed.
     #[error("the gRPC server failed: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -151,12 +154,13 @@ pub async fn serve<S: Store>(
     let (stop, stopping) = watch::channel(false);
 
     let tick = Arc::new(Notify::new());
-    let schedule = scanner::schedule(&config.scanner_cron, Arc::clone(&tick))
+    let (schedule, watchdog) = scanner::schedule(&config.scanner_cron, clock.clone(), Arc::clone(&tick))
         .await
         .map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
     let (superseded, mut ended) = oneshot::channel();
     let parts = (Arc::clone(&store), clock.clone(), inbox.clone(), Arc::clone(&gauges), settings);
     let mut work = background(parts, &sessions, tick, &config, superseded);
+    work.spawn(watchdog.run());
     work.spawn(look::run(clock.clone(), Arc::clone(&gauges), sessions.clone()));
     let mut driven = tokio::spawn(driver.run(stopping));
 
@@ -189,15 +193,19 @@ pub async fn serve<S: Store>(
     info!(address = %addresses.listen, admin = %addresses.admin, node = config.node, epoch = beat.epoch, "ready");
     let result = tokio::select! {
         served = &mut server => served.map_err(Error::Serve),
-        fatal = &mut ended => fatal.map_or(Ok(()), |error| Err(Error::Store(error))),
+        // Without a word only when there is no driver to tell of its lease any more.
+        fatal = &mut ended => Err(fatal.map_or(Error::Driver, Error::Store)),
+        _ = &mut driven => Err(Error::Driver),
         () = shutdown => Ok(()),
     };
-    if result.is_ok() {
+    let result = if result.is_ok() {
         info!("stopping: nothing new, what is under way ends");
         stop.send(true).ok();
         report(&health, ServingStatus::NotServing).await;
-        drain(&mut server, &mut driven, Duration::from_millis(config.stop_grace_ms)).await;
-    }
+        drain(&mut server, &mut driven, Duration::from_millis(config.stop_grace_ms)).await
+    } else {
+        result
+    };
     // Without a driver every session ends, and every call that waits. Then the connections do, which would outlive
     // this.
     driven.abort();
@@ -245,20 +253,40 @@ async fn end(driven: JoinHandle<()>, mut work: JoinSet<()>, mut schedule: JobSch
 }
 
 /// Lets what is under way end, for so long at most. Participants answer through the server, so it goes on meanwhile.
-async fn drain(server: impl Future, driven: &mut JoinHandle<()>, grace: Duration) {
+///
+/// # Errors
+/// [`Error::Driver`].
+async fn drain(server: impl Future, driven: &mut JoinHandle<()>, grace: Duration) -> Result<(), Error> {
     let all = tokio::select! {
         _ = server => false,
-        finished = tokio::time::timeout(grace, driven) => finished.is_ok(),
+        finished = tokio::time::timeout(grace, driven) => match finished {
+            Ok(ended) => ended.map(|()| true).map_err(|_| Error::Driver)?,
+            Err(_) => false,
+        },
     };
     if all {
         info!("stopped: nothing is left under way");
     } else {
         warn!("stopped: what is left is due at the next start");
     }
+    Ok(())
 }
 
 /// Whom the scanner may call at all.
 fn connected(sessions: &Sessions) -> scanner::Services {
     let sessions = sessions.clone();
     Box::new(move || sessions.rooms())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_driver_that_fails_has_not_ended_well() {
+        let grace = Duration::from_secs(10);
+        let ended = |fails: bool| tokio::spawn(async move { assert!(!fails, "on purpose") });
+        assert!(matches!(drain(std::future::pending::<()>(), &mut ended(true), grace).await, Err(Error::Driver)));
+        assert!(drain(std::future::pending::<()>(), &mut ended(false), grace).await.is_ok());
+    }
 }

@@ -104,6 +104,9 @@ pub const WAITING_MAX: usize = 1 << 14;
 /// under way, because the other transactions of a client go through the same connection.
 pub const WAITING_ASKED_MAX: usize = STREAMS_MAX as usize / 2;
 
+/// Services with a label of their own in metrics though none of their instances has registered since the start.
+pub const OTHERS_NAMED_MAX: usize = 100;
+
 /// Timers of what is over that stay in memory beside as many as transactions do.
 pub const TIMERS_SPARE: usize = 1 << 10;
 

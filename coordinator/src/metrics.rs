@@ -1,16 +1,18 @@
-//! Every metric of the coordinator. Labels are bounded: mode, outcome, operation, reply, and services that have
-//! registered.
+//! Every metric of the coordinator. Labels are bounded: mode, outcome, operation, reply, and services: those that have
+//! registered since the start, a few others that transactions name, and "other" for what is past those.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use tercet_core::{Operation, Reply, Status, Timestamp};
 
-use crate::names;
 use crate::request::Error;
 use crate::session::{Health, State};
 use crate::store::{Backlog, Compensation};
+use crate::{limits, names};
 
 /// Close enough together that a quantile between two of them says something.
 const SECONDS: [f64; 20] = [
@@ -69,7 +71,7 @@ pub fn describe() {
     describe_gauge!("tercet_idle_seconds", "Since a transaction ended, if only a canary; 0: none is under way");
     describe_gauge!(
         "tercet_canary_age_seconds",
-        "Since a session answered a canary or a call: its longest, by service"
+        "Since a session was asked by a canary and has answered nothing: its longest, by service; 0: none is"
     );
     describe_gauge!("tercet_audit_age_seconds", "Since a page of a book came, by service and invariant");
     describe_counter!("tercet_invariant_alarms_total", "Resources found not to be conserved, by service and invariant");
@@ -160,47 +162,87 @@ pub fn abandoned() {
     abandoned_counter().increment(1);
 }
 
+/// The services that are named.
+static NAMED: Mutex<Named> = Mutex::new(Named { registered: BTreeSet::new(), others: BTreeSet::new() });
+
+struct Named {
+    registered: BTreeSet<String>,
+    /// A service may have been there before this process: it is told apart as well. But anybody can make up names.
+    others: BTreeSet<String>,
+}
+
+impl Named {
+    fn label(&mut self, service: &str) -> String {
+        if !self.registered.contains(service) && !self.others.contains(service) {
+            if self.others.len() >= limits::OTHERS_NAMED_MAX {
+                return "other".to_owned();
+            }
+            self.others.insert(service.to_owned());
+        }
+        service.to_owned()
+    }
+}
+
+/// The label of a service that a transaction names.
+fn named(service: &str) -> String {
+    NAMED.lock().unwrap_or_else(PoisonError::into_inner).label(service)
+}
+
 /// An attempt will be repeated.
 pub fn retried(service: &str, operation: Operation) {
     let operation = names::operation_name(operation);
-    counter!("tercet_retries_total", "service" => service.to_owned(), "operation" => operation).increment(1);
+    counter!("tercet_retries_total", "service" => named(service), "operation" => operation).increment(1);
 }
 
 /// A branch goes on through `compensation_log`.
 pub fn logged(service: &str, operation: Operation) {
     let operation = names::operation_name(operation);
-    counter!("tercet_compensations_total", "service" => service.to_owned(), "operation" => operation).increment(1);
+    counter!("tercet_compensations_total", "service" => named(service), "operation" => operation).increment(1);
 }
 
 /// A branch waits for a person.
 pub fn parked(service: &str, operation: Operation) {
     let operation = names::operation_name(operation);
-    counter!("tercet_parked_total", "service" => service.to_owned(), "operation" => operation).increment(1);
+    counter!("tercet_parked_total", "service" => named(service), "operation" => operation).increment(1);
 }
 
 /// An operation has succeeded after so many attempts that had not.
 pub fn succeeded(service: &str, operation: Operation, retries: u32) {
     let operation = names::operation_name(operation);
-    histogram!("tercet_retries_to_success", "service" => service.to_owned(), "operation" => operation).record(retries);
+    histogram!("tercet_retries_to_success", "service" => named(service), "operation" => operation).record(retries);
 }
 
 /// The scanner feeds a row.
 pub fn scanned(row: &Compensation, now: Timestamp) {
-    let service = || row.service.clone();
+    let service = || named(&row.service);
     let lag = seconds(now.ms_since(row.next_retry_time));
     histogram!("tercet_scanner_lag_seconds", "service" => service()).record(lag);
     let age = seconds(now.ms_since(row.create_time));
     histogram!("tercet_compensation_age_seconds", "service" => service()).record(age);
 }
 
-/// What waits in `compensation_log` for a service.
-pub fn backlog(backlog: &Backlog, now: Timestamp) {
-    let service = || backlog.service.clone();
+/// What waits in `compensation_log`, of all services for which anything does. `shown`: the labels of the last time, which
+/// are told when nothing does any more.
+pub fn backlogs(all: &[Backlog], shown: &mut BTreeSet<String>, now: Timestamp) {
+    let mut labels: BTreeMap<String, Backlog> =
+        std::mem::take(shown).into_iter().map(|label| (label, Backlog::default())).collect();
+    for one in all {
+        let label = named(&one.service);
+        shown.insert(label.clone());
+        let sum = labels.entry(label).or_default();
+        sum.pending += one.pending;
+        sum.failed += one.failed;
+        sum.oldest = sum.oldest.into_iter().chain(one.oldest).min();
+        sum.due = sum.due.into_iter().chain(one.due).min();
+    }
     let since = |at: Option<Timestamp>| at.map_or(0.0, |at| seconds(now.ms_since(at)));
-    gauge!("tercet_compensations_pending", "service" => service()).set(backlog.pending as f64);
-    gauge!("tercet_compensations_parked", "service" => service()).set(backlog.failed as f64);
-    gauge!("tercet_compensations_oldest_seconds", "service" => service()).set(since(backlog.oldest));
-    gauge!("tercet_compensations_overdue_seconds", "service" => service()).set(since(backlog.due));
+    for (label, sum) in labels {
+        let service = || label.clone();
+        gauge!("tercet_compensations_pending", "service" => service()).set(sum.pending as f64);
+        gauge!("tercet_compensations_parked", "service" => service()).set(sum.failed as f64);
+        gauge!("tercet_compensations_oldest_seconds", "service" => service()).set(since(sum.oldest));
+        gauge!("tercet_compensations_overdue_seconds", "service" => service()).set(since(sum.due));
+    }
 }
 
 /// How many transactions are in memory.
@@ -213,7 +255,7 @@ pub fn idle(age: Duration) {
     gauge!("tercet_idle_seconds").set(age.as_secs_f64());
 }
 
-/// How long ago the session of each service that is silent for longest answered a canary.
+/// For how long the session of each service that is silent for longest has owed an answer to a canary.
 pub fn canaries(ages: &[(String, Duration)]) {
     for (service, age) in ages {
         gauge!("tercet_canary_age_seconds", "service" => service.clone()).set(age.as_secs_f64());
@@ -253,6 +295,7 @@ impl ServiceMetrics {
     /// Those of a service that has registered.
     pub fn new(service: &str) -> Self {
         let label = || service.to_owned();
+        NAMED.lock().unwrap_or_else(PoisonError::into_inner).registered.insert(label());
         for operation in OPERATIONS.map(names::operation_name) {
             // As in `describe`: a rate sees the first one.
             for name in ["tercet_retries_total", "tercet_compensations_total", "tercet_parked_total"] {
@@ -319,4 +362,18 @@ pub const fn reply_column(reply: Reply) -> usize {
 
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_somebody_makes_up_are_not_all_kept() {
+        let mut named = Named { registered: BTreeSet::from(["stock".to_owned()]), others: BTreeSet::new() };
+        for at in 0..limits::OTHERS_NAMED_MAX {
+            assert_eq!(named.label(&format!("svc-{at}")), format!("svc-{at}"));
+        }
+        assert_eq!(["svc-0", "svc-x", "stock"].map(|name| named.label(name)), ["svc-0", "other", "stock"]);
+    }
 }

@@ -1,5 +1,6 @@
 //! What a coordinator does beside driving: renews its lease, takes up what nobody drives, deletes what is old.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ impl<S: Store, K: Clock> Node<S, K> {
     pub async fn run(self, superseded: oneshot::Sender<store::Error>) {
         let owner = self.settings.owner;
         let (mut beating, mut looking) = (Outage::new("renewing the lease"), Outage::new("looking for orphans"));
+        let mut shown = BTreeSet::new();
         // Whether a claim may have made transactions this node's without showing them.
         let mut unseen = false;
         // Everything that an older start of this node owned is due at once; what other nodes lose, when their lease
@@ -46,7 +48,7 @@ impl<S: Store, K: Clock> Node<S, K> {
                 Ok(beat) => {
                     beating.over();
                     self.clock.raise(beat.now);
-                    beat.backlogs.iter().for_each(|backlog| metrics::backlog(backlog, beat.now));
+                    metrics::backlogs(&beat.backlogs, &mut shown, beat.now);
                     *self.gauges.backlogs.lock().unwrap_or_else(PoisonError::into_inner) = beat.backlogs;
                     let end = writer::lease_end(beat.now, LEASE_MS);
                     if self.inbox.send(Input::Lease { end }).await.is_err() {

@@ -77,9 +77,10 @@ impl Wanted {
                 let limit = format!("below {count}, the number of its branches");
                 return Err(Invalid { field: "branch".into(), limit }.into());
             }
-            Some(branch) => branch..branch + 1,
-            None => 0..count as u8,
+            Some(branch) => usize::from(branch)..usize::from(branch) + 1,
+            None => 0..count,
         };
+        let branches = branches.map(|branch| branch as u8);
         let acts: Result<Vec<Act>, Invalid> = match self {
             Self::ForceConfirm => Ok(vec![Act::ForceConfirm]),
             Self::ForceCancel => Ok(vec![Act::ForceCancel]),
@@ -269,4 +270,25 @@ pub fn told(difference: &pb::Difference) -> (String, String) {
         after.insert("branches".into(), of(&|one| side(&one.after, one.attempts_after, one.retry_after)));
     }
     (Value::Object(before).to_string(), Value::Object(after).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+    use crate::plan::Plan;
+
+    #[test]
+    fn as_many_branches_as_there_may_be_are_all_within_reach() {
+        let branch =
+            coordinator::Branch { service: "shop".into(), action: "act".into(), ..coordinator::Branch::default() };
+        let mode = coordinator::Mode::Tcc.into();
+        let branches = vec![branch; limits::BRANCHES_MAX];
+        let transaction = coordinator::Transaction { mode, branches, ..coordinator::Transaction::default() };
+        let plan = Plan::declared(transaction).expect("within every limit");
+        let tx = plan.start(tercet_core::Xid([0; 16]), Timestamp(0));
+        let acts = |wanted: Wanted| wanted.acts(&tx).expect("it applies");
+        assert_eq!(acts(Wanted::Retry(None)).len(), 256);
+        assert_eq!(acts(Wanted::Park(Some(255))), [Act::Park { branch: 255 }]);
+    }
 }

@@ -8,14 +8,18 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use chrono::DateTime;
+use croner::Cron;
+use croner::parser::{CronParser, Seconds};
+use tercet_core::Timestamp;
 use tokio::sync::{Notify, mpsc};
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tracing::error;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, sleep_until};
 use crate::driver::{Gauges, Settings};
 use crate::live::Live;
 use crate::outage::Outage;
@@ -29,6 +33,9 @@ pub use places::{Place, Places};
 
 /// How long a claimed row is nobody else's. An attempt is over by then, or is repeated.
 const LEASE_MS: u64 = 30_000;
+
+/// A schedule that is later than this does not tick by itself.
+const LATE_MS: u64 = 1_000;
 
 /// Coordinators that share a store look at different moments of the second.
 const OFFSET_MS_MAX: u64 = 250;
@@ -72,17 +79,73 @@ pub struct Scanner<S, K> {
     pub settings: Settings,
 }
 
-/// Starts a schedule that notifies. Keep what it returns: the schedule ends with it.
+/// Starts a schedule that notifies, and what watches over it. Keep both: the schedule ends with the first.
 ///
 /// # Errors
 /// When `cron` (seconds first) can not be read.
-pub async fn schedule(cron: &str, tick: Arc<Notify>) -> Result<JobScheduler, JobSchedulerError> {
+pub async fn schedule<K: Clock>(
+    cron: &str,
+    clock: K,
+    tick: Arc<Notify>,
+) -> Result<(JobScheduler, Watchdog<K>), JobSchedulerError> {
+    let watchdog = Watchdog { cron: parsed(cron)?, clock, ticks: Arc::default(), tick: Arc::clone(&tick) };
     let scheduler = JobScheduler::new().await?;
-    let job = Job::new(cron, move |_, _| tick.notify_one())?;
+    let ticks = Arc::clone(&watchdog.ticks);
+    let job = Job::new(cron, move |_, _| {
+        ticks.fetch_add(1, Ordering::Relaxed);
+        tick.notify_one();
+    })?;
     scheduler.add(job).await?;
     scheduler.start().await?;
-    Ok(scheduler)
+    Ok((scheduler, watchdog))
 }
+
+fn parsed(cron: &str) -> Result<Cron, JobSchedulerError> {
+    // As the scheduler reads it.
+    let parser = CronParser::builder().seconds(Seconds::Required).dom_and_dow(true).build();
+    parser.parse(cron).map_err(|_| JobSchedulerError::ParseSchedule)
+}
+
+/// Ticks in the place of a schedule that has not. The scheduler goes by the system's clock: when that is set back, it
+/// waits until its time has come a second time. What is due does not wait for that.
+pub struct Watchdog<K> {
+    cron: Cron,
+    clock: K,
+    /// Of the scheduler.
+    ticks: Arc<AtomicU64>,
+    tick: Arc<Notify>,
+}
+
+impl<K: Clock> Watchdog<K> {
+    /// Never ends.
+    pub async fn run(self) {
+        let mut late = Outage::new("the schedule of the scanner");
+        while let Some(due) = self.due() {
+            let before = self.ticks.load(Ordering::Relaxed);
+            sleep_until(&self.clock, due.after_ms(LATE_MS)).await;
+            if self.ticks.load(Ordering::Relaxed) == before {
+                late.failed(&Late);
+                self.tick.notify_one();
+            } else {
+                late.over();
+            }
+        }
+        // The schedule has no time any more.
+        std::future::pending().await
+    }
+
+    /// When the schedule ticks next by the coordinator's own clock.
+    fn due(&self) -> Option<Timestamp> {
+        let now = DateTime::from_timestamp_millis(self.clock.now().0.try_into().ok()?)?;
+        let next = self.cron.find_next_occurrence(&now, false).ok()?;
+        next.timestamp_millis().try_into().ok().map(Timestamp)
+    }
+}
+
+/// The scheduler did not tick.
+#[derive(Debug, thiserror::Error)]
+#[error("it has not ticked in time: was the system's clock set back?")]
+struct Late;
 
 impl<S: Store, K: Clock> Scanner<S, K> {
     /// Scans at every tick, and between two of them whenever rows have finished, until the driver is gone.
@@ -203,6 +266,32 @@ fn wanted(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_schedule_that_stands_still_is_kept_by_the_own_clock() {
+        let (clock, tick) = (SystemClock::start(), Arc::new(Notify::new()));
+        let cron = parsed("*/2 * * * * *").expect("a schedule");
+        let ticks = Arc::<AtomicU64>::default();
+        let watchdog = Watchdog { cron, clock, ticks: Arc::clone(&ticks), tick: Arc::clone(&tick) };
+        let watching = tokio::spawn(watchdog.run());
+        for _ in 0..5 {
+            let ticked = tokio::time::timeout(Duration::from_millis(4_010), tick.notified()).await;
+            assert!(ticked.is_ok(), "nobody else does");
+        }
+        let schedule = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                ticks.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        tokio::select! {
+            () = schedule => {}
+            () = tick.notified() => unreachable!("the scheduler ticks by itself"),
+            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+        }
+        watching.abort();
+    }
 
     fn room(service: &str, calls: usize, busy: usize) -> Room {
         Room { service: service.to_owned(), calls, busy }

@@ -76,8 +76,8 @@ struct Session {
     /// Number of its last batch.
     last: u64,
     canary: Canary,
-    /// Whether it answers the auditor.
-    promises: bool,
+    /// What it conserves, and tells the auditor of.
+    invariants: Vec<String>,
 }
 
 /// A batch that has no answer yet.
@@ -245,7 +245,7 @@ impl Sessions {
             batches: Vec::new(),
             last: 0,
             canary: Canary::new(monotonic),
-            promises: !register.invariants.is_empty(),
+            invariants: register.invariants.clone(),
         });
         Ok((id, first))
     }
@@ -266,11 +266,6 @@ impl Sessions {
         service.dispatch(now, self.clock.monotonic());
         replies.extend(service.unsent());
         replies
-    }
-
-    /// Whether a service has any.
-    pub fn has(&self, name: &str) -> bool {
-        self.lock().services.get(name).is_some_and(|service| !service.sessions.is_empty())
     }
 
     /// Gives a session no further batch.
@@ -325,6 +320,9 @@ impl Sessions {
         let Some(session) = service.sessions.iter_mut().find(|session| session.id == id) else { return true };
         let Ok(permit) = session.down.try_reserve() else { return false };
         permit.send(Ok(sealed(&mut session.signing, Message::Heartbeat(pb::Heartbeat { now_ms: now.0 }))));
+        if service.forget.first().is_none_or(|(not_after, _)| *not_after >= now) {
+            return true;
+        }
         let Ok(permit) = session.down.try_reserve() else { return false };
         let mut forget = pb::Forget::default();
         while let Some((not_after, xid)) = service.forget.first().copied() {
@@ -335,17 +333,8 @@ impl Sessions {
             forget.floor_ms = forget.floor_ms.max(not_after.0);
             forget.xids.push(Bytes::copy_from_slice(&xid.0));
         }
-        if !forget.xids.is_empty() {
-            permit.send(Ok(sealed(&mut session.signing, Message::Forget(forget))));
-        }
+        permit.send(Ok(sealed(&mut session.signing, Message::Forget(forget))));
         true
-    }
-
-    /// Services with at least one session.
-    pub fn connected(&self) -> Vec<String> {
-        let inner = self.lock();
-        let connected = inner.participants().filter(|(_, service)| !service.sessions.is_empty());
-        connected.map(|(name, _)| name.clone()).collect()
     }
 
     /// What went down to all services.

@@ -4,16 +4,18 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use sqlx::sqlite::SqlitePoolOptions;
 use tercet_core::{Timestamp, Xid};
 use tercet_proto::admin::v1 as pb;
 
 use super::Error;
 use super::client::{Client, request};
+use super::offline::reading;
 use super::show::{Screen, hex, iso, one_line, wrap, xid};
 use crate::audit::{AuditRow, AuditWrite, Broken, Head, Verifier};
-use crate::clock::SystemClock;
 use crate::limits;
-use crate::store::{AuditQuery, SqliteStore, Store as _};
+use crate::store::AuditQuery;
+use crate::store::sqlite::audit;
 
 /// What to do with the audit log.
 #[derive(Clone, Debug, Subcommand)]
@@ -205,11 +207,13 @@ async fn offline(folder: &std::path::Path, verifier: &mut Verifier) -> Result<Re
     if !file.exists() {
         return Err(Error::Unread { file, cause: "there is no such file".into() });
     }
-    let store = SqliteStore::open(&file, SystemClock::start()).await.map_err(|error| unread(&error))?;
+    // One that reads only what stands there: nothing is made, changed or brought up to date.
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(reading(&file)).await;
+    let pool = pool.map_err(|error| unread(&error))?;
     let mut after_id = 0;
     loop {
         let query = AuditQuery { after_id, limit: limits::PAGE_MAX, ..AuditQuery::default() };
-        let rows = store.list(query).await.map_err(|error| unread(&error))?;
+        let rows = audit::list(&pool, query).await.map_err(|error| unread(&error))?;
         let Some(last) = rows.last().map(|row| row.id) else { return Ok(Ok(())) };
         for row in &rows {
             if let Err(broken) = verifier.check(row) {
@@ -223,6 +227,23 @@ async fn offline(folder: &std::path::Path, verifier: &mut Verifier) -> Result<Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
+    use crate::store::SqliteStore;
+
+    #[tokio::test]
+    async fn a_log_at_rest_is_read_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("tercet.db");
+        let store = SqliteStore::open(&file, SystemClock::start()).await.expect("it opens");
+        store.close().await.expect("it closes");
+        let before = std::fs::read(&file).expect("it is there");
+        let mut verifier = Verifier::against(None);
+        assert!(matches!(offline(folder.path(), &mut verifier).await, Ok(Ok(()))));
+        assert!(before == std::fs::read(&file).expect("it is there"), "it was changed");
+        let names: Vec<_> =
+            std::fs::read_dir(&folder).expect("it is there").map(|entry| entry.expect("so").file_name()).collect();
+        assert_eq!(names, ["tercet.db"]);
+    }
 
     #[test]
     fn a_head_is_read_as_it_is_told() {

@@ -56,13 +56,18 @@ async fn database(file: &Path) -> Check {
     }
 }
 
-async fn quick_check(file: &Path) -> Result<String, sqlx::Error> {
+/// How a database is read that a coordinator may have open, or another user's.
+pub(super) fn reading(file: &Path) -> SqliteConnectOptions {
     // Without a log beside it nobody has it open. Reading it then as unchanging leaves no files behind that could
     // belong to another user than the coordinator's.
     let mut log = file.as_os_str().to_owned();
     log.push("-wal");
     let options = SqliteConnectOptions::new().filename(file).read_only(true).immutable(!Path::new(&log).exists());
-    let mut connection = options.disable_statement_logging().connect().await?;
+    options.disable_statement_logging()
+}
+
+async fn quick_check(file: &Path) -> Result<String, sqlx::Error> {
+    let mut connection = reading(file).connect().await?;
     let word = sqlx::query("PRAGMA quick_check(1)").fetch_one(&mut connection).await?.try_get(0);
     connection.close().await?;
     word

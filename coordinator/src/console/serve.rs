@@ -55,6 +55,7 @@ fn advice(error: &crate::Error) -> &'static str {
         crate::Error::Schedule(_) => "give one such as \"*/5 * * * * *\", every five seconds, with --scanner-cron",
         crate::Error::Security(_) => "see `tercet serve --help`",
         crate::Error::Serve(_) => "look at the log above",
+        crate::Error::Driver => "start it again, and report what the log says above",
         crate::Error::Store(store::Error::Unavailable(_)) => "see `tercet doctor --data DIR`",
         crate::Error::Store(store::Error::Full(_)) => "make room on its disk, or name another with --data",
         crate::Error::Store(store::Error::Superseded { .. }) => "give each coordinator of a store a --node of its own",

@@ -283,7 +283,10 @@ pub(super) async fn drain(options: Drain, mut client: Client, screen: &mut Scree
     }
     loop {
         let seen = look(&mut client).await?.statistics;
-        if seen.live == 0 || !seen.draining {
+        if !seen.draining {
+            return Err(Error::Undrained(seen.live));
+        }
+        if seen.live == 0 {
             return Ok(());
         }
         if !screen.json {

@@ -327,6 +327,14 @@ async fn numbers_limits_and_draining_are_shown_and_changed() {
     assert!(tercet(&address, "stats").await.0.contains("DRAINING"));
     assert_eq!(tercet(&address, "drain").await.1, 5);
     assert_eq!(tercet(&address, "drain --undo").await.1, 0);
+    // With something that does not end.
+    submit(&url, "nobody", "wait", pb::Wait::Accepted, 60_000).await;
+    let undone = async {
+        while !tercet(&address, "stats").await.0.contains("DRAINING") {}
+        tercet(&address, "drain --undo").await
+    };
+    let ((text, code), _) = tokio::join!(tercet(&address, "drain --wait"), undone);
+    assert!(text.contains("no longer drains") && code == 1, "{text}");
 }
 
 #[test]

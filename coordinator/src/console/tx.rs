@@ -12,7 +12,7 @@ use super::change::{Forced, Target, tell};
 use super::client::{Client, request};
 use super::show::{Screen, iso_or_none, one_line, table, wrap, xid};
 use super::transaction::{Transaction, change, details, row};
-use crate::limits;
+use crate::{limits, names};
 
 /// What to do with transactions.
 #[derive(Clone, Debug, Subcommand)]
@@ -293,13 +293,15 @@ async fn watch(xid: Xid, mut client: Client, screen: &mut Screen<'_>) -> Result<
     let what = xid.to_string();
     let changes = client.admin.watch_transaction(admin::WatchTransactionRequest { xid: xid.0.to_vec().into() }).await;
     let mut changes = changes.map_err(|status| client.blame(&what, &status))?.into_inner();
+    let mut ended = false;
     while let Some(response) = changes.message().await.map_err(|status| client.blame(&what, &status))? {
         let Some(view) = response.transaction else { continue };
+        ended = names::status_from(view.status as u32).is_some_and(tercet_core::Status::ended);
         if screen.json {
             screen.line(&Transaction::from(&view))?;
         } else {
             screen.text(&change(&view, screen.now(), screen.color))?;
         }
     }
-    Ok(())
+    if ended { Ok(()) } else { Err(Error::Unwatched(what)) }
 }

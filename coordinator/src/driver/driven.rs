@@ -50,12 +50,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         };
         // Of what comes call by call only this shows which services it is with.
         let known = live.plan.branches.iter().any(|other| other.service == branch.service);
-        let refused = if known || slot.canary() {
-            None
-        } else {
-            self.overloaded_service(std::slice::from_ref(&branch), Waits::Accepted)
-        };
-        if let Some(error) = refused {
+        if !known && let Some(error) = self.overloaded_service(std::slice::from_ref(&branch), Waits::Accepted) {
             metrics::overloaded(&error);
             return Added::send(answer, Err(error));
         }

@@ -5,8 +5,8 @@ use std::sync::PoisonError;
 use tercet_proto::admin::v1 as admin;
 use tercet_proto::participant::v1 as pb;
 
-use super::Sessions;
 use super::wire::sealed;
+use super::{Session, Sessions};
 use crate::auditor::{Auditor, ROUND};
 use crate::clock::Clock as _;
 
@@ -24,8 +24,15 @@ impl Sessions {
         let mut inner = self.lock();
         let mut auditor = self.auditor();
         for (name, service) in &mut inner.services {
-            let mut promising: Vec<_> =
-                service.sessions.iter_mut().filter(|session| session.promises && !session.leaving).collect();
+            if !service.sessions.is_empty() {
+                let by = |session: &Session, invariant: &str| session.invariants.iter().any(|own| own == invariant);
+                auditor.keep(name, |invariant| service.sessions.iter().any(|session| by(session, invariant)));
+            }
+            let mut promising: Vec<_> = service
+                .sessions
+                .iter_mut()
+                .filter(|session| !session.invariants.is_empty() && !session.leaving)
+                .collect();
             let at = turn % promising.len().max(1);
             let Some(session) = promising.get_mut(at) else { continue };
             let Some(audit) = auditor.ask(name, now) else { continue };

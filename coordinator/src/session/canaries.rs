@@ -41,6 +41,11 @@ impl Canary {
         self.asked_at.is_none() && now.saturating_sub(self.answered_at) > Duration::from_millis(limits::CANARY_MS)
     }
 
+    /// For how long one has waited for its session to answer anything.
+    fn owed(&self, now: Duration) -> Duration {
+        self.asked_at.map_or(Duration::ZERO, |asked_at| now.saturating_sub(asked_at.max(self.answered_at)))
+    }
+
     /// The session has answered a batch, whatever was in it.
     pub(super) fn lives(&mut self, now: Duration) {
         (self.answered_at, self.told) = (now, false);
@@ -71,22 +76,22 @@ impl Sessions {
         chosen.collect()
     }
 
-    /// For each service the longest time since one of its sessions answered anything. Logs a session that owes one for
-    /// long, once.
+    /// For each service the longest time for which one of its sessions has been asked and has answered nothing. Logs a
+    /// session that owes an answer for long, once.
     pub fn canary_ages(&self) -> Vec<(String, Duration)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         let services = inner.services.iter_mut().filter(|(name, _)| *name != canary::NAME);
         let ages = services.map(|(name, service)| {
             for session in &mut service.sessions {
-                let owes = session.canary.asked_at.map_or(Duration::ZERO, |asked_at| now.saturating_sub(asked_at));
+                let owes = session.canary.owed(now);
                 if owes > Duration::from_millis(limits::CANARY_STUCK_MS) && !session.canary.told {
                     session.canary.told = true;
                     let ms = owes.as_millis() as u64;
                     warn!(service = name, instance = session.instance, ms, "a session does not answer its canary");
                 }
             }
-            let ages = service.sessions.iter().map(|session| now.saturating_sub(session.canary.answered_at));
+            let ages = service.sessions.iter().map(|session| session.canary.owed(now));
             (name.clone(), ages.max().unwrap_or_default())
         });
         ages.collect()
@@ -138,5 +143,23 @@ impl Service {
                 ));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_asked_owes_nothing_however_long_it_is_silent() {
+        let at = Duration::from_secs;
+        let mut canary = Canary::new(at(0));
+        assert_eq!(canary.owed(at(100)), at(0));
+        canary.asked_at = Some(at(100));
+        assert_eq!(canary.owed(at(103)), at(3));
+        canary.lives(at(104));
+        assert_eq!(canary.owed(at(106)), at(2), "it has answered calls meanwhile");
+        canary.answered(at(107));
+        assert_eq!(canary.owed(at(109)), at(0));
     }
 }

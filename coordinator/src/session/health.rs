@@ -113,6 +113,18 @@ impl Inner {
 }
 
 impl Sessions {
+    /// Services with at least one session.
+    pub fn connected(&self) -> Vec<String> {
+        let inner = self.lock();
+        let connected = inner.participants().filter(|(_, service)| !service.sessions.is_empty());
+        connected.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a service has a session.
+    pub fn has(&self, name: &str) -> bool {
+        self.lock().services.get(name).is_some_and(|service| !service.sessions.is_empty())
+    }
+
     /// Every service that has registered since the start, by name.
     pub fn health(&self) -> Vec<Health> {
         let inner = self.lock();

@@ -145,7 +145,7 @@ impl Store for MemoryStore {
         row.lease_until = now.after_ms(lease_ms);
         let epoch = row.epoch;
         let mut backlogs = BTreeMap::<&str, Backlog>::new();
-        for row in tables.compensations.values() {
+        for row in tables.compensations.values().filter(|row| row.status != CompensationStatus::Done) {
             let backlog = backlogs.entry(&row.service).or_default();
             backlog.failed += u64::from(row.status == CompensationStatus::Failed);
             if row.status == CompensationStatus::Pending {

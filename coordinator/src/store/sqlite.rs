@@ -3,7 +3,7 @@
 //! One connection writes, a few read beside it. What is written in batches is in `batch.rs`; here are opening the file
 //! and everything that is rare.
 
-mod audit;
+pub(crate) mod audit;
 mod batch;
 
 use std::collections::HashMap;

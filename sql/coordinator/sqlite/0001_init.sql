@@ -62,7 +62,7 @@ CREATE INDEX compensation_log_parked ON compensation_log (xid) WHERE status = 2;
 CREATE INDEX compensation_log_oldest ON compensation_log (service, id) WHERE status = 0;
 
 -- How many compensations of each service are pending (status 0) and parked (2), kept as they change: a million rows are
--- never counted.
+-- never counted. Services with neither have no row: transactions may name any.
 CREATE TABLE compensation_count (
     service TEXT NOT NULL PRIMARY KEY,
     pending INTEGER NOT NULL,
@@ -79,11 +79,13 @@ CREATE TRIGGER compensation_log_updated AFTER UPDATE OF status ON compensation_l
     INSERT INTO compensation_count (service, pending, failed)
     VALUES (NEW.service, (NEW.status = 0) - (OLD.status = 0), (NEW.status = 2) - (OLD.status = 2))
     ON CONFLICT (service) DO UPDATE SET pending = pending + excluded.pending, failed = failed + excluded.failed;
+    DELETE FROM compensation_count WHERE service = OLD.service AND pending = 0 AND failed = 0;
 END;
 
 CREATE TRIGGER compensation_log_deleted AFTER DELETE ON compensation_log WHEN OLD.status <> 1 BEGIN
     UPDATE compensation_count SET pending = pending - (OLD.status = 0), failed = failed - (OLD.status = 2)
     WHERE service = OLD.service;
+    DELETE FROM compensation_count WHERE service = OLD.service AND pending = 0 AND failed = 0;
 END;
 
 -- One row per coordinator node: which start of it is the newest, and until when that one is taken to be alive.

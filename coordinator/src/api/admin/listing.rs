@@ -193,9 +193,8 @@ impl<S: Store> Service<S> {
         let (before_id, limit) = (Some(u64::MAX), limits::EXPLAINED_ACTS_MAX);
         let acts = self.store.list(AuditQuery { xid: Some(xid), before_id, limit, after_id: 0 }).await;
         let acts = acts.map_err(|error| unavailable(&error))?;
-        let connected = self.sessions.connected();
-        let connected = |service: &str| connected.iter().any(|name| name == service);
-        Ok(explain(Facts { live, rows: &rows, acts: &acts, connected: &connected, now: self.clock.now() }))
+        let services = self.sessions.health();
+        Ok(explain(Facts { live, rows: &rows, acts: &acts, services: &services, now: self.clock.now() }))
     }
 
     /// What waited in `compensation_log` at the last beat.

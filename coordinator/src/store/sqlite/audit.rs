@@ -39,7 +39,11 @@ pub(super) fn fields(row: &AuditRow) -> String {
     )
 }
 
-pub(super) async fn list(readers: &SqlitePool, query: AuditQuery) -> Result<Vec<AuditRow>, sqlx::Error> {
+/// Its rows, read from a file of this store.
+///
+/// # Errors
+/// When they can not be read.
+pub(crate) async fn list(readers: &SqlitePool, query: AuditQuery) -> Result<Vec<AuditRow>, sqlx::Error> {
     let mut sql = QueryBuilder::<Sqlite>::new("-- list_audit\nSELECT ");
     sql.push(COLUMNS).push(" FROM audit WHERE id > ").push_bind(query.after_id.cast_signed());
     if let Some(xid) = query.xid {

@@ -100,6 +100,8 @@ pub(crate) async fn hold<Db: Dialect>(
         let session = Session { executor, coordinator: &coordinator, address: &address };
         let ended = match session.run(&register, registered, &mut welcomed, &mut stop).await {
             Ok(()) => break,
+            // It breaks as well when the coordinator, told to stop too, was quicker.
+            Err(_) if *stop.borrow() => break,
             Err(ended) => ended,
         };
         if welcomed {

@@ -38,7 +38,7 @@ pub mod occasions;
 mod offers;
 
 use crate::store::jobs::Jobs;
-use crate::store::occasions::Occasions;
+use crate::store::old::Old;
 use crate::{Shards, metrics};
 pub(crate) use fields::id;
 use known::Known;
@@ -52,6 +52,25 @@ pub const SERVICE: &str = "issuing";
 
 /// How old an offer may be: a change of a template takes effect within it.
 pub const FRESH: Duration = Duration::from_secs(1);
+
+/// What is done by the clock.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// When scheduled jobs run, seconds first
+    #[arg(long, env = "TERCET_JOBS_CRON", default_value = CRON)]
+    pub jobs_cron: String,
+    /// Days for which it is kept whom an occasion gave coupons, after it was stopped
+    #[arg(long, env = "TERCET_RETENTION_DAYS", default_value_t = limits::RETENTION_DAYS,
+        value_parser = clap::value_parser!(u32)
+            .range(i64::from(limits::RETENTION_DAYS_MIN)..=i64::from(limits::RETENTION_DAYS_MAX)))]
+    pub retention_days: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { jobs_cron: CRON.to_owned(), retention_days: limits::RETENTION_DAYS }
+    }
+}
 
 /// Why the service can not be made.
 #[derive(Debug, thiserror::Error)]
@@ -95,17 +114,16 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
     }
 }
 
-/// The service over these databases, whose tables are made where they are missing, with its scheduled jobs at the times
-/// that `cron` says (seconds first; [`CRON`]). It takes part in no transaction
-/// itself: the coupon service does, over the same databases. With a bus it tells of batches and of what expires, to the
+/// The service over these databases, whose tables are made where they are missing, with its scheduled jobs. It takes part
+/// in no transaction itself: the coupon service does, over the same databases. With a bus it tells of batches and of what expires, to the
 /// outboxes that the coupon service publishes, and gives to those whom events are about as occasions say.
 ///
 /// # Errors
 /// Those of [`Error`].
-pub async fn service<Db: Occasions + Dialect + node::Store>(
+pub async fn service<Db: Old + Dialect + node::Store>(
     shards: Shards<Db>,
     peers: Peers,
-    cron: impl Into<String>,
+    settings: Settings,
     bus: Option<&Bus>,
 ) -> Result<Service<Db>, Error> {
     shards.migrate().await?;
@@ -113,8 +131,8 @@ pub async fn service<Db: Occasions + Dialect + node::Store>(
     let outbox = shards.outbox(bus).await?;
     let home: Pool<Db> = shards.home().clone();
     let (ids, keeper) = node::lease(home, SERVICE, node::LEASE).await?;
-    let (pools, own, cron) = (shards.pools().to_vec(), shards.clone(), cron.into());
-    let scheduled = jobs::Jobs::new(shards.clone(), Arc::clone(&ids), peers.clone(), outbox.clone());
+    let (pools, own) = (shards.pools().to_vec(), shards.clone());
+    let scheduled = jobs::Jobs::new(shards.clone(), Arc::clone(&ids), peers.clone(), outbox.clone(), settings);
     let told = bus.map(|bus| Consuming::new(Told::<Db>::new(&ids), [shards.home().clone()], bus.clone()));
     let issuing = Arc::new(Issuing::new(shards, ids, peers, outbox));
     let server = IssuingServer::new(api::Api(Arc::clone(&issuing)));
@@ -133,5 +151,5 @@ pub async fn service<Db: Occasions + Dialect + node::Store>(
             keeper.run(stop.requested()).await;
             Ok(())
         })
-        .beside("scheduled jobs", |mut stop| async move { Ok(scheduled.run(&cron, stop.requested()).await?) }))
+        .beside("scheduled jobs", |mut stop| async move { Ok(scheduled.run(stop.requested()).await?) }))
 }

@@ -86,6 +86,11 @@ pub(crate) fn waiting(database: usize, redemptions: i64) {
     gauge!("tercet_redemption_waiting", "database" => database.to_string()).set(redemptions as f64);
 }
 
+/// Users of occasions that were stopped so long ago that they were deleted.
+pub(crate) fn old_users(users: u64) {
+    counter!("tercet_issuing_purged_users_total").increment(users);
+}
+
 /// Redemptions that ended so long ago that they were deleted.
 pub(crate) fn purged(redemptions: u64) {
     counter!("tercet_redemption_purged_total").increment(redemptions);

@@ -18,6 +18,7 @@ pub(crate) mod moves;
 #[cfg(feature = "mysql")]
 mod mysql;
 pub mod occasions;
+pub mod old;
 pub mod redemptions;
 pub mod seats;
 #[cfg(feature = "sqlite")]

@@ -301,7 +301,8 @@ async fn make(service: &str, addresses: &Addresses, bus: &Bus) -> anyhow::Result
         }
         issuing::SERVICE => {
             let peers = peers(addresses, issuing::limits::CALL_TIMEOUT)?;
-            issuing::service(Shards::one(pool), peers, issuing::CRON, bus).await.map_err(anyhow::Error::from)
+            let settings = issuing::Settings::default();
+            issuing::service(Shards::one(pool), peers, settings, bus).await.map_err(anyhow::Error::from)
         }
         redemption::SERVICE => {
             let peers = peers(addresses, redemption::limits::CALL_TIMEOUT)?;

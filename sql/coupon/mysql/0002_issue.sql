@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS issue_chunk (
 -- Standing rules of operators, in the first database alone: when something happens, those whom it is about get coupons.
 -- what: 1 a user registers, who belongs to this group where one is named; 2 this campaign starts. state: 1 active, 2
 -- stopped. users, given and refused are counted with the runs below; those who are neither given nor refused wait.
+-- runs_kept: 1 all of its runs are there, 2 they are being deleted, since it was stopped long ago, 0 none is.
 CREATE TABLE IF NOT EXISTS occasion (
   occasion_id BIGINT PRIMARY KEY,
   idempotency_key VARBINARY(128) NOT NULL UNIQUE,
@@ -52,6 +53,7 @@ CREATE TABLE IF NOT EXISTS occasion (
   reason VARCHAR(512) CHARACTER SET utf8mb4 NOT NULL,
   created_ms BIGINT NOT NULL,
   stopped_ms BIGINT,
+  runs_kept BIGINT NOT NULL DEFAULT 1 CHECK (runs_kept BETWEEN 0 AND 2),
   CHECK (given >= 0 AND refused >= 0 AND given + refused <= users),
   KEY by_state (state, occasion_id)
 ) ENGINE = InnoDB;

@@ -33,6 +33,7 @@ CREATE TABLE issue_chunk (
 -- Standing rules of operators, in the first database alone: when something happens, those whom it is about get coupons.
 -- what: 1 a user registers, who belongs to this group where one is named; 2 this campaign starts. state: 1 active, 2
 -- stopped. users, given and refused are counted with the runs below; those who are neither given nor refused wait.
+-- runs_kept: 1 all of its runs are there, 2 they are being deleted, since it was stopped long ago, 0 none is.
 CREATE TABLE occasion (
   occasion_id INTEGER PRIMARY KEY,
   idempotency_key TEXT NOT NULL UNIQUE,
@@ -51,6 +52,7 @@ CREATE TABLE occasion (
   reason TEXT NOT NULL,
   created_ms INTEGER NOT NULL,
   stopped_ms INTEGER,
+  runs_kept INTEGER NOT NULL DEFAULT 1 CHECK (runs_kept BETWEEN 0 AND 2),
   CHECK (given >= 0 AND refused >= 0 AND given + refused <= users)
 ) STRICT;
 CREATE INDEX occasion_by_state ON occasion (state, occasion_id);

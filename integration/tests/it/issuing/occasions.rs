@@ -5,8 +5,9 @@ use tercet_proto::coupon::v1::create_occasion_request::On;
 use tercet_proto::coupon_template::v1 as templates;
 use tercet_rules::{Code, Fault};
 
+use super::Hands;
 use super::world::{
-    Databases, FROM_MS, World, change, fault, on_sqlite, rules, told_on_mariadb, told_on_sqlite, until,
+    Databases, FROM_MS, TO_MS, World, change, fault, on_sqlite, rules, told_on_mariadb, told_on_sqlite, until,
 };
 
 /// The same test on both.
@@ -31,6 +32,7 @@ macro_rules! on_both {
 on_both! {
     each_user_gets_his_once_however_often_it_is_told;
     what_is_refused_says_why_and_can_be_tried_again;
+    what_was_stopped_long_ago_is_deleted_and_all_else_knows_its_users;
 }
 
 fn registered(group: &str) -> On {
@@ -100,6 +102,22 @@ impl<Db: Databases> World<Db> {
         let request = pb::ListOccasionRunsRequest { occasion_id, state, limit: 100, before: 0 };
         let runs = self.issuing.list_occasion_runs(request).await.expect("it is there").into_inner().runs;
         runs.into_iter().map(|run| (run.refusal, run.user_ids)).collect()
+    }
+
+    /// Runs, users and batches of occasions, and chunks in all databases.
+    async fn left(&self) -> [i64; 4] {
+        let count = async |pool, table: &str| Db::number(pool, format!("SELECT COUNT(*) FROM {table}")).await;
+        let home = self.shards.home();
+        let mut chunks = 0;
+        for pool in self.shards.pools() {
+            chunks += count(pool, "issue_chunk").await;
+        }
+        [
+            count(home, "occasion_run").await,
+            count(home, "occasion_user").await,
+            count(home, "issue_batch WHERE batch_id LIKE 'occasion/%'").await,
+            chunks,
+        ]
     }
 
     async fn revision(&mut self, template_id: i64) -> u64 {
@@ -210,6 +228,58 @@ async fn what_is_refused_says_why_and_can_be_tried_again<Db: Databases>(mut worl
     }
     world.coordinator.all_ended().await;
     assert_eq!(world.units().await, (17, 0, 12));
+}
+
+async fn what_was_stopped_long_ago_is_deleted_and_all_else_knows_its_users<Db: Databases + Hands>(
+    mut world: World<Db>,
+) {
+    let template_id = world.publish("a", rules(100, 1, FROM_MS)).await;
+    let scarce = world.publish("b", rules(1, 1, FROM_MS)).await;
+    let mut occasions = Vec::new();
+    for (campaign_id, template_id, per_user, user_ids) in [
+        (7, template_id, 1, &[1, 2][..]),
+        (8, scarce, 2, &[1, 2]),
+        // Active, stopped lately, and stopped long ago with a run that waits.
+        (9, template_id, 1, &[1, 2]),
+        (10, template_id, 1, &[1]),
+        (11, template_id, 1, &[1]),
+    ] {
+        let own = world.on(campaign(campaign_id), template_id, per_user, &campaign_id.to_string()).await;
+        world.start(campaign_id, user_ids).await;
+        let users = user_ids.len() as u64;
+        world.until_counts(own, if template_id == scarce { (users, 0, users) } else { (users, users, 0) }).await;
+        occasions.push(own);
+    }
+    let [old, refused, active, lately, waiting] = occasions[..] else { panic!("five") };
+    let home = world.shards.home().clone();
+    let by_hand = async |sql: String| Db::by_hand(&home, sql).await;
+    by_hand(format!("UPDATE occasion_run SET state = 0, due_ms = {TO_MS} WHERE occasion_id = {waiting}")).await;
+    for (occasion_id, days) in [(old, 31_i64), (refused, 31), (lately, 29), (waiting, 31)] {
+        let stop = pb::StopOccasionRequest { occasion_id, operator: "bob".into(), reason: "enough".into() };
+        world.issuing.stop_occasion(stop).await.expect("it is there");
+        let ms = days * 86_400_000;
+        by_hand(format!("UPDATE occasion SET stopped_ms = stopped_ms - {ms} WHERE occasion_id = {occasion_id}")).await;
+    }
+    // Runs, users, batches and chunks: of the other three.
+    until("the two are gone", async || world.left().await == [3, 4, 3, 4]).await;
+    assert_eq!((world.counts(old).await, world.counts(refused).await), ((2, 2, 0), (2, 0, 2)), "their counts stay");
+    assert_eq!(world.refusals(refused).await, []);
+    let retry = pb::RetryOccasionRequest { occasion_id: refused, operator: "ann".into(), reason: "more".into() };
+    let retried = world.issuing.retry_occasion(retry).await.expect("it is there").into_inner();
+    assert!(!retried.changed);
+
+    // Whoever hears of the last has heard of the others.
+    for campaign_id in 7..=11 {
+        world.start(campaign_id, &[1, 2]).await;
+    }
+    world.start(9, &[1, 2, 3]).await;
+    world.until_counts(active, (3, 3, 0)).await;
+    for (user_id, wanted) in [(1, 4), (2, 2), (3, 1)] {
+        assert_eq!(world.coupons_of(user_id).await.len(), wanted, "user {user_id}");
+    }
+    by_hand(format!("UPDATE occasion_run SET state = 1 WHERE occasion_id = {waiting}")).await;
+    until("the third is gone", async || world.left().await == [3, 4, 3, 4]).await;
+    assert_eq!((world.counts(lately).await, world.counts(waiting).await), ((1, 1, 0), (1, 1, 0)));
 }
 
 #[tokio::test]

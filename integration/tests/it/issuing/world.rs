@@ -3,12 +3,12 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use sqlx::{MySql, Pool, Sqlite};
+use sqlx::{AssertSqlSafe, MySql, Pool, Sqlite};
 use tempfile::TempDir;
 use tercet::fence::Dialect;
 use tercet_coupon::Shards;
-use tercet_coupon::issuing::{self, CRON, Peers};
-use tercet_coupon::store::occasions::Occasions;
+use tercet_coupon::issuing::{self, Peers, Settings};
+use tercet_coupon::store::old::Old;
 use tercet_coupon::store::redemptions::Redemptions;
 use tercet_events::bus::Bus;
 use tercet_events::event::Topic;
@@ -29,11 +29,24 @@ pub(super) const EVERY_SECOND: &str = "* * * * * *";
 
 /// All databases that one service here can live in.
 pub(super) trait Databases:
-    Occasions + Redemptions + Dialect + node::Store + tercet_stock::store::Store + Send
+    Old + Redemptions + Dialect + node::Store + tercet_stock::store::Store + Send
 {
+    /// What a query of one number finds.
+    async fn number(pool: &Pool<Self>, sql: String) -> i64;
 }
-impl Databases for Sqlite {}
-impl Databases for MySql {}
+
+macro_rules! databases {
+    ($database:ty) => {
+        impl Databases for $database {
+            async fn number(pool: &Pool<Self>, sql: String) -> i64 {
+                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await.expect("the tables are there")
+            }
+        }
+    };
+}
+
+databases!(Sqlite);
+databases!(MySql);
 
 pub(super) struct World<Db: Databases> {
     pub(super) coordinator: Coordinator,
@@ -70,7 +83,8 @@ async fn world<Db: Databases + tercet_coupon_template::store::Store>(
     let service = tercet_coupon_template::service(stock.clone(), None).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_templates));
     let peers = Peers { client: coordinator.client(), templates: channel(at_templates) };
-    let service = issuing::service(shards.clone(), peers, cron, bus).await.expect("the schema is sound");
+    let settings = Settings { jobs_cron: cron.into(), retention_days: 30 };
+    let service = issuing::service(shards.clone(), peers, settings, bus).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_issuing));
     let (mut templates, mut issuing) =
         (CouponTemplatesClient::new(channel(at_templates)), IssuingClient::new(channel(at_issuing)));
@@ -100,7 +114,7 @@ pub(super) async fn on_sqlite(cron: &str) -> World<Sqlite> {
 pub(super) async fn told_on_sqlite() -> World<Sqlite> {
     let folder = tempfile::tempdir().expect("a folder");
     let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
-    world(&urls, CRON, Some(folder), Some(&Bus::in_process(&[issuing::occasions::GROUP]))).await
+    world(&urls, EVERY_SECOND, Some(folder), Some(&Bus::in_process(&[issuing::occasions::GROUP]))).await
 }
 
 /// The same, with events through a real Kafka.
@@ -112,7 +126,7 @@ pub(super) async fn told_on_mariadb() -> Option<World<MySql>> {
     }
     // Few, since each of them costs the broker files.
     let kafka = Kafka { prefix, partitions: Topic::ALL.map(|topic| (topic, 1)).into(), ..Kafka::at(&address) };
-    Some(world(&urls, CRON, None, Some(&Bus::kafka(&kafka).expect("they are sound"))).await)
+    Some(world(&urls, EVERY_SECOND, None, Some(&Bus::kafka(&kafka).expect("they are sound"))).await)
 }
 
 pub(super) async fn on_mariadb(cron: &str) -> Option<World<MySql>> {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use tercet::bootstrap;
 use tercet::fence::Dialect;
 use tercet_coupon::Shards;
-use tercet_coupon::issuing::{self, CRON, Peers, SERVICE, limits};
-use tercet_coupon::store::occasions::Occasions;
+use tercet_coupon::issuing::{self, Peers, SERVICE, Settings, limits};
+use tercet_coupon::store::old::Old;
 use tercet_events::settings::Kafka;
 use tercet_shards::{ShardMap, node};
 
@@ -18,9 +18,8 @@ struct Own {
     /// URL of the template service
     #[arg(long, env = "TERCET_TEMPLATES", default_value = "http://127.0.0.1:7074")]
     templates: String,
-    /// When scheduled jobs run, seconds first
-    #[arg(long, env = "TERCET_JOBS_CRON", default_value = CRON)]
-    jobs_cron: String,
+    #[command(flatten)]
+    settings: Settings,
     #[command(flatten)]
     kafka: Kafka,
 }
@@ -39,10 +38,10 @@ async fn main() -> ExitCode {
 
 async fn serve<Db>(config: bootstrap::Config, own: Own) -> anyhow::Result<()>
 where
-    Db: Occasions + Dialect + node::Store,
+    Db: Old + Dialect + node::Store,
 {
     let shards = Shards::<Db>::new(own.shards, config.open_all().await?)?;
     let peers = Peers { client: config.client(limits::CALL_TIMEOUT)?, templates: config.channel(&own.templates)? };
     let bus = own.kafka.connect().await?;
-    config.serve(issuing::service(shards, peers, own.jobs_cron, bus.as_ref()).await?).await
+    config.serve(issuing::service(shards, peers, own.settings, bus.as_ref()).await?).await
 }

@@ -1,5 +1,6 @@
-//! What is done by the clock, on one process at a time: coupons whose time has ended become expired, and what nobody
-//! claimed of templates that have ended, or that nobody can claim any more, goes back.
+//! What is done by the clock, on one process at a time: coupons whose time has ended become expired, what nobody
+//! claimed of templates that have ended, or that nobody can claim any more, goes back, and what is kept of occasions
+//! that were stopped long ago is deleted ([`old`]).
 //!
 //! A lease in the database says who; when its holder dies, another has it [`LEASE_MS`] later. Nothing else hangs on
 //! it: how far each table is stands beside its rows and is written with them, and a supply carries its sequence.
@@ -21,8 +22,12 @@ use tonic::Request;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
+mod old;
+
+use super::Settings;
 use super::offers::set_stock;
 use crate::store::jobs::Jobs as JobStore;
+use crate::store::old::Old;
 use crate::store::{self, Move, Status};
 use crate::{Shards, metrics, stock, told};
 
@@ -60,23 +65,31 @@ pub(super) struct Jobs<Db: JobStore> {
     client: Client,
     templates: CouponTemplatesClient<Channel>,
     outbox: Outbox,
+    settings: Settings,
 }
 
-impl<Db: JobStore + Dialect> Jobs<Db> {
+impl<Db: Old + Dialect> Jobs<Db> {
     /// Over these databases, telling there what expires.
-    pub(super) fn new(shards: Shards<Db>, ids: Arc<Ids>, peers: super::Peers, outbox: Outbox) -> Self {
-        Self { shards, ids, client: peers.client, templates: CouponTemplatesClient::new(peers.templates), outbox }
+    pub(super) fn new(
+        shards: Shards<Db>,
+        ids: Arc<Ids>,
+        peers: super::Peers,
+        outbox: Outbox,
+        settings: Settings,
+    ) -> Self {
+        let templates = CouponTemplatesClient::new(peers.templates);
+        Self { shards, ids, client: peers.client, templates, outbox, settings }
     }
 
     /// Runs a round whenever the schedule says so and the lease is this process's, until `stop` ends.
     ///
     /// # Errors
-    /// When `cron` can not be read.
-    pub(super) async fn run(self, cron: &str, stop: impl Future<Output = ()> + Send) -> Result<(), JobSchedulerError> {
+    /// When the schedule can not be read.
+    pub(super) async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), JobSchedulerError> {
         let tick = Arc::new(Notify::new());
         let mut scheduler = JobScheduler::new().await?;
         let notify = Arc::clone(&tick);
-        scheduler.add(Job::new(cron, move |_, _| notify.notify_one())?).await?;
+        scheduler.add(Job::new(self.settings.jobs_cron.as_str(), move |_, _| notify.notify_one())?).await?;
         scheduler.start().await?;
         let mut stop = std::pin::pin!(stop);
         let mut runner = None;
@@ -118,6 +131,10 @@ impl<Db: JobStore + Dialect> Jobs<Db> {
         let (expired, returned) = (self.expire(runner).await?, self.give_back(runner).await?);
         if expired > 0 || returned > 0 {
             info!(coupons = expired, templates = returned, "coupons expired and unclaimed stock returned");
+        }
+        let users = self.delete_old(runner).await?;
+        if users > 0 {
+            info!(users, "whom occasions gave coupons that were stopped long ago is deleted");
         }
         Ok(())
     }

@@ -34,6 +34,16 @@ pub const EVENT_USERS_MAX: usize = 20_000;
 pub const SKEW_MS: i64 = 60_000;
 /// Runs of occasions that a process carries out at once.
 pub const RUNS_MAX: usize = 8;
+/// Days for which what an occasion gave, and to whom, is kept by default after it was stopped.
+pub const RETENTION_DAYS: u32 = 365;
+/// The fewest and the most days that it may be told to be kept.
+pub const RETENTION_DAYS_MIN: u32 = 30;
+/// See [`RETENTION_DAYS_MIN`].
+pub const RETENTION_DAYS_MAX: u32 = 36_500;
+/// Runs of occasions that were stopped long ago that one round of jobs deletes: the others wait for it.
+pub const OLD_RUNS_MAX: usize = 1_000;
+/// Users of such a run that are deleted at a time.
+pub const OLD_USERS: usize = 500;
 /// Runs of occasions that are made to wait again at once.
 pub const RETRY_MAX: usize = 1_000;
 /// Most users of a run that are shown.

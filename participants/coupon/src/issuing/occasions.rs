@@ -22,7 +22,7 @@ use crate::store::occasions::{Occasion, Occasions, On, Run, RunState, Which};
 mod runs;
 mod told;
 
-pub(super) use runs::run;
+pub(super) use runs::{batch_id, run};
 pub use told::GROUP;
 pub(super) use told::Told;
 

@@ -167,7 +167,8 @@ pub trait Occasions: Batches + Jobs {
         runs: [i64; 2],
     ) -> impl Future<Output = sqlx::Result<bool>> + Send;
 
-    /// Makes so many refused runs of an occasion wait again; returns how many there were.
+    /// Makes so many refused runs of an occasion wait again; returns how many there were. With 0 nothing of it counts:
+    /// the transaction is to be rolled back.
     fn retry_runs(
         db_tx: &mut DbTx<Self>,
         occasion_id: i64,
@@ -243,7 +244,7 @@ const REFUSED: &str = "-- coupon_refused_runs
 const RETRY: &str = "-- coupon_retry_run
     UPDATE occasion_run SET state = 0, refusal = '', due_ms = ?, ended_ms = NULL WHERE run = ? AND state = 2";
 const COUNT_RETRIED: &str = "-- coupon_count_retried
-    UPDATE occasion SET refused = refused - ?, revision = revision + 1 WHERE occasion_id = ?";
+    UPDATE occasion SET refused = refused - ?, revision = revision + 1 WHERE occasion_id = ? AND runs_kept = 1";
 const RUNS: &str = run!("runs", "WHERE occasion_id = ? AND state = ? AND run < ? ORDER BY run DESC LIMIT ?");
 
 /// Users that are known stay where they are.
@@ -380,9 +381,12 @@ macro_rules! occasions {
                     }
                 }
                 if runs > 0 {
-                    sqlx::query(COUNT_RETRIED).bind(users).bind(occasion_id).execute(db_tx).await?;
+                    let query = sqlx::query(COUNT_RETRIED).bind(users).bind(occasion_id);
+                    // Else their users are gone, or will be.
+                    let kept = query.execute(db_tx).await?.rows_affected() == 1;
+                    return Ok(if kept { runs } else { 0 });
                 }
-                Ok(runs)
+                Ok(0)
             }
 
             async fn runs(

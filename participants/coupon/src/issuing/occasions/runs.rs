@@ -185,7 +185,7 @@ fn is_unknown(code: Code) -> bool {
 }
 
 /// Its caller's name for the batch of a run.
-fn batch_id(run: &Run) -> String {
+pub(in crate::issuing) fn batch_id(run: &Run) -> String {
     format!("{OCCASION_BATCH}{}", run.run)
 }
 

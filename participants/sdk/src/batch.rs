@@ -31,7 +31,6 @@ mod local;
 mod overrun;
 
 use connections::Connections;
-use forget::Forgotten;
 use local::Failure;
 
 /// The action of a coordinator's canaries, which only ask whether batches are run.
@@ -91,7 +90,6 @@ pub struct Executor<Db: Dialect> {
     /// Knows where rows are that move.
     moves: Option<Arc<dyn Moves>>,
     suspects: Mutex<Suspects>,
-    forgotten: Forgotten,
     clock: StoreClock,
 }
 
@@ -114,7 +112,6 @@ impl<Db: Dialect> Executor<Db> {
             invariants,
             moves: None,
             suspects: Mutex::default(),
-            forgotten: Forgotten::default(),
             clock: StoreClock::default(),
         }
     }
@@ -323,6 +320,10 @@ impl<Db: Dialect> Executor<Db> {
                 lots.extend([second, lot]);
                 return;
             }
+            Err(Failure::Overran) => {
+                lot = self.over_of(lot, begun.elapsed(), lots);
+                "the calls' time was over".to_owned()
+            }
             Err(Failure::Failed(text)) => {
                 self.suspects().add(lot[0].key());
                 text
@@ -333,7 +334,6 @@ impl<Db: Dialect> Executor<Db> {
             }
             Err(Failure::Differs) => "its rows and its book differ".to_owned(),
             Err(Failure::Moved) => "its rows have moved".to_owned(),
-            Err(Failure::Overran) => "the calls' time was over".to_owned(),
             Err(Failure::Conflict(text) | Failure::NotBegun(text) | Failure::Lost(text)) => text,
         };
         let said = match overran {
@@ -349,6 +349,22 @@ impl<Db: Dialect> Executor<Db> {
             );
         }
         outcomes.extend(lot.iter().map(|item| (item.at, Err(text.clone()))));
+    }
+
+    /// Leaves of a lot whose time was over those whose own time is, and has the others run again: where the local
+    /// transaction was committed nevertheless, the fence says so. Those that would not have twice the time run apart,
+    /// so that they cost the others nothing more.
+    fn over_of(&self, lot: Vec<Item>, took: Duration, lots: &mut Vec<Vec<Item>>) -> Vec<Item> {
+        let not_after = |item: &Item| item.job.context.not_after_ms;
+        let earliest = lot.iter().map(not_after).min().unwrap_or_default();
+        let (over, in_time): (Vec<Item>, Vec<Item>) =
+            lot.into_iter().partition(|item| not_after(item) == earliest || self.clock.has_passed(not_after(item)));
+        let enough = Instant::now() + took;
+        let (short, long) = in_time
+            .into_iter()
+            .partition(|item| self.clock.instant_of(not_after(item)).is_some_and(|deadline| deadline < enough));
+        lots.extend([long, short]);
+        over
     }
 
     /// Places a lot once more whose database is past the epoch by which it was placed: what it still serves is run

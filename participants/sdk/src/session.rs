@@ -1,7 +1,8 @@
 //! A session with one coordinator: registers, runs the batches that come down and sends their replies up.
 //!
 //! A session that ends, for whatever reason, is opened again until the service stops. Batches that were running are
-//! finished first: their replies are lost, and the fence answers when the coordinator asks again.
+//! finished first: their replies are lost, and the fence answers when the coordinator asks again. Forgetting and
+//! audits are not: what is left of them comes again.
 
 use std::time::Duration;
 
@@ -132,9 +133,6 @@ pub(crate) async fn hold<Db: Dialect>(
     }
 }
 
-/// What was running, and what goes up for it: nothing for a round of forgetting.
-type Finished = Option<Up>;
-
 struct Session<'a, Db: Dialect> {
     executor: &'a Executor<Db>,
     coordinator: &'a Coordinator,
@@ -161,17 +159,11 @@ impl<'a, Db: Dialect> Session<'a, Db> {
         self.executor.greet(welcome.now_ms);
         registered.send_replace(true);
         info!(address = self.address, service = register.service, "session registered");
-        let mut running = FuturesUnordered::new();
-        let ended = self.serve(&up, (&mut down, &mut signing), &welcome, &mut running, stop).await;
-        if ended.is_ok() {
-            send(&up, Up::Leaving(Leaving {}))?;
-        }
-        while let Some(finished) = running.next().await {
-            // Of a broken session there is nobody to take them.
-            if let (Some(message), Ok(())) = (finished, &ended) {
-                send(&up, message)?;
-            }
-        }
+        let mut batches = FuturesUnordered::new();
+        let ended = self.serve(&up, (&mut down, &mut signing), &welcome, &mut batches, stop).await;
+        // Of a broken session there is nobody to take the replies. What goes on beside batches is not waited for: a
+        // database that hangs would keep all the others from their calls.
+        while batches.next().await.is_some() {}
         drop(up);
         if ended.is_ok() {
             let drained = async { while let Ok(Some(_)) = down.message().await {} };
@@ -216,25 +208,31 @@ impl<'a, Db: Dialect> Session<'a, Db> {
         }
     }
 
-    /// From the welcome to the stop.
+    /// From the welcome until the service stops and all batches are answered.
     async fn serve(
         &self,
         up: &mpsc::Sender<OpenRequest>,
         (down, signing): (&mut Streaming<OpenResponse>, &mut Option<Signing>),
         welcome: &Registered,
-        running: &mut FuturesUnordered<BoxFuture<'a, Finished>>,
+        batches: &mut FuturesUnordered<BoxFuture<'a, Up>>,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), Ended> {
+        let mut beside = FuturesUnordered::<BoxFuture<'a, Option<Up>>>::new();
         let beat = Duration::from_millis(u64::from(welcome.heartbeat_ms.max(1)));
         let silence_max = Duration::from_millis(u64::from(welcome.silence_max_ms)).max(beat);
         let mut beats = interval_at(Instant::now() + beat, beat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
-        loop {
+        let mut leaving = false;
+        while !leaving || !batches.is_empty() {
             tokio::select! {
                 biased;
-                () = is_set(stop) => return Ok(()),
-                Some(finished) = running.next(), if !running.is_empty() => {
+                () = is_set(stop), if !leaving => {
+                    send(up, Up::Leaving(Leaving {}))?;
+                    leaving = true;
+                }
+                Some(replies) = batches.next(), if !batches.is_empty() => send(up, replies)?,
+                Some(finished) = beside.next(), if !beside.is_empty() => {
                     if let Some(message) = finished {
                         send(up, message)?;
                     }
@@ -242,9 +240,9 @@ impl<'a, Db: Dialect> Session<'a, Db> {
                 message = down.message() => {
                     heard = Instant::now();
                     match opened(message?.ok_or(Ended::Closed)?, signing)? {
-                        Some(Down::Calls(calls)) => running.push(self.run_batch(calls)),
-                        Some(Down::Forget(forget)) => running.push(self.forget(forget)),
-                        Some(Down::Audit(audit)) => running.push(self.audit(audit)),
+                        Some(Down::Calls(calls)) => batches.push(self.run_batch(calls)),
+                        Some(Down::Forget(forget)) => beside.push(self.forget(forget)),
+                        Some(Down::Audit(audit)) => beside.push(self.audit(audit)),
                         Some(Down::Heartbeat(heartbeat)) => self.executor.hear(heartbeat.now_ms),
                         Some(Down::Registered(_) | Down::Signed(_)) | None => {}
                     }
@@ -253,25 +251,22 @@ impl<'a, Db: Dialect> Session<'a, Db> {
                 () = sleep_until(heard + silence_max) => return Err(Ended::Silent(silence_max)),
             }
         }
+        Ok(())
     }
 
-    fn run_batch(&self, Calls { batch, calls }: Calls) -> BoxFuture<'a, Finished> {
+    fn run_batch(&self, Calls { batch, calls }: Calls) -> BoxFuture<'a, Up> {
         let executor = self.executor;
-        async move { Some(Up::Replies(Replies { batch, replies: executor.run(calls).await })) }.boxed()
+        async move { Up::Replies(Replies { batch, replies: executor.run(calls).await }) }.boxed()
     }
 
-    fn audit(&self, audit: Audit) -> BoxFuture<'a, Finished> {
+    fn audit(&self, audit: Audit) -> BoxFuture<'a, Option<Up>> {
         let executor = self.executor;
         async move { Some(Up::Audited(executor.audit(audit).await)) }.boxed()
     }
 
-    fn forget(&self, Forget { floor_ms, xids }: Forget) -> BoxFuture<'a, Finished> {
-        let executor = self.executor;
-        async move {
-            executor.forget(floor_ms, xids.iter().filter_map(|xid| Xid::from_slice(xid)).collect()).await;
-            None
-        }
-        .boxed()
+    fn forget(&self, Forget { floor_ms, xids }: Forget) -> BoxFuture<'a, Option<Up>> {
+        let xids = xids.iter().filter_map(|xid| Xid::from_slice(xid)).collect();
+        self.executor.forget(floor_ms, xids).map(|()| None).boxed()
     }
 }
 

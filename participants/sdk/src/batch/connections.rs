@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sqlx::Pool;
 use tokio::sync::Semaphore;
 
+use super::forget::Forgotten;
 use super::overrun::Overruns;
 use crate::fence::Dialect;
 
@@ -15,11 +16,18 @@ pub(super) struct Connections<Db: Dialect> {
     idle: Mutex<Vec<Db::Connection>>,
     pub(super) writers: Semaphore,
     overruns: Mutex<Overruns>,
+    pub(super) forgotten: Forgotten,
 }
 
 impl<Db: Dialect> Connections<Db> {
     pub(super) fn new(pool: Pool<Db>) -> Self {
-        Self { pool, idle: Mutex::default(), writers: Semaphore::new(Db::WRITERS), overruns: Mutex::default() }
+        Self {
+            pool,
+            idle: Mutex::default(),
+            writers: Semaphore::new(Db::WRITERS),
+            overruns: Mutex::default(),
+            forgotten: Forgotten::default(),
+        }
     }
 
     pub(super) fn overruns(&self) -> MutexGuard<'_, Overruns> {

@@ -1,7 +1,13 @@
 //! Fence rows that nobody will ask for again.
+//!
+//! Each database forgets at its own pace: one that hangs keeps neither the others nor the session waiting.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::Executor;
@@ -9,96 +15,139 @@ use super::connections::Connections;
 use crate::fence::Dialect;
 use crate::xid::Xid;
 
-/// How many transactions may wait for a round to name them, and as many again for the round after it.
+/// How many transactions may wait in each database for its floor to rise, and as many again for their rows to go.
 pub(super) const FORGOTTEN_MAX: usize = 1 << 20;
 /// How many transactions' rows one statement deletes.
 const FORGET_ROWS: usize = 500;
+/// How long a database may be at one round; the next goes on from there.
+const ROUND_MAX: Duration = Duration::from_secs(5);
+/// From a round that failed to the next one; twice as long after each further failure, up to the second.
+const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 
-/// The transactions that are to be forgotten.
+/// What one database is to forget.
 #[derive(Default)]
 pub(super) struct Forgotten {
-    /// Those that no round has named yet, with the highest floor of theirs.
-    pub(super) waiting: Mutex<(u64, Vec<Xid>)>,
-    /// Whoever has it runs the next round, when that under way has ended.
-    next: tokio::sync::Mutex<()>,
+    named: Mutex<Named>,
+    /// Whoever has it is at a round; nobody waits for it.
     round: tokio::sync::Mutex<Round>,
 }
 
-/// The transactions whose rows the next round of forgetting deletes.
+/// Transactions that wait for the floor.
+#[derive(Default)]
+pub(super) struct Named {
+    /// The highest that was asked for.
+    floor_ms: u64,
+    /// Of each message, with the floor that all of their calls end at or below. The databases share the lists.
+    lists: Vec<(u64, Arc<[Xid]>)>,
+    pub(super) transactions: usize,
+}
+
 #[derive(Default)]
 struct Round {
-    xids: Vec<Xid>,
-    /// Whether the floor is above their calls everywhere.
-    raised: bool,
+    /// What the floor was raised to.
+    floor_ms: u64,
+    /// Transactions whose calls the floor was above before this round.
+    due: VecDeque<Arc<[Xid]>>,
+    /// How many of the first list are gone.
+    gone: usize,
+    failures: u32,
+    /// No round begins before.
+    retry_at: Option<Instant>,
+    /// The floor does not rise before.
+    raise_at: Option<Instant>,
+}
+
+impl Forgotten {
+    /// Takes what there is room for, and says how many transactions that leaves out.
+    fn name(&self, floor_ms: u64, xids: &Arc<[Xid]>) -> usize {
+        let mut named = self.named();
+        named.floor_ms = named.floor_ms.max(floor_ms);
+        if named.transactions + xids.len() > FORGOTTEN_MAX {
+            return xids.len();
+        }
+        if !xids.is_empty() {
+            named.transactions += xids.len();
+            named.lists.push((floor_ms, Arc::clone(xids)));
+        }
+        0
+    }
+
+    pub(super) fn named(&self) -> MutexGuard<'_, Named> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Round {
+    fn failed(&mut self) {
+        let [first, last] = RETRY;
+        self.retry_at = Some(Instant::now() + (first * 2_u32.saturating_pow(self.failures)).min(last));
+        self.failures = (self.failures + 1).min(16);
+    }
 }
 
 impl<Db: Dialect> Executor<Db> {
-    /// Raises the floor, and then deletes the rows of the transactions that the round before this one named: every call
-    /// of theirs that was under way then has met the raised floor since. What comes while a round is under way shares
-    /// the next one, however long a slow database takes, and is left to whoever waits for that.
-    pub async fn forget(&self, floor_ms: u64, xids: Vec<Xid>) {
-        if self.fence_id.is_none() {
+    /// In each database raises the floor, and deletes the rows of the transactions above whose calls it was raised
+    /// before: every call of theirs that was under way then has met the raised floor since.
+    ///
+    /// The transactions are noted before this returns. What comes while a database is at a round, or too early for the
+    /// next, is left to a later call. Whoever drops the future leaves the rest of the round to the next one.
+    pub fn forget(&self, floor_ms: u64, xids: Vec<Xid>) -> impl Future<Output = ()> + Send {
+        let xids: Arc<[Xid]> = xids.into();
+        let places = if self.fence_id.is_some() { &self.places[..] } else { &[] };
+        for place in places {
+            let transactions = place.forgotten.name(floor_ms, &xids);
+            if transactions > 0 {
+                warn!(service = self.service, transactions, "fence rows of forgotten transactions stay for good");
+            }
+        }
+        let rounds = join_all(places.iter().map(|place| self.forget_in(place)));
+        async move { drop(rounds.await) }
+    }
+
+    async fn forget_in(&self, place: &Connections<Db>) {
+        let Ok(mut round) = place.forgotten.round.try_lock() else { return };
+        if round.retry_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        self.wait_to_be_forgotten(floor_ms, xids);
-        let Ok(next) = self.forgotten.next.try_lock() else { return };
-        let mut round = self.forgotten.round.lock().await;
-        // Before what waits is taken: who finds somebody here has been heard.
-        drop(next);
-        let (floor_ms, named) = std::mem::take(&mut *self.waiting());
-        // Somebody else may have taken it.
-        if floor_ms > 0 || !named.is_empty() {
-            self.run_round(&mut round, floor_ms, named).await;
-        }
-    }
-
-    fn wait_to_be_forgotten(&self, floor_ms: u64, xids: Vec<Xid>) {
-        let mut waiting = self.waiting();
-        waiting.0 = waiting.0.max(floor_ms);
-        self.append(&mut waiting.1, xids);
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, (u64, Vec<Xid>)> {
-        self.forgotten.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn append(&self, to: &mut Vec<Xid>, xids: Vec<Xid>) {
-        let room = FORGOTTEN_MAX.saturating_sub(to.len());
-        let rows = xids.len().saturating_sub(room);
-        to.extend(xids.into_iter().take(room));
-        if rows > 0 {
-            warn!(service = self.service, transactions = rows, "fence rows of forgotten transactions stay for good");
-        }
-    }
-
-    async fn run_round(&self, round: &mut Round, floor_ms: u64, named: Vec<Xid>) {
-        let due: &[Xid] = if round.raised { &round.xids } else { &[] };
-        let mut is_done = true;
-        for place in &self.places {
-            if let Err(error) = self.forget_in(place, floor_ms, due).await {
+        let ran = timeout(ROUND_MAX, forget_some(place, &mut round)).await;
+        match ran.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+            Ok(()) => round.failures = 0,
+            Err(error) => {
                 warn!(service = self.service, %error, "fence rows stay for another round");
-                is_done = false;
+                round.failed();
             }
         }
-        // Those that are left may be gone in some databases: deleting them again does no harm.
-        if is_done && round.raised {
-            round.xids.clear();
-        }
-        round.raised = is_done;
-        self.append(&mut round.xids, named);
     }
+}
 
-    async fn forget_in(&self, place: &Connections<Db>, floor_ms: u64, xids: &[Xid]) -> Result<(), sqlx::Error> {
-        for chunk in std::iter::once(None).chain(xids.chunks(FORGET_ROWS).map(Some)) {
-            // Calls have their turn between two statements.
-            let _permit = place.writers.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
-            let mut connection = place.connection().await?;
-            match chunk {
-                None => Db::raise_floor(&mut connection, floor_ms).await?,
-                Some(xids) => Db::forget(&mut connection, xids).await?,
-            }
-            place.put(connection);
+/// One round. Where it is left off, `round` has what remains.
+async fn forget_some<Db: Dialect>(place: &Connections<Db>, round: &mut Round) -> Result<(), sqlx::Error> {
+    while let Some(list) = round.due.front().map(Arc::clone) {
+        if round.gone == list.len() {
+            round.due.pop_front();
+            round.gone = 0;
+            continue;
         }
-        Ok(())
+        let until = list.len().min(round.gone + FORGET_ROWS);
+        // Calls have their turn between two statements.
+        let _permit = place.writers.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
+        let mut connection = place.connection().await?;
+        Db::forget(&mut connection, &list[round.gone..until]).await?;
+        place.put(connection);
+        round.gone = until;
     }
+    let higher = place.forgotten.named().floor_ms > round.floor_ms;
+    if higher && round.raise_at.is_none_or(|at| Instant::now() >= at) {
+        let _permit = place.writers.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
+        let floor_ms = place.forgotten.named().floor_ms;
+        let mut connection = place.connection().await?;
+        Db::raise_floor(&mut connection, floor_ms).await?;
+        place.put(connection);
+        (round.floor_ms, round.raise_at) = (floor_ms, Some(Instant::now() + Db::RAISE_EVERY));
+    }
+    let mut named = place.forgotten.named();
+    let due = named.lists.extract_if(.., |(floor_ms, _)| *floor_ms <= round.floor_ms).map(|(_, list)| list);
+    round.due.extend(due);
+    named.transactions = named.lists.iter().map(|(_, list)| list.len()).sum();
+    Ok(())
 }

@@ -262,25 +262,44 @@ async fn fence(pool: &Pool<Sqlite>) -> (i64, i64) {
     sqlx::query_as(SQL).fetch_one(pool).await.unwrap()
 }
 
+fn xids(numbers: std::ops::Range<usize>) -> Vec<Xid> {
+    numbers.map(|number| Xid::new((number as u128).to_be_bytes())).collect()
+}
+
 #[tokio::test]
-async fn a_slow_database_leaves_one_round_of_forgetting_waiting() {
-    let (_folder, pool) = shop_database().await;
-    let executor = shop(&pool).executor().await.unwrap();
-    let numbers = || 1..=40_u8;
-    executor.run(numbers().map(|number| call(number, Try, 0)).collect()).await;
-    let slow = executor.places[0].writers.acquire().await.unwrap();
-    let xid = |number: u8| Xid::new([number; 16]);
-    let mut rounds: FuturesUnordered<_> =
-        numbers().map(|number| executor.forget(10 * u64::from(number), vec![xid(number)])).collect();
-    while rounds.next().now_or_never().flatten().is_some() {}
-    assert_eq!(rounds.len(), 2, "one is under way, and one waits");
-    assert_eq!(fence(&pool).await, (40, 0));
+async fn a_slow_database_holds_one_round_of_forgetting_and_no_other_database() {
+    let ((_one, one), (_two, two)) = (shop_database().await, shop_database().await);
+    let deliver = Action::message("shop", "deliver");
+    let service = Service::new("shop", [one.clone(), two.clone()]).receiver(deliver, Spread);
+    let executor = service.executor().await.unwrap();
+    let calls = (1..=40).map(|number| Call {
+        action: "deliver".into(),
+        tried: false,
+        request: (number % 2).to_string().into(),
+        ..call(number, Confirm, 0)
+    });
+    executor.run(calls.collect()).await;
+    let slow = executor.places[1].writers.acquire().await.unwrap();
+    let xid = |number: u16| Xid::new([number as u8; 16]);
+    let mut rounds = FuturesUnordered::new();
+    for number in 1..=1_000 {
+        rounds.push(executor.forget(u64::from(number), vec![xid(number)]));
+        while rounds.next().now_or_never().flatten().is_some() {}
+    }
+    let patience = async {
+        while fence(&one).await != (0, 1_000) {
+            rounds.push(executor.forget(0, Vec::new()));
+            while rounds.next().now_or_never().flatten().is_some() {}
+            assert!(rounds.len() <= 2, "one for each database is under way, and none waits: {}", rounds.len());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), patience).await.expect("the other database forgets");
+    assert_eq!(fence(&two).await, (20, 0));
     drop(slow);
     while rounds.next().await.is_some() {}
-    // A row goes when a floor above its calls has been there for a round.
-    assert_eq!(fence(&pool).await, (39, 400));
-    executor.forget(410, Vec::new()).await;
-    assert_eq!(fence(&pool).await, (0, 410));
+    assert_eq!(fence(&two).await, (20, 1_000));
+    executor.forget(0, Vec::new()).await;
+    assert_eq!(fence(&two).await, (0, 1_000), "a row goes when a floor above its calls has been there for a round");
 }
 
 #[tokio::test]
@@ -288,12 +307,74 @@ async fn a_bounded_number_of_transactions_waits_to_be_forgotten() {
     let (_folder, pool) = shop_database().await;
     let executor = shop(&pool).executor().await.unwrap();
     let _slow = executor.places[0].writers.acquire().await.unwrap();
-    let xids = |count: usize| (0..count).map(|number| Xid::new((number as u128).to_be_bytes())).collect::<Vec<_>>();
-    let mut rounds: FuturesUnordered<_> =
-        [1, 5, FORGOTTEN_MAX].map(|count| executor.forget(10, xids(count))).into_iter().collect();
-    assert!(rounds.next().now_or_never().flatten().is_some(), "the third leaves it to the second");
-    assert!(rounds.next().now_or_never().is_none());
-    assert_eq!(executor.forgotten.waiting.lock().unwrap().1.len(), FORGOTTEN_MAX);
+    let waiting = || executor.places[0].forgotten.named().transactions;
+    for (more, expected) in [(1, 1), (FORGOTTEN_MAX, 1), (FORGOTTEN_MAX - 1, FORGOTTEN_MAX), (1, FORGOTTEN_MAX)] {
+        assert!(executor.forget(10, xids(0..more)).now_or_never().is_none_or(|()| waiting() > 1));
+        assert_eq!(waiting(), expected);
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_round_comes_again() {
+    let (_folder, pool) = shop_database().await;
+    let executor = shop(&pool).executor().await.unwrap();
+    executor.run((1..=3).map(|number| call(number, Try, 0)).collect()).await;
+    executor.forget(10, (1..=3).map(|number| Xid::new([number; 16])).collect()).await;
+    let slow = executor.places[0].writers.acquire().await.unwrap();
+    assert!(executor.forget(20, Vec::new()).now_or_never().is_none(), "dropped, as at the end of a session");
+    drop(slow);
+    assert_eq!(fence(&pool).await, (3, 10));
+    executor.forget(0, Vec::new()).await;
+    assert_eq!(fence(&pool).await, (0, 20));
+}
+
+#[tokio::test]
+async fn no_row_goes_before_the_floor_is_above_its_own_calls() {
+    let (_folder, pool) = shop_database().await;
+    let executor = shop(&pool).executor().await.unwrap();
+    executor.run((1..=2).map(|number| Call { not_after_ms: 100_000, ..call(number, Try, 0) }).collect()).await;
+    let xid = |number: u8| vec![Xid::new([number; 16])];
+    sqlx::raw_sql("CREATE TRIGGER no BEFORE UPDATE ON tercet_fence_meta BEGIN SELECT RAISE(ABORT, 'no'); END")
+        .execute(&pool)
+        .await
+        .unwrap();
+    executor.forget(100_000, xid(1)).await;
+    assert_eq!(fence(&pool).await, (2, 0), "it did not rise");
+    sqlx::raw_sql("DROP TRIGGER no").execute(&pool).await.unwrap();
+    let mut seen = Vec::new();
+    for floor_ms in 93_000.. {
+        executor.forget(floor_ms, xid(2)).await;
+        seen.push(fence(&pool).await);
+        if seen.last().is_some_and(|(rows, _)| *rows == 0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(seen.iter().all(|(rows, floor_ms)| *rows == 2 || *floor_ms == 100_000), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_call_whose_time_is_over_costs_its_batch_no_other() {
+    let (_folder, pool) = shop_database().await;
+    let gate = Gate::new(0);
+    let service = Service::new("shop", [pool.clone()]).tcc(TAKE, Shop(Arc::clone(&gate)));
+    let executor = service.executor().await.unwrap();
+    executor.hear(900);
+    let calls = [(1, 1_000), (2, 60_000), (3, 1_050), (4, 61_000)];
+    let calls = calls.map(|(number, not_after_ms)| Call { not_after_ms, ..call(number, Try, 1) });
+    let batch = async {
+        let replies = executor.run(calls.to_vec()).await;
+        answers(replies)
+    };
+    let opens = async {
+        // Those with most time are the last to come to the gate, alone.
+        gate.came.acquire_many(3).await.unwrap().forget();
+        gate.pass.add_permits(100);
+    };
+    let (answers, ()) = tokio::join!(batch, opens);
+    let over = unknown("the calls' time was over");
+    assert_eq!(answers, [over.clone(), done("held"), over, done("held")]);
+    assert_eq!(shelf(&pool).await, (8, 2));
 }
 
 #[test]

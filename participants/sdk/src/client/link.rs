@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::error::retry_after;
-use super::throttle::{Begins, Throttle};
+use super::throttle::{Begins, Throttle, Told};
 use crate::context::Traceparent;
 use crate::plan::InvalidField;
 use crate::retry::{overload_delays, reconnect_delays};
@@ -114,9 +114,8 @@ impl Link {
                     }
                     attempt.set_timeout(deadline.saturating_duration_since(Instant::now()));
                     let answer = tokio::time::timeout_at(deadline, send(coordinator, attempt)).await;
-                    let refusal = answer.as_ref().ok().and_then(|answer| answer.as_ref().err());
-                    let refusal = refusal.filter(|status| retry_after(status).is_some());
-                    self.throttle.told(&request, refusal, Instant::now());
+                    let told = answer.as_ref().map_or(Told::Late, |answer| Told::of(answer.as_ref().err()));
+                    self.throttle.told(&request, told, Instant::now());
                     answer
                 }
                 Err(kept_back) => Ok(Err(kept_back)),

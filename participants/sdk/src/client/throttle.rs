@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::error::retry_after;
+
 /// Requests that go out for each that is taken.
 const OVER: f64 = 2.0;
 /// Refusals that say little yet.
@@ -55,6 +57,29 @@ impl Begins for pb::CommitRequest {}
 impl Begins for pb::RollbackRequest {}
 impl Begins for pb::GetRequest {}
 
+/// What the coordinator made of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Told<'a> {
+    Taken,
+    /// For want of room.
+    Refused(&'a Status),
+    /// It took longer than there was time for, which is no sign of room.
+    Late,
+    /// Whatever else went wrong says nothing about room.
+    Failed,
+}
+
+impl<'a> Told<'a> {
+    pub(super) fn of(status: Option<&'a Status>) -> Self {
+        match status {
+            None => Self::Taken,
+            Some(status) if retry_after(status).is_some() => Self::Refused(status),
+            Some(status) if status.code() == Code::DeadlineExceeded => Self::Late,
+            Some(_) => Self::Failed,
+        }
+    }
+}
+
 /// What was refused of late, of all requests of a client.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
@@ -78,26 +103,28 @@ impl Throttle {
         kept_back.map_or(Ok(()), Err)
     }
 
-    /// What the coordinator made of a request.
-    pub(super) fn told(&self, request: &impl Begins, refusal: Option<&Status>, now: Instant) {
-        if refusal.is_none() && !self.refused.load(Ordering::Relaxed) {
+    /// Counts what the coordinator made of a request.
+    pub(super) fn told(&self, request: &impl Begins, told: Told<'_>, now: Instant) {
+        let is_refused = matches!(told, Told::Refused(_));
+        if !is_refused && !self.refused.load(Ordering::Relaxed) {
             return;
         }
         let Some(branches) = request.branches() else { return };
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        match refusal {
-            Some(status) => {
+        match told {
+            Told::Refused(status) => {
                 let service = service(status);
                 let refusal = kept_back(&service);
                 rates.entry(service).or_insert_with(|| Rate::new(refusal, now)).count(false, now);
                 self.refused.store(true, Ordering::Relaxed);
             }
-            None => {
+            Told::Taken | Told::Late => {
                 let concerned = rates.iter_mut().filter(|(name, _)| concerns(name, branches));
-                concerned.for_each(|(_, rate)| rate.count(true, now));
+                concerned.for_each(|(_, rate)| rate.count(matches!(told, Told::Taken), now));
                 rates.retain(|_, rate| rate.refuses());
                 self.refused.store(!rates.is_empty(), Ordering::Relaxed);
             }
+            Told::Failed => {}
         }
     }
 }
@@ -167,7 +194,6 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::error::retry_after;
 
     fn submit(service: &str) -> pb::SubmitRequest {
         let branches = vec![pb::Branch { service: service.into(), ..pb::Branch::default() }];
@@ -192,9 +218,9 @@ mod tests {
             sent += 1;
             if taken < takes * (at + 1) / 1_000 {
                 taken += 1;
-                throttle.told(&submit("a"), None, *now);
+                throttle.told(&submit("a"), Told::Taken, *now);
             } else {
-                throttle.told(&submit("a"), Some(&refusal("a")), *now);
+                throttle.told(&submit("a"), Told::Refused(&refusal("a")), *now);
             }
         }
         sent
@@ -218,11 +244,28 @@ mod tests {
     #[test]
     fn what_one_service_can_not_take_holds_nothing_else_back() {
         let (throttle, now) = (Throttle::default(), Instant::now());
-        (0..100).for_each(|_| throttle.told(&submit("a"), Some(&refusal("a")), now));
+        (0..100).for_each(|_| throttle.told(&submit("a"), Told::Refused(&refusal("a")), now));
         let kept: Vec<Status> = (0..100).filter_map(|_| throttle.admit(&submit("a"), now).err()).collect();
         assert!(kept.len() > 80, "{}", kept.len());
         assert!(kept.iter().all(|status| retry_after(status) == Some(RETRY_AFTER)), "as the coordinator says it");
         assert!((0..100).all(|_| throttle.admit(&submit("b"), now).is_ok()));
         assert!((0..100).all(|_| throttle.admit(&pb::CommitRequest::default(), now).is_ok()), "it has begun");
+    }
+
+    #[test]
+    fn what_comes_too_late_is_not_taken() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        (0..100).for_each(|_| throttle.told(&submit("a"), Told::Refused(&refusal("a")), now));
+        let counts = || {
+            let rates = throttle.rates.lock().unwrap();
+            (rates["a"].asked, rates["a"].taken)
+        };
+        throttle.told(&submit("a"), Told::Late, now);
+        throttle.told(&submit("a"), Told::of(Some(&Status::deadline_exceeded("late"))), now);
+        assert_eq!(counts(), (102.0, 0.0));
+        throttle.told(&submit("a"), Told::of(Some(&Status::invalid_argument("no plan"))), now);
+        assert_eq!(counts(), (102.0, 0.0), "neither for nor against");
+        throttle.told(&submit("a"), Told::of(None), now);
+        assert_eq!(counts(), (103.0, 1.0));
     }
 }

@@ -1,6 +1,7 @@
 //! What the fence needs of a database.
 
 use std::future::Future;
+use std::time::Duration;
 
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::{AssertSqlSafe, Database, Pool, SqlStr};
@@ -13,6 +14,8 @@ use crate::xid::Xid;
 pub trait Sql: Database<Connection: Migrate> {
     /// How many local transactions one process runs at once in one database.
     const WRITERS: usize;
+    /// Between two times that the floor is raised: where calls wait for it, more than none.
+    const RAISE_EVERY: Duration = Duration::ZERO;
     /// Begins a transaction that is going to write.
     const BEGIN: Option<&'static str>;
     /// The tables, oldest first.

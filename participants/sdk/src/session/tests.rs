@@ -216,6 +216,50 @@ async fn a_stop_says_so_and_answers_what_it_holds() {
 }
 
 #[tokio::test]
+async fn what_is_held_at_the_stop_is_not_taken_for_silence() {
+    let mut world = World::start(0).await;
+    let mut session = world.next().await;
+    session.welcome(5_000).await;
+    session.say(Down::Calls(Calls { batch: 1, calls: vec![call(1, Try, 7)] })).await;
+    world.gate.came.acquire().await.unwrap().forget();
+    world.stop.take().unwrap().send(()).unwrap();
+    assert!(matches!(session.hear().await, Some(Up::Leaving(_))));
+    for _ in 0..3 {
+        let beat = timeout(PATIENCE, session.up.message()).await.expect("a heartbeat in time").unwrap().unwrap();
+        assert!(matches!(beat.message, Some(Up::Heartbeat(_))));
+    }
+    // One that was on its way when the participant left.
+    session.say(Down::Calls(Calls { batch: 2, calls: vec![call(2, Try, 1)] })).await;
+    world.gate.pass.add_permits(2);
+    let mut held = Vec::new();
+    while let Some(Up::Replies(replies)) = session.hear().await {
+        held.push((replies.batch, answers(replies.replies)));
+    }
+    assert_eq!(held, [(1, vec![done("held")]), (2, vec![done("held")])]);
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_in_forgetting_holds_up_neither_the_next_session_nor_the_stop() {
+    let mut world = World::start(100).await;
+    let mut session = world.next().await;
+    session.welcome(5_000).await;
+    // SQLite waits for it longer than this test does.
+    let hangs = world.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let forget = || Down::Forget(Forget { floor_ms: 10, xids: vec![vec![1; 16].into()] });
+    session.say(forget()).await;
+    session.say(Down::Audit(Audit { round: 1, from: Vec::new() })).await;
+    assert!(matches!(session.hear().await, Some(Up::Audited(_))), "by now it is at it");
+    let begun = Instant::now();
+    drop(session);
+    let mut session = world.next().await;
+    session.welcome(5_000).await;
+    session.say(forget()).await;
+    world.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    drop(hangs);
+}
+
+#[tokio::test]
 async fn a_panic_in_a_handler_kills_neither_session_nor_batch() {
     let mut world = World::start(100).await;
     let mut session = world.next().await;

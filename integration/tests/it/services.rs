@@ -28,9 +28,9 @@ async fn stock_moves_units_and_never_below_zero() {
     let levels = MySql::levels(&mut db_tx, &[1, 2, 9]).await.expect("the statement is sound");
     let found: Vec<_> = levels.iter().map(|level| (level.item, level.free, level.issued)).collect();
     assert_eq!(found, [(1, 10, 0), (2, 6, 0)]);
-    let reserve = |units: i64| Change { free: -units, reserved: units, issued: 0 };
+    let reserve = |units: i64| Change { free: -units, reserved: units, ..Change::default() };
     MySql::change(&mut db_tx, &BTreeMap::from([(1, reserve(10)), (2, reserve(2))])).await.expect("there is enough");
-    let change = Change { free: 0, reserved: -10, issued: 10 };
+    let change = Change { reserved: -10, issued: 10, ..Change::default() };
     MySql::change(&mut db_tx, &BTreeMap::from([(1, change)])).await.expect("they are reserved");
     db_tx.commit().await.expect("the constraints hold");
     let totals = tercet_stock::audit(&pool).await.expect("the table is there");

@@ -35,7 +35,7 @@ fn product(product_id: i64) -> Result<i64, Invalid> {
 }
 
 fn shown(level: &Level) -> pb::ProductStock {
-    let &Level { item, free, reserved, issued, sequence } = level;
+    let &Level { item, free, reserved, issued, sequence, .. } = level;
     pb::ProductStock { product_id: item, units: level.total(), free, reserved, issued, revision: sequence }
 }
 
@@ -80,7 +80,7 @@ impl<Db: Store> Api<Db> {
         }
         let free = total - before.total();
         let after = Level { free: before.free + free, sequence: revision + 1, ..*before };
-        Db::supply(&mut db_tx, &[(product_id, free, after.sequence)]).await.map_err(database)?;
+        Db::supply(&mut db_tx, &[(product_id, free, after.sequence, 0)]).await.map_err(database)?;
         let moved = [(product_id, Moved { free, ..Moved::default() })];
         units().enter(&mut *db_tx, None, &moved).await.map_err(database)?;
         let told = || Event::new(0, Payload::OperatorChange(change(request, before, &after)));

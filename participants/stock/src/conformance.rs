@@ -14,7 +14,7 @@ use super::{RESERVE, RESTOCK, SUPPLY, audit, seed, service};
 async fn rows<Db: Store + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
     seed(&pool, &[(1, 10)]).await?;
     let mut db_tx = pool.begin().await?;
-    Db::change(&mut db_tx, &BTreeMap::from([(1, Change { free: -6, reserved: 0, issued: 6 })])).await?;
+    Db::change(&mut db_tx, &BTreeMap::from([(1, Change { free: -6, issued: 6, ..Change::default() })])).await?;
     db_tx.commit().await
 }
 

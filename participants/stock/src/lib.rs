@@ -183,8 +183,27 @@ impl Slice {
         }
         (level.free, level.issued) = (free, issued);
         level.reserved += change.reserved;
+        level.excess -= change.gone;
         self.changes.entry(item).or_default().add(change);
         true
+    }
+
+    /// Frees units that were reserved. Those that are more than the latest supply wanted go for good.
+    ///
+    /// # Errors
+    /// `RowNotFound` when there is no such item.
+    fn free(&mut self, item: i64, count: i64) -> sqlx::Result<()> {
+        let gone = self.levels.get(&item).ok_or(sqlx::Error::RowNotFound)?.excess.min(count);
+        self.make(item, Change { free: count - gone, reserved: -count, issued: 0, gone });
+        Ok(())
+    }
+
+    /// Tells the book what went for good: that is in no request.
+    async fn enter_gone<Db: Store + Dialect>(&self, db_tx: &mut DbTx<Db>) -> sqlx::Result<()> {
+        let gone = self.changes.iter().filter(|(_, change)| change.gone > 0);
+        let moved: Vec<_> =
+            gone.map(|(item, change)| (*item, Moved { free: -change.gone, ..Moved::default() })).collect();
+        if moved.is_empty() { Ok(()) } else { units().enter(db_tx, None, &moved).await }
     }
 
     /// Why there is not enough of an item.
@@ -204,20 +223,6 @@ impl Slice {
     }
 }
 
-/// One change for each item of the slice, for operations that need no look at its levels.
-async fn change_all<Db: Store, R: Units>(
-    db_tx: &mut DbTx<Db>,
-    operations: &[Op<R>],
-    change: fn(i64) -> Change,
-) -> sqlx::Result<Vec<Answer>> {
-    let mut changes = BTreeMap::<i64, Change>::new();
-    for Op { request, .. } in operations {
-        changes.entry(request.item()).or_default().add(change(request.count().into()));
-    }
-    Db::change(db_tx, &changes).await?;
-    Ok(vec![Answer::done(); operations.len()])
-}
-
 /// [`RESERVE`]. Within a slice the first come are the first served.
 #[derive(Debug)]
 pub struct Reserve<Db>(pub PhantomData<fn() -> Db>);
@@ -233,7 +238,7 @@ impl<Db: Store + Dialect> SliceParticipant for Reserve<Db> {
                 return Answer::refused(fault);
             }
             let count = i64::from(request.count);
-            let taken = slice.make(request.item, Change { free: -count, reserved: count, issued: 0 });
+            let taken = slice.make(request.item, Change { free: -count, reserved: count, ..Change::default() });
             if taken { Answer::done() } else { slice.refusal(request.item) }
         };
         let answers = operations.iter().map(|op| grant(&op.request)).collect();
@@ -242,11 +247,24 @@ impl<Db: Store + Dialect> SliceParticipant for Reserve<Db> {
     }
 
     async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Reserve>]) -> sqlx::Result<Vec<Answer>> {
-        change_all::<Db, _>(db_tx, operations, |count| Change { free: 0, reserved: -count, issued: count }).await
+        let mut changes = BTreeMap::<i64, Change>::new();
+        for Op { request, .. } in operations {
+            let count = i64::from(request.count);
+            let change = Change { reserved: -count, issued: count, ..Change::default() };
+            changes.entry(request.item).or_default().add(change);
+        }
+        Db::change(db_tx, &changes).await?;
+        Ok(vec![Answer::done(); operations.len()])
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Reserve>]) -> sqlx::Result<Vec<Answer>> {
-        change_all::<Db, _>(db_tx, operations, |count| Change { free: count, reserved: -count, issued: 0 }).await
+        let mut slice = Slice::load::<Db, _>(db_tx, operations).await?;
+        for Op { request, .. } in operations {
+            slice.free(request.item, request.count.into())?;
+        }
+        Db::change(db_tx, &slice.changes).await?;
+        slice.enter_gone::<Db>(db_tx).await?;
+        Ok(vec![Answer::done(); operations.len()])
     }
 }
 
@@ -265,7 +283,7 @@ impl<Db: Store + Dialect> SliceCompensable for Restock<Db> {
                 return Answer::refused(fault);
             }
             let count = i64::from(request.count);
-            if slice.make(request.item, Change { free: count, reserved: 0, issued: -count }) {
+            if slice.make(request.item, Change { free: count, issued: -count, ..Change::default() }) {
                 Answer::done()
             } else {
                 Answer::refused(format!("count is {count}: fewer of item {} are issued", request.item))
@@ -280,7 +298,7 @@ impl<Db: Store + Dialect> SliceCompensable for Restock<Db> {
         let mut slice = Slice::load::<Db, _>(db_tx, operations).await?;
         let mut take = |request: &pb::Restock| {
             let count = i64::from(request.count);
-            let taken = slice.make(request.item, Change { free: -count, reserved: 0, issued: count });
+            let taken = slice.make(request.item, Change { free: -count, issued: count, ..Change::default() });
             if taken { Answer::done() } else { Answer::not_now(TAKEN_DELAY) }
         };
         let answers = operations.iter().map(|op| take(&op.request)).collect();

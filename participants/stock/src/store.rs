@@ -19,6 +19,8 @@ pub struct Level {
     pub issued: i64,
     /// The latest supply.
     pub sequence: i64,
+    /// So many more than the latest supply wanted: they go as they become free.
+    pub excess: i64,
 }
 
 impl Level {
@@ -28,7 +30,7 @@ impl Level {
     }
 }
 
-/// Units that come to each state of an item, or leave it. They add up to 0.
+/// Units that come to each state of an item, or leave it. They add up to 0, with those that go for good.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
     /// To free.
@@ -37,6 +39,8 @@ pub struct Change {
     pub reserved: i64,
     /// To issued.
     pub issued: i64,
+    /// Of the excess.
+    pub gone: i64,
 }
 
 impl Change {
@@ -45,6 +49,7 @@ impl Change {
         self.free += other.free;
         self.reserved += other.reserved;
         self.issued += other.issued;
+        self.gone += other.gone;
     }
 }
 
@@ -83,8 +88,11 @@ pub trait Store: EventStore {
     /// Creates items with so many units, all free. An item that exists gets as many more.
     fn add(db_tx: &mut DbTx<Self>, items: &[(i64, i64)]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Brings free units to items that exist, or takes them: rows of item, units and the supply's sequence.
-    fn supply(db_tx: &mut DbTx<Self>, supplies: &[(i64, i64, i64)]) -> impl Future<Output = sqlx::Result<()>> + Send;
+    /// Brings free units to items that exist, or takes them: rows of item, units, the supply's sequence, and the excess.
+    fn supply(
+        db_tx: &mut DbTx<Self>,
+        supplies: &[(i64, i64, i64, i64)],
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
 
     /// Sums everything up.
     fn totals(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Totals>> + Send;
@@ -107,18 +115,21 @@ struct Statements {
 #[cfg(feature = "sqlite")]
 const SQLITE: Statements = Statements {
     levels: "-- stock_levels
-        SELECT item, free, reserved, issued, sequence FROM stock WHERE item IN (SELECT value FROM json_each($1))",
+        SELECT item, free, reserved, issued, sequence, excess FROM stock
+        WHERE item IN (SELECT value FROM json_each($1))",
     change: "-- stock_change
-        UPDATE stock SET free = free + j.f, reserved = reserved + j.r, issued = issued + j.i
-        FROM (SELECT value->>0 AS item, value->>1 AS f, value->>2 AS r, value->>3 AS i FROM json_each($1)) AS j
+        UPDATE stock SET free = free + j.f, reserved = reserved + j.r, issued = issued + j.i, total = total - j.g,
+            excess = excess - j.g
+        FROM (SELECT value->>0 AS item, value->>1 AS f, value->>2 AS r, value->>3 AS i, value->>4 AS g
+              FROM json_each($1)) AS j
         WHERE stock.item = j.item",
     add: "-- stock_add
         INSERT INTO stock(item, total, free, reserved, issued)
         SELECT value->>0, value->>1, value->>1, 0, 0 FROM json_each($1) WHERE true
         ON CONFLICT(item) DO UPDATE SET total = total + excluded.total, free = free + excluded.free",
     supply: "-- stock_supply
-        UPDATE stock SET total = total + j.n, free = free + j.n, sequence = j.s
-        FROM (SELECT value->>0 AS item, value->>1 AS n, value->>2 AS s FROM json_each($1)) AS j
+        UPDATE stock SET total = total + j.n, free = free + j.n, sequence = j.s, excess = j.e
+        FROM (SELECT value->>0 AS item, value->>1 AS n, value->>2 AS s, value->>3 AS e FROM json_each($1)) AS j
         WHERE stock.item = j.item",
     totals: "-- stock_totals
         SELECT COUNT(*) AS items, COALESCE(SUM(total), 0) AS total, COALESCE(SUM(free), 0) AS free,
@@ -133,14 +144,16 @@ const SQLITE: Statements = Statements {
 #[cfg(feature = "mysql")]
 const MYSQL: Statements = Statements {
     levels: "-- stock_levels
-        SELECT stock.item, stock.free, stock.reserved, stock.issued, stock.sequence
+        SELECT stock.item, stock.free, stock.reserved, stock.issued, stock.sequence, stock.excess
         FROM JSON_TABLE(?, '$[*]' COLUMNS (item BIGINT PATH '$')) AS j
         STRAIGHT_JOIN stock FORCE INDEX (PRIMARY) ON stock.item = j.item FOR UPDATE",
     change: "-- stock_change
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (
-            item BIGINT PATH '$[0]', f BIGINT PATH '$[1]', r BIGINT PATH '$[2]', i BIGINT PATH '$[3]')) AS j
+            item BIGINT PATH '$[0]', f BIGINT PATH '$[1]', r BIGINT PATH '$[2]', i BIGINT PATH '$[3]',
+            g BIGINT PATH '$[4]')) AS j
         STRAIGHT_JOIN stock FORCE INDEX (PRIMARY) ON stock.item = j.item
-        SET stock.free = stock.free + j.f, stock.reserved = stock.reserved + j.r, stock.issued = stock.issued + j.i",
+        SET stock.free = stock.free + j.f, stock.reserved = stock.reserved + j.r, stock.issued = stock.issued + j.i,
+            stock.total = stock.total - j.g, stock.excess = stock.excess - j.g",
     add: "-- stock_add
         INSERT INTO stock(item, total, free, reserved, issued)
         SELECT item, units, units, 0, 0
@@ -148,9 +161,9 @@ const MYSQL: Statements = Statements {
         ON DUPLICATE KEY UPDATE total = total + VALUES(total), free = free + VALUES(free)",
     supply: "-- stock_supply
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (
-            item BIGINT PATH '$[0]', n BIGINT PATH '$[1]', s BIGINT PATH '$[2]')) AS j
+            item BIGINT PATH '$[0]', n BIGINT PATH '$[1]', s BIGINT PATH '$[2]', e BIGINT PATH '$[3]')) AS j
         STRAIGHT_JOIN stock FORCE INDEX (PRIMARY) ON stock.item = j.item
-        SET stock.total = stock.total + j.n, stock.free = stock.free + j.n, stock.sequence = j.s",
+        SET stock.total = stock.total + j.n, stock.free = stock.free + j.n, stock.sequence = j.s, stock.excess = j.e",
     // A sum is a DECIMAL here.
     totals: "-- stock_totals
         SELECT COUNT(*) AS items, CAST(COALESCE(SUM(total), 0) AS SIGNED) AS total,
@@ -170,12 +183,9 @@ macro_rules! store {
             }
 
             async fn levels(db_tx: &mut DbTx<Self>, items: &[i64]) -> sqlx::Result<Vec<Level>> {
-                let level = |(item, free, reserved, issued, sequence): (i64, i64, i64, i64, i64)| Level {
-                    item,
-                    free,
-                    reserved,
-                    issued,
-                    sequence,
+                let level = |row: (i64, i64, i64, i64, i64, i64)| {
+                    let (item, free, reserved, issued, sequence, excess) = row;
+                    Level { item, free, reserved, issued, sequence, excess }
                 };
                 let rows = sqlx::query_as($sql.levels).bind(json(items)).fetch_all(db_tx).await?;
                 Ok(rows.into_iter().map(level).collect())
@@ -185,7 +195,8 @@ macro_rules! store {
                 if changes.is_empty() {
                     return Ok(());
                 }
-                let row = |(item, change): (&i64, &Change)| (*item, change.free, change.reserved, change.issued);
+                let row =
+                    |(item, change): (&i64, &Change)| (*item, change.free, change.reserved, change.issued, change.gone);
                 let rows: Vec<_> = changes.iter().map(row).collect();
                 let done = sqlx::query($sql.change).bind(json(&rows)).execute(db_tx).await?;
                 if done.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
@@ -195,7 +206,7 @@ macro_rules! store {
                 sqlx::query($sql.add).bind(json(items)).execute(db_tx).await.map(drop)
             }
 
-            async fn supply(db_tx: &mut DbTx<Self>, supplies: &[(i64, i64, i64)]) -> sqlx::Result<()> {
+            async fn supply(db_tx: &mut DbTx<Self>, supplies: &[(i64, i64, i64, i64)]) -> sqlx::Result<()> {
                 let done = sqlx::query($sql.supply).bind(json(supplies)).execute(db_tx).await?;
                 if done.rows_affected() == supplies.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
             }

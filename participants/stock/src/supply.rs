@@ -52,7 +52,7 @@ impl<Db: Store + Dialect> SliceCompensable for Supply<Db> {
             let (sequence, wanted) = latest[&level.item];
             if sequence > level.sequence {
                 let units = (wanted - level.total()).max(-level.free);
-                supplies.push((level.item, units, sequence));
+                supplies.push((level.item, units, sequence, level.total() + units - wanted));
                 moved.push((level.item, Moved { free: units, ..Moved::default() }));
             }
         }

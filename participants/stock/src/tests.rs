@@ -166,6 +166,25 @@ async fn a_supply_sets_the_total_once_and_takes_only_what_is_free() {
     assert_eq!(units(&pool).await, (2, 4, 0), "a late one changes nothing");
 }
 
+#[tokio::test]
+async fn a_cancel_frees_nothing_that_the_latest_supply_does_not_want() {
+    const SUPPLIER: Supply<Sqlite> = Supply(PhantomData);
+    let pool = stock(&[]).await;
+    let supply = |units, sequence| slice([pb::Supply { item: 1, units, sequence }]);
+    run!(pool, SUPPLIER.try_, supply(10, 1));
+    run!(pool, RESERVER.try_, reserve([(1, 4), (1, 3)]));
+    run!(pool, RESERVER.confirm, reserve([(1, 3)]));
+    run!(pool, SUPPLIER.try_, supply(5, 2));
+    assert_eq!(units(&pool).await, (0, 4, 3), "two more than wanted, all of them held");
+    run!(pool, RESERVER.cancel, reserve([(1, 1), (1, 3)]));
+    assert_eq!(units(&pool).await, (2, 0, 3));
+    run!(pool, RESERVER.try_, reserve([(1, 2)]));
+    run!(pool, SUPPLIER.try_, supply(0, 3));
+    run!(pool, SUPPLIER.try_, supply(4, 4));
+    run!(pool, RESERVER.cancel, reserve([(1, 2)]));
+    assert_eq!(units(&pool).await, (1, 0, 3), "the next supply is the one that counts");
+}
+
 tercet_testing::conformance! {
     supply_conforms: conformance::supply::<Sqlite>();
     reserve_conforms: conformance::reserve::<Sqlite>();

@@ -7,5 +7,7 @@ CREATE TABLE IF NOT EXISTS stock (
   issued BIGINT NOT NULL CHECK (issued >= 0),
   -- The latest supply that set the total; 0 where none did.
   sequence BIGINT NOT NULL DEFAULT 0,
+  -- So many more than that supply wanted, since they were reserved or issued: they go as they become free.
+  excess BIGINT NOT NULL DEFAULT 0 CHECK (excess >= 0),
   CHECK (free + reserved + issued = total)
 ) ENGINE = InnoDB;

@@ -46,6 +46,8 @@ on_both! {
     a_batch_is_issued_once_however_often_it_is_asked_for(super::CRON);
     coupons_are_listed_by_pages(super::CRON);
     what_has_ended_expires_and_unclaimed_stock_goes_back(super::EVERY_SECOND);
+    a_database_and_a_template_that_fail_keep_nothing_else_from_being_done(super::EVERY_SECOND);
+    stock_stays_while_an_audience_may_claim(super::EVERY_SECOND);
 }
 
 #[track_caller]
@@ -246,6 +248,17 @@ async fn a_batch_is_issued_once_however_often_it_is_asked_for<Db: Databases>(mut
     assert_eq!(code(world.claim(1, template_id, "k2").await), Code::PerUserLimit);
 }
 
+/// Longer away than a supply is tried for.
+#[tokio::test]
+async fn a_template_can_be_claimed_once_stock_is_back() {
+    let mut world = world::without_stock_on_sqlite().await;
+    let template_id = world.publish("a", rules(3, 2, FROM_MS)).await;
+    assert_eq!(code(world.claim(7, template_id, "k").await), Code::SystemBusy);
+    tokio::time::sleep(issuing::limits::CALL_TIMEOUT + Duration::from_secs(2)).await;
+    world.serve_stock().await;
+    until("it is granted", async || world.claim(7, template_id, "k").await.is_ok()).await;
+}
+
 async fn coupons_are_listed_by_pages<Db: Databases>(mut world: World<Db>) {
     let all: Vec<_> = (1..=120).map(|number| claim_by_hand(number, 1 + number % 12, 1 + number % 3, 99)).collect();
     seed_coupons(&world.shards, &all).await.expect("they are new");
@@ -323,6 +336,65 @@ async fn what_has_ended_expires_and_unclaimed_stock_goes_back<Db: Databases + Ha
     // Another process has the jobs only when this one has been silent for long.
     let mut connection = shards.home().acquire().await.expect("the pool is open");
     assert!(!Db::lease_jobs(&mut connection, 77, 1_000).await.expect("the table is there"));
+}
+
+async fn a_database_and_a_template_that_fail_keep_nothing_else_from_being_done<Db: Databases + Hands>(
+    mut world: World<Db>,
+) {
+    let ended: Vec<_> = (1..=400)
+        .map(|number| pb::Claim { valid_until_ms: 1, ..claim_by_hand(number, 1 + number % 40, 9, 9_999) })
+        .collect();
+    Db::by_hand(world.shards.home(), "ALTER TABLE expiry RENAME TO away".to_owned()).await;
+    let unknown = world.draft("first", rules(3, 1, FROM_MS)).await.template_id;
+    Db::by_hand(&world.stock, format!("DELETE FROM template WHERE template_id = {unknown}")).await;
+    let mut connection = world.shards.home().acquire().await.expect("the pool is open");
+    Db::supplied(&mut connection, unknown, 1).await.expect("the table is there");
+    drop(connection);
+    let template_id = world.publish("a", rules(100, 1, FROM_MS)).await;
+    assert!(template_id > unknown);
+    coupon(world.claim(7, template_id, "k").await, true);
+    seed_coupons(&world.shards, &ended).await.expect("they are new");
+    let end = format!("UPDATE template SET start_time = 1, end_time = 2 WHERE template_id = {template_id}");
+    Db::by_hand(&world.stock, end).await;
+    let elsewhere = ended.iter().filter(|claim| world.shards.map().database(Slot::of_id(claim.coupon_id)) == 1).count();
+    let shards = world.shards.clone();
+    until("those of the other database are expired, and the other stock is returned", async || {
+        let expired = audit(&shards).await.expect("the tables are there").expired;
+        expired == elsewhere as i64 && world.units().await == (0, 0, 1)
+    })
+    .await;
+    Db::by_hand(world.shards.home(), "ALTER TABLE away RENAME TO expiry".to_owned()).await;
+    until("and the rest once it is possible", async || {
+        audit(&shards).await.expect("the tables are there").expired == 400
+    })
+    .await;
+}
+
+/// The live version's claims have ended, those of the version that is tried have not.
+async fn stock_stays_while_an_audience_may_claim<Db: Databases + Hands>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(10, 2, FROM_MS)).await;
+    let get = templates::GetTemplateRequest { template_id };
+    let found = world.templates.get_template(get).await.expect("it is there").into_inner().template;
+    let request = templates::SetRulesRequest {
+        template_id,
+        rules: Some(rules(10, 2, FROM_MS)),
+        change: change(found.expect("a template").revision),
+    };
+    let written = world.templates.set_rules(request).await.expect("it is sound").into_inner().template;
+    world.gray(&written.expect("a template"), 42).await;
+    coupon(world.claim(42, template_id, "k").await, true);
+    let other = world.publish("b", rules(50, 1, FROM_MS)).await;
+    coupon(world.claim(8, other, "k").await, true);
+    let end = format!("UPDATE template SET start_time = 1, end_time = 2 WHERE template_id IN ({template_id}, {other})");
+    Db::by_hand(&world.stock, end).await;
+    let stock = world.stock.clone();
+    until("what nobody can claim is returned", async || {
+        let totals = tercet_stock::audit(&stock).await.expect("the table is there");
+        totals.free < 20
+    })
+    .await;
+    // Both are looked at in one round, the first one first.
+    coupon(world.claim(42, template_id, "k2").await, true);
 }
 
 #[tokio::test]

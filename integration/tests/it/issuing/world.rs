@@ -73,11 +73,22 @@ async fn world<Db: Databases + tercet_coupon_template::store::Store>(
     folder: Option<TempDir>,
     bus: Option<&Bus>,
 ) -> World<Db> {
+    let mut world = without_stock(urls, cron, folder, bus).await;
+    world.serve_stock().await;
+    world
+}
+
+/// The same; its stock does not answer yet.
+async fn without_stock<Db: Databases + tercet_coupon_template::store::Store>(
+    urls: &[String],
+    cron: &str,
+    folder: Option<TempDir>,
+    bus: Option<&Bus>,
+) -> World<Db> {
     let mut coordinator = Coordinator::start().await;
     let stock = <Db as Dialect>::open(&urls[0]).await.expect("the database is there");
     let map: ShardMap = "2x4".parse().expect("it is a map");
     let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
-    coordinator.serve(tercet_stock::service(stock.clone(), None).await.expect("the schema is sound"));
     coordinator.serve(tercet_coupon::service(shards.clone(), bus).await.expect("the schema is sound"));
     let (at_templates, at_issuing) = (free_port(), free_port());
     let service = tercet_coupon_template::service(stock.clone(), None).await.expect("the schema is sound");
@@ -108,6 +119,13 @@ pub(super) async fn on_sqlite(cron: &str) -> World<Sqlite> {
     let folder = tempfile::tempdir().expect("a folder");
     let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
     world(&urls, cron, Some(folder), None).await
+}
+
+/// The same; its stock does not answer yet.
+pub(super) async fn without_stock_on_sqlite() -> World<Sqlite> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
+    without_stock(&urls, CRON, Some(folder), None).await
 }
 
 /// The same, with events within the process.
@@ -159,6 +177,11 @@ pub(crate) fn change(expected_revision: u64) -> Option<templates::Change> {
 }
 
 impl<Db: Databases> World<Db> {
+    pub(super) async fn serve_stock(&mut self) {
+        let service = tercet_stock::service(self.stock.clone(), None).await.expect("the schema is sound");
+        self.coordinator.serve(service);
+    }
+
     pub(super) async fn draft(&mut self, key: &str, rules: templates::Rules) -> templates::Template {
         let request = templates::CreateTemplateRequest {
             name: "spring".into(),

@@ -2,11 +2,12 @@
 //! claimed of templates that have ended, or that nobody can claim any more, goes back, and what is kept of occasions
 //! that were stopped long ago is deleted ([`old`]).
 //!
-//! A lease in the database says who; when its holder dies, another has it [`LEASE_MS`] later. Nothing else hangs on
-//! it: how far each table is stands beside its rows and is written with them, and a supply carries its sequence.
+//! A lease in the database says who; when its holder dies, another has it [`LEASE`] later. Nothing else hangs on
+//! it: how far each table is stands beside its rows and is written with them, and a supply carries its sequence. A
+//! database that does not answer, and a template that is not returned, keep nothing else from being done.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tercet::client::Client;
 use tercet::fence::Dialect;
@@ -14,7 +15,7 @@ use tercet::participant::Moves as _;
 use tercet_events::event::Event;
 use tercet_events::outbox::Outbox;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
-use tercet_proto::coupon_template::v1::{self as templates, GetTemplateRequest};
+use tercet_proto::coupon_template::v1::{self as templates, GetRulesRequest, GetTemplateRequest};
 use tercet_shards::{Ids, Slot};
 use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
@@ -34,8 +35,8 @@ use crate::{Shards, metrics, stock, told};
 /// When the jobs run by default: every minute. Seconds come first.
 pub const CRON: &str = "0 * * * * *";
 
-/// How long a process that says nothing keeps the jobs.
-const LEASE_MS: i64 = 30_000;
+/// How long a process that says nothing keeps the jobs. It says something three times as often.
+const LEASE: Duration = Duration::from_secs(30);
 /// Coupons of one local transaction.
 const ROWS: u32 = 500;
 /// How long a time has been over before it counts: longer than a transaction that began before.
@@ -54,8 +55,10 @@ enum Error {
     Templates(#[from] tonic::Status),
     #[error("another process has the jobs")]
     Elsewhere,
-    #[error("the stock of template {0} is not returned")]
-    Stock(i64),
+    #[error("the stock is not set")]
+    Stock,
+    #[error("{databases} databases and {templates} templates are left for the next round")]
+    Left { databases: usize, templates: usize },
 }
 
 /// The jobs of a process.
@@ -125,44 +128,80 @@ impl<Db: Old + Dialect> Jobs<Db> {
         scheduler.shutdown().await
     }
 
-    /// All jobs once.
+    /// All jobs once, for as long as the lease is kept.
     async fn round(&self, runner: i64) -> Result<(), Error> {
         self.keep(runner).await?;
-        let (expired, returned) = (self.expire(runner).await?, self.give_back(runner).await?);
-        if expired > 0 || returned > 0 {
-            info!(coupons = expired, templates = returned, "coupons expired and unclaimed stock returned");
+        let all = async {
+            let (expired, databases) = self.expire().await?;
+            let (returned, templates) = self.give_back().await?;
+            if expired > 0 || returned > 0 {
+                info!(coupons = expired, templates = returned, "coupons expired and unclaimed stock returned");
+            }
+            let users = self.delete_old().await?;
+            if users > 0 {
+                info!(users, "whom occasions gave coupons that were stopped long ago is deleted");
+            }
+            if databases + templates == 0 { Ok(()) } else { Err(Error::Left { databases, templates }) }
+        };
+        tokio::select! {
+            done = all => done,
+            lost = self.keep_on(runner) => Err(lost),
         }
-        let users = self.delete_old(runner).await?;
-        if users > 0 {
-            info!(users, "whom occasions gave coupons that were stopped long ago is deleted");
-        }
-        Ok(())
     }
 
     async fn keep(&self, runner: i64) -> Result<(), Error> {
         let mut connection = self.shards.home().acquire().await?;
-        let kept = Db::lease_jobs(&mut connection, runner, LEASE_MS).await?;
+        let kept = Db::lease_jobs(&mut connection, runner, LEASE.as_millis() as i64).await?;
         if kept { Ok(()) } else { Err(Error::Elsewhere) }
+    }
+
+    /// Ends when the lease is lost.
+    async fn keep_on(&self, runner: i64) -> Error {
+        let mut kept = Instant::now();
+        loop {
+            tokio::time::sleep(LEASE / 3).await;
+            match tokio::time::timeout(LEASE / 3, self.keep(runner)).await {
+                Ok(Ok(())) => kept = Instant::now(),
+                Ok(Err(Error::Elsewhere)) => return Error::Elsewhere,
+                Ok(Err(_)) | Err(_) if kept.elapsed() < LEASE * 2 / 3 => {}
+                Ok(Err(error)) => return error,
+                Err(_) => return Error::Elsewhere,
+            }
+        }
     }
 
     async fn leave(&self, runner: i64) -> sqlx::Result<()> {
         Db::leave_jobs(&mut *self.shards.home().acquire().await?, runner).await
     }
 
-    /// Expires what has ended, in all tables; returns how many coupons.
-    async fn expire(&self, runner: i64) -> Result<usize, Error> {
-        let Some(now_ms) = self.ids.clock_ms() else { return Ok(0) };
-        let mut expired = 0;
+    /// Expires what has ended, in all tables; returns how many coupons, and in how many databases that goes on later.
+    async fn expire(&self) -> Result<(usize, usize), Error> {
+        let Some(now_ms) = self.ids.clock_ms() else { return Ok((0, 0)) };
+        let (mut expired, mut left) = (0, 0);
         for database in 0..self.shards.pools().len() {
-            for table in self.shards.tables_in(&self.shards.slots().view(), database) {
-                while let Some(rows) = self.expire_some(database, table, now_ms - GRACE_MS).await? {
-                    expired += rows;
-                    self.keep(runner).await?;
-                }
+            let tables = self.shards.tables_in(&self.shards.slots().view(), database);
+            if let Err(error) = self.expire_in(database, &tables, now_ms - GRACE_MS, &mut expired).await {
+                warn!(database, %error, "the coupons of a database are expired later");
+                left += 1;
             }
         }
         metrics::expired(expired);
-        Ok(expired)
+        Ok((expired, left))
+    }
+
+    async fn expire_in(
+        &self,
+        database: usize,
+        tables: &[usize],
+        until_ms: i64,
+        expired: &mut usize,
+    ) -> Result<(), Error> {
+        for table in tables {
+            while let Some(rows) = self.expire_some(database, *table, until_ms).await? {
+                *expired += rows;
+            }
+        }
+        Ok(())
     }
 
     /// Looks at the next coupons of a table that have ended, and expires those that nobody used; returns how many, or
@@ -200,35 +239,64 @@ impl<Db: Old + Dialect> Jobs<Db> {
     }
 
     /// Returns the stock that nobody claimed of templates that have ended, or whose claims have; returns how many
-    /// templates.
-    async fn give_back(&self, runner: i64) -> Result<usize, Error> {
-        let Some(now_ms) = self.ids.clock_ms() else { return Ok(0) };
-        let (mut after, mut returned) = (0, 0);
+    /// templates, and of how many that is not known or not done.
+    async fn give_back(&self) -> Result<(usize, usize), Error> {
+        let Some(now_ms) = self.ids.clock_ms() else { return Ok((0, 0)) };
+        let (mut after, mut returned, mut left) = (0, 0, 0);
         loop {
             let open = Db::unreturned(&mut *self.shards.home().acquire().await?, after, TEMPLATES).await?;
-            let Some((last, _)) = open.last() else { return Ok(returned) };
+            let Some((last, _)) = open.last() else { return Ok((returned, left)) };
             after = *last;
-            for (template_id, _) in &open {
-                let mut request = Request::new(GetTemplateRequest { template_id: *template_id });
-                request.set_timeout(TIMEOUT);
-                let answer = self.templates.clone().get_template(request).await?.into_inner();
-                let Some(template) = answer.template else { continue };
-                // A claim that came in time has ended by then; a later revision that goes on brings its own supply.
-                let is_over = template.claim.as_ref().is_some_and(|claim| claim.end_ms + GRACE_MS <= now_ms);
-                if template.status() != templates::Status::Ended && !is_over {
-                    continue;
+            for (template_id, _) in open {
+                match self.give_back_of(template_id, now_ms).await {
+                    Ok(done) => returned += usize::from(done),
+                    Err(error) => {
+                        warn!(template_id, %error, "the stock of a template is returned later");
+                        left += 1;
+                    }
                 }
-                if !set_stock(&self.client, *template_id, 0, stock::returned(template.revision)).await {
-                    return Err(Error::Stock(*template_id));
-                }
-                let revision = i64::try_from(template.revision).unwrap_or(i64::MAX);
-                Db::returned(&mut *self.shards.home().acquire().await?, *template_id, revision).await?;
-                returned += 1;
-                metrics::stock_returned();
             }
-            self.keep(runner).await?;
         }
     }
+
+    /// Whether the stock of this template is returned.
+    async fn give_back_of(&self, template_id: i64, now_ms: i64) -> Result<bool, Error> {
+        let answer = self.templates.clone().get_template(timed(GetTemplateRequest { template_id })).await?;
+        let Some(template) = answer.into_inner().template else { return Ok(false) };
+        if !self.is_over(&template, now_ms).await? {
+            return Ok(false);
+        }
+        if !set_stock(&self.client, template_id, 0, stock::returned(template.revision)).await {
+            return Err(Error::Stock);
+        }
+        let revision = i64::try_from(template.revision).unwrap_or(i64::MAX);
+        Db::returned(&mut *self.shards.home().acquire().await?, template_id, revision).await?;
+        metrics::stock_returned();
+        Ok(true)
+    }
+
+    /// Whether nobody can claim any more, nor has a claim under way. A later revision that goes on brings its own
+    /// supply.
+    async fn is_over(&self, template: &templates::Template, now_ms: i64) -> Result<bool, Error> {
+        let ended = |claim: Option<&templates::Period>| claim.is_some_and(|claim| claim.end_ms + GRACE_MS <= now_ms);
+        let status = template.status();
+        if status == templates::Status::Ended {
+            return Ok(true);
+        }
+        if !ended(template.claim.as_ref()) || status != templates::Status::Gray {
+            return Ok(ended(template.claim.as_ref()));
+        }
+        // Its audience has a claim period of its own.
+        let (template_id, version) = (template.template_id, template.candidate_version);
+        let found = self.templates.clone().get_rules(timed(GetRulesRequest { template_id, version })).await?;
+        Ok(ended(found.into_inner().rules.and_then(|rules| rules.claim).as_ref()))
+    }
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(TIMEOUT);
+    request
 }
 
 fn expired(ended: &store::Ended) -> Event {

@@ -148,9 +148,10 @@ impl<Db: Jobs> Offers<Db> {
 pub(crate) async fn set_stock(client: &Client, template_id: i64, units: i64, sequence: i64) -> bool {
     let item = stock::template_item(template_id);
     let supply = Supply { item, units, sequence };
-    let key = format!("supply/{item}/{sequence}");
     let plan = || -> anyhow::Result<_> {
-        let mut plan = plan::saga().idempotency_key(&key).deadline(CALL_TIMEOUT);
+        // Without a key: a supply that was cancelled, since stock was away, is to be tried again, and one that was not is
+        // no harm twice.
+        let mut plan = plan::saga().deadline(CALL_TIMEOUT);
         plan.branch(stock::SUPPLY.with(&supply)?.business_key(format!("template/{template_id}")));
         Ok(plan.build()?)
     };
@@ -162,8 +163,8 @@ pub(crate) async fn set_stock(client: &Client, template_id: i64, units: i64, seq
         }
     };
     match client.submit(plan, Wait::Ended).await.map(tercet::client::View::confirmed) {
-        Ok(Ok(view)) => {
-            debug!(template_id, units, sequence, repeated = view.repeated(), "stock set");
+        Ok(Ok(_)) => {
+            debug!(template_id, units, sequence, "stock set");
             true
         }
         Ok(Err(undone)) => {

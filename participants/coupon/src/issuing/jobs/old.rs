@@ -20,7 +20,7 @@ const DAY_MS: i64 = 86_400_000;
 
 impl<Db: Old + Dialect> Jobs<Db> {
     /// Deletes what is too old, or as much of it as a round may; returns how many users that were.
-    pub(super) async fn delete_old(&self, runner: i64) -> Result<u64, Error> {
+    pub(super) async fn delete_old(&self) -> Result<u64, Error> {
         let Some(now_ms) = self.ids.clock_ms() else { return Ok(0) };
         let before_ms = now_ms - i64::from(self.settings.retention_days) * DAY_MS;
         let mut connection = self.shards.home().acquire().await?;
@@ -38,7 +38,6 @@ impl<Db: Old + Dialect> Jobs<Db> {
             runs_left -= runs.len();
             let mut is_gone = runs_left > 0;
             for run in &runs {
-                self.keep(runner).await?;
                 match self.delete_run(run).await? {
                     Some(deleted) => users += deleted,
                     None => is_gone = false,

@@ -2,7 +2,7 @@
 //!
 //! A pool asks a connection whether it is sound before each hand-over and after it: two messages more around a read
 //! that is one itself. Here one is asked only when it has lain still for a while, and is kept only after it was read
-//! well: whatever else happened to it, it is closed.
+//! well: whatever else happened to it, it is closed. So is one that lies still for as long as the pool lets it.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -81,7 +81,13 @@ impl<Db: Database> Reader<'_, Db> {
     pub fn done<T>(self, read: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         let Self { connection, readers, .. } = self;
         if read.is_ok() {
-            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push((connection, Instant::now()));
+            let mut idle = readers.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let too_long = readers.pool.options().get_idle_timeout().unwrap_or(Duration::MAX);
+            // One at a time is enough: there are never many.
+            if idle.first().is_some_and(|(_, since)| since.elapsed() >= too_long) {
+                idle.remove(0);
+            }
+            idle.push((connection, Instant::now()));
         }
         read
     }
@@ -105,6 +111,7 @@ impl<Db: Database> DerefMut for Reader<'_, Db> {
 mod tests {
     use futures_util::FutureExt as _;
     use sqlx::SqliteConnection;
+    use sqlx::sqlite::SqliteConnectOptions;
 
     use super::*;
     use crate::fixture::shop_database;
@@ -134,6 +141,16 @@ mod tests {
         drop(reader);
         let mut reader = readers.get().await.expect("the file is there");
         assert!(!is_marked(&mut reader).await, "one whose read was given up is closed");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_needed_any_more_is_closed() {
+        let (_folder, pool) = shop_database().await;
+        let options = pool.options().clone().idle_timeout(Duration::ZERO);
+        let readers = Readers::new(options.connect_lazy_with(SqliteConnectOptions::clone(&pool.connect_options())));
+        let both = [readers.get().await.expect("the file is there"), readers.get().await.expect("the file is there")];
+        both.map(|reader| reader.done(Ok(())).expect("nothing was read"));
+        assert_eq!(readers.idle.lock().expect("nobody panics").len(), 1);
     }
 
     #[tokio::test]

@@ -1,20 +1,17 @@
-//! Every metric of the services that issue and redeem coupons; labels are codes of the catalogue, calls, and places of
-//! databases.
+//! Every metric of the services that issue and redeem coupons; labels are codes of the catalogue and places of
+//! databases. Their calls are counted and timed by the SDK.
 
-use std::time::Duration;
-
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, gauge};
 use tercet_rules::{Code, Fault};
 
 /// Claims by what they came to: `OK`, `REPEATED`, or the code of a fault.
-pub(crate) fn claimed(result: Result<bool, &Fault>, took: Duration) {
+pub(crate) fn claimed(result: Result<bool, &Fault>) {
     let outcome = match result {
         Ok(true) => "OK",
         Ok(false) => "REPEATED",
         Err(fault) => fault.code.name(),
     };
     counter!("tercet_issuing_claims_total", "outcome" => outcome).increment(1);
-    histogram!("tercet_issuing_claim_seconds", "outcome" => outcome).record(took.as_secs_f64());
 }
 
 /// Those that alerts look at are there from the start: of a counter that begins with 1 nobody sees that it rose.
@@ -67,13 +64,6 @@ pub(crate) fn expired(coupons: usize) {
 /// Templates whose unclaimed stock was returned.
 pub(crate) fn stock_returned() {
     counter!("tercet_issuing_returned_templates_total").increment(1);
-}
-
-/// Calls of the redemption service by what they came to: `OK`, or the code of a fault.
-pub(crate) fn redemption_called(call: &'static str, fault: Option<&Fault>, took: Duration) {
-    let outcome = fault.map_or("OK", |fault| fault.code.name());
-    counter!("tercet_redemption_calls_total", "call" => call, "outcome" => outcome).increment(1);
-    histogram!("tercet_redemption_call_seconds", "call" => call).record(took.as_secs_f64());
 }
 
 /// Redemptions that were kept, since no coordinator was in reach.

@@ -92,6 +92,7 @@ pub mod fence;
 #[cfg(test)]
 mod fixture;
 mod handler;
+mod measured;
 mod metrics;
 pub mod participant;
 pub mod plan;

@@ -1,11 +1,61 @@
 //! Every metric of the SDK. Labels come from enums and from the service's own registration.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 use tercet_proto::participant::v1::{Reply, reply::Answer};
+use tonic::Code;
 
 use crate::fence::Operation;
+
+/// gRPC's names of its status codes, in their order.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// Calls of one method of a service: its series are there from their first use on.
+pub(crate) struct OfMethod {
+    service: &'static str,
+    method: String,
+    seconds: OnceLock<Histogram>,
+    codes: [OnceLock<Counter>; CODES.len()],
+}
+
+impl OfMethod {
+    pub(crate) fn new(service: &'static str, method: String) -> Self {
+        Self { service, method, seconds: OnceLock::new(), codes: [const { OnceLock::new() }; CODES.len()] }
+    }
+
+    /// A call has ended, so long after its request was there.
+    pub(crate) fn answered(&self, code: Code, took: Duration) {
+        let (service, method) = (self.service, &self.method);
+        let seconds = || histogram!("tercet_grpc_request_seconds", "service" => service, "method" => method.clone());
+        self.seconds.get_or_init(seconds).record(took.as_secs_f64());
+        let code = code as usize;
+        let calls = || {
+            let code = CODES[code];
+            counter!("tercet_grpc_requests_total", "service" => service, "method" => method.clone(), "code" => code)
+        };
+        self.codes[code].get_or_init(calls).increment(1);
+    }
+}
 
 /// The reply as a label.
 pub(crate) const fn name(reply: &Reply) -> &'static str {

@@ -23,6 +23,7 @@ use crate::beside::{Failure, Stop, Work};
 use crate::conserve::Invariant;
 use crate::fence::{self, Dialect};
 use crate::handler::{self, Asked, Handler};
+use crate::measured::measured;
 use crate::participant::{
     Compensable, Moves, Participant, Receiver, SliceCompensable, SliceParticipant, SliceReceiver,
 };
@@ -174,10 +175,15 @@ impl<Db: Dialect> Service<Db> {
 
     /// Serves these on the own port too. `descriptors` is their encoded `FileDescriptorSet`, for reflection. A service
     /// that has routes and no action takes part in no transaction: it needs neither coordinator nor fence, and its
-    /// health is SERVING as soon as it runs.
+    /// health is SERVING as soon as it runs. Their calls are counted and timed, by method.
     #[must_use]
     pub fn routes(mut self, routes: Routes, descriptors: &'static [u8]) -> Self {
-        self.routes = routes;
+        match measured(self.name, routes, descriptors) {
+            Ok(routes) => self.routes = routes,
+            Err(error) => {
+                self.mistake.get_or_insert_with(|| format!("the descriptors of the routes: {error}"));
+            }
+        }
         self.descriptors.push(descriptors);
         self
     }

@@ -1,7 +1,6 @@
 //! The service over gRPC. What is more than it can carry is told at once to come again.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tercet::fence::Dialect;
 use tercet_proto::coupon::v1 as pb;
@@ -12,7 +11,6 @@ use tonic::{Request, Response, Status};
 
 use super::Redemption;
 use super::trial::busy;
-use crate::metrics;
 use crate::store::redemptions::Redemptions;
 
 pub(super) struct Api<Db: sqlx::Database> {
@@ -29,13 +27,11 @@ impl<Db: Redemptions + Dialect> Api<Db> {
     }
 
     /// Does it, if there is room.
-    async fn within<T>(&self, call: &'static str, work: impl Future<Output = Result<T, Fault>>) -> Answer<T> {
-        let started = Instant::now();
+    async fn within<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Answer<T> {
         let result = match self.room.try_acquire() {
             Ok(_permit) => work.await,
             Err(_) => Err(busy()),
         };
-        metrics::redemption_called(call, result.as_ref().err(), started.elapsed());
         result.map(Response::new).map_err(|fault| fault.status())
     }
 }
@@ -43,7 +39,7 @@ impl<Db: Redemptions + Dialect> Api<Db> {
 #[tonic::async_trait]
 impl<Db: Redemptions + Dialect> Rpc for Api<Db> {
     async fn validate(&self, request: Request<pb::ValidateRequest>) -> Answer<pb::ValidateResponse> {
-        self.within("validate", self.redemption.validate(request.get_ref())).await
+        self.within(self.redemption.validate(request.get_ref())).await
     }
 
     async fn redeem(&self, request: Request<pb::RedeemRequest>) -> Answer<pb::RedeemResponse> {
@@ -51,7 +47,7 @@ impl<Db: Redemptions + Dialect> Rpc for Api<Db> {
             let view = self.redemption.redeem(request.get_ref()).await?;
             Ok(pb::RedeemResponse { redemption: Some(view) })
         };
-        self.within("redeem", redeemed).await
+        self.within(redeemed).await
     }
 
     async fn get_redemption(&self, request: Request<pb::GetRedemptionRequest>) -> Answer<pb::GetRedemptionResponse> {
@@ -59,10 +55,10 @@ impl<Db: Redemptions + Dialect> Rpc for Api<Db> {
             let view = self.redemption.get(request.get_ref()).await?;
             Ok(pb::GetRedemptionResponse { redemption: Some(view) })
         };
-        self.within("get_redemption", found).await
+        self.within(found).await
     }
 
     async fn refund(&self, request: Request<pb::RefundRequest>) -> Answer<pb::RefundResponse> {
-        self.within("refund", self.redemption.refund(request.get_ref())).await
+        self.within(self.redemption.refund(request.get_ref())).await
     }
 }

@@ -127,7 +127,7 @@ pub async fn service<Db: Old + Dialect + node::Store>(
     bus: Option<&Bus>,
 ) -> Result<Service<Db>, Error> {
     shards.migrate().await?;
-    metrics::ready();
+    metrics::issuing_ready();
     let outbox = shards.outbox(bus).await?;
     let home: Pool<Db> = shards.home().clone();
     let (ids, keeper) = node::lease(home, SERVICE, node::LEASE).await?;

@@ -14,8 +14,9 @@ pub(crate) fn claimed(result: Result<bool, &Fault>) {
     counter!("tercet_issuing_claims_total", "outcome" => outcome).increment(1);
 }
 
-/// Those that alerts look at are there from the start: of a counter that begins with 1 nobody sees that it rose.
-pub(crate) fn ready() {
+/// Those that alerts look at are there from the start, of the issuing service: of a counter that begins with 1 nobody
+/// sees that it rose.
+pub(crate) fn issuing_ready() {
     for state in ["done", "stopped"] {
         counter!("tercet_issuing_batches_total", "state" => state).increment(0);
     }
@@ -33,6 +34,12 @@ pub(crate) fn ready() {
     }
     issued(0);
     expired(0);
+}
+
+/// The same, of the redemption service.
+pub(crate) fn redemption_ready() {
+    counter!("tercet_redemption_kept_total").increment(0);
+    counter!("tercet_redemption_given_up_total").increment(0);
 }
 
 /// A try to give to users of an occasion: `done`, `later` where its outcome is not known, or the code of a refusal.

@@ -15,7 +15,8 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use sqlx::{Pool, Transaction};
+use sqlx::Transaction;
+use sqlx::pool::PoolConnection;
 use tercet::client::Client;
 use tercet::fence::Dialect;
 use tercet::service::Service;
@@ -34,9 +35,9 @@ mod refund;
 mod terms;
 mod trial;
 
-use crate::Shards;
 pub use crate::issuing::{Error, Peers};
 use crate::store::redemptions::Redemptions;
+use crate::{Shards, metrics};
 use terms::Terms;
 
 /// The service's name.
@@ -92,8 +93,13 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         self.shards.slots().view().database(Slot::of_user(user_id))
     }
 
-    fn pool(&self, user_id: i64) -> &Pool<Db> {
-        self.shards.pool(Slot::of_user(user_id))
+    /// A connection that reads a user's rows.
+    ///
+    /// # Errors
+    /// [`Code::SystemBusy`](tercet_rules::Code::SystemBusy), also while nobody says where they are.
+    async fn connection(&self, user_id: i64) -> Result<PoolConnection<Db>, Fault> {
+        let pool = self.shards.pool(Slot::of_user(user_id)).map_err(trial::database)?;
+        pool.acquire().await.map_err(trial::database)
     }
 
     /// Begins a local transaction that writes a user's rows.
@@ -116,6 +122,7 @@ pub async fn service<Db: Redemptions + Dialect + node::Store>(
     settings: Settings,
 ) -> Result<Service<Db>, Error> {
     shards.migrate().await?;
+    metrics::redemption_ready();
     let (ids, keeper) = node::lease(shards.home().clone(), SERVICE, node::LEASE).await?;
     let (pools, own) = (shards.pools().to_vec(), shards.clone());
     let redemption = Arc::new(Redemption::new(shards, ids, peers, settings));
@@ -160,5 +167,37 @@ mod tests {
         {
             assert_eq!(settings(&[flag]), None, "{flag}");
         }
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn what_has_moved_to_where_nobody_is_heard_is_not_said_to_be_missing() {
+        use tercet::client::Options;
+        use tercet_proto::coupon::v1::{GetRedemptionRequest, get_redemption_request::By};
+        use tercet_rules::Code;
+        use tercet_shards::SLOTS;
+        use tonic::transport::Endpoint;
+
+        use crate::store::seats::{Said, State};
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let urls = ["old", "new"].map(|name| format!("sqlite://{}", folder.path().join(name).display()));
+        let map = "2x4:0=0-1023".parse().expect("it is a map");
+        let shards = Shards::<sqlx::Sqlite>::open(map, &urls).await.expect("the folder is there");
+        shards.migrate().await.expect("the schema is sound");
+        let (ids, _keeper) = node::lease(shards.home().clone(), SERVICE, node::LEASE).await.expect("nodes are free");
+        let peers = Peers {
+            client: Client::connect(["127.0.0.1:1"], Options::default()).expect("it is an address"),
+            templates: Endpoint::from_static("http://127.0.0.1:1").connect_lazy(),
+        };
+        let redemption = Redemption::new(shards.clone(), ids, peers, Settings::default());
+        let asked = GetRedemptionRequest { user_id: 7, by: Some(By::OrderId(1)) };
+        let code = async || redemption.get(&asked).await.err().map(|fault| fault.code);
+        assert_eq!(code().await, Some(Code::NotFound));
+        let in_state = |state| Said { epoch: 1, states: vec![Some(state); SLOTS] };
+        shards.slots().hear(&[in_state(State::Left), in_state(State::Arriving)]);
+        assert_eq!(code().await, Some(Code::SystemBusy));
+        shards.slots().hear(&[in_state(State::Left), in_state(State::Served)]);
+        assert_eq!(code().await, Some(Code::NotFound));
     }
 }

@@ -95,9 +95,17 @@ impl<Db: sqlx::Database> Shards<Db> {
         &self.slots
     }
 
-    /// The database that has a slot.
-    pub fn pool(&self, slot: Slot) -> &Pool<Db> {
-        &self.pools[self.slots.view().database(slot)]
+    /// The database to read rows of a slot in.
+    ///
+    /// # Errors
+    /// [`Error::Nowhere`], as what was configured, while none says that it has the slot.
+    pub fn pool(&self, slot: Slot) -> sqlx::Result<&Pool<Db>> {
+        Ok(&self.pools[self.reads(slot)?])
+    }
+
+    fn reads(&self, slot: Slot) -> sqlx::Result<usize> {
+        let nowhere = || sqlx::Error::Configuration(Box::new(Error::Nowhere(slot.number())));
+        self.slots.view().reads(slot).ok_or_else(nowhere)
     }
 
     /// The databases, in the map's order.
@@ -137,9 +145,9 @@ impl<Db: Store + Dialect> Shards<Db> {
     /// A connection for reads alone, to the database that has a slot.
     ///
     /// # Errors
-    /// When it can not be reached.
+    /// When it can not be reached; and those of [`Self::pool`].
     pub async fn reader(&self, slot: Slot) -> sqlx::Result<Reader<'_, Db>> {
-        self.readers[self.slots.view().database(slot)].get().await
+        self.readers[self.reads(slot)?].get().await
     }
 
     /// The same, to a database by its place in the map.

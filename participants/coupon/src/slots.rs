@@ -19,6 +19,8 @@ struct Seat {
     database: usize,
     /// Else nobody may write its rows: it is frozen.
     served: bool,
+    /// Else no database says that it has the slot: it is where one is that can not be heard, or is not named.
+    found: bool,
 }
 
 /// Where all slots are, as of one look.
@@ -35,6 +37,13 @@ impl View {
         self.seats[slot.number()].database
     }
 
+    /// The database to read rows of a slot in. Nowhere while none says that it has the slot: who looked where it was
+    /// would take what has moved for what does not exist.
+    pub fn reads(&self, slot: Slot) -> Option<usize> {
+        let Seat { database, found, .. } = self.seats[slot.number()];
+        found.then_some(database)
+    }
+
     /// Whether rows of a slot may be written.
     pub fn is_served(&self, slot: Slot) -> bool {
         self.seats[slot.number()].served
@@ -47,7 +56,7 @@ impl View {
 
     /// Where to write rows of a slot: nowhere while it is frozen.
     pub fn place(&self, slot: Slot) -> Option<Place> {
-        let Seat { database, served } = self.seats[slot.number()];
+        let Seat { database, served, .. } = self.seats[slot.number()];
         let (part, epoch) = (u16::try_from(slot.number()).ok(), Some(self.epochs[database]));
         served.then_some(Place { database, part, epoch })
     }
@@ -63,7 +72,7 @@ pub struct Slots {
 impl Slots {
     /// As this map spreads them, until the databases have been asked. A service finds them so at its first start.
     pub fn new(map: ShardMap) -> Self {
-        let seats = Slot::all().map(|slot| Seat { database: map.database(slot), served: true }).collect();
+        let seats = Slot::all().map(|slot| Seat { database: map.database(slot), served: true, found: true }).collect();
         let view = View { seats, epochs: vec![0; map.databases()] };
         Self { map, view: RwLock::new(Arc::new(view)) }
     }
@@ -95,15 +104,15 @@ impl Slots {
             });
             let [served, frozen] = &in_state;
             seats.push(match (&served[..], &frozen[..]) {
-                ([database], _) => Seat { database: *database, served: true },
-                ([], [database, ..]) => Seat { database: *database, served: false },
+                ([database], _) => Seat { database: *database, served: true, found: true },
+                ([], [database, ..]) => Seat { database: *database, served: false, found: true },
                 ([], []) => {
                     missing = missing.or(Some(slot));
-                    Seat { served: false, ..before.seats[slot.number()] }
+                    Seat { served: false, found: false, ..before.seats[slot.number()] }
                 }
                 ([_, _, ..], _) => {
                     error!(slot = slot.number(), databases = ?served, "two databases serve a slot: nobody writes");
-                    Seat { served: false, ..before.seats[slot.number()] }
+                    Seat { served: false, found: true, ..before.seats[slot.number()] }
                 }
             });
         }
@@ -142,6 +151,21 @@ mod tests {
         assert_eq!(slots.hear(&[said(3, [State::Served, State::Served]), other.clone()]), None);
         assert_eq!(slots.place(second), None, "two say that they serve it");
         assert_eq!(slots.hear(&[said(4, [State::Left, State::Left]), other]), Some(first));
-        assert_eq!(slots.place(first), None, "nobody has it");
+        assert_eq!((slots.place(first), slots.view().reads(first)), (None, None), "nobody has it");
+    }
+
+    #[test]
+    fn who_hears_that_a_slot_has_left_and_not_where_it_came_to_reads_it_nowhere() {
+        let slots = Slots::new("2x4:0=0-1023".parse().expect("it is a map"));
+        let first = Slot::new(0).expect("it is below 1024");
+        let mut other = nothing();
+        other.states[0] = Some(State::Arriving);
+        assert_eq!(slots.hear(&[said(1, [State::Frozen, State::Served]), other.clone()]), None);
+        assert_eq!(slots.view().reads(first), Some(0));
+        assert_eq!(slots.hear(&[said(2, [State::Left, State::Served]), other.clone()]), Some(first));
+        assert_eq!(slots.view().reads(first), None);
+        other.states[0] = Some(State::Served);
+        assert_eq!(slots.hear(&[said(2, [State::Left, State::Served]), other]), None);
+        assert_eq!(slots.view().reads(first), Some(1));
     }
 }

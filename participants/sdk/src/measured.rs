@@ -25,7 +25,11 @@ const STATUS: &str = "grpc-status";
 
 /// The same routes, whose calls are counted as those of this service. `descriptors` tell which methods there are: calls
 /// of others share one name, so that nobody invents series.
-pub(crate) fn measured(service: &'static str, routes: Routes, descriptors: &[u8]) -> Result<Routes, prost::DecodeError> {
+pub(crate) fn measured(
+    service: &'static str,
+    routes: Routes,
+    descriptors: &[u8],
+) -> Result<Routes, prost::DecodeError> {
     let set = FileDescriptorSet::decode(descriptors)?;
     let mut methods = Methods { at: HashMap::new(), all: vec![OfMethod::new(service, "other".to_owned())] };
     for file in &set.file {

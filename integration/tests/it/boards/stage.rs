@@ -64,8 +64,10 @@ impl Stage {
         let (platform, users) = platform(&folder.join("platform")).await?;
         participants.push(users);
         let (stop, stopped) = watch::channel(false);
-        let load = tokio::spawn(load(coordinator.url.clone(), gateway, stopped));
         let platform_metrics = platform.addresses.metrics;
+        let token = token_of(&std::fs::read_to_string(platform.jwks())?)?;
+        let well = Gateway { listen: platform.addresses.gateway, metrics: platform_metrics, token };
+        let load = tokio::spawn(load(coordinator.url.clone(), gateway, well, stopped));
         Ok(Self {
             metrics,
             gateway_metrics,
@@ -97,16 +99,20 @@ struct Gateway {
     token: String,
 }
 
+/// A user's token by these keys.
+fn token_of(keys: &str) -> anyhow::Result<String> {
+    let subject = "42".to_owned();
+    let bearer = Bearer { role: Role::User, subject, shop_id: None, groups: Vec::new(), issuer: None, audience: None };
+    Ok(token::mint(keys.as_bytes(), bearer, Duration::from_secs(3_600))?)
+}
+
 impl Gateway {
     async fn start(folder: &Path) -> anyhow::Result<(Self, Process)> {
         let port = || anyhow::Ok(SocketAddr::from(([127, 0, 0, 1], free_port()?)));
         let (listen, metrics, nowhere) = (port()?, port()?, format!("http://{}", port()?));
         let (keys, jwks) = (token::new_keys("first")?, folder.join("jwks.json"));
         std::fs::write(&jwks, &keys)?;
-        let subject = "42".to_owned();
-        let bearer =
-            Bearer { role: Role::User, subject, shop_id: None, groups: Vec::new(), issuer: None, audience: None };
-        let token = token::mint(keys.as_bytes(), bearer, Duration::from_secs(3_600))?;
+        let token = token_of(&keys)?;
         let spec = Spec::new("gateway", "tercet-gateway", "tercet-gateway", folder)?.word("serve");
         let services = ["--template", "--issuing", "--redemption"];
         let spec = services.into_iter().fold(spec.with("--jwks", jwks), |spec, service| spec.with(service, &nowhere));
@@ -128,16 +134,28 @@ impl Gateway {
     }
 
     async fn post(&self, path: &str, body: &str) -> anyhow::Result<()> {
+        let told = self.ask("POST", path, body).await?;
+        anyhow::ensure!(told.starts_with("HTTP/1.1 503 ") && told.contains("SYSTEM_BUSY"), "{told}");
+        Ok(())
+    }
+
+    /// A redemption that there is not, which its service says.
+    async fn missing(&self) -> anyhow::Result<()> {
+        let told = self.ask("GET", "/v1/redemptions/never", "").await?;
+        anyhow::ensure!(told.starts_with("HTTP/1.1 404 ") && told.contains("NOT_FOUND"), "{told}");
+        Ok(())
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: &str) -> anyhow::Result<String> {
         let token = &self.token;
-        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}");
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}");
         let kind = "content-type: application/json\r\nidempotency-key: k";
         let text = format!("{head}\r\n{kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let mut socket = TcpStream::connect(self.listen).await?;
         socket.write_all(text.as_bytes()).await?;
         let mut told = String::new();
         socket.read_to_string(&mut told).await?;
-        anyhow::ensure!(told.starts_with("HTTP/1.1 503 ") && told.contains("SYSTEM_BUSY"), "{told}");
-        Ok(())
+        Ok(told)
     }
 }
 
@@ -170,10 +188,16 @@ fn silent(folder: &Path, coordinator: &str) -> anyhow::Result<Process> {
 }
 
 /// Some of everything, some fifty times a second.
-async fn load(url: String, gateway: Gateway, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+async fn load(
+    url: String,
+    gateway: Gateway,
+    platform: Gateway,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let client = Client::connect([url], Options::default())?;
     for turn in 0_u64.. {
         gateway.refused().await?;
+        platform.missing().await?;
         let [well, falters, gone] = &HOLD;
         let mut held = plan::tcc();
         held.branch(well.with(&NOTHING)?);

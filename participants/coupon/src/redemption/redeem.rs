@@ -263,12 +263,12 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     }
 
     async fn by_key(&self, user_id: i64, key: &str) -> Result<Option<Row>, Fault> {
-        let mut connection = self.pool(user_id).acquire().await.map_err(database)?;
+        let mut connection = self.connection(user_id).await?;
         Db::by_key(&mut connection, user_id, key).await.map_err(database)
     }
 
     pub(super) async fn by_order(&self, user_id: i64, order_id: i64) -> Result<Option<Row>, Fault> {
-        let mut connection = self.pool(user_id).acquire().await.map_err(database)?;
+        let mut connection = self.connection(user_id).await?;
         Db::by_order(&mut connection, user_id, order_id).await.map_err(database)
     }
 }

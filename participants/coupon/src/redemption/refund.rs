@@ -64,7 +64,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// Which of the coupons are their user's again.
     async fn refunded(&self, row: &Row, deductions: &[pb::Deduction]) -> Result<pb::RefundResponse, Fault> {
         let ids: Vec<i64> = deductions.iter().map(|own| own.coupon_id).collect();
-        let mut connection = self.pool(row.user_id).acquire().await.map_err(database)?;
+        let mut connection = self.connection(row.user_id).await?;
         let found = store::look::<Db>(&mut connection, self.shards.map(), row.user_id, &ids).await.map_err(database)?;
         let back = found
             .iter()

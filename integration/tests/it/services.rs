@@ -36,11 +36,16 @@ async fn stock_moves_units_and_never_below_zero() {
     let totals = tercet_stock::audit(&pool).await.expect("the table is there");
     assert_eq!(totals, Totals { items: 3, total: 17, free: 5, reserved: 2, issued: 10, broken: 0 });
     // Item 1 has none left, and of 2 and 3 there are enough.
-    let low = async |from| MySql::low(&mut *pool.acquire().await?, from).await;
-    assert_eq!(low(1).await.expect("the statement is sound"), 0);
+    let low = async |templates| {
+        let low = MySql::low(&mut *pool.acquire().await?, templates).await?;
+        Ok::<_, sqlx::Error>((low.templates, low.products))
+    };
+    assert_eq!(low(1).await.expect("the statement is sound"), (1, 0));
+    assert_eq!(low(2).await.expect("the statement is sound"), (0, 1));
     tercet_stock::seed(&pool, &[(1, 1)]).await.expect("the item is there");
-    assert_eq!(low(1).await.expect("the statement is sound"), 1, "one of eleven is free");
-    assert_eq!(low(2).await.expect("the statement is sound"), 0);
+    assert_eq!(low(1).await.expect("the statement is sound"), (1, 0), "one of eleven is free");
+    tercet_stock::seed(&pool, &[(1, 1)]).await.expect("the item is there");
+    assert_eq!(low(1).await.expect("the statement is sound"), (0, 0), "two of twelve are");
     sqlx::raw_sql("UPDATE stock SET total = total - 1, free = 0 WHERE item = 1").execute(&pool).await.expect("sound");
 
     let mut connection = pool.acquire().await.expect("the pool is open");

@@ -39,7 +39,9 @@ pub(crate) fn issuing_ready() {
 /// The same, of the redemption service.
 pub(crate) fn redemption_ready() {
     counter!("tercet_redemption_kept_total").increment(0);
-    counter!("tercet_redemption_given_up_total").increment(0);
+    for why in [GivenUp::Late, GivenUp::Refused] {
+        counter!("tercet_redemption_given_up_total", "why" => why.name()).increment(0);
+    }
 }
 
 /// A try to give to users of an occasion: `done`, `later` where its outcome is not known, or the code of a refusal.
@@ -93,7 +95,28 @@ pub(crate) fn purged(redemptions: u64) {
     counter!("tercet_redemption_purged_total").increment(redemptions);
 }
 
-/// Redemptions that were kept and came to nothing, since it took too long.
-pub(crate) fn given_up() {
-    counter!("tercet_redemption_given_up_total").increment(1);
+/// For how long the oldest of those has waited that the job has to submit.
+pub(crate) fn oldest(database: usize, age_ms: i64) {
+    gauge!("tercet_redemption_oldest_seconds", "database" => database.to_string()).set(age_ms as f64 / 1_000.0);
+}
+
+/// A redemption that was kept came to nothing: it took too long, or was refused when its turn came.
+pub(crate) fn given_up(why: GivenUp) {
+    counter!("tercet_redemption_given_up_total", "why" => why.name()).increment(1);
+}
+
+/// Why a user does not get what he was promised.
+#[derive(Clone, Copy)]
+pub(crate) enum GivenUp {
+    Late,
+    Refused,
+}
+
+impl GivenUp {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Late => "late",
+            Self::Refused => "refused",
+        }
+    }
 }

@@ -2,7 +2,12 @@
 
 use metrics::gauge;
 
-/// Templates that have coupons left, but less than a tenth of them.
-pub(crate) fn low(templates: i64) {
-    gauge!("tercet_stock_low_templates").set(templates as f64);
+use crate::store::Low;
+
+/// What has less than a tenth of its units left, or none: products, and templates whose coupons can be claimed.
+pub(crate) fn low(low: Low) {
+    let Low { templates, products } = low;
+    for (what, count) in [("templates", templates), ("products", products)] {
+        gauge!("tercet_stock_low", "what" => what).set(count as f64);
+    }
 }

@@ -70,6 +70,15 @@ pub struct Totals {
     pub broken: i64,
 }
 
+/// What runs out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Low {
+    /// Templates whose coupons can be claimed.
+    pub templates: i64,
+    /// Everything else.
+    pub products: i64,
+}
+
 /// A database that this service can live in.
 pub trait Store: EventStore {
     /// Creates the tables, or brings them up to date.
@@ -97,8 +106,9 @@ pub trait Store: EventStore {
     /// Sums everything up.
     fn totals(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Totals>> + Send;
 
-    /// How many items from this one on are nearly gone: units are free, but less than a tenth of all.
-    fn low(db: &mut DbTx<Self>, from: i64) -> impl Future<Output = sqlx::Result<i64>> + Send;
+    /// What runs out: less than a tenth of all units are free. Templates are the items from this one on, and count
+    /// until what nobody claimed of them was taken back.
+    fn low(db: &mut DbTx<Self>, templates: i64) -> impl Future<Output = sqlx::Result<Low>> + Send;
 }
 
 /// The text of each statement for one database. Its parameter is a JSON array of rows, sorted by item so that two
@@ -137,7 +147,8 @@ const SQLITE: Statements = Statements {
             COUNT(*) FILTER (WHERE free + reserved + issued <> total OR MIN(free, reserved, issued) < 0) AS broken
         FROM stock",
     low: "-- stock_low
-        SELECT COUNT(*) FROM stock WHERE item >= $1 AND free > 0 AND free * 10 < total",
+        SELECT COUNT(*) FILTER (WHERE item >= $1 AND sequence % 2 = 0), COUNT(*) FILTER (WHERE item < $2)
+        FROM stock WHERE free * 10 < total",
 };
 
 // Without FORCE INDEX a small table is scanned, and every item in it locked.
@@ -172,7 +183,8 @@ const MYSQL: Statements = Statements {
             COUNT(IF(free + reserved + issued <> total OR LEAST(free, reserved, issued) < 0, 1, NULL)) AS broken
         FROM stock",
     low: "-- stock_low
-        SELECT COUNT(*) FROM stock FORCE INDEX (PRIMARY) WHERE item >= ? AND free > 0 AND free * 10 < total",
+        SELECT COUNT(IF(item >= ? AND sequence % 2 = 0, 1, NULL)), COUNT(IF(item < ?, 1, NULL))
+        FROM stock WHERE free * 10 < total",
 };
 
 macro_rules! store {
@@ -217,8 +229,10 @@ macro_rules! store {
                 Ok(Totals { items, total, free, reserved, issued, broken })
             }
 
-            async fn low(db: &mut DbTx<Self>, from: i64) -> sqlx::Result<i64> {
-                sqlx::query_scalar($sql.low).bind(from).fetch_one(db).await
+            async fn low(db: &mut DbTx<Self>, templates: i64) -> sqlx::Result<Low> {
+                let found = sqlx::query_as($sql.low).bind(templates).bind(templates).fetch_one(db).await?;
+                let (templates, products) = found;
+                Ok(Low { templates, products })
             }
         }
     };

@@ -185,6 +185,32 @@ async fn a_cancel_frees_nothing_that_the_latest_supply_does_not_want() {
     assert_eq!(units(&pool).await, (1, 0, 3), "the next supply is the one that counts");
 }
 
+#[tokio::test]
+async fn what_runs_out_is_told_until_it_has_ended() {
+    const SUPPLIER: Supply<Sqlite> = Supply(PhantomData);
+    let item = template_item(1);
+    let pool = stock(&[]).await;
+    let supply = |item, units, sequence| slice(vec![pb::Supply { item, units, sequence }]);
+    let low = async || {
+        let mut connection = pool.acquire().await.expect("the pool is open");
+        let low = Sqlite::low(&mut connection, template_item(0)).await.expect("the statement is sound");
+        (low.templates, low.products)
+    };
+    run!(pool, SUPPLIER.try_, supply(item, 100, 2));
+    run!(pool, SUPPLIER.try_, supply(7, 100, 1));
+    assert_eq!(low().await, (0, 0));
+    run!(pool, RESERVER.try_, reserve([(item, 91)]));
+    assert_eq!(low().await, (1, 0));
+    run!(pool, RESERVER.try_, reserve([(item, 9), (7, 100)]));
+    assert_eq!(low().await, (1, 1), "none is left");
+    run!(pool, SUPPLIER.try_, supply(item, 200, 4));
+    assert_eq!(low().await, (0, 1));
+    run!(pool, RESERVER.try_, reserve([(item, 95)]));
+    assert_eq!(low().await, (1, 1));
+    run!(pool, SUPPLIER.try_, supply(item, 0, 5));
+    assert_eq!(low().await, (0, 1), "the template has ended");
+}
+
 tercet_testing::conformance! {
     supply_conforms: conformance::supply::<Sqlite>();
     reserve_conforms: conformance::reserve::<Sqlite>();

@@ -64,6 +64,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// Does what is due for those that stand there.
     async fn all_due(&self, at: usize, state: State) -> Result<(), Fault> {
         let pool = &self.shards.pools()[at];
+        let mut oldest_ms = 0;
         loop {
             let due = {
                 let mut connection = pool.acquire().await.map_err(database)?;
@@ -74,6 +75,10 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             let own = |(row, _): &(Row, i64)| view.database(Slot::of_user(row.user_id)) == at;
             let due: Vec<(Row, i64)> = due.into_iter().filter(own).collect();
             let rows = due.len();
+            oldest_ms = due.iter().map(|(_, age_ms)| *age_ms).fold(oldest_ms, i64::max);
+            if state == State::Kept {
+                metrics::oldest(at, oldest_ms);
+            }
             let all = due.into_iter().map(|(row, age_ms)| async move {
                 if row.state == State::GivenUp { self.owe(&row).await } else { self.later(row, age_ms).await }
             });
@@ -127,7 +132,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 let given_up = Db::give_up(&mut db_tx, row.redemption_id, Some(&refusal)).await.map_err(database)?;
                 db_tx.commit().await.map_err(database)?;
                 if given_up {
-                    metrics::given_up();
+                    metrics::given_up(metrics::GivenUp::Late);
                 }
                 return Ok(());
             }

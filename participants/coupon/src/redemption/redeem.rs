@@ -214,8 +214,11 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             For::Caller => (State::Refused, fault.reason()),
             For::Later => (State::GivenUp, fault.reason()),
         };
-        Db::refuse(&mut db_tx, row.redemption_id, row.attempt, state, &reason).await.map_err(database)?;
+        let refused = Db::refuse(&mut db_tx, row.redemption_id, row.attempt, state, &reason).await.map_err(database)?;
         db_tx.commit().await.map_err(database)?;
+        if refused && wanted == For::Later {
+            metrics::given_up(metrics::GivenUp::Refused);
+        }
         Err(fault)
     }
 

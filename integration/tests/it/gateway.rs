@@ -3,6 +3,7 @@
 
 mod apart;
 mod coupons;
+mod limits;
 mod log;
 mod occasions;
 mod plan;

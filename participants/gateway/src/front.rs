@@ -14,15 +14,15 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{Method, Request, Response};
 use axum::routing::{MethodFilter, MethodRouter};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tercet_rules::{Code, Fault, Invalid, Language, Limit};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tower_service::Service as _;
 
 use crate::config::Config;
 use crate::cors::Cors;
-use crate::limits::{FORGET_EVERY, KEY_BYTES_MAX};
+use crate::limits::{BODIES_BYTES_MAX, FORGET_EVERY, KEY_BYTES_MAX};
 use crate::metrics::{self, OfRoute};
 use crate::problem;
 use crate::rates::Limiter;
@@ -39,6 +39,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) struct Front {
     inner: Arc<Inner>,
     router: Router,
+    nowhere: Arc<OfRoute>,
     in_flight: Gauge,
 }
 
@@ -50,6 +51,8 @@ struct Inner {
     cors: Cors,
     ids: Ids,
     places: Semaphore,
+    /// A permit for each byte of a body.
+    bodies: Semaphore,
     timeout: Duration,
     client_timeout: Duration,
     is_stopping: AtomicBool,
@@ -79,6 +82,7 @@ impl Front {
             cors: Cors::new(&config.cors_origin),
             ids: Ids::default(),
             places: Semaphore::new(config.concurrency),
+            bodies: Semaphore::new(BODIES_BYTES_MAX),
             timeout: Duration::from_millis(config.timeout_ms),
             client_timeout: Duration::from_millis(config.client_timeout_ms),
             is_stopping: AtomicBool::new(false),
@@ -86,16 +90,19 @@ impl Front {
         let router =
             routes.into_iter().fold(Router::new(), |router, route| router.route(route.path, serve(&inner, route)));
         let nowhere = Arc::new(OfRoute::new("none", "any"));
-        let metrics = Arc::clone(&nowhere);
+        let (limited, metrics) = (Arc::clone(&inner), Arc::clone(&nowhere));
         let router = router.fallback(move |request: Request<Body>| {
             let path = request.uri().path().to_owned();
-            ready(refuse(&request, &nowhere, Code::NoRoute.fault([("path", path)])))
+            let fault = || Code::NoRoute.fault([("path", path)]);
+            ready(refuse(&request, &metrics, limited.counted(&request).err().unwrap_or_else(fault)))
         });
+        let (limited, metrics) = (Arc::clone(&inner), Arc::clone(&nowhere));
         let router = router.method_not_allowed_fallback(move |request: Request<Body>| {
             let (path, method) = (request.uri().path().to_owned(), request.method().to_string());
-            ready(refuse(&request, &metrics, Code::NoMethod.fault([("path", path), ("method", method)])))
+            let fault = || Code::NoMethod.fault([("path", path), ("method", method)]);
+            ready(refuse(&request, &metrics, limited.counted(&request).err().unwrap_or_else(fault)))
         });
-        Self { inner, router, in_flight: metrics::in_flight() }
+        Self { inner, router, nowhere, in_flight: metrics::in_flight() }
     }
 
     /// Takes no further requests.
@@ -119,9 +126,7 @@ impl Front {
         let (inner, started) = (&self.inner, Instant::now());
         let headers = request.headers();
         let from = headers.get(header::ORIGIN).cloned();
-        if let Some(response) = inner.cors.preflight(request.method(), headers) {
-            return response;
-        }
+        let preflight = inner.cors.preflight(request.method(), headers);
         let forwarded = headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
         let asked = Asked {
             request_id: inner.ids.request(headers.get(REQUEST_ID)),
@@ -130,12 +135,20 @@ impl Front {
         };
         let request_id = Arc::clone(&asked.request_id);
         request.extensions_mut().insert(asked);
-        self.in_flight.increment(1);
-        let answered = self.router.clone().call(request).await;
-        self.in_flight.decrement(1);
-        let mut response = match answered {
-            Ok(response) => response,
-            Err(never) => match never {},
+        let mut response = match preflight {
+            Some(response) => match inner.counted(&request) {
+                Ok(()) => return response,
+                Err(fault) => refuse(&request, &self.nowhere, fault),
+            },
+            None => {
+                self.in_flight.increment(1);
+                let answered = self.router.clone().call(request).await;
+                self.in_flight.decrement(1);
+                match answered {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            }
         };
         tell(&mut response, &request_id, started.elapsed());
         let headers = response.headers_mut();
@@ -192,14 +205,23 @@ fn method(method: &Method) -> &'static str {
     }
 }
 
+fn asked(request: &Request<Body>) -> &Asked {
+    request.extensions().get().expect("the front puts it there")
+}
+
 fn refuse(request: &Request<Body>, metrics: &Arc<OfRoute>, fault: Fault) -> Response<Body> {
-    let asked = request.extensions().get::<Asked>().expect("the front puts it there");
+    let asked = asked(request);
     let mut response = problem::response(&fault, asked.language, &asked.request_id);
     response.extensions_mut().insert(Outcome { metrics: Arc::clone(metrics), code: Some(fault.code) });
     response
 }
 
 impl Inner {
+    /// One more request that leads to no route.
+    fn counted(&self, request: &Request<Body>) -> Result<(), Fault> {
+        self.limiter.request(asked(request).origin)
+    }
+
     /// Through all checks, the cheap ones first, to the handler.
     async fn answer(
         &self,
@@ -232,7 +254,10 @@ impl Inner {
         let query: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
         let texts = path.iter().map(|(name, text)| (name, text.into()));
         let texts = Texts(texts.chain(query.iter().map(|(name, text)| (&**name, (&**text).into()))).collect());
-        let body = if route.body.is_some() { self.body(route, &parts.headers, body).await? } else { Bytes::new() };
+        let (body, _room) = match route.body {
+            Some(_) => self.body(route, &parts.headers, body).await?,
+            None => (Bytes::new(), None),
+        };
         // Not before the body is there: slow clients would take the places of others.
         let _place = if route.is_vital { None } else { Some(self.places.try_acquire().map_err(|_| busy())?) };
         let context = Context {
@@ -264,8 +289,13 @@ impl Inner {
         }
     }
 
-    /// The whole body, within the route's limits.
-    async fn body(&self, route: &Route, headers: &HeaderMap, body: Body) -> Result<Bytes, Fault> {
+    /// The whole body, within the route's limits, and the room that it takes of what there is for all.
+    async fn body(
+        &self,
+        route: &Route,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Fault> {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
             return Err(Code::NotJson.fault([]));
@@ -276,13 +306,28 @@ impl Inner {
         if told.is_some_and(|length| length > route.body_bytes_max) {
             return Err(too_large());
         }
-        let body = Limited::new(body, route.body_bytes_max).collect();
-        match tokio::time::timeout(self.client_timeout, body).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(error)) => Err(malformed("body", &error.to_string())),
-            Err(_) => Err(Code::TooSlow.fault([])),
-        }
+        let whole = async {
+            let mut body = Limited::new(body, route.body_bytes_max);
+            let (mut bytes, mut room) = (BytesMut::new(), None::<SemaphorePermit<'_>>);
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                    true => too_large(),
+                    false => malformed("body", &error.to_string()),
+                })?;
+                let Ok(data) = frame.into_data() else { continue };
+                let count = u32::try_from(data.len()).map_err(|_| too_large())?;
+                // Those who send more slowly than others leave them the room that they have not filled.
+                let more = self.bodies.try_acquire_many(count).map_err(|_| Code::SystemBusy.fault([]))?;
+                match &mut room {
+                    Some(room) => room.merge(more),
+                    None => room = Some(more),
+                }
+                bytes.extend_from_slice(&data);
+            }
+            Ok((bytes.freeze(), room))
+        };
+        let whole = tokio::time::timeout(self.client_timeout, whole).await;
+        whole.unwrap_or_else(|_| Err(Code::TooSlow.fault([])))
     }
 }
 

@@ -157,7 +157,7 @@ pub(crate) struct Route {
     pub(crate) is_claim: bool,
     /// Whether it needs an idempotency key.
     pub(crate) is_keyed: bool,
-    /// Whether it answers even when everything is busy.
+    /// Whether it answers even when everything is busy, and whoever asks however often.
     pub(crate) is_vital: bool,
     pub(crate) params: fn(&mut Schemas) -> Vec<Field>,
     pub(crate) body: Option<fn(&mut Schemas) -> Value>,
@@ -229,7 +229,7 @@ impl Route {
             Box::pin(std::future::ready(Ok(response))) as BoxFuture<'static, _>
         };
         let given = Given::Document(kind);
-        Self::taking::<Anyone, Nothing, Nothing>(Method::GET, path, name, given, Box::new(answer)).vital()
+        Self::taking::<Anyone, Nothing, Nothing>(Method::GET, path, name, given, Box::new(answer))
     }
 
     fn taking<C: Caller, P: Params, B: schema::Body + Schema>(

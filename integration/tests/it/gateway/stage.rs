@@ -204,7 +204,7 @@ pub(super) fn bearer(role: Role, subject: &str) -> Bearer {
 }
 
 /// A request.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Ask {
     method: Method,
     path: String,

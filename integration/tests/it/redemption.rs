@@ -394,3 +394,56 @@ async fn what_ended_long_ago_is_deleted_and_nothing_else_is<Db: Databases>(mut w
     until("both are gone", async || !is_there("old").await && !is_there("refused").await).await;
     assert!(is_there("taken back lately").await && is_there("lately").await);
 }
+
+/// A table that somebody has locked answers nothing, as a database that hangs does.
+#[tokio::test]
+async fn one_database_that_hangs_costs_its_own_users_alone() {
+    let Some(mut world) = on_mariadb().await else { return };
+    world.with_orders(&[(1, 100)]).await;
+    let (one, template_id) = (world.own(universal(300, 2)).await, world.template(universal(300, 2)).await);
+    let database = |user_id| world.shards.map().database(Slot::of_user(user_id));
+    let other = (1..).find(|user_id| database(*user_id) != database(USER)).expect("there are many");
+    let others = world.coupon(other, template_id, |_| {}).await;
+    let few = world.another(Settings { calls_max: 8, ..Settings::default() }).await;
+    let ask = async |user_id| {
+        let answer = few.clone().get_redemption(pb::GetRedemptionRequest { user_id, ..world::by_key("none") }).await;
+        world::fault(&answer.expect_err("there is none")).code
+    };
+    assert_eq!((ask(USER).await, ask(other).await), (Code::NotFound, Code::NotFound));
+    // What is kept in the other one is to be submitted meanwhile.
+    world.coordinator.crash().await;
+    let request = pb::RedeemRequest { user_id: other, ..wanted("k", 1, &[others]) };
+    let kept = world.redeem(&request).await.expect("it is kept");
+    assert_eq!(kept.state(), State::Kept);
+    let mut locked = world.shards.pools()[database(USER)].acquire().await.expect("it answers");
+    sqlx::raw_sql("LOCK TABLES redemption WRITE").execute(&mut *locked).await.expect("it may");
+    world.coordinator.start_again().await;
+    let hanging: Vec<_> = (0..40)
+        .map(|_| {
+            let few = few.clone();
+            tokio::spawn(async move {
+                let begun = Instant::now();
+                let answer = few.clone().get_redemption(world::by_key("none")).await.expect_err("there is none");
+                (world::fault(&answer).code, begun.elapsed())
+            })
+        })
+        .collect();
+    let mut took = Vec::new();
+    for _ in 0..200 {
+        let begun = Instant::now();
+        assert_eq!(ask(other).await, Code::NotFound);
+        took.push(begun.elapsed());
+    }
+    took.sort_unstable();
+    assert!(took[197] < Duration::from_millis(500), "{:?}", took[197]);
+    until("it is done", async || world.redeem(&request).await.is_ok_and(|view| view.state() == State::Done)).await;
+    for one in hanging {
+        let (code, took) = one.await.expect("it does not panic");
+        assert_eq!(code, Code::SystemBusy);
+        assert!(took < Duration::from_secs(5), "before its caller has gone: {took:?}");
+    }
+    sqlx::raw_sql("UNLOCK TABLES").execute(&mut *locked).await.expect("it may");
+    drop(locked);
+    until("it answers again", async || ask(USER).await == Code::NotFound).await;
+    assert_eq!(world.redeem(&wanted("mine", 2, &[one])).await.expect("it is granted").state(), State::Done);
+}

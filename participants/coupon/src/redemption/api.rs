@@ -10,27 +10,34 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::Redemption;
-use super::trial::busy;
+use super::limits::DATABASE_SHARE;
+use super::trial::{busy, timely};
 use crate::store::redemptions::Redemptions;
 
 pub(super) struct Api<Db: sqlx::Database> {
     redemption: Arc<Redemption<Db>>,
     room: Semaphore,
+    /// Of each database.
+    shares: Vec<Semaphore>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
 
 impl<Db: Redemptions + Dialect> Api<Db> {
     pub(super) fn new(redemption: Arc<Redemption<Db>>) -> Self {
-        let room = Semaphore::new(redemption.settings.calls_max as usize);
-        Self { redemption, room }
+        let (calls, databases) = (redemption.settings.calls_max, redemption.shards.pools().len());
+        let share = if databases == 1 { calls } else { calls.div_ceil(DATABASE_SHARE) };
+        let room = Semaphore::new(calls as usize);
+        let shares = (0..databases).map(|_| Semaphore::new(share as usize)).collect();
+        Self { redemption, room, shares }
     }
 
-    /// Does it, if there is room.
-    async fn within<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Answer<T> {
-        let result = match self.room.try_acquire() {
-            Ok(_permit) => work.await,
-            Err(_) => Err(busy()),
+    /// Does it for this user, if there is room, in all and in his database.
+    async fn within<T>(&self, user_id: i64, work: impl Future<Output = Result<T, Fault>>) -> Answer<T> {
+        let share = &self.shares[self.redemption.place(user_id)];
+        let result = match (share.try_acquire(), self.room.try_acquire()) {
+            (Ok(_share), Ok(_permit)) => timely(work).await,
+            (Err(_), _) | (_, Err(_)) => Err(busy()),
         };
         result.map(Response::new).map_err(|fault| fault.status())
     }
@@ -39,26 +46,30 @@ impl<Db: Redemptions + Dialect> Api<Db> {
 #[tonic::async_trait]
 impl<Db: Redemptions + Dialect> Rpc for Api<Db> {
     async fn validate(&self, request: Request<pb::ValidateRequest>) -> Answer<pb::ValidateResponse> {
-        self.within(self.redemption.validate(request.get_ref())).await
+        let request = request.into_inner();
+        self.within(request.user_id, self.redemption.validate(&request)).await
     }
 
     async fn redeem(&self, request: Request<pb::RedeemRequest>) -> Answer<pb::RedeemResponse> {
+        let request = request.into_inner();
         let redeemed = async {
-            let view = self.redemption.redeem(request.get_ref()).await?;
+            let view = self.redemption.redeem(&request).await?;
             Ok(pb::RedeemResponse { redemption: Some(view) })
         };
-        self.within(redeemed).await
+        self.within(request.user_id, redeemed).await
     }
 
     async fn get_redemption(&self, request: Request<pb::GetRedemptionRequest>) -> Answer<pb::GetRedemptionResponse> {
+        let request = request.into_inner();
         let found = async {
-            let view = self.redemption.get(request.get_ref()).await?;
+            let view = self.redemption.get(&request).await?;
             Ok(pb::GetRedemptionResponse { redemption: Some(view) })
         };
-        self.within(found).await
+        self.within(request.user_id, found).await
     }
 
     async fn refund(&self, request: Request<pb::RefundRequest>) -> Answer<pb::RefundResponse> {
-        self.within(self.redemption.refund(request.get_ref())).await
+        let request = request.into_inner();
+        self.within(request.user_id, self.redemption.refund(&request)).await
     }
 }

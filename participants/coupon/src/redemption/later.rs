@@ -5,6 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use tercet::action::Tcc;
 use tercet::client::Wait;
 use tercet::fence::Dialect;
@@ -19,7 +20,7 @@ use super::limits::{
     AGAIN_MS, DEADLINE, KEPT_MS_MAX, LATER_AT_ONCE, LATER_ROWS, OWED_AGAIN, OWED_LOOKS, TICK, TRIES_MAX,
 };
 use super::redeem::{For, content};
-use super::trial::{busy, database};
+use super::trial::{busy, database, timely};
 use crate::store::redemptions::{Redemption as Row, Redemptions, State};
 use crate::{OWED, metrics};
 
@@ -30,31 +31,29 @@ fn pause_ms(tries: i64) -> i64 {
 }
 
 impl<Db: Redemptions + Dialect> Redemption<Db> {
-    /// Submits what is due, until `stop` ends.
+    /// Submits what is due, until `stop` ends. A database that does not answer holds up its own alone.
     pub(super) async fn submit_kept(&self, stop: impl Future<Output = ()> + Send) {
-        let mut stop = std::pin::pin!(stop);
-        loop {
-            let round = async {
+        let rounds = join_all((0..self.kept.len()).map(async |at| -> () {
+            loop {
                 tokio::time::sleep(TICK).await;
-                for at in 0..self.kept.len() {
-                    if let Err(fault) = self.round(at).await {
-                        warn!(%fault, database = at, "kept redemptions wait for the next round");
-                    }
+                if let Err(fault) = self.round(at).await {
+                    warn!(%fault, database = at, "kept redemptions wait for the next round");
                 }
-            };
-            tokio::select! {
-                () = &mut stop => return,
-                () = round => {}
             }
+        }));
+        tokio::select! {
+            () = stop => {}
+            _ = rounds => {}
         }
     }
 
     async fn round(&self, at: usize) -> Result<(), Fault> {
         let pool = &self.shards.pools()[at];
-        let kept = {
+        let kept = timely(async {
             let mut connection = pool.acquire().await.map_err(database)?;
-            Db::kept(&mut connection, self.settings.kept_max).await.map_err(database)?
-        };
+            Db::kept(&mut connection, self.settings.kept_max).await.map_err(database)
+        });
+        let kept = kept.await?;
         self.kept[at].store(kept, Ordering::Relaxed);
         metrics::waiting(at, kept);
         self.all_due(at, State::Kept).await?;
@@ -66,10 +65,11 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         let pool = &self.shards.pools()[at];
         let mut oldest_ms = 0;
         loop {
-            let due = {
+            let due = timely(async {
                 let mut connection = pool.acquire().await.map_err(database)?;
-                Db::due(&mut connection, state, LATER_ROWS).await.map_err(database)?
-            };
+                Db::due(&mut connection, state, LATER_ROWS).await.map_err(database)
+            });
+            let due = due.await?;
             // Those of a slot that has left are taken where it is.
             let view = self.shards.slots().view();
             let own = |(row, _): &(Row, i64)| view.database(Slot::of_user(row.user_id)) == at;
@@ -80,7 +80,11 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 metrics::oldest(at, oldest_ms);
             }
             let all = due.into_iter().map(|(row, age_ms)| async move {
-                if row.state == State::GivenUp { self.owe(&row).await } else { self.later(row, age_ms).await }
+                if row.state == State::GivenUp {
+                    timely(self.owe(&row)).await
+                } else {
+                    timely(self.later(row, age_ms)).await
+                }
             });
             let done: Vec<Result<(), Fault>> =
                 futures_util::stream::iter(all).buffer_unordered(LATER_AT_ONCE).collect().await;

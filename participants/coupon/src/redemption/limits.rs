@@ -8,6 +8,12 @@ pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 pub const CALLS: u32 = 1_024;
 /// The most that a process may be told to answer at a time.
 pub const CALLS_MAX: u32 = 65_536;
+/// For an answer, with what the coordinator is waited for: less than callers wait, so that they are told that the system
+/// is busy. What has begun goes on, and is found under its key.
+pub const ANSWER_MAX: Duration = Duration::from_millis(4_500);
+/// Of the calls that a process answers at a time one database of several may have one in so many: one that hangs costs
+/// its own users.
+pub const DATABASE_SHARE: u32 = 2;
 /// Most coupons of an order.
 pub const COUPONS_MAX: usize = tercet_rules::limits::COMBINED_MAX;
 /// Most different products of an order: each is a branch of its transaction, which has 256 at most.

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::Redemption;
 use super::limits::{PURGE_INTERVAL, PURGE_ROWS};
+use super::trial::{database, timely};
 use crate::metrics;
 use crate::store::redemptions::Redemptions;
 
@@ -22,7 +23,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         while !stop.is_requested() {
             for (at, pool) in self.shards.pools().iter().enumerate() {
                 loop {
-                    match self.purge_some(at, pool).await {
+                    let some = async { self.purge_some(at, pool).await.map_err(database) };
+                    match timely(some).await {
                         Ok(0) => break,
                         Ok(rows) => info!(rows, database = at, "redemptions that ended long ago are deleted"),
                         Err(error) => {

@@ -13,7 +13,7 @@ use tercet_rules::{Basket, Candidate, Cents, Code, Fault, Order, Rules, Set};
 use tercet_shards::Slot;
 use tracing::error;
 
-use super::limits::COUPONS_MAX;
+use super::limits::{ANSWER_MAX, COUPONS_MAX};
 use super::{Redemption, fields};
 use crate::redeem::unusable;
 use crate::store::redemptions::Redemptions;
@@ -28,6 +28,18 @@ pub(super) struct Tried {
 
 pub(super) fn busy() -> Fault {
     Code::SystemBusy.fault([])
+}
+
+/// What takes no longer than a caller waits; else it is given up, as when he hangs up.
+///
+/// # Errors
+/// [`Code::SystemBusy`], besides its own.
+pub(super) async fn timely<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let done = tokio::time::timeout(ANSWER_MAX, work).await;
+    done.unwrap_or_else(|_| {
+        error!("a database, or whoever else is asked, does not answer in time");
+        Err(busy())
+    })
 }
 
 pub(super) fn database(error: sqlx::Error) -> Fault {

@@ -19,6 +19,7 @@ mod kill;
 mod load;
 mod market;
 mod operators;
+mod plans;
 mod platform;
 mod power;
 mod redemption;

@@ -23,7 +23,10 @@ macro_rules! on_both {
             #[tokio::test]
             async fn $name() {
                 let Some(world) = super::told_on_mariadb().await else { return };
+                let pools = world.shards.pools().iter().chain([&world.stock]).cloned();
+                let watch = crate::plans::Watch::new(pools.collect::<Vec<_>>());
                 super::$name(world).await;
+                watch.check().await;
             }
         )*}
     };

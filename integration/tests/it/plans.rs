@@ -2,7 +2,7 @@
 //! and then asks for its plan. A statement that leaves its index fails the test; so does one that was never thought of.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use sqlx::{AssertSqlSafe, MySql, Pool, Row as _};
@@ -135,10 +135,11 @@ fn statements(text: &str) -> Vec<(String, String)> {
             last.push(one);
         }
     }
-    let verbs = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "REPLACE "];
+    let verbs = ["SELECT", "INSERT", "UPDATE", "DELETE"];
     let is_one = |text: &String| {
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--"));
-        let begins = lines.clone().next().is_some_and(|line| verbs.iter().any(|verb| line.starts_with(verb)));
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--"));
+        let first = lines.next().and_then(|line| line.split_whitespace().next());
+        let begins = first.is_some_and(|word| verbs.contains(&word));
         begins && !WITHOUT.iter().any(|(known, _)| name(text) == *known) && !text.contains("_sqlx_migrations")
     };
     let about_nothing = |text: &str| {
@@ -167,12 +168,6 @@ impl Visit for Said {
     }
 
     fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
-}
-
-impl Debug for Ears {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ears")
-    }
 }
 
 impl Subscriber for Ears {

@@ -316,7 +316,7 @@ impl Inner {
                 })?;
                 let Ok(data) = frame.into_data() else { continue };
                 let count = u32::try_from(data.len()).map_err(|_| too_large())?;
-                // Those who send more slowly than others leave them the room that they have not filled.
+                // As it comes: who says that he sends much and does not, takes no room from others.
                 let more = self.bodies.try_acquire_many(count).map_err(|_| Code::SystemBusy.fault([]))?;
                 match &mut room {
                     Some(room) => room.merge(more),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use serde_json::{Value, json};
 use sqlx::{MySql, Pool};
 use tempfile::TempDir;
 use tercet::fence::Dialect as _;
@@ -9,12 +10,18 @@ use tercet_events::event::Topic;
 use tercet_events::settings::Kafka;
 use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
 use tercet_integration::servers;
+use tercet_shards::ShardMap;
 use tokio::time::{Duration, Instant, sleep};
 
+use super::coupons::{claim, published};
 use super::stage::{Ask, Asks, Keys, Told, send};
+use super::{TEMPLATES, rules};
 
-/// Databases and tables of the coupons.
-const SHARDS: &str = "2x4";
+/// Databases and tables of the coupons, where it does not matter how many.
+pub(super) const SHARDS: &str = "2x4";
+
+/// For a process, or a job, to do what it has to.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// All of it. Killed when it is dropped.
 pub(super) struct Apart {
@@ -22,34 +29,39 @@ pub(super) struct Apart {
     pub(super) kafka: Kafka,
     pub(super) coordinator: Coordinator,
     pub(super) issuing: Process,
+    redemption: Process,
     /// Of the first database of the coupons.
     pub(super) home: String,
     gateway: SocketAddr,
+    /// Where each process shows its metrics.
+    metrics: Vec<(String, SocketAddr)>,
     _others: Vec<Process>,
     _folder: TempDir,
 }
 
 impl Apart {
-    /// `None` where there is no MariaDB, or no Kafka.
-    pub(super) async fn start() -> Option<Self> {
+    /// With coupons spread so; `None` where there is no MariaDB, or no Kafka.
+    pub(super) async fn start(shards: &str) -> Option<Self> {
         let (address, prefix) = servers::kafka()?;
-        let mut urls = Vec::new();
-        for _ in 0..4 {
-            urls.push(servers::mariadb().await.expect("the server answers")?);
-        }
-        let [stock, template, first, second] = &urls[..] else { panic!("four") };
+        let urls = databases(4 + shards.parse::<ShardMap>().expect("it is a map").databases()).await?;
+        let [stock, template, order, log, of_coupons @ ..] = &urls[..] else { panic!("four") };
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path();
         // Few, since each of them costs the broker files.
         let kafka = Kafka { prefix, partitions: Topic::ALL.map(|topic| (topic, 2)).into(), ..Kafka::at(&address) };
         let partitions: Vec<_> = Topic::ALL.iter().map(|topic| format!("{}=2", topic.name())).collect();
         let coordinator = Coordinator::start(at).await.expect("it starts");
-        let port = || format!("127.0.0.1:{}", free_port().expect("there is one"));
-        let (at_template, at_issuing, gateway) = (port(), port(), port());
-        let spec = |name: &str, database: &str| {
+        let port = || SocketAddr::from(([127, 0, 0, 1], free_port().expect("there is one")));
+        let mut metrics = Vec::new();
+        let mut measured = |spec: Spec| {
+            let address = port();
+            metrics.push((spec.name.clone(), address));
+            spec.with("--metrics", address.to_string()).with("--log-filter", "warn")
+        };
+        let mut spec = |name: &str, database: &str| {
             let program = format!("tercet-{name}");
             let spec = Spec::new(name, &program, &program, at).expect("it is built");
-            spec.with("--coordinator", &coordinator.url).with("--database", database).with("--log-filter", "warn")
+            measured(spec).with("--coordinator", &coordinator.url).with("--database", database)
         };
         let told = |spec: Spec| {
             let spec = spec.with("--kafka", &address).with("--kafka-prefix", &kafka.prefix);
@@ -57,38 +69,54 @@ impl Apart {
             let name = format!("group.instance.id={}", spec.name);
             spec.with("--kafka-partitions", partitions.join(",")).with("--kafka-option", name)
         };
-        let shards = format!("{first},{second}");
-        let of_coupons = |name: &str| told(spec(name, &shards)).with("--shards", SHARDS);
-        let mut participants =
-            vec![spec("stock", stock).start().expect("it starts"), of_coupons("coupon").start().expect("it starts")];
-        let template = spec("coupon-template", template).with("--listen", &at_template).start().expect("it starts");
-        let issuing = of_coupons("issuing").with("--templates", format!("http://{at_template}"));
-        let issuing = issuing.with("--listen", &at_issuing).start().expect("it starts");
+        let of_coupons_all = of_coupons.join(",");
+        let [at_template, at_issuing, at_redemption, at_log, at_stock, gateway] = [(); 6].map(|()| port());
+        let listening = |spec: Spec, at: SocketAddr| spec.with("--listen", at.to_string());
+        let url = |at: SocketAddr| format!("http://{at}");
+        let started = |spec: Spec| spec.start().expect("it starts");
+        let mut participants = vec![
+            started(listening(told(spec("stock", stock)), at_stock)),
+            started(told(spec("coupon", &of_coupons_all)).with("--shards", shards)),
+            started(told(spec("order", order))),
+        ];
+        let others = [
+            started(listening(told(spec("coupon-template", template)), at_template)),
+            started(listening(told(spec("business-log", log)), at_log)),
+        ];
+        let issuing =
+            told(spec("issuing", &of_coupons_all)).with("--shards", shards).with("--jobs-cron", "* * * * * *");
+        let issuing = started(listening(issuing.with("--templates", url(at_template)), at_issuing));
+        let redemption = spec("redemption", &of_coupons_all).with("--shards", shards);
+        let redemption = started(listening(redemption.with("--templates", url(at_template)), at_redemption));
         let keys = Keys::new(at.join("jwks.json"), "first");
         let before = Spec::new("gateway", "tercet-gateway", "tercet-gateway", at).expect("it is built").word("serve");
-        let before = before.with("--listen", &gateway).with("--jwks", &keys.path).with("--log-filter", "warn");
-        let before = before
-            .with("--template", format!("http://{at_template}"))
-            .with("--issuing", format!("http://{at_issuing}"));
+        let before = listening(measured(before), gateway).with("--jwks", &keys.path).with("--stock", url(at_stock));
+        let before = before.with("--template", url(at_template)).with("--business-log", url(at_log));
+        let before = before.with("--issuing", url(at_issuing)).with("--redemption", url(at_redemption));
         coordinator.wait_for(&mut participants).await.expect("they have sessions");
-        participants.extend([template, before.start().expect("it starts")]);
-        let (gateway, home) = (gateway.parse().expect("an address"), first.clone());
-        let apart = Self { keys, kafka, coordinator, issuing, home, gateway, _others: participants, _folder: folder };
+        participants.extend(others);
+        participants.push(started(before));
+        let home = of_coupons[0].clone();
+        let (_others, _folder) = (participants, folder);
+        let apart = Self { keys, kafka, coordinator, issuing, redemption, home, gateway, metrics, _others, _folder };
         apart.ready().await;
         Some(apart)
     }
 
     async fn ready(&self) {
-        let (ann, begun) = (self.keys.operator("ann"), Instant::now());
-        for path in ["/v1/operator/templates", "/v1/operator/coupons"] {
-            loop {
+        let (ann, user) = (self.keys.operator("ann"), self.keys.user(1));
+        for (path, by) in [
+            (TEMPLATES, &ann),
+            ("/v1/operator/coupons", &ann),
+            ("/v1/operator/log", &ann),
+            ("/v1/operator/products/1/stock", &ann),
+            ("/v1/orders/1/redemption", &user),
+        ] {
+            let answers = async || {
                 let connects = tokio::net::TcpStream::connect(self.gateway).await.is_ok();
-                if connects && self.ask(Ask::get(path).by(&ann)).await.status == 200 {
-                    break;
-                }
-                assert!(begun.elapsed() < Duration::from_secs(40), "{path} does not answer");
-                sleep(Duration::from_millis(50)).await;
-            }
+                connects && [200, 404].contains(&self.ask(Ask::get(path).by(by)).await.status)
+            };
+            until(path, answers).await;
         }
     }
 
@@ -96,10 +124,159 @@ impl Apart {
     pub(super) async fn home(&self) -> Pool<MySql> {
         MySql::open(&self.home).await.expect("it is there")
     }
+
+    /// What a process shows Prometheus.
+    async fn shown(&self, at: SocketAddr) -> String {
+        send(at, Ask::get("/metrics")).await.text
+    }
 }
 
 impl Asks for Apart {
     async fn ask(&self, ask: Ask) -> Told {
         send(self.gateway, ask).await
     }
+}
+
+/// So many empty ones.
+async fn databases(count: usize) -> Option<Vec<String>> {
+    let mut urls = Vec::with_capacity(count);
+    for _ in 0..count {
+        urls.push(servers::mariadb().await.expect("the server answers")?);
+    }
+    Some(urls)
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "not in time: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Two units of product 1 for 50 yuan each, and these coupons.
+fn redeem(by: &str, order_id: &str, coupon_id: &Value) -> Ask {
+    let line = json!({ "product_id": "1", "category_id": "2", "shop_id": "9", "price_cents": 5_000, "quantity": 2 });
+    let body = json!({ "order_id": order_id, "lines": [line], "coupon_ids": [coupon_id] });
+    Ask::new("POST", "/v1/redemptions").by(by).with("idempotency-key", order_id).json(&body)
+}
+
+/// A template of which a user may have nine, and so many units of product 1.
+async fn shop(apart: &Apart, units: i64) -> String {
+    let ann = apart.keys.operator("ann");
+    let body = json!({ "units": units, "expected_revision": 0, "reason": "a delivery" });
+    apart.ask(Ask::new("PUT", "/v1/operator/products/1/stock").by(&ann).json(&body)).await.good(200);
+    let mut wide = rules();
+    wide["quota"] = json!({ "per_user": 9, "per_user_day": 9 });
+    published(apart, &ann, "wide", &wide).await
+}
+
+async fn status(apart: &Apart, by: &str, coupon_id: &Value) -> Value {
+    let path = format!("/v1/coupons/{}", coupon_id.as_str().expect("text"));
+    apart.ask(Ask::get(path).by(by)).await.good(200)["status"].clone()
+}
+
+#[tokio::test]
+async fn coupons_are_used_given_back_kept_and_expire_with_every_service_apart() {
+    let Some(mut apart) = Apart::start(SHARDS).await else { return };
+    let template = shop(&apart, 100).await;
+    let (ann, user) = (apart.keys.operator("ann"), apart.keys.user(42));
+    let mut coupons = Vec::new();
+    for key in ["a", "b"] {
+        coupons.push(apart.ask(claim(&user, &template, key)).await.good(201)["coupon_id"].clone());
+    }
+
+    // Used, and given back.
+    let done = apart.ask(redeem(&user, "7", &coupons[0])).await.good(200);
+    assert_eq!((&done["state"], &done["combination"]["discount_cents"]), (&json!("done"), &json!(500)));
+    assert_eq!(status(&apart, &user, &coupons[0]).await, "used");
+    let refund = Ask::new("POST", "/v1/orders/7/refund").by(&user).json(&json!({ "reason": "broken" }));
+    assert_eq!(apart.ask(refund).await.good(200)["returned_coupon_ids"], json!([coupons[0]]));
+    assert_eq!(status(&apart, &user, &coupons[0]).await, "available");
+    until("the log has both", async || {
+        let told = apart.ask(Ask::get("/v1/operator/log?order_id=7&user_id=42").by(&ann)).await.good(200);
+        let actions: Vec<_> = told["items"].as_array().expect("a list").iter().map(|one| &one["action"]).collect();
+        actions.contains(&&json!("coupon used")) && actions.contains(&&json!("order refunded"))
+    })
+    .await;
+
+    // Kept while there is no coordinator, and done later.
+    apart.coordinator.process.as_mut().expect("it is ours").kill();
+    assert_eq!(apart.ask(redeem(&user, "8", &coupons[1])).await.good(202)["state"], "kept");
+    apart.coordinator.process.as_mut().expect("it is ours").restart().expect("it starts");
+    until("it is done", async || apart.ask(Ask::get("/v1/redemptions/8").by(&user)).await.body["state"] == "done")
+        .await;
+    assert_eq!(status(&apart, &user, &coupons[1]).await, "used");
+
+    // With no redemption service everything else goes on.
+    apart.redemption.kill();
+    let told = apart.ask(redeem(&user, "9", &coupons[0]).with("accept-language", "zh")).await;
+    assert_eq!((told.code(), &told.body["title"]), ("SYSTEM_BUSY", &json!("系统繁忙，请稍后重试")));
+    apart.ask(claim(&user, &template, "c")).await.good(201);
+    apart.redemption.restart().expect("it starts");
+    until("it is done", async || apart.ask(redeem(&user, "9", &coupons[0])).await.status == 200).await;
+
+    // What is not used in time expires.
+    let now = "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)";
+    let now_ms: i64 = sqlx::query_scalar(now).fetch_one(&apart.home().await).await.expect("it answers");
+    let end_ms = now_ms + 8_000;
+    let mut short = rules();
+    short["validity"] = json!({ "utc_offset_minutes": 480, "fixed": { "start_ms": 1, "end_ms": end_ms } });
+    short["claim"] = json!({ "start_ms": 1, "end_ms": end_ms });
+    let short = published(&apart, &ann, "short", &short).await;
+    let coupon = apart.ask(claim(&user, &short, "d")).await.good(201)["coupon_id"].clone();
+    until("it expires", async || status(&apart, &user, &coupon).await == "expired").await;
+    assert_eq!(apart.ask(redeem(&user, "10", &coupon)).await.code(), "EXPIRED");
+
+    every_process_shows_what_it_was_asked(&apart).await;
+}
+
+/// Those that have routes count their calls, by method; and each has metrics of its own.
+async fn every_process_shows_what_it_was_asked(apart: &Apart) {
+    for (name, at) in &apart.metrics {
+        let shown = apart.shown(*at).await;
+        let wanted: &[&str] = match name.as_str() {
+            "gateway" => &["tercet_gateway_request_seconds_count{route=\"redeem\",method=\"POST\""],
+            "issuing" => &["{service=\"issuing\",method=\"Issuing/Claim\",code=\"OK\"} "],
+            "redemption" => &["{service=\"redemption\",method=\"Redemption/Redeem\",code=\"OK\"} ", "given_up_total"],
+            "coupon-template" => {
+                &["{service=\"coupon_template\",method=\"CouponTemplates/CreateTemplate\",code=\"OK\"} 2"]
+            }
+            "business-log" => &["{service=\"business_log\",method=\"BusinessLog/"],
+            "stock" => &["{service=\"stock\",method=\"Stocks/SetStock\",code=\"OK\"} 1", "tercet_stock_low{"],
+            "coupon" | "order" => &["tercet_participant_operations_total{"],
+            other => panic!("{other}"),
+        };
+        for text in wanted {
+            assert!(shown.contains(text), "{name} has no {text}: {shown}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_coupon_is_claimed_listed_and_used_on_ten_databases_of_a_hundred_tables() {
+    let Some(apart) = Apart::start("10x100").await else { return };
+    let template = shop(&apart, 100).await;
+    for user_id in [42, 43, 1_000_000_007] {
+        let user = apart.keys.user(user_id);
+        let coupon = apart.ask(claim(&user, &template, "a")).await.good(201)["coupon_id"].clone();
+        let own = apart.ask(Ask::get("/v1/coupons").by(&user)).await.good(200);
+        assert_eq!((&own["items"][0]["coupon_id"], own["items"].as_array().map(Vec::len)), (&coupon, Some(1)));
+        let order_id = user_id.to_string();
+        assert_eq!(apart.ask(redeem(&user, &order_id, &coupon)).await.good(200)["state"], "done");
+        assert_eq!(status(&apart, &user, &coupon).await, "used");
+    }
+    let ann = apart.keys.operator("ann");
+    let mut found = 0;
+    let mut after = String::new();
+    loop {
+        let path = format!("/v1/operator/coupons?template_id={template}&after={after}");
+        let page = apart.ask(Ask::get(path).by(&ann)).await.good(200);
+        found += page["items"].as_array().map_or(0, Vec::len);
+        match page["next"].as_str() {
+            Some(next) => next.clone_into(&mut after),
+            None => break,
+        }
+    }
+    assert_eq!(found, 3, "an operator sees all of them");
 }

@@ -10,7 +10,7 @@ use tercet_events::dead;
 use tercet_proto::events::v1 as events;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::apart::Apart;
+use super::apart::{Apart, SHARDS};
 use super::coupons::published;
 use super::rules;
 use super::stage::{Ask, Asks, Keys, Platform};
@@ -149,7 +149,7 @@ impl Outsider {
 
 #[tokio::test]
 async fn what_others_write_to_kafka_gives_each_user_one_whenever_issuing_is_killed() {
-    let Some(mut apart) = Apart::start().await else { return };
+    let Some(mut apart) = Apart::start(SHARDS).await else { return };
     let ann = apart.keys.operator("ann");
     let (many, few) = (
         published(&apart, &ann, "many", &with_budget(10_000)).await,

@@ -33,17 +33,20 @@ fn pause_ms(tries: i64) -> i64 {
 impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// Submits what is due, until `stop` ends. A database that does not answer holds up its own alone.
     pub(super) async fn submit_kept(&self, stop: impl Future<Output = ()> + Send) {
-        let rounds = join_all((0..self.kept.len()).map(async |at| -> () {
-            loop {
-                tokio::time::sleep(TICK).await;
-                if let Err(fault) = self.round(at).await {
-                    warn!(%fault, database = at, "kept redemptions wait for the next round");
-                }
-            }
-        }));
+        let rounds = join_all((0..self.kept.len()).map(|at| self.rounds(at)));
         tokio::select! {
             () = stop => {}
             _ = rounds => {}
+        }
+    }
+
+    /// Without end.
+    async fn rounds(&self, at: usize) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            if let Err(fault) = self.round(at).await {
+                warn!(%fault, database = at, "kept redemptions wait for the next round");
+            }
         }
     }
 

@@ -10,8 +10,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Redemption;
-use super::limits::{PURGE_INTERVAL, PURGE_ROWS};
-use super::trial::{database, timely};
+use super::limits::{ANSWER_MAX, PURGE_INTERVAL, PURGE_ROWS};
 use crate::metrics;
 use crate::store::redemptions::Redemptions;
 
@@ -23,8 +22,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         while !stop.is_requested() {
             for (at, pool) in self.shards.pools().iter().enumerate() {
                 loop {
-                    let some = async { self.purge_some(at, pool).await.map_err(database) };
-                    match timely(some).await {
+                    let some = tokio::time::timeout(ANSWER_MAX, self.purge_some(at, pool)).await;
+                    match some.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
                         Ok(0) => break,
                         Ok(rows) => info!(rows, database = at, "redemptions that ended long ago are deleted"),
                         Err(error) => {

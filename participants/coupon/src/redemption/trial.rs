@@ -11,7 +11,7 @@ use tercet::fence::Dialect;
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::{Basket, Candidate, Cents, Code, Fault, Order, Rules, Set};
 use tercet_shards::Slot;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::limits::{ANSWER_MAX, COUPONS_MAX};
 use super::{Redemption, fields};
@@ -37,7 +37,7 @@ pub(super) fn busy() -> Fault {
 pub(super) async fn timely<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     let done = tokio::time::timeout(ANSWER_MAX, work).await;
     done.unwrap_or_else(|_| {
-        error!("a database, or whoever else is asked, does not answer in time");
+        warn!("a database, or whoever else is asked, does not answer in time");
         Err(busy())
     })
 }

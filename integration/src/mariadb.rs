@@ -55,7 +55,7 @@ impl Server {
             .word(&argument("--port", &port.to_string()))
             .word("--bind-address=127.0.0.1")
             .word("--skip-name-resolve")
-            .word("--max-connections=100")
+            .word("--max-connections=300")
             .word("--innodb-buffer-pool-size=32M")
             .word("--innodb-flush-log-at-trx-commit=1")
             .word(LOG_SIZE);

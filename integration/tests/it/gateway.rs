@@ -9,7 +9,7 @@ mod occasions;
 mod plan;
 mod program;
 mod redemptions;
-mod stage;
+pub(crate) mod stage;
 mod tls;
 
 use std::collections::BTreeSet;

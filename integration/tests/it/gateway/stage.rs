@@ -83,15 +83,19 @@ impl Asks for Platform {
 
 /// Asks on a connection of its own.
 pub(super) async fn send(address: SocketAddr, ask: Ask) -> Told {
-    let socket = TcpStream::connect(address).await.expect("it listens");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.expect("it speaks HTTP");
+    try_send(address, ask).await.expect("it answers to the end")
+}
+
+/// The same of somebody who may be killed: an error where nothing is known of what became of it.
+pub(crate) async fn try_send(address: SocketAddr, ask: Ask) -> anyhow::Result<Told> {
+    let socket = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
     tokio::spawn(connection);
-    let response = sender.send_request(ask.into_request()).await.expect("it answers");
+    let response = sender.send_request(ask.into_request()).await?;
     let (parts, body) = response.into_parts();
-    let text = body.collect().await.expect("it answers to the end").to_bytes();
-    let text = String::from_utf8(text.to_vec()).expect("it is text");
+    let text = String::from_utf8(body.collect().await?.to_bytes().to_vec())?;
     let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-    Told { status: parts.status.as_u16(), headers: parts.headers, text, body }
+    Ok(Told { status: parts.status.as_u16(), headers: parts.headers, text, body })
 }
 
 /// The embedded default, as a process.
@@ -168,13 +172,13 @@ impl Stage {
 }
 
 /// A set of keys with one secret, in a file.
-pub(super) struct Keys {
-    pub(super) path: PathBuf,
+pub(crate) struct Keys {
+    pub(crate) path: PathBuf,
     pub(super) text: String,
 }
 
 impl Keys {
-    pub(super) fn new(path: PathBuf, kid: &str) -> Self {
+    pub(crate) fn new(path: PathBuf, kid: &str) -> Self {
         let text = token::new_keys(kid).expect("there is chance");
         std::fs::write(&path, &text).expect("it can be written");
         Self { path, text }
@@ -189,7 +193,7 @@ impl Keys {
         token::mint(self.text.as_bytes(), bearer, lasts).expect("it has a secret")
     }
 
-    pub(super) fn user(&self, user_id: i64) -> String {
+    pub(crate) fn user(&self, user_id: i64) -> String {
         self.mint(bearer(Role::User, &user_id.to_string()), Duration::from_secs(60))
     }
 
@@ -205,7 +209,7 @@ pub(super) fn bearer(role: Role, subject: &str) -> Bearer {
 
 /// A request.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(crate) struct Ask {
     method: Method,
     path: String,
     headers: HeaderMap,
@@ -213,26 +217,26 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    pub(super) fn new(method: &str, path: impl Into<String>) -> Self {
+    pub(crate) fn new(method: &str, path: impl Into<String>) -> Self {
         let method = method.parse().expect("a method");
         Self { method, path: path.into(), headers: HeaderMap::new(), body: String::new() }
     }
 
-    pub(super) fn get(path: impl Into<String>) -> Self {
+    pub(crate) fn get(path: impl Into<String>) -> Self {
         Self::new("GET", path)
     }
 
-    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         let name = name.parse::<HeaderName>().expect("a name");
         self.headers.append(name, value.parse().expect("a value"));
         self
     }
 
-    pub(super) fn by(self, token: &str) -> Self {
+    pub(crate) fn by(self, token: &str) -> Self {
         self.with("authorization", &format!("Bearer {token}"))
     }
 
-    pub(super) fn json(self, body: &Value) -> Self {
+    pub(crate) fn json(self, body: &Value) -> Self {
         self.text(&body.to_string())
     }
 
@@ -252,11 +256,11 @@ impl Ask {
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Told {
-    pub(super) status: u16,
+pub(crate) struct Told {
+    pub(crate) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) text: String,
-    pub(super) body: Value,
+    pub(crate) body: Value,
 }
 
 impl Told {
@@ -266,7 +270,7 @@ impl Told {
 
     /// The code of an error, after a look at what every error has.
     #[track_caller]
-    pub(super) fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
         let text = |name: &str| self.body[name].as_str().unwrap_or_else(|| panic!("{name} in {self:?}"));
         assert_eq!(self.body["status"], self.status);

@@ -1,45 +1,38 @@
-//! The processes, and those who claim, buy and return meanwhile.
+//! The processes, and what their databases hold.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, MySqlConnection};
-use tercet::client::{Client, Options, Outcome, Wait};
-use tercet::plan::Plan;
+use tercet::client::{Client, Options};
 use tercet_events::event::Topic;
 use tercet_integration::checker::shards::{self, Places, Report};
 use tercet_integration::kafka::Broker;
 use tercet_integration::mariadb::Server;
 use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
-use tercet_platform::flows;
-use tercet_proto::coupon::v1 as coupons;
 use tercet_proto::coupon::v1::issuing_client::IssuingClient;
 use tercet_proto::coupon_template::v1 as templates;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
-use tercet_proto::order::v1::Place;
 use tercet_proto::stock::v1::Supply;
-use tercet_rules::{Code, Fault};
-use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
+use super::load::submit;
+use crate::gateway::stage::Keys;
 use crate::issuing::world::{FROM_MS, change, rules};
 
 /// How long what is waited for may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks, and two tries.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// Databases and tables of the coupons, at first and when slots have moved.
 pub(super) const SHARDS: [&str; 2] = ["2x4", "4x4"];
 /// Their databases, of which the first two are there at first.
 pub(super) const COUPONS: [&str; 4] = ["coupon_0", "coupon_1", "coupon_2", "coupon_3"];
 /// The item that everyone buys.
 pub(super) const ITEM: i64 = 3;
-/// Who claim and buy.
-const CLIENTS: i64 = 6;
-
 /// The databases of the other services.
 const DATABASES: [&str; 4] = ["stock", "orders", "template", "log"];
 
@@ -53,6 +46,9 @@ pub(super) struct Market {
     services: Vec<Process>,
     templates: CouponTemplatesClient<Channel>,
     issuing: IssuingClient<Channel>,
+    /// Of those who ask the gateway.
+    pub(super) keys: Arc<Keys>,
+    pub(super) gateway: SocketAddr,
 }
 
 fn lazy(address: &str) -> Channel {
@@ -75,7 +71,7 @@ impl Market {
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut root).await.expect("it is new");
         }
         let coordinator = Coordinator::start(folder).await.expect("it starts");
-        let (at_templates, at_issuing) = (address(), address());
+        let (at_templates, at_issuing, at_redemption, at_gateway) = (address(), address(), address(), address());
         let url = |database: &str| database_url(&server, database);
         let partitions: Vec<_> = Topic::ALL.iter().map(|topic| format!("{}=2", topic.name())).collect();
         let spec = |name: &str, program: &str, databases: String| {
@@ -91,16 +87,28 @@ impl Market {
                 .with("--kafka-option", format!("group.instance.id={group}-1"))
         };
         let shards = format!("{},{}", url("coupon_0"), url("coupon_1"));
-        let issuing = spec("issuing", "tercet-issuing", shards.clone()).with("--shards", SHARDS[0]);
-        let issuing = issuing.with("--templates", format!("http://{at_templates}")).with("--listen", &at_issuing);
+        let of_coupons = |name: &str, at: &str| {
+            let own = spec(name, &format!("tercet-{name}"), shards.clone()).with("--shards", SHARDS[0]);
+            own.with("--templates", format!("http://{at_templates}")).with("--listen", at)
+        };
+        let keys = Keys::new(folder.join("jwks.json"), "first");
+        let gateway = Spec::new("gateway", "tercet-gateway", "tercet-gateway", folder).expect("it is built");
+        let gateway = gateway.word("serve").with("--listen", &at_gateway).with("--jwks", &keys.path);
+        let gateway = gateway
+            .with("--template", format!("http://{at_templates}"))
+            .with("--issuing", format!("http://{at_issuing}"))
+            .with("--redemption", format!("http://{at_redemption}"))
+            .with("--log-filter", "warn");
         let template = spec("coupon_template", "tercet-coupon-template", url("template"));
         let specs = [
             spec("stock", "tercet-stock", url("stock")),
-            told(spec("coupon", "tercet-coupon", shards).with("--shards", SHARDS[0]), "coupon"),
+            told(spec("coupon", "tercet-coupon", shards.clone()).with("--shards", SHARDS[0]), "coupon"),
             told(spec("order", "tercet-order", url("orders")), "order"),
             told(template.with("--listen", &at_templates), "template"),
-            told(issuing, "issuing"),
+            told(of_coupons("issuing", &at_issuing), "issuing"),
             told(spec("business_log", "tercet-business-log", url("log")), "log"),
+            of_coupons("redemption", &at_redemption),
+            gateway,
         ];
         let mut services: Vec<Process> = specs.iter().map(|spec| spec.start().expect("it starts")).collect();
         coordinator.wait_for(&mut services[..3]).await.expect("they have sessions");
@@ -115,6 +123,8 @@ impl Market {
             services,
             templates,
             issuing,
+            keys: Arc::new(keys),
+            gateway: at_gateway.parse().expect("an address"),
         })
     }
 
@@ -122,7 +132,7 @@ impl Market {
     pub(super) async fn grow(&mut self) {
         self.grown = true;
         let databases = self.coupon_urls().join(",");
-        for name in ["coupon", "issuing"] {
+        for name in ["coupon", "issuing", "redemption"] {
             let service = self.services.iter_mut().find(|service| service.name() == name).expect("there is one");
             service.change("--database", &databases);
             service.change("--shards", SHARDS[1]);
@@ -166,7 +176,7 @@ impl Market {
         self.issuing.clone()
     }
 
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         Client::connect([&self.coordinator.url], Options::default()).expect("it is a URL")
     }
 
@@ -195,31 +205,37 @@ impl Market {
 
     /// Kills a part, and starts it again.
     pub(super) async fn kill(&mut self, name: &str) {
-        let process = match name {
+        self.process(name).kill();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        self.process(name).restart().expect("it starts");
+    }
+
+    /// A part, by its name.
+    pub(super) fn process(&mut self, name: &str) -> &mut Process {
+        match name {
             "kafka" => &mut self.broker.process,
             "mariadb" => &mut self.server.process,
             "coordinator" => self.coordinator.process.as_mut().expect("it is its own"),
             name => self.services.iter_mut().find(|service| service.name() == name).expect("there is one"),
-        };
-        process.kill();
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        process.restart().expect("it starts");
+        }
     }
 
     /// Waits until what is done now has come to orders and to the log.
     pub(super) async fn progress(&mut self) {
         let mut counts = async || {
             let mut orders = self.connect("orders").await;
-            let placed = sqlx::query_scalar("SELECT COUNT(*) FROM orders WHERE coupon_use > 0");
-            let placed: i64 = placed.fetch_one(&mut orders).await.ok()?;
+            let placed = "SELECT (SELECT COUNT(*) FROM orders WHERE coupon_use > 0),
+                (SELECT COUNT(*) FROM basket_coupon WHERE coupon_use > 0)";
+            let (placed, baskets): (i64, i64) = sqlx::query_as(placed).fetch_one(&mut orders).await.ok()?;
             let mut log = self.connect("log").await;
             let logged = sqlx::query_scalar("SELECT COUNT(*) FROM business_log");
             let logged: i64 = logged.fetch_one(&mut log).await.ok()?;
-            Some((placed, logged))
+            Some((placed, baskets, logged))
         };
-        let (placed, logged) = until("they can be counted", &mut counts).await;
+        let before = until("they can be counted", &mut counts).await;
         until("something goes on", async || {
-            counts().await.filter(|now| now.0 > placed + 5 && now.1 > logged + 20).map(drop)
+            let is_more = |now: &(i64, i64, i64)| now.0 > before.0 + 5 && now.1 > before.1 + 2 && now.2 > before.2 + 20;
+            counts().await.filter(is_more).map(drop)
         })
         .await;
         for service in &mut self.services {
@@ -227,8 +243,16 @@ impl Market {
         }
     }
 
-    /// Waits until nothing is under way any more, and every event is where it belongs.
+    /// Waits until nothing is kept and nothing is under way any more, and every event is where it belongs.
     pub(super) async fn settle(&self) {
+        for database in self.coupon_databases() {
+            let mut connection = self.connect(database).await;
+            until("all redemptions have ended", async || {
+                let open = sqlx::query_scalar("SELECT COUNT(*) FROM redemption WHERE state IN (0, 1, 5)");
+                open.fetch_one(&mut connection).await.ok().filter(|open: &i64| *open == 0).map(drop)
+            })
+            .await;
+        }
         self.coordinator.wait_idle(PATIENCE).await.expect("all of them end");
         for database in self.coupon_databases().iter().chain(&["orders", "template", "log"]) {
             let mut connection = self.connect(database).await;
@@ -251,7 +275,8 @@ impl Market {
     async fn events(&self) -> usize {
         let issued = self.coupons().await.len();
         let mut orders = self.connect("orders").await;
-        let sql = "SELECT CAST(SUM(CASE status WHEN 4 THEN 2 ELSE 1 END) AS SIGNED) FROM orders WHERE status IN (1, 4)";
+        let sql = "SELECT CAST(SUM(CASE o.status WHEN 4 THEN 2 ELSE 1 END) AS SIGNED)
+            FROM orders o LEFT JOIN basket_coupon b ON b.order_id = o.order_id WHERE o.status IN (1, 4)";
         let of_orders: i64 = sqlx::query_scalar(sql).fetch_one(&mut orders).await.expect("the table is there");
         issued + of_orders as usize
     }
@@ -299,7 +324,8 @@ impl Market {
     /// Orders that stand or were returned, and do not know of it.
     pub(super) async fn orders_untold(&self) -> i64 {
         let mut orders = self.connect("orders").await;
-        let sql = "SELECT COUNT(*) FROM orders WHERE coupon_use <> CASE status WHEN 4 THEN 2 WHEN 1 THEN 1 ELSE 0 END";
+        let sql = "SELECT COUNT(*) FROM orders o LEFT JOIN basket_coupon b ON b.order_id = o.order_id
+            WHERE COALESCE(b.coupon_use, o.coupon_use) <> CASE o.status WHEN 4 THEN 2 WHEN 1 THEN 1 ELSE 0 END";
         sqlx::query_scalar(sql).fetch_one(&mut orders).await.expect("the table is there")
     }
 }
@@ -319,99 +345,4 @@ pub(super) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
         assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-/// Asks until the outcome is known: whether it is confirmed.
-async fn submit<M: Clone>(client: &Client, plan: Plan<M>) -> bool {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        let view = client.submit(plan.clone(), Wait::Ended).await;
-        if let Some(outcome) = view.ok().and_then(|view| view.outcome()) {
-            return outcome == Outcome::Confirmed;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    panic!("in vain: it ends");
-}
-
-/// What clients have done.
-#[derive(Debug, Default)]
-pub(super) struct Done {
-    /// The coupons that they were told they have.
-    pub(super) claimed: Vec<i64>,
-    pub(super) orders: i64,
-    pub(super) refunds: i64,
-}
-
-/// Clients that claim, buy with what they have claimed, and return every third order, until they are told to stop.
-pub(super) struct Load {
-    stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Done>>,
-}
-
-impl Load {
-    pub(super) fn start(market: &Market, template_id: i64) -> Self {
-        let (stop, orders) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
-        let client = |user_id: i64| {
-            let (stop, orders) = (Arc::clone(&stop), Arc::clone(&orders));
-            let (mut issuing, coordinator) = (market.issuing.clone(), market.client());
-            tokio::spawn(async move {
-                let mut done = Done::default();
-                while !stop.load(Ordering::Relaxed) {
-                    let order_id = orders.fetch_add(1, Ordering::Relaxed) + 1;
-                    let coupon_id = claim(&mut issuing, user_id + order_id * CLIENTS, template_id).await;
-                    done.claimed.push(coupon_id);
-                    let order = Place {
-                        order_id,
-                        user_id: user_id + order_id * CLIENTS,
-                        item: ITEM,
-                        count: 1,
-                        coupon_id,
-                        amount_cents: 2_000,
-                        discount_cents: 500,
-                    };
-                    // While a service is away, its time may run out.
-                    if !submit(&coordinator, flows::checkout(&order).expect("it is sound")).await {
-                        continue;
-                    }
-                    done.orders += 1;
-                    if order_id % 3 == 0 {
-                        // Without a key: where it is not known how it ended, the same again may find it done.
-                        done.refunds +=
-                            i64::from(submit(&coordinator, flows::refund(&order).expect("it is sound")).await);
-                    }
-                }
-                done
-            })
-        };
-        let clients = (1..=CLIENTS).map(client).collect();
-        Self { stop, clients }
-    }
-
-    pub(super) async fn stop(self) -> Done {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut all = Done::default();
-        for client in self.clients {
-            let done = client.await.expect("nothing is refused");
-            all.claimed.extend(done.claimed);
-            (all.orders, all.refunds) = (all.orders + done.orders, all.refunds + done.refunds);
-        }
-        all
-    }
-}
-
-async fn claim(issuing: &mut IssuingClient<Channel>, user_id: i64, template_id: i64) -> i64 {
-    let request = coupons::ClaimRequest { user_id, template_id, idempotency_key: "k".into(), groups: Vec::new() };
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        match issuing.claim(request.clone()).await {
-            Ok(answer) => return answer.into_inner().coupon.expect("a coupon").coupon_id,
-            Err(status) => {
-                let fault = Fault::from_status(&status);
-                assert!(fault.is_none_or(|fault| fault.code == Code::SystemBusy), "{status:?}");
-            }
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    panic!("in vain: a claim is answered");
 }

@@ -3,13 +3,15 @@
 //! Nothing is written, and nothing is copied: coupons, orders and log entries are read by pages of their keys, and what
 //! belongs to a page is looked up by index. Databases have no moment in common, so what a transaction is just changing
 //! looks wrong. Whatever does is looked at again, by its id, until it is right or `patience` is over; what is summed up
-//! is compared with bounds that hold at any time, and leave no room where nothing is under way.
+//! is compared with bounds that hold at any time, and leave no room where nothing is under way. Slots may move meanwhile:
+//! their rows are read where they are.
 
 mod goods;
 mod look;
 mod occasions;
 mod reader;
 mod rules;
+mod seats;
 mod sums;
 
 use std::collections::BTreeSet;
@@ -21,6 +23,7 @@ use serde::Serialize;
 use tercet_shards::ShardMap;
 
 use self::reader::Reader;
+use self::seats::Seats;
 
 /// Findings that are named; the others are counted only.
 const NAMED_MAX: usize = 50;
@@ -30,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Where everything is: URLs of SQLite or MariaDB, and the map of the coupons' databases.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// Of the coupons.
+    /// Of the coupons: how many databases and tables. Where slots are, the databases say.
     pub map: ShardMap,
     /// The coupons' databases, in the map's order.
     pub coupon: Vec<String>,
@@ -50,6 +53,10 @@ pub struct Places {
 pub enum Suspect {
     /// A coupon, with its order and its log.
     Coupon(i64),
+    /// A coupon that is in this database and this table, where nobody would find it.
+    Misplaced(i64, usize, usize),
+    /// A slot, by its number.
+    Slot(usize),
     /// An order, with its coupon and its log.
     Order(i64),
     /// A coupon that the log knows.
@@ -110,6 +117,8 @@ impl fmt::Display for Report {
 struct Books {
     map: ShardMap,
     coupon: Vec<Reader>,
+    /// What the coupons' databases said last.
+    seats: Vec<Seats>,
     stock: Reader,
     order: Reader,
     template: Reader,
@@ -148,6 +157,7 @@ impl Books {
         Ok(Self {
             map: map.clone(),
             coupon: coupons,
+            seats: Vec::new(),
             stock: Reader::open(stock).await.context("the stock's database")?,
             order: Reader::open(order).await.context("the orders' database")?,
             template: Reader::open(template).await.context("the templates' database")?,
@@ -156,15 +166,14 @@ impl Books {
     }
 
     async fn all(&mut self, report: &mut Report) -> anyhow::Result<Vec<Finding>> {
-        let mut findings = self.templates(None).await?;
+        let mut findings = self.all_seats().await?;
+        findings.extend(self.templates(None).await?);
         findings.extend(self.goods(None).await?);
         findings.extend(self.all_coupons(report).await?);
         findings.extend(self.all_orders(report).await?);
         findings.extend(self.all_logged(report).await?);
-        for database in 0..self.coupon.len() {
-            for table in 0..self.map.tables() {
-                findings.extend(self.counters(database, table).await?);
-            }
+        for table in 0..self.map.tables() {
+            findings.extend(self.counters(table).await?);
         }
         findings.extend(self.occasions(None).await?);
         Ok(findings)
@@ -173,17 +182,25 @@ impl Books {
     /// What is still wrong of these.
     async fn again(&mut self, suspects: &BTreeSet<Suspect>) -> anyhow::Result<Vec<Finding>> {
         let (mut coupons, mut orders, mut logged) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut templates, mut products, mut findings) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        let (mut templates, mut products, mut tables) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut findings = self.all_seats().await?;
         for suspect in suspects {
             match *suspect {
                 Suspect::Coupon(id) => coupons.push(id),
+                Suspect::Misplaced(id, database, table) => {
+                    findings.extend(self.still_misplaced(id, database, table).await?);
+                }
+                Suspect::Slot(_) => {}
                 Suspect::Order(id) => orders.push(id),
                 Suspect::Logged(id) => logged.push(id),
                 Suspect::Template(id) => drop(templates.insert(id)),
                 Suspect::Product(id) => drop(products.insert(id)),
-                Suspect::Table(database, table) => findings.extend(self.counters(database, table).await?),
+                Suspect::Table(_, table) => drop(tables.insert(table)),
                 Suspect::Occasion(id) => findings.extend(self.occasions(Some(id)).await?),
             }
+        }
+        for table in tables {
+            findings.extend(self.counters(table).await?);
         }
         if !templates.is_empty() {
             findings.extend(self.templates(Some(&templates)).await?);

@@ -24,6 +24,7 @@ mod platform;
 mod power;
 mod redemption;
 mod scale;
+mod seats;
 mod servers;
 mod services;
 mod shards;

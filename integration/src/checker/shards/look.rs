@@ -6,42 +6,93 @@ use tercet_shards::Slot;
 
 use super::reader::list;
 use super::rules::{self, Coupon, Order, Step, Told, USED};
+use super::seats::Seats;
 use super::{Books, Finding, Report, Suspect};
 
 /// Rows of a page.
 const PAGE: usize = 1_000;
 
 const COUPON: &str = "SELECT coupon_id, user_id, status, order_id, discount_cents, claimed_ms FROM";
+
+/// Coupons of a slot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    coupons: u64,
+    discount_cents: i64,
+}
+
+/// By the slot's number.
+type Tallies = BTreeMap<usize, Tally>;
+
 impl Books {
     pub(super) async fn all_coupons(&mut self, report: &mut Report) -> anyhow::Result<Vec<Finding>> {
         let mut findings = Vec::new();
-        for database in 0..self.coupon.len() {
-            for table in 0..self.map.tables() {
-                let mut after = i64::MIN;
-                loop {
-                    let rest = format!("WHERE coupon_id > {after} ORDER BY coupon_id LIMIT {PAGE}");
-                    let page = self.coupons_of(database, table, &rest).await?;
-                    let Some(last) = page.last() else { break };
-                    after = last.coupon_id;
-                    report.coupons += page.len() as u64;
-                    let used = page.iter().filter(|coupon| coupon.status == USED);
-                    report.discount_cents += used.filter_map(|coupon| coupon.discount_cents).sum::<i64>();
-                    findings.extend(self.misplaced(database, table, &page));
-                    findings.extend(self.check_coupons(&page).await?);
+        for table in 0..self.map.tables() {
+            let mut open = self.slots_of(table);
+            while open.round().await {
+                for database in 0..self.coupon.len() {
+                    let before = self.seats(database).await?;
+                    let (found, tallies) = self.coupons_in(database, table, &before).await?;
+                    let seen = open.take(&before, &self.seats(database).await?);
+                    for (_, tally) in tallies.into_iter().filter(|(slot, _)| seen.contains(slot)) {
+                        report.coupons += tally.coupons;
+                        report.discount_cents += tally.discount_cents;
+                    }
+                    let counts = |finding: &Finding| match finding.suspect {
+                        Suspect::Coupon(id) => seen.contains(&Slot::of_id(id).number()),
+                        _ => true,
+                    };
+                    findings.extend(found.into_iter().filter(counts));
                 }
             }
         }
         Ok(findings)
     }
 
+    /// All coupons of a table in a database that says this of its slots; what is wrong with them, and how many there are
+    /// of each slot.
+    async fn coupons_in(
+        &mut self,
+        database: usize,
+        table: usize,
+        seats: &Seats,
+    ) -> anyhow::Result<(Vec<Finding>, Tallies)> {
+        let (mut findings, mut tallies, mut after) = (Vec::new(), Tallies::new(), i64::MIN);
+        loop {
+            let rest = format!("WHERE coupon_id > {after} ORDER BY coupon_id LIMIT {PAGE}");
+            let mut page = self.coupons_of(database, table, &rest).await?;
+            let Some(last) = page.last() else { return Ok((findings, tallies)) };
+            after = last.coupon_id;
+            findings.extend(self.misplaced(database, table, &page, seats));
+            page.retain(|coupon| seats.holds(Slot::of_id(coupon.coupon_id)));
+            for coupon in &page {
+                let tally = tallies.entry(Slot::of_id(coupon.coupon_id).number()).or_default();
+                tally.coupons += 1;
+                tally.discount_cents += coupon.discount_cents.filter(|_| coupon.status == USED).unwrap_or(0);
+            }
+            findings.extend(self.check_coupons(&page).await?);
+        }
+    }
+
     pub(super) async fn these_coupons(&mut self, ids: &[i64]) -> anyhow::Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for (database, table, ids) in self.by_table(ids) {
             let page = self.coupons_of(database, table, &format!("WHERE coupon_id IN ({})", list(ids))).await?;
-            findings.extend(self.misplaced(database, table, &page));
             findings.extend(self.check_coupons(&page).await?);
         }
         Ok(findings)
+    }
+
+    /// Whether a coupon is there, where nobody would find it.
+    pub(super) async fn still_misplaced(
+        &mut self,
+        id: i64,
+        database: usize,
+        table: usize,
+    ) -> anyhow::Result<Vec<Finding>> {
+        let seats = self.seats(database).await?;
+        let page = self.coupons_of(database, table, &format!("WHERE coupon_id = {id}")).await?;
+        Ok(self.misplaced(database, table, &page, &seats))
     }
 
     pub(super) async fn all_orders(&mut self, report: &mut Report) -> anyhow::Result<Vec<Finding>> {
@@ -89,15 +140,15 @@ impl Books {
         Ok(missing.map(finding).collect())
     }
 
-    /// Coupons that nobody would find: in another place than their ids and their users say.
-    fn misplaced(&self, database: usize, table: usize, page: &[Coupon]) -> Vec<Finding> {
+    /// Coupons that nobody would find: in another place than their ids and their users say. What arrives, or was left
+    /// behind, is nobody's.
+    fn misplaced(&self, database: usize, table: usize, page: &[Coupon], seats: &Seats) -> Vec<Finding> {
         let wrong = |coupon: &&Coupon| {
             let slot = Slot::of_id(coupon.coupon_id);
-            slot != Slot::of_user(coupon.user_id)
-                || (self.map.database(slot), self.map.table(slot)) != (database, table)
+            slot != Slot::of_user(coupon.user_id) || self.map.table(slot) != table || seats.is_strange(slot)
         };
         let finding = |&Coupon { coupon_id, user_id, .. }: &Coupon| Finding {
-            suspect: Suspect::Coupon(coupon_id),
+            suspect: Suspect::Misplaced(coupon_id, database, table),
             text: format!("coupon {coupon_id} of user {user_id} is in database {database}, table {table}"),
         };
         page.iter().filter(wrong).map(finding).collect()
@@ -179,21 +230,30 @@ impl Books {
         Ok(rows.into_iter().map(told).collect())
     }
 
-    /// Coupons by their ids.
+    /// Coupons by their ids. They may have moved since slots were looked for.
     async fn coupons(&mut self, ids: &[i64]) -> anyhow::Result<BTreeMap<i64, Coupon>> {
         let mut all = BTreeMap::new();
-        for (database, table, ids) in self.by_table(ids) {
-            let found = self.coupons_of(database, table, &format!("WHERE coupon_id IN ({})", list(ids))).await?;
-            all.extend(found.into_iter().map(|coupon| (coupon.coupon_id, coupon)));
+        let mut missing = ids.to_vec();
+        loop {
+            for (database, table, ids) in self.by_table(&missing) {
+                let found = self.coupons_of(database, table, &format!("WHERE coupon_id IN ({})", list(ids))).await?;
+                all.extend(found.into_iter().map(|coupon| (coupon.coupon_id, coupon)));
+            }
+            missing.retain(|id| !all.contains_key(id));
+            if missing.is_empty() || !self.look_round().await? {
+                return Ok(all);
+            }
         }
-        Ok(all)
     }
 
+    /// Ids by where they are; without those of slots that are nowhere.
     fn by_table(&self, ids: &[i64]) -> Vec<(usize, usize, BTreeSet<i64>)> {
         let mut tables: BTreeMap<(usize, usize), BTreeSet<i64>> = BTreeMap::new();
         for id in ids {
             let slot = Slot::of_id(*id);
-            tables.entry((self.map.database(slot), self.map.table(slot))).or_default().insert(*id);
+            if let Some(database) = self.home(slot) {
+                tables.entry((database, self.map.table(slot))).or_default().insert(*id);
+            }
         }
         tables.into_iter().map(|((database, table), ids)| (database, table, ids)).collect()
     }

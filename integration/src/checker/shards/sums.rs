@@ -9,9 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context as _;
 use tercet_coupon::store::Status;
 use tercet_platform::flows::template_item;
+use tercet_shards::{SLOTS, Slot};
 
 use super::reader::list;
+use super::seats::Open;
 use super::{Books, Finding, Suspect};
+
+/// The bits of an id that are its slot.
+const SLOT: usize = SLOTS - 1;
 
 /// The most that any version of a template allows.
 #[derive(Clone, Copy, Default)]
@@ -68,33 +73,48 @@ impl Books {
         Ok(findings)
     }
 
-    /// Whether counters count coupons, and none is above its limit.
-    pub(super) async fn counters(&mut self, database: usize, table: usize) -> anyhow::Result<Vec<Finding>> {
+    /// Whether the counters of a table count coupons, and none is above its limit.
+    pub(super) async fn counters(&mut self, table: usize) -> anyhow::Result<Vec<Finding>> {
         let sql = format!(
             "SELECT user_id, template_id, CAST(SUM(n) AS SIGNED), MAX(claimed), MAX(per_user) FROM (
                 SELECT user_id, template_id, claimed AS n, claimed, per_user FROM claimed_{table:03}
                 UNION ALL SELECT user_id, template_id, -1, 0, 0 FROM coupon_{table:03} WHERE batch = 0) AS a
              GROUP BY user_id, template_id HAVING SUM(n) <> 0 OR MAX(claimed) > MAX(per_user)"
         );
-        let suspect = Suspect::Table(database, table);
-        let mut findings = Vec::new();
-        for row in self.coupon[database].numbers::<5>(sql).await? {
-            let [user_id, template_id, off, claimed, per_user] = row.map(Option::unwrap_or_default);
-            let text = if off == 0 {
-                format!("user {user_id} has claimed {claimed} of template {template_id}, and may {per_user}")
-            } else {
-                format!("user {user_id} has claimed {claimed} of template {template_id}, and has {}", claimed - off)
-            };
-            findings.push(Finding { suspect, text });
-        }
+        let most = format!("SELECT template_id, MAX(claimed) FROM claimed_{table:03} GROUP BY template_id");
         let allowed = self.allowed().await?;
-        let sql = format!("SELECT template_id, MAX(claimed) FROM claimed_{table:03} GROUP BY template_id");
-        for row in self.coupon[database].numbers::<2>(sql).await? {
-            let [template_id, claimed] = row.map(Option::unwrap_or_default);
-            if let Some(allowed) = allowed.get(&template_id).filter(|allowed| claimed > allowed.per_user) {
-                let may = allowed.per_user;
-                let text = format!("a user has claimed {claimed} of template {template_id}, which gives {may} to each");
-                findings.push(Finding { suspect, text });
+        let mut findings = Vec::new();
+        let mut open = self.slots_of(table);
+        while open.round().await {
+            for database in 0..self.coupon.len() {
+                let suspect = Suspect::Table(database, table);
+                let before = self.seats(database).await?;
+                let rows = self.coupon[database].numbers::<5>(sql.clone()).await?;
+                let seen = open.take(&before, &self.seats(database).await?);
+                for row in rows {
+                    let [user_id, template_id, off, claimed, per_user] = row.map(Option::unwrap_or_default);
+                    if !seen.contains(&Slot::of_user(user_id).number()) {
+                        continue;
+                    }
+                    let text = if off == 0 {
+                        format!("user {user_id} has claimed {claimed} of template {template_id}, and may {per_user}")
+                    } else {
+                        let has = claimed - off;
+                        format!("user {user_id} has claimed {claimed} of template {template_id}, and has {has}")
+                    };
+                    findings.push(Finding { suspect, text });
+                }
+                // What is left behind is above no limit either.
+                for row in self.coupon[database].numbers::<2>(most.clone()).await? {
+                    let [template_id, claimed] = row.map(Option::unwrap_or_default);
+                    if let Some(allowed) = allowed.get(&template_id).filter(|allowed| claimed > allowed.per_user) {
+                        let may = allowed.per_user;
+                        let text = format!(
+                            "a user has claimed {claimed} of template {template_id}, which gives {may} to each"
+                        );
+                        findings.push(Finding { suspect, text });
+                    }
+                }
             }
         }
         Ok(findings)
@@ -105,20 +125,28 @@ impl Books {
             only.map_or_else(String::new, |only| format!("WHERE template_id IN ({})", list(only.iter().copied())));
         let (pending, used) = (Status::Pending as i64, Status::Used as i64);
         let mut sums: BTreeMap<i64, Sum> = BTreeMap::new();
-        for database in &mut self.coupon {
-            for table in 0..self.map.tables() {
-                let sql = format!(
-                    "SELECT template_id, COUNT(*),
-                        CAST(SUM(CASE WHEN status <> {pending} THEN 1 ELSE 0 END) AS SIGNED),
-                        CAST(SUM(CASE WHEN status = {used} THEN discount_cents ELSE 0 END) AS SIGNED)
-                     FROM coupon_{table:03} {only} GROUP BY template_id"
-                );
-                for row in database.numbers::<4>(sql).await? {
-                    let [template_id, rows, issued, discount_cents] = row.map(Option::unwrap_or_default);
-                    let sum = sums.entry(template_id).or_default();
-                    sum.rows += rows;
-                    sum.issued += issued;
-                    sum.discount_cents += discount_cents;
+        for table in 0..self.map.tables() {
+            let sql = format!(
+                "SELECT template_id, slot, COUNT(*), CAST(SUM(CASE WHEN status <> {pending} THEN 1 ELSE 0 END) AS SIGNED),
+                    CAST(SUM(CASE WHEN status = {used} THEN discount_cents ELSE 0 END) AS SIGNED)
+                 FROM (SELECT template_id, CAST(coupon_id & {SLOT} AS SIGNED) AS slot, status, discount_cents
+                    FROM coupon_{table:03} {only}) AS c GROUP BY template_id, slot"
+            );
+            let mut open = self.slots_of(table);
+            while open.round().await {
+                for database in 0..self.coupon.len() {
+                    let before = self.seats(database).await?;
+                    let rows = self.coupon[database].numbers::<5>(sql.clone()).await?;
+                    let seen = open.take(&before, &self.seats(database).await?);
+                    for row in rows {
+                        let [template_id, slot, rows, issued, discount_cents] = row.map(Option::unwrap_or_default);
+                        if usize::try_from(slot).is_ok_and(|slot| seen.contains(&slot)) {
+                            let sum = sums.entry(template_id).or_default();
+                            sum.rows += rows;
+                            sum.issued += issued;
+                            sum.discount_cents += discount_cents;
+                        }
+                    }
                 }
             }
         }
@@ -149,10 +177,22 @@ impl Books {
         let mut unwritten = BTreeMap::new();
         for batch in batches {
             let [batch, template_id, coupons] = batch.map(Option::unwrap_or_default);
+            let sql = format!(
+                "SELECT slot, CAST(SUM(coupons) AS SIGNED) FROM (
+                    SELECT CAST(chunk & {SLOT} AS SIGNED) AS slot, coupons FROM issue_chunk WHERE batch = {batch}) AS c
+                 GROUP BY slot"
+            );
             let mut left = coupons;
-            for database in &mut self.coupon {
-                let sql = format!("SELECT CAST(SUM(coupons) AS SIGNED) FROM issue_chunk WHERE batch = {batch}");
-                left -= database.numbers::<1>(sql).await?.first().and_then(|row| row[0]).unwrap_or(0);
+            let mut open = Open::new(Slot::all());
+            while open.round().await {
+                for database in 0..self.coupon.len() {
+                    let before = self.seats(database).await?;
+                    let rows = self.coupon[database].numbers::<2>(sql.clone()).await?;
+                    let seen = open.take(&before, &self.seats(database).await?);
+                    let rows = rows.into_iter().map(|row| row.map(Option::unwrap_or_default));
+                    let held = rows.filter(|[slot, _]| usize::try_from(*slot).is_ok_and(|slot| seen.contains(&slot)));
+                    left -= held.map(|[_, written]| written).sum::<i64>();
+                }
             }
             *unwritten.entry(template_id).or_default() += left;
         }

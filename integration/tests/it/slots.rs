@@ -1,5 +1,7 @@
 //! Slots that move to twice as many databases, and back: whatever is under way, and wherever the mover is killed.
 
+mod epochs;
+
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::task::Poll;

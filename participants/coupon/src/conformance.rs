@@ -9,7 +9,7 @@ use tercet_shards::{ShardMap, Slot};
 use tercet_testing::{Database, Mode, Suite};
 
 use super::store::batches::Batches;
-use super::store::redemptions::{Redemption, Redemptions, State, Step};
+use super::store::redemptions::{Change, Redemption, Redemptions, State, Step};
 use super::store::{self, Move, Status, Store, Totals};
 use super::{
     CLAIM, GIVE_BACK, HONOUR, OPEN, OWED, PAID, REDEEM, Shards, TAKE_BACK, audit, claim_by_hand, seed_coupons, service,
@@ -37,11 +37,12 @@ async fn rows<Db: Redemptions + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
         store::advance::<Db>(&mut db_tx, shards.map(), &steps).await?;
     }
     for number in 1..=4 {
-        Db::keep(&mut db_tx, &redemption(number), 60_000).await?;
+        Db::change(&mut db_tx, id(number, 8), Change::Keep(&redemption(number), 60_000), 0).await?;
     }
     for (number, order_id) in [(5, 103), (6, 104), (7, 107)] {
-        Db::keep(&mut db_tx, &Redemption { order_id, ..redemption(number) }, 60_000).await?;
-        Db::give_up(&mut db_tx, id(number, 8), Some("SYSTEM_BUSY")).await?;
+        let own = Redemption { order_id, ..redemption(number) };
+        Db::change(&mut db_tx, own.redemption_id, Change::Keep(&own, 60_000), 0).await?;
+        Db::change(&mut db_tx, own.redemption_id, Change::GiveUp("SYSTEM_BUSY"), 0).await?;
     }
     for (from, to) in [(State::Kept, State::Submitted), (State::Submitted, State::Done)] {
         let step = |number| Step { redemption_id: id(number, 8), from, to, attempt: None, refund: None };

@@ -15,10 +15,10 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use sqlx::Transaction;
 use sqlx::pool::PoolConnection;
 use tercet::client::Client;
-use tercet::fence::Dialect;
+use tercet::fence::{self, Dialect};
+use tercet::participant::Moves as _;
 use tercet::service::Service;
 use tercet_proto::coupon::v1::redemption_server::RedemptionServer;
 use tercet_rules::Fault;
@@ -36,7 +36,7 @@ mod terms;
 mod trial;
 
 pub use crate::issuing::{Error, Peers};
-use crate::store::redemptions::Redemptions;
+use crate::store::redemptions::{Change, Redemptions};
 use crate::{Shards, metrics};
 use terms::Terms;
 
@@ -102,12 +102,26 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         pool.acquire().await.map_err(trial::database)
     }
 
-    /// Begins a local transaction that writes a user's rows.
+    /// Changes a user's redemption where it is: whether it stood where it has to.
     ///
     /// # Errors
-    /// [`Code::SystemBusy`](tercet_rules::Code::SystemBusy), also while they move to another database.
-    async fn begin(&self, user_id: i64) -> Result<Transaction<'static, Db>, Fault> {
-        self.shards.begin(Slot::of_user(user_id)).await.map_err(trial::database)?.ok_or_else(trial::busy)
+    /// [`Code::SystemBusy`](tercet_rules::Code::SystemBusy), also while it moves to another database.
+    async fn change(&self, user_id: i64, redemption_id: i64, change: Change<'_>) -> Result<bool, Fault> {
+        let slot = Slot::of_user(user_id);
+        for _ in 0..limits::LOOKS_MAX {
+            if let Some(place) = self.shards.slots().place(slot) {
+                let epoch = place.epoch.unwrap_or_default();
+                let pool = &self.shards.pools()[place.database];
+                let mut connection = pool.acquire().await.map_err(trial::database)?;
+                let done = Db::change(&mut connection, redemption_id, change, epoch).await.map_err(trial::database)?;
+                // An epoch only rises: if it is the same now, it was not what stood in the way.
+                if done || fence::is_at::<Db>(&mut connection, epoch).await.map_err(trial::database)? {
+                    return Ok(done);
+                }
+            }
+            self.shards.look().await;
+        }
+        Err(trial::busy())
     }
 }
 

@@ -24,8 +24,6 @@ const LOOK_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) const LOOK_MAX: Duration = Duration::from_secs(1);
 /// How often those look who only read.
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
-/// How often a local transaction is begun whose rows have just moved.
-const BEGIN_MAX: u32 = 3;
 /// How often slots are spread over a database whose rows others write at the same moment.
 const SPREAD_MAX: u32 = 20;
 
@@ -264,24 +262,6 @@ impl<Db: Store + Dialect> Shards<Db> {
                 () = tokio::time::sleep(LOOK) => self.look().await,
             }
         }
-    }
-
-    /// Begins a local transaction that writes rows of this slot, in the database that serves it until it ends; `None`
-    /// while it moves.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn begin(&self, slot: Slot) -> sqlx::Result<Option<Transaction<'static, Db>>> {
-        for _ in 0..BEGIN_MAX {
-            if let Some(place) = self.slots.place(slot) {
-                let epoch = place.epoch.unwrap_or_default();
-                if let Some(db_tx) = self.begin_at(place.database, epoch).await? {
-                    return Ok(Some(db_tx));
-                }
-            }
-            self.look().await;
-        }
-        Ok(None)
     }
 
     /// Begins a local transaction in a database, which serves the same until it ends as it did at this epoch; `None`

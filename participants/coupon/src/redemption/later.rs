@@ -21,7 +21,7 @@ use super::limits::{
 };
 use super::redeem::{For, content};
 use super::trial::{busy, database, timely};
-use crate::store::redemptions::{Redemption as Row, Redemptions, State};
+use crate::store::redemptions::{Change, Redemption as Row, Redemptions, State};
 use crate::{OWED, metrics};
 
 /// How long the job leaves a redemption alone that it has submitted so often before.
@@ -103,13 +103,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         if self.is_away() {
             return Ok(());
         }
-        {
-            let mut db_tx = self.begin(row.user_id).await?;
-            let taken = Db::take(&mut db_tx, row.redemption_id, row.due_ms, pause_ms(row.tries));
-            if !taken.await.map_err(database)? {
-                return Ok(());
-            }
-            db_tx.commit().await.map_err(database)?;
+        if !self.take(row).await? {
+            return Ok(());
         }
         let plan = plan(row).map_err(|error| {
             error!(%error, redemption = row.redemption_id, "what is owed is no plan");
@@ -125,29 +120,27 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         Ok(())
     }
 
+    /// Takes one that is due, to be due again after a while; whether nobody else has.
+    async fn take(&self, row: &Row) -> Result<bool, Fault> {
+        let take = Change::Take { due_ms: row.due_ms, due_after_ms: pause_ms(row.tries) };
+        self.change(row.user_id, row.redemption_id, take).await
+    }
+
     /// Submits one that is due, or gives it up.
     async fn later(&self, row: Row, age_ms: i64) -> Result<(), Fault> {
         let is_old = age_ms > KEPT_MS_MAX || row.tries >= TRIES_MAX;
         if self.is_away() && !is_old {
             return Ok(());
         }
-        {
-            let mut db_tx = self.begin(row.user_id).await?;
-            if is_old {
-                // None of its transactions can begin after this: see the fence of `honour`.
-                let refusal = busy().reason();
-                let given_up = Db::give_up(&mut db_tx, row.redemption_id, Some(&refusal)).await.map_err(database)?;
-                db_tx.commit().await.map_err(database)?;
-                if given_up {
-                    metrics::given_up(metrics::GivenUp::Late);
-                }
-                return Ok(());
+        if is_old {
+            // None of its transactions can begin after this: see the fence of `honour`.
+            if self.change(row.user_id, row.redemption_id, Change::GiveUp(&busy().reason())).await? {
+                metrics::given_up(metrics::GivenUp::Late);
             }
-            let taken = Db::take(&mut db_tx, row.redemption_id, row.due_ms, pause_ms(row.tries));
-            if !taken.await.map_err(database)? {
-                return Ok(());
-            }
-            db_tx.commit().await.map_err(database)?;
+            return Ok(());
+        }
+        if !self.take(&row).await? {
+            return Ok(());
         }
         let told = self.submit(&row, For::Later).await;
         debug!(redemption = row.redemption_id, done = told.is_ok(), "a kept redemption was submitted");

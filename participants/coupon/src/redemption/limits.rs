@@ -68,3 +68,5 @@ pub const PURGE_ROWS: u32 = 500;
 pub const OWED_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// Looks in all, over some two hours; then it waits for a person.
 pub const OWED_LOOKS: u32 = 20;
+/// How often a redemption is looked for that has just moved to another database.
+pub const LOOKS_MAX: u32 = 3;

@@ -45,7 +45,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     }
 
     /// So many of one database: a transaction for each slot, so that nothing else waits for long. What moves is left
-    /// for a later round.
+    /// for a later round, as is all of a database that serves something else than it did.
     async fn purge_some(&self, at: usize, pool: &sqlx::Pool<Db>) -> sqlx::Result<u64> {
         let age_ms = i64::from(self.settings.retention_days) * DAY_MS;
         let ids = Db::ended(&mut *pool.acquire().await?, age_ms, PURGE_ROWS).await?;
@@ -59,9 +59,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         }
         let mut gone = 0;
         for (slot, ids) in slots {
-            if let Some(mut db_tx) = self.shards.begin(slot).await? {
-                gone += Db::delete(&mut db_tx, &ids).await?;
-                db_tx.commit().await?;
+            if view.is_served(slot) {
+                gone += Db::delete(&mut *pool.acquire().await?, &ids, view.epoch(at)).await?;
             }
         }
         metrics::purged(gone);

@@ -20,7 +20,7 @@ use tracing::{error, warn};
 use super::limits::{AGAIN_MS, AWAY_PAUSE, DEADLINE, FIRST_DUE_MS};
 use super::trial::{basket, busy, combination, database, of_coupon};
 use super::{Redemption, fields};
-use crate::store::redemptions::{Redemption as Row, Redemptions, State};
+use crate::store::redemptions::{Change, Redemption as Row, Redemptions, State};
 use crate::{HONOUR, REDEEM, metrics, order, stock};
 
 /// Who wants a redemption submitted.
@@ -40,13 +40,18 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     pub(super) async fn redeem(&self, request: &pb::RedeemRequest) -> Result<pb::RedemptionView, Fault> {
         let order = fields::redeem(request)?;
         let digest = fields::digest(request);
-        if let Some(row) = self.by_key(request.user_id, &request.idempotency_key).await? {
-            return again(&row, &digest);
-        }
-        let combination = self.price(request, &order).await?;
-        if self.is_away() && self.is_full(request.user_id) {
-            return Err(busy());
-        }
+        let priced = match self.price(request, &order).await {
+            Ok(_) if self.is_away() && self.is_full(request.user_id) => Err(busy()),
+            priced => priced,
+        };
+        let combination = match priced {
+            Ok(combination) => combination,
+            // The same again may find that it has its coupons already.
+            Err(fault) => {
+                let found = self.by_key(request.user_id, &request.idempotency_key).await?;
+                return found.map_or(Err(fault), |row| again(&row, &digest));
+            }
+        };
         let row = self.written(request, digest, combination).await?;
         match row {
             Ok(row) => self.submit(&row, For::Caller).await,
@@ -132,12 +137,10 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             ended_ms: None,
             refunded_ms: None,
         };
-        let mut db_tx = self.begin(user_id).await?;
-        if Db::keep(&mut db_tx, &row, FIRST_DUE_MS).await.map_err(database)? {
-            db_tx.commit().await.map_err(database)?;
+        if self.change(user_id, redemption_id, Change::Keep(&row, FIRST_DUE_MS)).await? {
             return Ok(Ok(row));
         }
-        let found = Db::by_key(&mut db_tx, user_id, &row.idempotency_key).await.map_err(database)?;
+        let found = self.by_key(user_id, &row.idempotency_key).await?;
         Ok(Err((found.ok_or_else(busy)?, row.digest)))
     }
 
@@ -195,10 +198,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                     }
                     // It took too long, and may be begun anew.
                     None => {
-                        let mut db_tx = self.begin(row.user_id).await?;
-                        let again = Db::again(&mut db_tx, row.redemption_id, row.attempt, AGAIN_MS.0);
-                        again.await.map_err(database)?;
-                        db_tx.commit().await.map_err(database)?;
+                        let again = Change::Again { attempt: row.attempt, due_after_ms: AGAIN_MS.0 };
+                        self.change(row.user_id, row.redemption_id, again).await?;
                         self.keep(row, wanted).await
                     }
                 }
@@ -209,14 +210,12 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
 
     /// Writes down why its transaction came to nothing: what was promised is owed from then on.
     async fn refused(&self, row: &Row, fault: Fault, wanted: For) -> Result<pb::RedemptionView, Fault> {
-        let mut db_tx = self.begin(row.user_id).await?;
-        let (state, reason) = match wanted {
-            For::Caller => (State::Refused, fault.reason()),
-            For::Later => (State::GivenUp, fault.reason()),
+        let state = match wanted {
+            For::Caller => State::Refused,
+            For::Later => State::GivenUp,
         };
-        let refused = Db::refuse(&mut db_tx, row.redemption_id, row.attempt, state, &reason).await.map_err(database)?;
-        db_tx.commit().await.map_err(database)?;
-        if refused && wanted == For::Later {
+        let refuse = Change::Refuse { attempt: row.attempt, state, refusal: &fault.reason() };
+        if self.change(row.user_id, row.redemption_id, refuse).await? && wanted == For::Later {
             metrics::given_up(metrics::GivenUp::Refused);
         }
         Err(fault)
@@ -236,12 +235,10 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
 
     /// Drops what nobody was promised, unless it has begun.
     async fn forget(&self, row: &Row) -> Result<pb::RedemptionView, Fault> {
-        let mut db_tx = self.begin(row.user_id).await?;
-        if Db::give_up(&mut db_tx, row.redemption_id, None).await.map_err(database)? {
-            db_tx.commit().await.map_err(database)?;
+        if self.change(row.user_id, row.redemption_id, Change::Forget).await? {
             return Err(busy());
         }
-        let now = Db::by_key(&mut db_tx, row.user_id, &row.idempotency_key).await.map_err(database)?;
+        let now = self.by_key(row.user_id, &row.idempotency_key).await?;
         again(&now.ok_or_else(busy)?, &row.digest)
     }
 

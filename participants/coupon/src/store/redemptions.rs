@@ -1,4 +1,8 @@
 //! Redemptions that are kept: the SQL, both dialects side by side.
+//!
+//! What a process changes of its own accord it changes by one statement, which reads the epoch in the same breath: it
+//! does nothing in a database that is past the one by which its caller knows that the redemption's slot is there, and
+//! the epoch stays until it is committed.
 
 use sqlx::Row as _;
 use tercet::participant::DbTx;
@@ -77,13 +81,49 @@ pub struct Step<'a> {
     pub refund: Option<(&'a str, &'a str)>,
 }
 
+/// What a process does with a redemption of its own accord.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// Writes this one, which is kept, and due after so long: not where there is one of its user and key.
+    Keep(&'a Redemption, i64),
+    /// Refuses one that is kept, or whose transaction of this number has come to nothing, or gives it up.
+    Refuse {
+        /// Which transaction.
+        attempt: i64,
+        /// [`State::Refused`] or [`State::GivenUp`].
+        state: State,
+        /// Why.
+        refusal: &'a str,
+    },
+    /// Lets one whose transaction of this number came to nothing in time have another.
+    Again {
+        /// Which transaction.
+        attempt: i64,
+        /// After so long.
+        due_after_ms: i64,
+    },
+    /// Gives one up that is kept, for this reason.
+    GiveUp(&'a str),
+    /// Deletes one that is kept.
+    Forget,
+    /// Takes one that is due at this time, unless somebody else has.
+    Take {
+        /// When it is due.
+        due_ms: i64,
+        /// It is due again after so long.
+        due_after_ms: i64,
+    },
+}
+
 /// A database that redemptions can live in.
 pub trait Redemptions: Store {
-    /// Writes a redemption that is kept, and due after so long; false where there is one of its user and key.
-    fn keep(
-        db_tx: &mut DbTx<Self>,
-        redemption: &Redemption,
-        due_after_ms: i64,
+    /// Changes a redemption, in a local transaction of its own: whether it stood where it has to, and the database is
+    /// at this epoch.
+    fn change(
+        connection: &mut DbTx<Self>,
+        redemption_id: i64,
+        change: Change<'_>,
+        epoch: i64,
     ) -> impl Future<Output = sqlx::Result<bool>> + Send;
 
     /// The redemption of this user and key.
@@ -100,31 +140,6 @@ pub trait Redemptions: Store {
         order_id: i64,
     ) -> impl Future<Output = sqlx::Result<Option<Redemption>>> + Send;
 
-    /// Refuses one that is kept, or whose transaction of this number has come to nothing, or gives it up; whether it
-    /// stood there.
-    fn refuse(
-        db_tx: &mut DbTx<Self>,
-        redemption_id: i64,
-        attempt: i64,
-        state: State,
-        refusal: &str,
-    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
-
-    /// Lets one whose transaction of this number came to nothing in time have another, due after so long.
-    fn again(
-        db_tx: &mut DbTx<Self>,
-        redemption_id: i64,
-        attempt: i64,
-        due_after_ms: i64,
-    ) -> impl Future<Output = sqlx::Result<()>> + Send;
-
-    /// Gives one up that is kept, for this reason, or forgets it without one. Whether it was kept.
-    fn give_up(
-        db_tx: &mut DbTx<Self>,
-        redemption_id: i64,
-        refusal: Option<&str>,
-    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
-
     /// Those that stand there and are due, the first first, each with the age in milliseconds.
     fn due(
         db_tx: &mut DbTx<Self>,
@@ -132,19 +147,11 @@ pub trait Redemptions: Store {
         limit: u32,
     ) -> impl Future<Output = sqlx::Result<Vec<(Redemption, i64)>>> + Send;
 
-    /// Takes one that is due at this time, to be due again after so long; whether nobody else has.
-    fn take(
-        db_tx: &mut DbTx<Self>,
-        redemption_id: i64,
-        due_ms: i64,
-        due_after_ms: i64,
-    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
-
     /// So many that ended longer ago than this.
     fn ended(db_tx: &mut DbTx<Self>, age_ms: i64, limit: u32) -> impl Future<Output = sqlx::Result<Vec<i64>>> + Send;
 
-    /// Deletes these; how many.
-    fn delete(db_tx: &mut DbTx<Self>, ids: &[i64]) -> impl Future<Output = sqlx::Result<u64>> + Send;
+    /// Deletes these, in a local transaction of its own, if the database is at this epoch; how many.
+    fn delete(connection: &mut DbTx<Self>, ids: &[i64], epoch: i64) -> impl Future<Output = sqlx::Result<u64>> + Send;
 
     /// How many are kept, counted up to a limit.
     fn kept(db_tx: &mut DbTx<Self>, limit: u32) -> impl Future<Output = sqlx::Result<i64>> + Send;
@@ -202,8 +209,8 @@ const SQLITE: Statements = Statements {
     keep: "-- redemption_keep
         INSERT INTO redemption(redemption_id, user_id, order_id, idempotency_key, digest, content, state, due_ms,
             created_ms)
-        VALUES ($1, $2, $3, $4, $5, $6, 0, CAST(unixepoch('subsec') * 1000 AS INTEGER) + $7,
-            CAST(unixepoch('subsec') * 1000 AS INTEGER)) ON CONFLICT DO NOTHING",
+        SELECT $1, $2, $3, $4, $5, $6, 0, CAST(unixepoch('subsec') * 1000 AS INTEGER) + $7,
+            CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM tercet_fence_meta WHERE epoch = $8 ON CONFLICT DO NOTHING",
     by_key: sqlite!("redemption_by_key", "WHERE user_id = $1 AND idempotency_key = $2"),
     by_order: sqlite!(
         "redemption_by_order",
@@ -212,16 +219,19 @@ const SQLITE: Statements = Statements {
     ),
     refuse: "-- redemption_refuse
         UPDATE redemption SET state = $1, refusal = $2, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        WHERE redemption_id = $3 AND attempt = $4 AND state IN (0, 1)",
+        WHERE redemption_id = $3 AND attempt = $4 AND state IN (0, 1)
+            AND (SELECT epoch FROM tercet_fence_meta) = $5",
     again: "-- redemption_again
         UPDATE redemption SET state = 0, attempt = attempt + 1,
             due_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
-        WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)",
+        WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)
+            AND (SELECT epoch FROM tercet_fence_meta) = $4",
     give_up: "-- redemption_give_up
         UPDATE redemption SET state = 5, refusal = $1, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        WHERE redemption_id = $2 AND state = 0",
+        WHERE redemption_id = $2 AND state = 0 AND (SELECT epoch FROM tercet_fence_meta) = $3",
     forget: "-- redemption_forget
-        DELETE FROM redemption WHERE redemption_id = $1 AND state = 0",
+        DELETE FROM redemption
+        WHERE redemption_id = $1 AND state = 0 AND (SELECT epoch FROM tercet_fence_meta) = $2",
     due: sqlite!(
         "redemption_due",
         "WHERE state = $1 AND due_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
@@ -230,13 +240,15 @@ const SQLITE: Statements = Statements {
     ),
     take: "-- redemption_take
         UPDATE redemption SET tries = tries + 1, due_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
-        WHERE redemption_id = $2 AND due_ms = $3 AND state IN (0, 5)",
+        WHERE redemption_id = $2 AND due_ms = $3 AND state IN (0, 5)
+            AND (SELECT epoch FROM tercet_fence_meta) = $4",
     ended: "-- redemption_ended
         SELECT redemption_id FROM redemption INDEXED BY redemption_by_due
         WHERE state IN (2, 3, 4) AND due_ms < CAST(unixepoch('subsec') * 1000 AS INTEGER) - $1
             AND COALESCE(refunded_ms, ended_ms) < CAST(unixepoch('subsec') * 1000 AS INTEGER) - $1 LIMIT $2",
     delete: "-- redemption_delete
-        DELETE FROM redemption WHERE redemption_id IN (SELECT value FROM json_each($1)) AND state IN (2, 3, 4)",
+        DELETE FROM redemption WHERE redemption_id IN (SELECT value FROM json_each($1)) AND state IN (2, 3, 4)
+            AND (SELECT epoch FROM tercet_fence_meta) = $2",
     kept: "-- redemption_kept
         SELECT COUNT(*) FROM (SELECT 1 FROM redemption WHERE state = 0 LIMIT $1) AS k",
     standings: "-- redemption_standings
@@ -274,8 +286,8 @@ const MYSQL: Statements = Statements {
     keep: "-- redemption_keep
         INSERT IGNORE INTO redemption(redemption_id, user_id, order_id, idempotency_key, digest, content, state, due_ms,
             created_ms)
-        VALUES (?, ?, ?, ?, ?, ?, 0, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?,
-            CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))",
+        SELECT ?, ?, ?, ?, ?, ?, 0, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?,
+            CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) FROM tercet_fence_meta WHERE epoch = ? LOCK IN SHARE MODE",
     by_key: mysql!("redemption_by_key", "FORCE INDEX (by_key) WHERE user_id = ? AND idempotency_key = ?"),
     by_order: mysql!(
         "redemption_by_order",
@@ -284,16 +296,19 @@ const MYSQL: Statements = Statements {
     ),
     refuse: "-- redemption_refuse
         UPDATE redemption SET state = ?, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
-        WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)",
+        WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)
+            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     again: "-- redemption_again
         UPDATE redemption SET state = 0, attempt = attempt + 1,
             due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?
-        WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)",
+        WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)
+            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     give_up: "-- redemption_give_up
         UPDATE redemption SET state = 5, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
-        WHERE redemption_id = ? AND state = 0",
+        WHERE redemption_id = ? AND state = 0 AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     forget: "-- redemption_forget
-        DELETE FROM redemption WHERE redemption_id = ? AND state = 0",
+        DELETE FROM redemption
+        WHERE redemption_id = ? AND state = 0 AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     due: mysql!(
         "redemption_due",
         "FORCE INDEX (by_due) WHERE state = ?
@@ -303,7 +318,8 @@ const MYSQL: Statements = Statements {
     ),
     take: "-- redemption_take
         UPDATE redemption SET tries = tries + 1, due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?
-        WHERE redemption_id = ? AND due_ms = ? AND state IN (0, 5)",
+        WHERE redemption_id = ? AND due_ms = ? AND state IN (0, 5)
+            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     ended: "-- redemption_ended
         SELECT r.redemption_id
         FROM (SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) - ? AS until_ms) AS j
@@ -312,7 +328,8 @@ const MYSQL: Statements = Statements {
         LIMIT ?",
     delete: "-- redemption_delete
         DELETE r FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS j
-        STRAIGHT_JOIN redemption r FORCE INDEX (PRIMARY) ON r.redemption_id = j.id WHERE r.state IN (2, 3, 4)",
+        STRAIGHT_JOIN redemption r FORCE INDEX (PRIMARY) ON r.redemption_id = j.id
+        WHERE r.state IN (2, 3, 4) AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     kept: "-- redemption_kept
         SELECT COUNT(*) FROM (SELECT 1 FROM redemption FORCE INDEX (by_due) WHERE state = 0 LIMIT ?) AS k",
     standings: "-- redemption_standings
@@ -334,10 +351,30 @@ const MYSQL: Statements = Statements {
 macro_rules! redemptions {
     ($database:ty, $sql:ident) => {
         impl Redemptions for $database {
-            async fn keep(db_tx: &mut DbTx<Self>, own: &Redemption, due_after_ms: i64) -> sqlx::Result<bool> {
-                let query = sqlx::query($sql.keep).bind(own.redemption_id).bind(own.user_id).bind(own.order_id);
-                let query = query.bind(&own.idempotency_key).bind(&own.digest).bind(&own.content).bind(due_after_ms);
-                Ok(query.execute(db_tx).await?.rows_affected() == 1)
+            async fn change(
+                connection: &mut DbTx<Self>,
+                id: i64,
+                change: Change<'_>,
+                epoch: i64,
+            ) -> sqlx::Result<bool> {
+                let query = match change {
+                    Change::Keep(own, due_after_ms) => {
+                        let query = sqlx::query($sql.keep).bind(id).bind(own.user_id).bind(own.order_id);
+                        query.bind(&own.idempotency_key).bind(&own.digest).bind(&own.content).bind(due_after_ms)
+                    }
+                    Change::Refuse { attempt, state, refusal } => {
+                        sqlx::query($sql.refuse).bind(state as i64).bind(refusal).bind(id).bind(attempt)
+                    }
+                    Change::Again { attempt, due_after_ms } => {
+                        sqlx::query($sql.again).bind(due_after_ms).bind(id).bind(attempt)
+                    }
+                    Change::GiveUp(refusal) => sqlx::query($sql.give_up).bind(refusal).bind(id),
+                    Change::Forget => sqlx::query($sql.forget).bind(id),
+                    Change::Take { due_ms, due_after_ms } => {
+                        sqlx::query($sql.take).bind(due_after_ms).bind(id).bind(due_ms)
+                    }
+                };
+                Ok(query.bind(epoch).execute(connection).await?.rows_affected() == 1)
             }
 
             async fn by_key(db_tx: &mut DbTx<Self>, user_id: i64, key: &str) -> sqlx::Result<Option<Redemption>> {
@@ -350,46 +387,18 @@ macro_rules! redemptions {
                 row.map(|row| read!(row)).transpose()
             }
 
-            async fn refuse(
-                db_tx: &mut DbTx<Self>,
-                id: i64,
-                attempt: i64,
-                state: State,
-                refusal: &str,
-            ) -> sqlx::Result<bool> {
-                let query = sqlx::query($sql.refuse).bind(state as i64).bind(refusal).bind(id).bind(attempt);
-                Ok(query.execute(db_tx).await?.rows_affected() == 1)
-            }
-
-            async fn again(db_tx: &mut DbTx<Self>, id: i64, attempt: i64, due_after_ms: i64) -> sqlx::Result<()> {
-                sqlx::query($sql.again).bind(due_after_ms).bind(id).bind(attempt).execute(db_tx).await.map(drop)
-            }
-
-            async fn give_up(db_tx: &mut DbTx<Self>, id: i64, refusal: Option<&str>) -> sqlx::Result<bool> {
-                let query = match refusal {
-                    Some(refusal) => sqlx::query($sql.give_up).bind(refusal).bind(id),
-                    None => sqlx::query($sql.forget).bind(id),
-                };
-                Ok(query.execute(db_tx).await?.rows_affected() == 1)
-            }
-
             async fn due(db_tx: &mut DbTx<Self>, state: State, limit: u32) -> sqlx::Result<Vec<(Redemption, i64)>> {
                 let query = sqlx::query($sql.due).bind(state as i64).bind(i64::from(limit));
                 let rows = query.fetch_all(db_tx).await?;
                 rows.iter().map(|row| Ok((read!(row)?, row.try_get(14)?))).collect()
             }
 
-            async fn take(db_tx: &mut DbTx<Self>, id: i64, due_ms: i64, due_after_ms: i64) -> sqlx::Result<bool> {
-                let query = sqlx::query($sql.take).bind(due_after_ms).bind(id).bind(due_ms);
-                Ok(query.execute(db_tx).await?.rows_affected() == 1)
-            }
-
             async fn ended(db_tx: &mut DbTx<Self>, age_ms: i64, limit: u32) -> sqlx::Result<Vec<i64>> {
                 sqlx::query_scalar($sql.ended).bind(age_ms).bind(i64::from(limit)).fetch_all(db_tx).await
             }
 
-            async fn delete(db_tx: &mut DbTx<Self>, ids: &[i64]) -> sqlx::Result<u64> {
-                Ok(sqlx::query($sql.delete).bind(json(ids)).execute(db_tx).await?.rows_affected())
+            async fn delete(connection: &mut DbTx<Self>, ids: &[i64], epoch: i64) -> sqlx::Result<u64> {
+                Ok(sqlx::query($sql.delete).bind(json(ids)).bind(epoch).execute(connection).await?.rows_affected())
             }
 
             async fn kept(db_tx: &mut DbTx<Self>, limit: u32) -> sqlx::Result<i64> {

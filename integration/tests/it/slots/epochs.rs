@@ -1,0 +1,65 @@
+//! A redemption is changed by the epoch at which its writer knew where it is, or not at all.
+
+use sqlx::{Connection as _, MySql, MySqlConnection};
+use tercet_coupon::store::redemptions::{Change, Redemption, Redemptions as _, State};
+use tercet_shards::Slot;
+
+use super::World;
+
+const KEPT: &str = "UPDATE redemption SET state = 0, due_ms = 5";
+
+async fn run(connection: &mut MySqlConnection, sql: &'static str) -> sqlx::Result<u64> {
+    Ok(sqlx::raw_sql(sql).execute(connection).await?.rows_affected())
+}
+
+fn kept() -> Redemption {
+    Redemption {
+        redemption_id: Slot::of_user(7).id(1),
+        user_id: 7,
+        order_id: 9,
+        idempotency_key: "k".into(),
+        digest: String::new(),
+        content: Vec::new(),
+        state: State::Kept,
+        refusal: String::new(),
+        attempt: 0,
+        tries: 0,
+        due_ms: 5,
+        created_ms: 5,
+        ended_ms: None,
+        refunded_ms: None,
+    }
+}
+
+#[tokio::test]
+async fn what_is_changed_by_an_epoch_that_is_over_is_not_and_an_epoch_stays_while_anything_is_changed() {
+    let Some(world) = World::new().await else { return };
+    let mut writer = MySqlConnection::connect(&world.urls[0]).await.expect("it is there");
+    let mut mover = MySqlConnection::connect(&world.urls[0]).await.expect("it is there");
+    run(&mut mover, "SET SESSION innodb_lock_wait_timeout = 1").await.expect("there is such a setting");
+    let (own, refusal) = (kept(), "SYSTEM_BUSY");
+    let changes = [
+        Change::Keep(&own, 5),
+        Change::Take { due_ms: 5, due_after_ms: 9 },
+        Change::Again { attempt: 0, due_after_ms: 9 },
+        Change::Refuse { attempt: 0, state: State::Refused, refusal },
+        Change::GiveUp(refusal),
+        Change::Forget,
+    ];
+    for change in changes {
+        let is_first = matches!(change, Change::Keep(..));
+        assert_eq!(run(&mut writer, KEPT).await.expect("the table is there"), u64::from(!is_first));
+        let mut db_tx = writer.begin().await.expect("it answers");
+        let id = own.redemption_id;
+        assert!(!MySql::change(&mut db_tx, id, change, 1).await.expect("it is sound"), "{change:?} by another epoch");
+        assert!(MySql::change(&mut db_tx, id, change, 0).await.expect("it is sound"), "{change:?}");
+        let next = run(&mut mover, "UPDATE tercet_fence_meta SET epoch = epoch + 1").await;
+        assert!(next.is_err(), "the epoch ends before {change:?}");
+        // What comes next needs the row.
+        if is_first { db_tx.commit().await } else { db_tx.rollback().await }.expect("it answers");
+    }
+    run(&mut writer, "UPDATE redemption SET state = 3").await.expect("the table is there");
+    let ids = [own.redemption_id];
+    assert_eq!(MySql::delete(&mut writer, &ids, 1).await.expect("it is sound"), 0);
+    assert_eq!(MySql::delete(&mut writer, &ids, 0).await.expect("it is sound"), 1);
+}

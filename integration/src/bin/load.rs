@@ -69,6 +69,8 @@ enum Users {
     HotTemplate(gateway::HotConfig),
     /// An operator issues coupons to many users
     Batch(gateway::BatchConfig),
+    /// Slots move to more databases while users claim coupons
+    Move(gateway::MoveConfig),
 }
 
 impl Users {
@@ -79,6 +81,7 @@ impl Users {
             Self::Validate(config) => (gateway::validate(&config).await?, config.json),
             Self::HotTemplate(config) => (gateway::hot_template(&config).await?, config.json),
             Self::Batch(config) => (gateway::batch(&config).await?, config.json),
+            Self::Move(config) => (gateway::moving(&config).await?, config.json),
         };
         cli::print(&report, json);
         Ok(report.broken.is_empty())

@@ -4,6 +4,7 @@
 //! been measured meanwhile (Tene's coordinated omission).
 
 mod http;
+mod moving;
 mod report;
 mod sharded;
 mod site;
@@ -16,8 +17,9 @@ use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use serde_json::json;
 
+pub use self::moving::{MoveConfig, moving};
 use self::report::Used;
-pub use self::report::{OfKind, Report};
+pub use self::report::{Frozen, OfKind, Report};
 pub use self::site::Place;
 use self::site::{Held, Site};
 use self::traffic::{Claims, End, Mix, Pace, Traffic, unexpected};

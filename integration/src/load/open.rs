@@ -174,7 +174,7 @@ pub(super) async fn closed(
 
 /// So many transactions a second for so long; the kinds take turns. Ends when all have been answered.
 pub(super) async fn open(caller: &Rc<Caller>, kinds: &[(pb::SubmitRequest, Shared)], rate: f64, time: Duration) {
-    paced(rate, time, |at, due| turn(caller, kinds, at, due)).await;
+    paced(rate, time, || true, |at, due| turn(caller, kinds, at, due)).await;
 }
 
 async fn turn(caller: &Rc<Caller>, kinds: &[(pb::SubmitRequest, Shared)], at: u64, due: Instant) {
@@ -197,15 +197,21 @@ pub(super) async fn crowd<F: Future<Output = ()>>(
     while all.next().await.is_some() {}
 }
 
-/// So many a second for so long, each begun when it is due, as far as there are callers for them, and the wait for the
-/// last. `begin` is told when it was due: time that one has waited here is time that it took.
-pub(super) async fn paced<F: Future<Output = ()>>(rate: f64, time: Duration, begin: impl Fn(u64, Instant) -> F) {
+/// So many a second for so long, and for as long as `more` says, each begun when it is due, as far as there are callers
+/// for them, and the wait for the last. `begin` is told when it was due: time that one has waited here is time that it
+/// took.
+pub(super) async fn paced<F: Future<Output = ()>>(
+    rate: f64,
+    time: Duration,
+    more: impl Fn() -> bool,
+    begin: impl Fn(u64, Instant) -> F,
+) {
     let begun = Instant::now();
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut under_way = FuturesUnordered::new();
     let mut at = 0;
-    while begun.elapsed() < time {
+    while begun.elapsed() < time && more() {
         tokio::select! {
             _ = ticks.tick() => {}
             Some(()) = under_way.next() => continue,

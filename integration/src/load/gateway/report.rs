@@ -49,6 +49,8 @@ pub struct Report {
     pub max_ms: f64,
     /// The same of each kind of request.
     pub kinds: BTreeMap<&'static str, OfKind>,
+    /// For how long slots could not be written that moved.
+    pub frozen: Option<Frozen>,
     /// Processor time of each process, for a request; for a coupon where there is no other.
     pub cpu_us: BTreeMap<String, f64>,
     /// The most memory that each process had.
@@ -70,6 +72,21 @@ pub struct OfKind {
     pub p50_ms: f64,
     /// Latency.
     pub p99_ms: f64,
+}
+
+/// The freezes of slots that moved, each of those of one table from one database to another.
+#[derive(Debug, Serialize)]
+pub struct Frozen {
+    /// How many.
+    pub freezes: usize,
+    /// The shortest.
+    pub min_ms: u64,
+    /// The one in the middle.
+    pub median_ms: u64,
+    /// The longest.
+    pub max_ms: u64,
+    /// What was said in the end.
+    pub summary: String,
 }
 
 /// Processor time that each process has used up to a moment, this one too.
@@ -154,6 +171,10 @@ impl fmt::Display for Report {
         writeln!(f, "  p50 {p50_ms:.2} ms   p99 {p99_ms:.2} ms   p99.9 {p999_ms:.2} ms   at most {max_ms:.2} ms")?;
         for (kind, OfKind { ok, p50_ms, p99_ms, .. }) in self.kinds.iter().filter(|_| self.kinds.len() > 1) {
             writeln!(f, "    {kind:<10} {ok:>9} done   p50 {p50_ms:.2} ms   p99 {p99_ms:.2} ms")?;
+        }
+        if let Some(Frozen { freezes, min_ms, median_ms, max_ms, summary }) = &self.frozen {
+            writeln!(f, "  {freezes} freezes, ms: {min_ms} / {median_ms} / {max_ms}")?;
+            writeln!(f, "  {summary}")?;
         }
         writeln!(f, "  processor, µs for each: {}", listed(&self.cpu_us))?;
         writeln!(f, "  memory at most, MiB: {}", listed(&self.rss_mib))?;

@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use sqlx::{AssertSqlSafe, Connection as _, MySql, MySqlConnection};
 use tercet::fence::Dialect as _;
 use tercet_coupon::Shards;
-use tercet_shards::ShardMap;
+use tercet_shards::{SLOTS, ShardMap};
 
 use super::Place;
 use super::site::Held;
@@ -26,6 +27,8 @@ pub(super) struct Sharded {
     others: Vec<Process>,
     map: ShardMap,
     databases: Databases,
+    /// What moves slots to all databases.
+    mover: Spec,
 }
 
 /// Databases of this run alone on somebody's server.
@@ -75,17 +78,25 @@ impl Sharded {
         jwks: &Path,
         run: &str,
     ) -> anyhow::Result<Self> {
-        let map: ShardMap = format!("{}x{}", place.databases, place.tables).parse()?;
-        let databases = Databases::make(mariadb, place.databases, run).await?;
+        let all = place.grow_to.unwrap_or(place.databases);
+        let databases = Databases::make(mariadb, all, run).await?;
         let urls = databases.urls();
         let (single, sharded) = urls.split_at(SINGLE.len());
-        let shards = Shards::<MySql>::open(map.clone(), sharded).await?;
-        shards.migrate().await?;
-        for pool in shards.pools() {
-            pool.close().await;
+        let spread = format!("{all}x{}", place.tables);
+        // Slots stay where the first map spreads them.
+        for count in [place.databases, all] {
+            let map = format!("{count}x{}", place.tables).parse()?;
+            let shards = Shards::<MySql>::open(map, &sharded[..count]).await?;
+            shards.migrate().await?;
+            for pool in shards.pools() {
+                pool.close().await;
+            }
         }
+        let map: ShardMap = spread.parse()?;
         let coordinator = Coordinator::start(folder).await?;
-        let (spread, sharded) = (format!("{}x{}", place.databases, place.tables), sharded.join(","));
+        let sharded = sharded.join(",");
+        let mover = Spec::new("slots", "tercet-slots", "tercet-coupon", folder)?.word("move");
+        let mover = mover.with("--database", &sharded).with("--shards", &spread);
         let spec = |name: &str, database: &str| {
             let program = format!("tercet-{}", name.replace('_', "-"));
             let spec = Spec::new(name, &program, &program, folder)?.with("--coordinator", &coordinator.url);
@@ -122,7 +133,7 @@ impl Sharded {
             spec_gateway.start()?,
         ];
         coordinator.wait_for(&mut participants).await?;
-        Ok(Self { gateway: gateway.parse()?, coordinator, participants, others, map, databases })
+        Ok(Self { gateway: gateway.parse()?, coordinator, participants, others, map, databases, mover })
     }
 
     /// Its processes, and the servers where they are on this machine.
@@ -142,6 +153,31 @@ impl Sharded {
     /// The coordinator.
     pub(super) const fn coordinator(&self) -> &Coordinator {
         &self.coordinator
+    }
+
+    /// Moves slots to all databases, and returns what is said of it, line by line.
+    pub(super) async fn move_slots(&self) -> anyhow::Result<Vec<String>> {
+        let Spec { program, arguments, .. } = self.mover.clone();
+        let moved = tokio::task::spawn_blocking(move || Command::new(program).args(arguments).output()).await??;
+        ensure!(moved.status.success(), "slots do not move: {}", String::from_utf8_lossy(&moved.stderr));
+        Ok(String::from_utf8(moved.stdout)?.lines().map(str::to_owned).collect())
+    }
+
+    /// Puts so many rows of transactions that ended into the fences of the databases that have slots at first.
+    pub(super) async fn fill_fences(&self, rows: u64, databases: usize) -> anyhow::Result<()> {
+        let urls = self.databases.urls();
+        for (at, url) in urls[SINGLE.len()..].iter().take(databases).enumerate() {
+            let mut connection = MySqlConnection::connect(url).await?;
+            let each = rows / databases as u64;
+            let sql = format!(
+                "INSERT INTO tercet_fence(xid, branch, state, part)
+                 SELECT CONCAT(UNHEX(LPAD(HEX(1700000000000 + seq * 10), 12, '0')), LEFT(UNHEX(MD5(seq)), 10)), 1, 2,
+                    (seq % {SLOTS}) DIV {databases} * {databases} + {at} FROM seq_1_to_{each}"
+            );
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+            connection.close().await?;
+        }
+        Ok(())
     }
 
     /// What the databases hold.

@@ -53,11 +53,14 @@ pub struct Place {
     /// Tables of users' coupons in each of them
     #[arg(long, requires = "mariadb", default_value_t = 100)]
     pub tables: usize,
+    /// Databases that users are spread over in the end.
+    #[arg(skip)]
+    pub grow_to: Option<usize>,
 }
 
 impl Default for Place {
     fn default() -> Self {
-        Self { gateway: None, jwks: None, mariadb: None, kafka: None, databases: 10, tables: 100 }
+        Self { gateway: None, jwks: None, mariadb: None, kafka: None, databases: 10, tables: 100, grow_to: None }
     }
 }
 
@@ -232,6 +235,14 @@ impl Site {
             Servers::Embedded(_) => "embedded default".into(),
             Servers::Apart(_) => format!("MariaDB {}x{} and Kafka", place.databases, place.tables),
             Servers::Elsewhere(address) => address.to_string(),
+        }
+    }
+
+    /// The services, where each is a process of its own.
+    pub(super) const fn sharded(&self) -> Option<&Sharded> {
+        match &self.servers {
+            Servers::Apart(sharded) => Some(sharded),
+            Servers::Embedded(_) | Servers::Elsewhere(_) => None,
         }
     }
 

@@ -92,10 +92,12 @@ pub(super) enum Pace {
 
 /// When there are no more.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum End {
+pub(super) enum End<'a> {
     After(Duration),
     /// When there were so many.
     Count(u64),
+    /// When this is set.
+    Set(&'a Cell<bool>),
 }
 
 /// What became of the claims of one or more phases.
@@ -122,7 +124,7 @@ impl<'a> Traffic<'a> {
     }
 
     /// Asks until the end, and says how long that took, answers included.
-    pub(super) async fn run(&self, pace: Pace, end: End, bar: &ProgressBar) -> anyhow::Result<Duration> {
+    pub(super) async fn run(&self, pace: Pace, end: End<'_>, bar: &ProgressBar) -> anyhow::Result<Duration> {
         let mut tallies = BTreeMap::new();
         for ask in Ask::ALL {
             tallies.insert(ask.name(), Tally::new()?);
@@ -131,16 +133,24 @@ impl<'a> Traffic<'a> {
         let begun = Instant::now();
         let asking = async {
             match (pace, end) {
-                (Pace::Rate(rate), End::After(time)) => open::paced(rate, time, |at, due| self.one(at, due)).await,
+                (Pace::Rate(rate), End::After(time)) => {
+                    open::paced(rate, time, || true, |at, due| self.one(at, due)).await;
+                }
                 (Pace::Rate(rate), End::Count(count)) => {
                     let time = Duration::from_secs_f64(count as f64 / rate);
-                    open::paced(rate, time, |at, due| self.one(at, due)).await;
+                    open::paced(rate, time, || true, |at, due| self.one(at, due)).await;
+                }
+                (Pace::Rate(rate), End::Set(end)) => {
+                    open::paced(rate, Duration::MAX, || !end.get(), |at, due| self.one(at, due)).await;
                 }
                 (Pace::Clients(clients), End::After(time)) => {
                     open::crowd(clients, |_| begun.elapsed() < time, |at, due| self.one(at, due)).await;
                 }
                 (Pace::Clients(clients), End::Count(count)) => {
                     open::crowd(clients, |at| at < count, |at, due| self.one(at, due)).await;
+                }
+                (Pace::Clients(clients), End::Set(end)) => {
+                    open::crowd(clients, |_| !end.get(), |at, due| self.one(at, due)).await;
                 }
             }
             begun.elapsed()

@@ -34,12 +34,6 @@ impl World {
         shards.migrate().await.expect("the schema is sound");
         let claims: Vec<_> = (1..=COUPONS).map(|number| claim_by_hand(number, number, TEMPLATE, 9)).collect();
         seed_coupons(&shards, &claims).await.expect("they are new");
-        for pool in shards.pools() {
-            for n in 0..4 {
-                let claimed = "SELECT user_id, template_id, 1, 9, 0, 0 FROM";
-                run(pool, &format!("INSERT INTO claimed_{n:03} {claimed} coupon_{n:03}")).await;
-            }
-        }
         let rest = Sqlite::open(&url("rest")).await.expect("the folder is there");
         tercet_stock::service(rest.clone(), None).await.expect("the schema is sound");
         tercet_order::service(rest.clone(), None).await.expect("the schema is sound");

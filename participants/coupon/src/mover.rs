@@ -2,8 +2,8 @@
 //!
 //! The slots of one table that go from one database to another move together. Their rows are copied while they are
 //! served, in passes that compare both sides, until few differ. Then they are frozen where they were: that commit waits
-//! for the local transactions under way, and later ones find another epoch. A last pass leaves both sides equal, the
-//! fence's rows among them, and waits until the events of their users are published, so that those that come after
+//! for the local transactions under way, and later ones find another epoch. A last pass, over the parts of the one before
+//! it, leaves both sides equal, the fence's rows among them, and waits until the events of their users are published, so that those that come after
 //! follow them. One commit of the database that they came to serves them there. What is left behind is deleted when
 //! nobody can look for it there any more.
 //!
@@ -24,9 +24,8 @@ mod copy;
 pub mod limits;
 mod steps;
 
-use self::copy::Pass;
+use self::copy::{Parts, Pass};
 use crate::shards::{self, Shards};
-use crate::store::moves::Table;
 use crate::store::seats::{Said, Seats as _, State};
 
 /// Why a move does not go on. Running it again does, once that is mended.
@@ -167,8 +166,10 @@ impl Mover {
         self.arrive(group).await?;
         self.thaw(group).await?;
         let tables = self.tables(group.from, group.table).await?;
+        let mut parts = Parts::new();
         for _ in 0..limits::PASSES_MAX {
-            let pass = self.pass(group, &tables, self.pause).await?;
+            parts = self.parts(group.from, &tables, &group.slots).await?;
+            let pass = self.pass(group, &parts, self.pause).await?;
             moved.compared += pass.compared;
             moved.copied.0 += pass.copied;
             if pass.copied <= limits::FEW_ROWS {
@@ -180,7 +181,7 @@ impl Mover {
             return Err(Error::Events(group.from));
         }
         let frozen = Instant::now();
-        let pass = match self.come(group, &tables).await {
+        let pass = match self.come(group, &parts).await {
             // Somebody else has them.
             Err(error @ Error::Taken(_)) => return Err(error),
             Err(error) => {
@@ -199,9 +200,9 @@ impl Mover {
     }
 
     /// Freezes a group and serves it where it is going; returns what differed last.
-    async fn come(&self, group: &Group, tables: &[Table]) -> Result<Pass, Error> {
+    async fn come(&self, group: &Group, parts: &Parts) -> Result<Pass, Error> {
         self.freeze(group).await?;
-        let pass = self.pass(group, tables, Duration::ZERO).await?;
+        let pass = self.pass(group, parts, Duration::ZERO).await?;
         if !self.published(group, limits::EVENTS_MAX).await? {
             return Err(Error::Events(group.from));
         }

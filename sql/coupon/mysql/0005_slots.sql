@@ -13,3 +13,6 @@ CREATE TABLE IF NOT EXISTS first_map (
   map TEXT NOT NULL,
   made SMALLINT NOT NULL
 ) ENGINE = InnoDB;
+
+-- A move reads the rows of its slots alone, of a fence that has those of all transactions that are not forgotten.
+ALTER TABLE tercet_fence ADD KEY of_part (part);

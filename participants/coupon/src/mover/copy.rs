@@ -1,16 +1,18 @@
 //! The rows of a move: compared, copied, and deleted in the end.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::try_join;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use sqlx::MySqlConnection;
 use tercet_shards::Slot;
 use tokio::time::sleep;
 
-use super::limits::{PAGE, WRITE_BYTES, WRITE_ROWS};
+use super::limits::{AT_ONCE, PAGE, WRITE_BYTES, WRITE_ROWS};
 use super::{Error, Group, Mover};
-use crate::store::moves::{self, Page, Table};
+use crate::store::moves::{self, Part, Table};
 use crate::store::seats::State;
 
 /// What a pass found.
@@ -20,7 +22,10 @@ pub(super) struct Pass {
     pub(super) copied: u64,
 }
 
-/// What a page lacks where it is copied to.
+/// Tables, each with the parts in which it is read.
+pub(super) type Parts = Vec<(Table, Vec<Part>)>;
+
+/// What a part lacks where it is copied to.
 #[derive(Default)]
 struct Difference {
     /// Rows to be written.
@@ -35,31 +40,34 @@ impl Mover {
         moves::tables(self.pool(database), table).await.map_err(|error| Error::Database(database, error))
     }
 
-    /// Compares all rows of a group on both sides, and makes those equal that differ.
-    pub(super) async fn pass(&self, group: &Group, tables: &[Table], pause: Duration) -> Result<Pass, Error> {
-        let mut pass = Pass::default();
+    /// The parts in which the rows of slots are read where they are.
+    pub(super) async fn parts(&self, database: usize, tables: &[Table], slots: &[Slot]) -> Result<Parts, Error> {
+        let mut all = Vec::with_capacity(tables.len());
         for table in tables {
-            let mut page = Page::default();
-            loop {
-                let failed = |error| Error::Database(group.from, error);
-                let end = table.page_end(self.pool(group.from), &group.slots, page.after.clone(), PAGE);
-                page.up_to = end.await.map_err(failed)?;
-                let (compared, difference) = self.compare(group, table, &page).await?;
-                pass.compared += compared;
+            let parts = table.parts(self.pool(database), slots, PAGE).await;
+            all.push((table.clone(), parts.map_err(|error| Error::Database(database, error))?));
+        }
+        Ok(all)
+    }
+
+    /// Compares all rows of a group on both sides, and makes those equal that differ.
+    pub(super) async fn pass(&self, group: &Group, parts: &Parts, pause: Duration) -> Result<Pass, Error> {
+        let mut pass = Pass::default();
+        for (table, parts) in parts {
+            let compared = stream::iter(parts).map(|part| self.compare(group, table, part)).buffered(AT_ONCE);
+            let mut compared = pin!(compared);
+            while let Some((rows, difference)) = compared.try_next().await? {
+                pass.compared += rows;
                 pass.copied += (difference.put.len() + difference.delete.len()) as u64;
                 self.write(group, table, difference, pause).await?;
-                match page.up_to.take() {
-                    Some(end) => page.after = Some(end),
-                    None => break,
-                }
             }
         }
         Ok(pass)
     }
 
-    async fn compare(&self, group: &Group, table: &Table, page: &Page) -> Result<(u64, Difference), Error> {
+    async fn compare(&self, group: &Group, table: &Table, part: &Part) -> Result<(u64, Difference), Error> {
         let rows = |database: usize| async move {
-            let rows = table.rows(self.pool(database), &group.slots, page).await;
+            let rows = table.rows(self.pool(database), part).await;
             rows.map_err(|error| Error::Database(database, error))
         };
         let (here, mut there) = try_join(rows(group.from), rows(group.to)).await?;
@@ -101,12 +109,10 @@ impl Mover {
     pub(super) async fn clean(&self, database: usize, table: usize, slots: &[Slot]) -> Result<u64, Error> {
         let failed = |error| Error::Database(database, error);
         let mut deleted = 0;
-        for table in self.tables(database, table).await? {
-            let mut page = Page::default();
-            loop {
-                let end = table.page_end(self.pool(database), slots, page.after.clone(), PAGE);
-                page.up_to = end.await.map_err(failed)?;
-                let rows = table.rows(self.pool(database), slots, &page).await.map_err(failed)?;
+        let tables = self.tables(database, table).await?;
+        for (table, parts) in self.parts(database, &tables, slots).await? {
+            for part in parts {
+                let rows = table.rows(self.pool(database), &part).await.map_err(failed)?;
                 let keys: Vec<String> = rows.into_keys().collect::<BTreeSet<_>>().into_iter().collect();
                 for keys in lots(&keys) {
                     self.transact(database, async |db_tx| {
@@ -116,10 +122,6 @@ impl Mover {
                     .await?;
                     deleted += keys.len() as u64;
                     sleep(self.pause).await;
-                }
-                match page.up_to.take() {
-                    Some(end) => page.after = Some(end),
-                    None => break,
                 }
             }
         }

@@ -6,6 +6,8 @@ use crate::shards::{LOOK, LOOK_MAX};
 
 /// Rows that are compared, or deleted, in one step.
 pub const PAGE: usize = 2_000;
+/// Steps that are read at a time, from both sides.
+pub const AT_ONCE: usize = 4;
 
 /// Rows and bytes of one statement that writes.
 pub const WRITE_ROWS: usize = 500;

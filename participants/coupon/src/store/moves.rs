@@ -16,8 +16,8 @@ use super::statements;
 enum SlotOf {
     /// By the last ten bits of its first key.
     Id,
-    /// By a column.
-    Column(&'static str),
+    /// By a column, which has an index of this name.
+    Column(&'static str, &'static str),
     /// By its first key, which is a user's.
     User,
 }
@@ -39,9 +39,16 @@ pub(crate) struct Table {
 
 /// A part of a table by its first key: above the one, up to the other. They are texts as rows have them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Page {
-    pub(crate) after: Option<String>,
-    pub(crate) up_to: Option<String>,
+struct Page {
+    after: Option<String>,
+    up_to: Option<String>,
+}
+
+/// Rows of some slots that are read together.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    slots: Vec<Slot>,
+    page: Page,
 }
 
 /// Rows by their keys.
@@ -49,6 +56,29 @@ pub(crate) type Rows = HashMap<String, String>;
 
 /// Slots that move together: those of one table that go from one database to another.
 pub(crate) type Set = [Slot];
+
+/// Slots in sets that have no more than so many rows, by these counts, and those alone that have more. Whether a set has
+/// few comes with it.
+fn packed(slots: &Set, counts: &HashMap<usize, usize>, rows: usize) -> Vec<(Vec<Slot>, bool)> {
+    let (mut sets, mut open, mut sum) = (Vec::new(), Vec::new(), 0);
+    for slot in slots {
+        let count = counts.get(&slot.number()).copied().unwrap_or(0);
+        if count > rows {
+            sets.push((vec![*slot], false));
+            continue;
+        }
+        if sum + count > rows {
+            sets.push((std::mem::take(&mut open), true));
+            sum = 0;
+        }
+        sum += count;
+        open.push(*slot);
+    }
+    if !open.is_empty() {
+        sets.push((open, true));
+    }
+    sets
+}
 
 fn list(slots: &Set) -> String {
     let numbers: Vec<String> = slots.iter().map(|slot| slot.number().to_string()).collect();
@@ -76,10 +106,10 @@ pub(crate) async fn tables(pool: &Pool<MySql>, n: usize) -> sqlx::Result<Vec<Tab
     let all = [
         (coupon, "coupon_id", SlotOf::Id),
         (claimed, "user_id", SlotOf::User),
-        ("redemption".to_owned(), "redemption_id", SlotOf::Column("slot")),
-        ("paid_notice".to_owned(), "order_id", SlotOf::Column("slot")),
+        ("redemption".to_owned(), "redemption_id", SlotOf::Column("slot", "of_slot")),
+        ("paid_notice".to_owned(), "order_id", SlotOf::Column("slot", "of_slot")),
         ("issue_chunk".to_owned(), "chunk", SlotOf::Id),
-        ("tercet_fence".to_owned(), "xid", SlotOf::Column("part")),
+        ("tercet_fence".to_owned(), "xid", SlotOf::Column("part", "of_part")),
     ];
     let mut tables = Vec::with_capacity(all.len());
     for (name, first, slot) in all {
@@ -111,11 +141,19 @@ impl Table {
         Ok(Self { name, first, first_text, slot, keys, key_texts, columns, column_texts })
     }
 
+    /// Its name, and the index by which the rows of slots are found, where it has one.
+    fn source(&self) -> String {
+        match self.slot {
+            SlotOf::Column(_, index) => format!("{} FORCE INDEX ({index})", self.name),
+            SlotOf::Id | SlotOf::User => self.name.clone(),
+        }
+    }
+
     fn filter(&self, slots: &Set, page: &Page) -> String {
         let first = self.first;
         let mut filter = match self.slot {
             SlotOf::Id => format!("({first} & {}) IN ({})", SLOTS - 1, list(slots)),
-            SlotOf::Column(column) => format!("{column} IN ({})", list(slots)),
+            SlotOf::Column(column, _) => format!("{column} IN ({})", list(slots)),
             SlotOf::User => "1 = 1".to_owned(),
         };
         if let Some(after) = &page.after {
@@ -127,8 +165,43 @@ impl Table {
         filter
     }
 
+    /// All rows of these slots in parts of about so many, none of which has a slot in common with another or else a key.
+    /// What comes later is in one of them too.
+    pub(crate) async fn parts(&self, pool: &Pool<MySql>, slots: &Set, rows: usize) -> sqlx::Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        for (slots, few) in self.sets(pool, slots, rows).await? {
+            let mut page = Page::default();
+            loop {
+                page.up_to = if few { None } else { self.page_end(pool, &slots, page.after.clone(), rows).await? };
+                let next = page.up_to.clone();
+                parts.push(Part { slots: slots.clone(), page });
+                match next {
+                    Some(end) => page = Page { after: Some(end), up_to: None },
+                    None => break,
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Slots that have no more than so many rows together, and others by themselves; all in one where no index says how
+    /// many they have.
+    async fn sets(&self, pool: &Pool<MySql>, slots: &Set, rows: usize) -> sqlx::Result<Vec<(Vec<Slot>, bool)>> {
+        let SlotOf::Column(column, _) = self.slot else { return Ok(vec![(slots.to_vec(), false)]) };
+        let (source, slots_listed) = (self.source(), list(slots));
+        let sql = format!(
+            "-- move_counts\nSELECT {column}, COUNT(*) FROM {source} WHERE {column} IN ({slots_listed}) GROUP BY {column}"
+        );
+        let counts: Vec<(i16, i64)> = sqlx::query_as(AssertSqlSafe(sql)).persistent(false).fetch_all(pool).await?;
+        let counts: HashMap<usize, usize> = counts
+            .into_iter()
+            .map(|(slot, count)| (usize::from(slot.unsigned_abs()), usize::try_from(count).unwrap_or(usize::MAX)))
+            .collect();
+        Ok(packed(slots, &counts, rows))
+    }
+
     /// The first key at which the page of so many rows that begins after this one ends; `None` for the last page.
-    pub(crate) async fn page_end(
+    async fn page_end(
         &self,
         pool: &Pool<MySql>,
         slots: &Set,
@@ -139,7 +212,7 @@ impl Table {
         let sql = format!(
             "-- move_page_end\nSELECT {} FROM {} WHERE {filter} ORDER BY {} LIMIT 1 OFFSET {}",
             self.first_text,
-            self.name,
+            self.source(),
             self.first,
             rows - 1
         );
@@ -148,14 +221,14 @@ impl Table {
         Ok(found.map(|(end,)| end))
     }
 
-    /// The rows of these slots in a page.
-    pub(crate) async fn rows(&self, pool: &Pool<MySql>, slots: &Set, page: &Page) -> sqlx::Result<Rows> {
-        let Self { name, key_texts, column_texts, .. } = self;
-        let filter = self.filter(slots, page);
-        let sql = format!("-- move_rows\nSELECT {key_texts}, {column_texts} FROM {name} WHERE {filter}");
+    /// The rows of a part.
+    pub(crate) async fn rows(&self, pool: &Pool<MySql>, Part { slots, page }: &Part) -> sqlx::Result<Rows> {
+        let Self { key_texts, column_texts, .. } = self;
+        let (source, filter) = (self.source(), self.filter(slots, page));
+        let sql = format!("-- move_rows\nSELECT {key_texts}, {column_texts} FROM {source} WHERE {filter}");
         let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(sql)).persistent(false).fetch_all(pool).await?;
         let is_here = |(key, _): &(String, String)| match self.slot {
-            SlotOf::Id | SlotOf::Column(_) => true,
+            SlotOf::Id | SlotOf::Column(..) => true,
             SlotOf::User => {
                 let user_id = key.split(',').next().and_then(|user_id| user_id.parse().ok());
                 user_id.is_some_and(|user_id| slots.contains(&Slot::of_user(user_id)))
@@ -311,4 +384,21 @@ pub(crate) async fn end_idle(connection: &mut MySqlConnection) -> sqlx::Result<u
 pub(crate) async fn wait_for_locks(connection: &mut MySqlConnection, seconds: u32) -> sqlx::Result<()> {
     let sql = format!("SET SESSION innodb_lock_wait_timeout = {seconds}");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_of_few_rows_are_read_together_and_none_is_left_out() {
+        let slots: Vec<Slot> = Slot::all().take(7).collect();
+        let counts = HashMap::from([(0, 4), (1, 6), (2, 1), (4, 11), (5, 9)]);
+        let sets: Vec<(Vec<usize>, bool)> = packed(&slots, &counts, 10)
+            .into_iter()
+            .map(|(slots, few)| (slots.into_iter().map(Slot::number).collect(), few))
+            .collect();
+        assert_eq!(sets, [(vec![0, 1], true), (vec![4], false), (vec![2, 3, 5, 6], true)]);
+        assert_eq!(packed(&slots, &HashMap::new(), 10), [(slots.clone(), true)]);
+    }
 }

@@ -357,6 +357,14 @@ async fn rows_stay_where_slots_were_until_no_reader_looks_there() {
     assert_eq!(world.rows(0).await + world.rows(1).await, 0);
 }
 
+/// What another does with slots that a mover has when it falls asleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taker {
+    GivesUp,
+    GoesElsewhere,
+    GoesThere,
+}
+
 #[tokio::test]
 async fn a_mover_that_wakes_up_when_another_has_taken_its_slots_does_nothing() {
     let Some(mut world) = World::new().await else { return };
@@ -365,34 +373,46 @@ async fn a_mover_that_wakes_up_when_another_has_taken_its_slots_does_nothing() {
         assert_eq!(world.claim(user_id).0.call(&instance, Try).await, done());
     }
     let coupons: Vec<i64> = world.coupons().await.into_keys().collect();
-    // What it brings to the third database, another brings to the fourth, or a person gives up.
+    // What it brings to the third database, another brings to the fourth, or there too, or a person gives up.
     let other: ShardMap = "4x4:0=256-1023;3=0-255".parse().expect("it is a map");
     let (mut polls, mut through, mut taken) = (60, false, 0);
     while !through {
-        for gives_up in [true, false] {
+        for taker in [Taker::GivesUp, Taker::GoesElsewhere, Taker::GoesThere] {
             let sleeper = world.mover().await;
             let group = sleeper.plan(&World::map(4)).await.expect("they answer").remove(0);
             let mut run = pin!(sleeper.go(&group));
             through = poll(run.as_mut(), polls).await.is_some();
             let awake = world.mover().await;
-            if gives_up {
-                awake.give_up().await.expect("they answer");
-            } else {
-                awake.finish().await.expect("they answer");
-                for group in awake.plan(&other).await.expect("they answer") {
-                    awake.go(&group).await.expect("it takes them");
+            let mut same = pin!(awake.go(&group));
+            let mut ran = None;
+            match taker {
+                Taker::GivesUp => {
+                    awake.give_up().await.expect("they answer");
                 }
+                Taker::GoesElsewhere => {
+                    awake.finish().await.expect("they answer");
+                    for group in awake.plan(&other).await.expect("they answer") {
+                        awake.go(&group).await.expect("it takes them");
+                    }
+                }
+                Taker::GoesThere => ran = poll(same.as_mut(), polls).await,
             }
             if !through {
                 // It may find its connection ended too.
-                let ran = run.await;
-                taken += usize::from(matches!(ran, Err(Error::Taken(_))));
+                taken += usize::from(matches!(run.await, Err(Error::Taken(_))));
+            }
+            if taker == Taker::GoesThere && !through {
+                let ran = if let Some(ran) = ran { ran } else { same.await };
+                assert!(!matches!(ran, Err(Error::Taken(_))), "{ran:?} after {polls} polls");
+                if ran.is_err() {
+                    world.mover().await.go(&group).await.expect("nothing is in its way");
+                }
             }
             let said = world.said().await;
             for slot in Slot::all() {
                 let of = |state| said.iter().filter(|said| said.states[slot.number()] == Some(state)).count();
                 let stand = (of(State::Served), of(State::Frozen));
-                assert_eq!(stand, (1, 0), "slot {} after {polls} polls, given up: {gives_up}", slot.number());
+                assert_eq!(stand, (1, 0), "slot {} after {polls} polls, {taker:?}", slot.number());
             }
             go(&world.mover().await, 2).await.expect("nothing is in its way");
             assert!(world.coupons().await.into_keys().eq(coupons.iter().copied()));

@@ -33,7 +33,7 @@ impl Books {
                 for database in 0..self.coupon.len() {
                     let before = self.seats(database).await?;
                     let (found, tallies) = self.coupons_in(database, table, &before).await?;
-                    let seen = open.take(&before, &self.seats(database).await?);
+                    let seen = self.seen(&mut open, database, &before).await?;
                     for (_, tally) in tallies.into_iter().filter(|(slot, _)| seen.contains(slot)) {
                         report.coupons += tally.coupons;
                         report.discount_cents += tally.discount_cents;

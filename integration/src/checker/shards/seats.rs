@@ -3,7 +3,7 @@
 //!
 //! Databases have no moment in common, so a slot may leave one before it is read there, and come to another after that
 //! was read. Rows of a slot count where it was held before and after they were read, once; what was held nowhere for so
-//! long is looked for again.
+//! long is looked for again. Frozen ones count where nobody else serves the slot after they were read.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -62,9 +62,9 @@ impl Open {
         true
     }
 
-    /// Takes out those that a database held before and after it was read.
-    pub(super) fn take(&mut self, before: &Seats, after: &Seats) -> BTreeSet<usize> {
-        let held = |slot: &Slot| before.holds(*slot) && after.holds(*slot);
+    /// Takes out those that a database held before it was read and holds now.
+    fn take(&mut self, before: &Seats, now: &[Seats], database: usize) -> BTreeSet<usize> {
+        let held = |slot: &Slot| before.holds(*slot) && home(*slot, now) == Some(database);
         Slot::all().filter(held).map(Slot::number).filter(|number| self.slots.remove(number)).collect()
     }
 }
@@ -92,10 +92,26 @@ impl Books {
         Ok(moved)
     }
 
+    /// Takes out of `open` the slots that a database held before it was read, and holds now that it was.
+    pub(super) async fn seen(
+        &mut self,
+        open: &mut Open,
+        database: usize,
+        before: &Seats,
+    ) -> anyhow::Result<BTreeSet<usize>> {
+        let own = self.seats(database).await?;
+        // What is frozen here may be served elsewhere by now, and be out of date.
+        if own.0.contains(&Some(State::Frozen)) {
+            self.look_round().await?;
+        } else {
+            self.seats[database] = own;
+        }
+        Ok(open.take(before, &self.seats, database))
+    }
+
     /// The database that has a slot: serves it, or keeps it frozen while none does.
     pub(super) fn home(&self, slot: Slot) -> Option<usize> {
-        let at = |state| self.seats.iter().position(|seats| seats.state(slot) == Some(state));
-        at(State::Served).or_else(|| at(State::Frozen))
+        home(slot, &self.seats)
     }
 
     /// The slots of a table.
@@ -108,6 +124,11 @@ impl Books {
         self.look_round().await?;
         Ok(Slot::all().filter_map(|slot| broken(slot, &self.seats)).collect())
     }
+}
+
+fn home(slot: Slot, seats: &[Seats]) -> Option<usize> {
+    let at = |state| seats.iter().position(|seats| seats.state(slot) == Some(state));
+    at(State::Served).or_else(|| at(State::Frozen))
 }
 
 fn broken(slot: Slot, seats: &[Seats]) -> Option<Finding> {
@@ -154,10 +175,17 @@ mod tests {
 
     #[test]
     fn rows_of_a_slot_count_once_and_where_it_was_all_the_time() {
-        let [served, left] = [State::Served, State::Left].map(|state| seats(Some(state)));
-        let mut open = Open::new(Slot::all());
-        assert_eq!(open.take(&served, &left).len(), 0, "it left while it was read");
-        assert_eq!(open.take(&served, &served).len(), SLOTS);
-        assert_eq!(open.take(&served, &served).len(), 0, "they were read before");
+        let all = [State::Served, State::Frozen, State::Left, State::Arriving].map(|state| seats(Some(state)));
+        let [served, frozen, left, arriving] = all;
+        let take = |before: &Seats, now: [&Seats; 2]| {
+            let mut open = Open::new(Slot::all());
+            let now = now.map(Seats::clone);
+            (open.take(before, &now, 0).len(), open.take(before, &now, 0).len())
+        };
+        assert_eq!(take(&served, [&served, &arriving]), (SLOTS, 0), "once");
+        assert_eq!(take(&served, [&frozen, &arriving]), (SLOTS, 0));
+        assert_eq!(take(&served, [&left, &served]), (0, 0), "it left while it was read");
+        assert_eq!(take(&frozen, [&frozen, &served]), (0, 0), "it may be out of date");
+        assert_eq!(take(&arriving, [&served, &left]), (0, 0), "it came while it was read");
     }
 }

@@ -90,7 +90,7 @@ impl Books {
                 let suspect = Suspect::Table(database, table);
                 let before = self.seats(database).await?;
                 let rows = self.coupon[database].numbers::<5>(sql.clone()).await?;
-                let seen = open.take(&before, &self.seats(database).await?);
+                let seen = self.seen(&mut open, database, &before).await?;
                 for row in rows {
                     let [user_id, template_id, off, claimed, per_user] = row.map(Option::unwrap_or_default);
                     if !seen.contains(&Slot::of_user(user_id).number()) {
@@ -137,7 +137,7 @@ impl Books {
                 for database in 0..self.coupon.len() {
                     let before = self.seats(database).await?;
                     let rows = self.coupon[database].numbers::<5>(sql.clone()).await?;
-                    let seen = open.take(&before, &self.seats(database).await?);
+                    let seen = self.seen(&mut open, database, &before).await?;
                     for row in rows {
                         let [template_id, slot, rows, issued, discount_cents] = row.map(Option::unwrap_or_default);
                         if usize::try_from(slot).is_ok_and(|slot| seen.contains(&slot)) {
@@ -188,7 +188,7 @@ impl Books {
                 for database in 0..self.coupon.len() {
                     let before = self.seats(database).await?;
                     let rows = self.coupon[database].numbers::<2>(sql.clone()).await?;
-                    let seen = open.take(&before, &self.seats(database).await?);
+                    let seen = self.seen(&mut open, database, &before).await?;
                     let rows = rows.into_iter().map(|row| row.map(Option::unwrap_or_default));
                     let held = rows.filter(|[slot, _]| usize::try_from(*slot).is_ok_and(|slot| seen.contains(&slot)));
                     left -= held.map(|[_, written]| written).sum::<i64>();

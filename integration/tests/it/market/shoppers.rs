@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::stage::{ITEM, Market, PATIENCE, PAUSE, until};
@@ -39,6 +40,7 @@ type History = BTreeMap<i64, (i64, [i64; 3])>;
 
 pub(super) struct Shoppers {
     stop: Arc<AtomicBool>,
+    next: Arc<AtomicI64>,
     seen: Arc<Seen>,
     all: Vec<JoinHandle<History>>,
 }
@@ -64,13 +66,28 @@ impl Shoppers {
                     let user_id = next.fetch_add(1, Ordering::Relaxed);
                     let (keys, seen) = (Arc::clone(&keys), Arc::clone(&seen));
                     let shopper = Shopper { gateway, keys, seen, user_id };
-                    history.insert(user_id, shopper.shop(template_id).await);
+                    let coupon = shopper.claim(template_id).await;
+                    history.insert(user_id, shopper.buy(&coupon).await);
                 }
                 history
             })
         };
         let all = (0..SHOPPERS).map(shop).collect();
-        Self { stop, seen, all }
+        Self { stop, next, seen, all }
+    }
+
+    /// One more, who has claimed, and buys when he is told to.
+    pub(super) async fn hesitant(&mut self, market: &Market, template_id: i64) -> oneshot::Sender<()> {
+        let user_id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (gateway, keys) = (market.gateway, Arc::clone(&market.keys));
+        let shopper = Shopper { gateway, keys, seen: Arc::clone(&self.seen), user_id };
+        let coupon = shopper.claim(template_id).await;
+        let (go, told) = oneshot::channel();
+        self.all.push(tokio::spawn(async move {
+            told.await.expect("he is told");
+            History::from([(user_id, shopper.buy(&coupon).await)])
+        }));
+        go
     }
 
     /// Waits until another redemption is kept, which is so while there is no coordinator.
@@ -141,11 +158,14 @@ impl Histories {
 }
 
 impl Shopper {
-    /// Claims, buys, and every third returns; what it came to.
-    async fn shop(&self, template_id: i64) -> (i64, [i64; 3]) {
+    /// His coupon.
+    async fn claim(&self, template_id: i64) -> Value {
         let claim = json!({ "template_id": template_id.to_string() });
-        let coupon = self.asked("POST", "/v1/coupons", &claim).await;
-        let coupon = coupon["coupon_id"].clone();
+        self.asked("POST", "/v1/coupons", &claim).await["coupon_id"].clone()
+    }
+
+    /// Buys with it, and every third returns what he bought; what it came to.
+    async fn buy(&self, coupon: &Value) -> (i64, [i64; 3]) {
         let coupon_id: i64 = coupon.as_str().and_then(|id| id.parse().ok()).expect("a number");
         let line = json!({ "product_id": ITEM.to_string(), "category_id": "2", "shop_id": "9", "price_cents": 2_000,
             "quantity": 1 });

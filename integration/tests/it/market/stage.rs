@@ -98,6 +98,7 @@ impl Market {
             .with("--template", format!("http://{at_templates}"))
             .with("--issuing", format!("http://{at_issuing}"))
             .with("--redemption", format!("http://{at_redemption}"))
+            .with("--claims-per-minute", "0")
             .with("--log-filter", "warn");
         let template = spec("coupon_template", "tercet-coupon-template", url("template"));
         let specs = [

@@ -77,7 +77,8 @@ impl Transaction {
             return Self { units: 1, order: false, branches, decision: None };
         }
         let (order_id, count, amount_cents) = (1 + id as i64, 1 + chance.below(3) as u32, PRICE_CENTS);
-        let redeem = Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents: DISCOUNT_CENTS };
+        let of = Redeem { coupon_id, user_id, order_id, ..Redeem::default() };
+        let redeem = Redeem { amount_cents, discount_cents: DISCOUNT_CENTS, ..of };
         let place = Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents: DISCOUNT_CENTS };
         let branches = vec![
             branch(Service::Coupon, "redeem", redeem.encode_to_vec()),

@@ -89,6 +89,7 @@ async fn each_coupon_is_shown_with_what_it_brings_or_why_it_does_not<Db: Databas
         user_id: USER,
         lines: vec![line(10_000)],
         coupon_ids: coupon_ids.into(),
+        shop_id: 0,
     };
     let told = world.redemption.validate(request(&named)).await.expect("it is answered").into_inner();
     let ids: Vec<i64> = told.coupons.iter().map(|own| own.coupon_id).collect();
@@ -235,7 +236,8 @@ async fn what_is_asked_for_while_the_coordinator_is_away_is_done_once_when_it_is
         assert_eq!((again.state(), world.get(key).await.state()), (State::Kept, State::Kept));
     }
     // What needs no coordinator goes on.
-    let request = pb::ValidateRequest { user_id: USER, lines: vec![line(10_000)], coupon_ids: vec![two] };
+    let (lines, coupon_ids) = (vec![line(10_000)], vec![two]);
+    let request = pb::ValidateRequest { user_id: USER, lines, coupon_ids, shop_id: 0 };
     let told = world.redemption.validate(request).await.expect("it is answered").into_inner();
     assert_eq!(told.best.map(|best| best.discount_cents), Some(500), "nothing is used yet");
     world.coordinator.start_again().await;

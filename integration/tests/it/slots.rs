@@ -189,7 +189,9 @@ async fn what_was_begun_before_slots_moved_ends_where_they_have_come_to() {
     for operation in [Try, Confirm] {
         assert_eq!(issued.call(&old, operation).await, done());
     }
-    let redeem = Redeem { coupon_id: used, user_id: user[1], order_id: 9, amount_cents: 900, discount_cents: 500 };
+    let (user_id, order_id) = (user[1], 9);
+    let amounts = Redeem { amount_cents: 900, discount_cents: 500, ..Redeem::default() };
+    let redeem = Redeem { coupon_id: used, user_id, order_id, ..amounts };
     let redeem = world.branch("redeem", redeem.encode_to_vec());
     assert_eq!(redeem.call(&frozen, Try).await, done());
     // Its try comes when it has been cancelled.

@@ -20,7 +20,7 @@ pub struct Entry {
     pub order_id: Option<i64>,
     /// The template that it is about.
     pub template_id: Option<i64>,
-    /// Who did it, if it was an operator.
+    /// Who did it, if it was a person of the platform or of a shop.
     pub operator: Option<String>,
     /// Why.
     pub reason: String,
@@ -61,10 +61,15 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             let operator = (!issued.operator.is_empty()).then(|| issued.operator.clone());
             vec![Entry { template_id: Some(issued.template_id), operator, reason: issued.reason.clone(), ..row }]
         }
-        Payload::CouponUsed(pb::CouponUsed { coupon_id, order_id, discount_cents }) => {
-            let after = json!({"status": "used", "order_id": order_id, "discount_cents": discount_cents});
+        Payload::CouponUsed(used) => {
+            let pb::CouponUsed { coupon_id, order_id, discount_cents, shop_id, operator } = used;
+            let mut after = json!({"status": "used", "order_id": order_id, "discount_cents": discount_cents});
+            if *shop_id != 0 {
+                after["shop_id"] = json!(shop_id);
+            }
             let row = of_coupon("coupon used", *coupon_id, json!({"status": "issued"}), after);
-            vec![Entry { order_id: Some(*order_id), ..row }]
+            let operator = (!operator.is_empty()).then(|| operator.clone());
+            vec![Entry { order_id: Some(*order_id), operator, ..row }]
         }
         Payload::CouponGivenBack(pb::CouponGivenBack { coupon_id, order_id }) => {
             let before = json!({"status": "used", "order_id": order_id});

@@ -105,6 +105,7 @@ pub(crate) fn redeem<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, p
         order_id,
         amount_cents: 2_000,
         discount_cents: 500,
+        ..pb::Redeem::default()
     };
     suite(REDEEM).granting([redeem(id(1, 7), 7, 100), redeem(id(2, 7), 7, 101)]).refusing([
         redeem(id(1, 7), 7, 102),

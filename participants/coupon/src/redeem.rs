@@ -82,7 +82,7 @@ impl<Db> Redeem<Db> {
 
 /// Why an order does not get a coupon.
 fn redeem_fault(request: &pb::Redeem, found: Option<&(Coupon, i64)>) -> Option<String> {
-    let &pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents } = request;
+    let &pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents, .. } = request;
     let fields = [
         ("order_id", order_id, 1),
         ("discount_cents", discount_cents, 0),
@@ -159,7 +159,7 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
             order: Some((request.order_id, request.discount_cents)),
         };
         let answers = advance_all::<Db>(db_tx, self.slots.map(), operations, mark_used).await?;
-        let used = |op: &Op<pb::Redeem>| told::used(op.request.user_id, &told::Use::from(&op.request)).by(op);
+        let used = |op: &Op<pb::Redeem>| told::used(&op.request).by(op);
         self.outbox.append::<Db>(db_tx, operations.iter().map(used)).await?;
         Ok(answers)
     }
@@ -249,7 +249,7 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
             match slice.get(coupon_id).map(|(coupon, _)| (coupon.status, coupon.user_id)) {
                 Some((Status::Issued | Status::Expired, user_id)) => {
                     slice.advance(coupon_id, Status::Used, Some((order_id, discount_cents)));
-                    events.push(told::used(user_id, &told::Use::from(&op.request)).by(op));
+                    events.push(told::used_again(user_id, &op.request).by(op));
                     Answer::done()
                 }
                 Some((Status::Locked, _)) => Answer::not_now(LOCKED_DELAY),

@@ -46,7 +46,8 @@ fn id(number: i64, user_id: i64) -> i64 {
 }
 
 fn redeem(coupon_id: i64, user_id: i64, order_id: i64, amount_cents: i64) -> pb::Redeem {
-    pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents: 500 }
+    let (shop_id, operator) = (9, "bob".to_owned());
+    pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents: 500, shop_id, operator }
 }
 
 /// Of user 7's coupon 1, by this order.
@@ -351,7 +352,13 @@ async fn every_step_of_a_coupon_is_told_and_that_it_ended_meanwhile_too() {
 
     let word = |(user_id, payload): (i64, Option<Payload>)| match payload {
         Some(Payload::CouponIssued(event)) => (user_id, "issued", event.coupon_id, 0),
-        Some(Payload::CouponUsed(event)) => (user_id, "used", event.coupon_id, event.order_id),
+        Some(Payload::CouponUsed(event)) if event.operator.is_empty() => {
+            (user_id, "used again", event.coupon_id, event.order_id)
+        }
+        Some(Payload::CouponUsed(event)) => {
+            assert_eq!((event.shop_id, &*event.operator), (9, "bob"));
+            (user_id, "used", event.coupon_id, event.order_id)
+        }
         Some(Payload::CouponGivenBack(event)) => (user_id, "given back", event.coupon_id, event.order_id),
         Some(Payload::CouponExpired(event)) => (user_id, "expired", event.coupon_id, 0),
         other => panic!("{other:?}"),
@@ -365,7 +372,7 @@ async fn every_step_of_a_coupon_is_told_and_that_it_ended_meanwhile_too() {
         (7, "used", one, 100),
         (7, "given back", one, 100),
         (7, "expired", one, 0),
-        (7, "used", one, 100),
+        (7, "used again", one, 100),
     ];
     assert_eq!(words, wanted);
 }

@@ -15,25 +15,6 @@ pub(crate) struct By<'a> {
     pub(crate) reason: &'a str,
 }
 
-/// What an order has used.
-pub(crate) struct Use {
-    coupon_id: i64,
-    order_id: i64,
-    discount_cents: i64,
-}
-
-impl From<&pb::Redeem> for Use {
-    fn from(&pb::Redeem { coupon_id, order_id, discount_cents, .. }: &pb::Redeem) -> Self {
-        Self { coupon_id, order_id, discount_cents }
-    }
-}
-
-impl From<&pb::GiveBack> for Use {
-    fn from(&pb::GiveBack { coupon_id, order_id, discount_cents }: &pb::GiveBack) -> Self {
-        Self { coupon_id, order_id, discount_cents }
-    }
-}
-
 /// A coupon was issued to whoever claimed it.
 pub(crate) fn issued(claim: &pb::Claim) -> Event {
     issued_by(claim, By { operator: "", reason: "" })
@@ -50,8 +31,16 @@ pub(crate) fn issued_by(claim: &pb::Claim, by: By<'_>) -> Event {
 }
 
 /// An order has used a coupon.
-pub(crate) fn used(user_id: i64, &Use { coupon_id, order_id, discount_cents }: &Use) -> Event {
-    Event::new(user_id, Payload::CouponUsed(CouponUsed { coupon_id, order_id, discount_cents }))
+pub(crate) fn used(redeem: &pb::Redeem) -> Event {
+    let &pb::Redeem { coupon_id, user_id, order_id, discount_cents, shop_id, .. } = redeem;
+    let operator = redeem.operator.clone();
+    Event::new(user_id, Payload::CouponUsed(CouponUsed { coupon_id, order_id, discount_cents, shop_id, operator }))
+}
+
+/// An order has a coupon again, since its refund came to nothing.
+pub(crate) fn used_again(user_id: i64, &pb::GiveBack { coupon_id, order_id, discount_cents }: &pb::GiveBack) -> Event {
+    let used = CouponUsed { coupon_id, order_id, discount_cents, ..CouponUsed::default() };
+    Event::new(user_id, Payload::CouponUsed(used))
 }
 
 /// A refund has given a coupon back.

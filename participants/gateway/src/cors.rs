@@ -33,7 +33,8 @@ impl Cors {
         let answer = response.headers_mut();
         if self.allow(answer, Some(origin)) {
             answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT"));
-            let allowed = "authorization, content-type, idempotency-key, traceparent, x-request-id";
+            let allowed =
+                "authorization, content-type, idempotency-key, traceparent, x-request-id, x-user-authorization";
             answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
             answer.insert(ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE.as_secs().into());
         }

@@ -34,6 +34,7 @@ use crate::trace::{Ids, REQUEST_ID};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const USER_AUTHORIZATION: HeaderName = HeaderName::from_static("x-user-authorization");
 
 /// What answers requests.
 pub(crate) struct Front {
@@ -244,6 +245,12 @@ impl Inner {
             Some(role) => Some(self.identity(&parts.headers, role).await?),
             None => None,
         };
+        let consenting = match &identity {
+            Some(Identity::Shop { shop_id, .. }) if route.is_consented => {
+                Some(self.consenting(&parts.headers, *shop_id).await?)
+            }
+            Some(_) | None => None,
+        };
         if let (true, Some(Identity::User { user_id, .. })) = (route.is_claim, &identity) {
             self.limiter.claim(*user_id)?;
         }
@@ -268,24 +275,35 @@ impl Inner {
             deadline: Instant::now() + self.timeout,
             idempotency_key,
         };
-        let answering = (route.handler)(Arrived { identity, texts, body, context });
+        let answering = (route.handler)(Arrived { identity, consenting, texts, body, context });
         let answered = tokio::time::timeout(self.timeout, answering).await;
         answered.unwrap_or_else(|_| Err(Code::Timeout.fault([])))
     }
 
     /// Who calls, when he has this role.
     async fn identity(&self, headers: &HeaderMap, role: Role) -> Result<Identity, Fault> {
-        let unauthenticated = || Code::Unauthenticated.fault([]);
-        let value = headers.get(header::AUTHORIZATION).ok_or_else(unauthenticated)?;
-        let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unauthenticated)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(unauthenticated());
-        }
-        let identity = self.verifier.verify(token.trim()).await?;
-        if identity.role() == role {
+        let token = bearer(headers, &header::AUTHORIZATION).ok_or_else(|| Code::Unauthenticated.fault([]))?;
+        let identity = self.verifier.verify(token).await?;
+        if identity.role() == Some(role) {
             Ok(identity)
         } else {
             Err(Code::Forbidden.fault([("role", role.name().to_owned())]))
+        }
+    }
+
+    /// The user who has given his consent to this shop.
+    async fn consenting(&self, headers: &HeaderMap, shop_id: i64) -> Result<i64, Fault> {
+        let needed = || Code::ConsentNeeded.fault([]);
+        let token = bearer(headers, &USER_AUTHORIZATION).ok_or_else(needed)?;
+        let of_this_header = |fault: Fault| {
+            let mut arguments = fault.arguments().clone();
+            arguments.insert("header".to_owned(), USER_AUTHORIZATION.to_string());
+            Fault::new(fault.code, arguments)
+        };
+        match self.verifier.verify(token).await.map_err(of_this_header)? {
+            Identity::Consent { user_id, shop_id: own } if own == shop_id => Ok(user_id),
+            Identity::Consent { .. } => Err(Code::ConsentOtherShop.fault([])),
+            Identity::User { .. } | Identity::Shop { .. } | Identity::Operator { .. } => Err(needed()),
         }
     }
 
@@ -329,6 +347,12 @@ impl Inner {
         let whole = tokio::time::timeout(self.client_timeout, whole).await;
         whole.unwrap_or_else(|_| Err(Code::TooSlow.fault([])))
     }
+}
+
+/// The bearer token that a header has.
+fn bearer<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let (scheme, token) = headers.get(name)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<String, Fault> {

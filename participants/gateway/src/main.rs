@@ -42,6 +42,9 @@ struct Token {
     /// The shop of a person of a shop
     #[arg(long, required_if_eq("role", "shop"))]
     shop: Option<i64>,
+    /// The shop that may use a user's coupons with it, as its header x-user-authorization
+    #[arg(long, value_name = "SHOP")]
+    for_shop: Option<i64>,
     /// Groups that a user is a member of, with commas between them
     #[arg(long, value_delimiter = ',')]
     groups: Vec<String>,
@@ -73,11 +76,19 @@ async fn main() -> ExitCode {
 }
 
 fn mint(wanted: Token) -> anyhow::Result<String> {
+    let shop_id = match (wanted.role, wanted.shop, wanted.for_shop) {
+        (Role::User, None, for_shop) => for_shop,
+        (Role::Shop, shop, None) => shop,
+        (Role::Operator, None, None) => None,
+        (Role::User | Role::Shop | Role::Operator, _, _) => {
+            anyhow::bail!("--shop is of a person of a shop, and --for-shop of a user")
+        }
+    };
     let keys = std::fs::read(&wanted.jwks).map_err(|error| anyhow::anyhow!("{}: {error}", wanted.jwks.display()))?;
     let bearer = token::Bearer {
         role: wanted.role,
         subject: wanted.subject,
-        shop_id: wanted.shop,
+        shop_id,
         groups: wanted.groups,
         issuer: wanted.issuer,
         audience: wanted.audience,

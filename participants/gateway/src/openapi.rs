@@ -7,7 +7,7 @@ use crate::problem::Problem;
 use crate::route::{Given, Route};
 use crate::schema::{Schema as _, Schemas};
 
-/// What any route may fail with, the last two only where there is a token or a body.
+/// What any route may fail with, the others only where there is a token, a user's consent or a body.
 const ANYWHERE: [Code; 6] =
     [Code::SystemBusy, Code::Invalid, Code::TooMany, Code::Internal, Code::Timeout, Code::NoMethod];
 const WITH_TOKEN: [Code; 10] = [
@@ -22,6 +22,7 @@ const WITH_TOKEN: [Code; 10] = [
     Code::TokenAudience,
     Code::Forbidden,
 ];
+const WITH_CONSENT: [Code; 2] = [Code::ConsentNeeded, Code::ConsentOtherShop];
 const WITH_BODY: [Code; 4] = [Code::Malformed, Code::TooLarge, Code::TooSlow, Code::NotJson];
 
 /// The document of these routes.
@@ -84,6 +85,15 @@ fn operation(route: &Route, problem: &Value, schemas: &mut Schemas) -> Value {
             "schema": { "type": "string", "minLength": 1, "maxLength": 128 },
         }));
     }
+    if route.is_consented {
+        parameters.push(json!({
+            "name": "X-User-Authorization",
+            "in": "header",
+            "required": true,
+            "description": "Bearer, and a token of the user whose coupons they are, with this shop's shop_id",
+            "schema": { "type": "string" },
+        }));
+    }
     let mut operation = json!({
         "operationId": route.name,
         "summary": route.says,
@@ -119,6 +129,7 @@ fn responses(route: &Route, problem: &Value, schemas: &mut Schemas) -> Value {
     }
     let mut codes: Vec<Code> = ANYWHERE.into_iter().chain(route.codes.iter().copied()).collect();
     codes.extend(WITH_TOKEN.iter().filter(|_| route.role.is_some()));
+    codes.extend(WITH_CONSENT.iter().filter(|_| route.is_consented));
     codes.extend(WITH_BODY.iter().filter(|_| route.body.is_some()));
     for code in codes {
         let status = responses.entry(code.http().to_string()).or_insert_with(|| {

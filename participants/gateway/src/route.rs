@@ -62,9 +62,11 @@ pub(crate) struct Call<C, P, B> {
 /// Who calls, as a route knows him: its kind is the role that the route needs.
 pub(crate) trait Caller: Sized + Send + 'static {
     const ROLE: Option<Role>;
+    /// Whether it asks for a user, by whose consent.
+    const IS_CONSENTED: bool = false;
 
     /// `None` where it is somebody else.
-    fn of(identity: Option<Identity>) -> Option<Self>;
+    fn of(identity: Option<Identity>, consenting: Option<i64>) -> Option<Self>;
 }
 
 /// Whoever it is.
@@ -84,6 +86,12 @@ pub(crate) struct Shop {
     pub(crate) name: String,
 }
 
+/// A person of a shop, by the consent of a user.
+pub(crate) struct ShopForUser {
+    pub(crate) shop: Shop,
+    pub(crate) user_id: i64,
+}
+
 /// A person of the platform.
 pub(crate) struct Operator {
     pub(crate) name: String,
@@ -92,7 +100,7 @@ pub(crate) struct Operator {
 impl Caller for Anyone {
     const ROLE: Option<Role> = None;
 
-    fn of(_: Option<Identity>) -> Option<Self> {
+    fn of(_: Option<Identity>, _: Option<i64>) -> Option<Self> {
         Some(Self)
     }
 }
@@ -100,10 +108,10 @@ impl Caller for Anyone {
 impl Caller for User {
     const ROLE: Option<Role> = Some(Role::User);
 
-    fn of(identity: Option<Identity>) -> Option<Self> {
+    fn of(identity: Option<Identity>, _: Option<i64>) -> Option<Self> {
         match identity? {
             Identity::User { user_id: id, groups } => Some(Self { id, groups }),
-            Identity::Shop { .. } | Identity::Operator { .. } => None,
+            Identity::Consent { .. } | Identity::Shop { .. } | Identity::Operator { .. } => None,
         }
     }
 }
@@ -111,21 +119,30 @@ impl Caller for User {
 impl Caller for Shop {
     const ROLE: Option<Role> = Some(Role::Shop);
 
-    fn of(identity: Option<Identity>) -> Option<Self> {
+    fn of(identity: Option<Identity>, _: Option<i64>) -> Option<Self> {
         match identity? {
             Identity::Shop { shop_id: id, name } => Some(Self { id, name }),
-            Identity::User { .. } | Identity::Operator { .. } => None,
+            Identity::User { .. } | Identity::Consent { .. } | Identity::Operator { .. } => None,
         }
+    }
+}
+
+impl Caller for ShopForUser {
+    const ROLE: Option<Role> = Shop::ROLE;
+    const IS_CONSENTED: bool = true;
+
+    fn of(identity: Option<Identity>, consenting: Option<i64>) -> Option<Self> {
+        Some(Self { shop: Shop::of(identity, None)?, user_id: consenting? })
     }
 }
 
 impl Caller for Operator {
     const ROLE: Option<Role> = Some(Role::Operator);
 
-    fn of(identity: Option<Identity>) -> Option<Self> {
+    fn of(identity: Option<Identity>, _: Option<i64>) -> Option<Self> {
         match identity? {
             Identity::Operator { name } => Some(Self { name }),
-            Identity::Shop { .. } | Identity::User { .. } => None,
+            Identity::Shop { .. } | Identity::User { .. } | Identity::Consent { .. } => None,
         }
     }
 }
@@ -133,6 +150,8 @@ impl Caller for Operator {
 /// A request past all checks that are alike for all routes.
 pub(crate) struct Arrived<'a> {
     pub(crate) identity: Option<Identity>,
+    /// The user who consents to what a shop does for him.
+    pub(crate) consenting: Option<i64>,
     pub(crate) texts: Texts<'a>,
     pub(crate) body: Bytes,
     pub(crate) context: Context,
@@ -148,6 +167,8 @@ pub(crate) struct Route {
     pub(crate) name: &'static str,
     pub(crate) says: &'static str,
     pub(crate) role: Option<Role>,
+    /// Whether a user has to consent.
+    pub(crate) is_consented: bool,
     /// How HTTP calls its answers that are no errors.
     pub(crate) statuses: &'static [u16],
     /// What it fails with, besides what any route does.
@@ -245,6 +266,7 @@ impl Route {
             name,
             says: "",
             role: C::ROLE,
+            is_consented: C::IS_CONSENTED,
             statuses: &[200],
             codes: &[],
             body_bytes_max: BODY_BYTES_MAX,
@@ -304,7 +326,7 @@ impl Route {
 fn call<C: Caller, P: Params, B: schema::Body>(arrived: Arrived<'_>) -> Result<Call<C, P, B>, Fault> {
     let role = C::ROLE.map_or("", Role::name);
     let forbidden = || Code::Forbidden.fault([("role", role.to_owned())]);
-    let caller = C::of(arrived.identity).ok_or_else(forbidden)?;
+    let caller = C::of(arrived.identity, arrived.consenting).ok_or_else(forbidden)?;
     arrived.texts.only(P::NAMES)?;
     let params = P::read(&arrived.texts)?;
     let body = B::read(&arrived.body)?;

@@ -42,23 +42,6 @@ const REDEEM: &[Code] = &[
     Code::OrderExists,
     Code::OutOfStock,
     Code::NotStocked,
-];
-
-/// Why a user's coupons are not used for a shop.
-const REDEEM_FOR_USER: &[Code] = &[
-    Code::NotFound,
-    Code::KeyReused,
-    Code::CouponTaken,
-    Code::NotYetValid,
-    Code::Expired,
-    Code::OutOfScope,
-    Code::BelowThreshold,
-    Code::NotStackable,
-    Code::NoGain,
-    Code::AmountChanged,
-    Code::OrderExists,
-    Code::OutOfStock,
-    Code::NotStocked,
     Code::OtherShop,
 ];
 
@@ -112,12 +95,6 @@ fn customers() -> Vec<Route> {
             .says("What coupons take off an order, or why nothing, and which of them are best together")
             .takes(LARGE_BODY_BYTES_MAX)
             .fails(&[Code::NotFound]),
-        Route::new(Method::POST, "/v1/redemptions", "redeem", redemptions::redeem)
-            .says("Uses coupons for an order: all of them or none; 202 where it is kept and done later")
-            .takes(LARGE_BODY_BYTES_MAX)
-            .keyed()
-            .answers(&[200, 202])
-            .fails(REDEEM),
         Route::new(Method::GET, "/v1/redemptions/{key}", "get_redemption", redemptions::by_key)
             .says("How the redemption with this idempotency key stands")
             .answers(&[200, 202])
@@ -126,33 +103,38 @@ fn customers() -> Vec<Route> {
             .says("How the redemption of an order stands")
             .answers(&[200, 202])
             .fails(&[Code::NotFound]),
-        Route::new(Method::POST, "/v1/orders/{order_id}/refund", "refund", redemptions::refund)
-            .says("Takes an order back; its coupons return as their rules allow")
-            .answers(&[200, 202])
-            .fails(REFUND),
     ]
 }
 
-/// What shops do for users.
+/// What shops do for users, by their consent where it uses their coupons.
 fn shops() -> Vec<Route> {
     vec![
         Route::new(Method::POST, "/v1/shop/orders/validate", "validate_for_user", redemptions::validate_for)
-            .says("What a user's coupons take off an order of the shop")
+            .says("What coupons of a user take off an order of the shop")
             .takes(LARGE_BODY_BYTES_MAX)
             .fails(&[Code::NotFound, Code::OtherShop]),
-        Route::new(Method::POST, "/v1/shop/redemptions", "redeem_for_user", redemptions::redeem_for)
-            .says("Uses a user's coupons for an order of the shop")
+        Route::new(Method::POST, "/v1/shop/redemptions", "redeem", redemptions::redeem)
+            .says("Uses coupons of a user for an order of the shop: all or none; 202 where it is kept and done later")
             .takes(LARGE_BODY_BYTES_MAX)
             .keyed()
             .answers(&[200, 202])
-            .fails(REDEEM_FOR_USER),
+            .fails(REDEEM),
+        Route::new(
+            Method::GET,
+            "/v1/shop/users/{user_id}/orders/{order_id}/redemption",
+            "get_shop_redemption",
+            redemptions::of_shop,
+        )
+        .says("How the redemption of an order of the shop stands")
+        .answers(&[200, 202])
+        .fails(&[Code::NotFound]),
         Route::new(
             Method::POST,
             "/v1/shop/users/{user_id}/orders/{order_id}/refund",
             "refund_by_shop",
             redemptions::refund_by_shop,
         )
-        .says("Takes an order of the shop back")
+        .says("Takes an order of the shop back; its coupons return as their rules allow")
         .answers(&[200, 202])
         .fails(REFUND),
     ]

@@ -56,17 +56,32 @@ impl fmt::Display for Role {
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Identity {
-    User { user_id: i64, groups: Vec<String> },
-    Shop { shop_id: i64, name: String },
-    Operator { name: String },
+    User {
+        user_id: i64,
+        groups: Vec<String>,
+    },
+    /// Nobody by itself: a user's word that this shop may use his coupons.
+    Consent {
+        user_id: i64,
+        shop_id: i64,
+    },
+    Shop {
+        shop_id: i64,
+        name: String,
+    },
+    Operator {
+        name: String,
+    },
 }
 
 impl Identity {
-    pub(crate) const fn role(&self) -> Role {
+    /// `None` where it is nobody's.
+    pub(crate) const fn role(&self) -> Option<Role> {
         match self {
-            Self::User { .. } => Role::User,
-            Self::Shop { .. } => Role::Shop,
-            Self::Operator { .. } => Role::Operator,
+            Self::User { .. } => Some(Role::User),
+            Self::Consent { .. } => None,
+            Self::Shop { .. } => Some(Role::Shop),
+            Self::Operator { .. } => Some(Role::Operator),
         }
     }
 }
@@ -185,7 +200,10 @@ fn identity(said: Said) -> Result<Identity, Fault> {
             if said.groups.len() > TOKEN_GROUPS_MAX {
                 return Err(invalid("it has too many groups"));
             }
-            Ok(Identity::User { user_id, groups: said.groups })
+            Ok(match said.shop_id {
+                Some(Id(shop_id)) => Identity::Consent { user_id, shop_id },
+                None => Identity::User { user_id, groups: said.groups },
+            })
         }
         Role::Shop => {
             let Id(shop_id) = said.shop_id.ok_or_else(|| invalid("the token of a shop has a shop_id"))?;
@@ -235,7 +253,7 @@ pub struct Bearer {
     pub role: Role,
     /// A user's number, or the name of a person of a shop or of the platform.
     pub subject: String,
-    /// The shop of a person of a shop.
+    /// The shop of a person of a shop; of a user: the shop that may use his coupons, and nothing else is it good for.
     pub shop_id: Option<i64>,
     /// The user groups that a user is a member of.
     pub groups: Vec<String>,

@@ -153,7 +153,7 @@ async fn told(pool: &SqlitePool, payloads: impl IntoIterator<Item = Payload>) ->
 }
 
 fn used(coupon_id: i64, order_id: i64, discount_cents: i64) -> Payload {
-    Payload::CouponUsed(events::CouponUsed { coupon_id, order_id, discount_cents })
+    Payload::CouponUsed(events::CouponUsed { coupon_id, order_id, discount_cents, ..events::CouponUsed::default() })
 }
 
 fn given_back(coupon_id: i64, order_id: i64) -> Payload {

@@ -60,7 +60,7 @@ pub fn checkout(order: &Place) -> anyhow::Result<Plan<Tcc>> {
     let order_key = format!("order/{order_id}");
     let mut plan = plan::tcc().idempotency_key(&order_key);
     if coupon_id != 0 {
-        let redeem = Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents };
+        let redeem = Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents, ..Redeem::default() };
         plan.branch(tercet_coupon::REDEEM.with(&redeem)?.business_key(format!("coupon/{coupon_id}")));
     }
     plan.branch(tercet_stock::RESERVE.with(&Reserve { item, count })?.business_key(&order_key));

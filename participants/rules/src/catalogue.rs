@@ -178,6 +178,13 @@ codes! {
     /// The caller has another role.
     Forbidden = "FORBIDDEN", PermissionDenied, 403,
         "没有权限：需要 {role} 角色", "Not allowed: the role {role} is needed";
+    /// A shop asks for a user without his consent.
+    ConsentNeeded = "CONSENT_NEEDED", Unauthenticated, 401,
+        "需要用户为本店铺授权的令牌（x-user-authorization）",
+        "The user's consent is needed: a token of his for this shop in x-user-authorization";
+    /// The user has given his consent to another shop.
+    ConsentOtherShop = "CONSENT_OTHER_SHOP", PermissionDenied, 403,
+        "用户的授权属于其他店铺", "The user's consent is for another shop";
     /// A shop sells its own products only.
     OtherShop = "OTHER_SHOP", PermissionDenied, 403,
         "订单中有其他店铺的商品", "The order has products of another shop";

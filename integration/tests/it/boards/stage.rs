@@ -65,8 +65,7 @@ impl Stage {
         participants.push(users);
         let (stop, stopped) = watch::channel(false);
         let platform_metrics = platform.addresses.metrics;
-        let token = token_of(&std::fs::read_to_string(platform.jwks())?)?;
-        let well = Gateway { listen: platform.addresses.gateway, metrics: platform_metrics, token };
+        let well = Gateway::of(&std::fs::read_to_string(platform.jwks())?, platform.addresses.gateway, platform_metrics)?;
         let load = tokio::spawn(load(coordinator.url.clone(), gateway, well, stopped));
         Ok(Self {
             metrics,
@@ -96,23 +95,28 @@ impl Stage {
 struct Gateway {
     listen: SocketAddr,
     metrics: SocketAddr,
-    token: String,
+    user: String,
+    shop: String,
+    consent: String,
 }
 
-/// A user's token by these keys.
-fn token_of(keys: &str) -> anyhow::Result<String> {
-    let subject = "42".to_owned();
-    let bearer = Bearer { role: Role::User, subject, shop_id: None, groups: Vec::new(), issuer: None, audience: None };
+/// A token by these keys.
+fn mint(keys: &str, role: Role, subject: &str, shop_id: Option<i64>) -> anyhow::Result<String> {
+    let bearer = Bearer { role, subject: subject.to_owned(), shop_id, groups: Vec::new(), issuer: None, audience: None };
     Ok(token::mint(keys.as_bytes(), bearer, Duration::from_secs(3_600))?)
 }
 
 impl Gateway {
+    fn of(keys: &str, listen: SocketAddr, metrics: SocketAddr) -> anyhow::Result<Self> {
+        let (user, shop) = (mint(keys, Role::User, "42", None)?, mint(keys, Role::Shop, "bob", Some(1))?);
+        Ok(Self { listen, metrics, user, shop, consent: mint(keys, Role::User, "42", Some(1))? })
+    }
+
     async fn start(folder: &Path) -> anyhow::Result<(Self, Process)> {
         let port = || anyhow::Ok(SocketAddr::from(([127, 0, 0, 1], free_port()?)));
         let (listen, metrics, nowhere) = (port()?, port()?, format!("http://{}", port()?));
         let (keys, jwks) = (token::new_keys("first")?, folder.join("jwks.json"));
         std::fs::write(&jwks, &keys)?;
-        let token = token_of(&keys)?;
         let spec = Spec::new("gateway", "tercet-gateway", "tercet-gateway", folder)?.word("serve");
         let services = ["--template", "--issuing", "--redemption"];
         let spec = services.into_iter().fold(spec.with("--jwks", jwks), |spec, service| spec.with(service, &nowhere));
@@ -122,34 +126,35 @@ impl Gateway {
             process.check()?;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok((Self { listen, metrics, token }, process))
+        Ok((Self::of(&keys, listen, metrics)?, process))
     }
 
     /// A claim and a redemption, which nobody can carry out.
     async fn refused(&self) -> anyhow::Result<()> {
         let lines = r#"[{"product_id":"1","category_id":"1","shop_id":"1","price_cents":1,"quantity":1}]"#;
         let redemption = format!(r#"{{"order_id":"1","coupon_ids":["1"],"lines":{lines}}}"#);
-        self.post("/v1/coupons", r#"{"template_id":"7"}"#).await?;
-        self.post("/v1/redemptions", &redemption).await
+        self.post("/v1/coupons", &self.user, r#"{"template_id":"7"}"#).await?;
+        self.post("/v1/shop/redemptions", &self.shop, &redemption).await
     }
 
-    async fn post(&self, path: &str, body: &str) -> anyhow::Result<()> {
-        let told = self.ask("POST", path, body).await?;
+    async fn post(&self, path: &str, token: &str, body: &str) -> anyhow::Result<()> {
+        let told = self.ask("POST", path, token, body).await?;
         anyhow::ensure!(told.starts_with("HTTP/1.1 503 ") && told.contains("SYSTEM_BUSY"), "{told}");
         Ok(())
     }
 
     /// A redemption that there is not, which its service says.
     async fn missing(&self) -> anyhow::Result<()> {
-        let told = self.ask("GET", "/v1/redemptions/never", "").await?;
+        let told = self.ask("GET", "/v1/redemptions/never", &self.user, "").await?;
         anyhow::ensure!(told.starts_with("HTTP/1.1 404 ") && told.contains("NOT_FOUND"), "{told}");
         Ok(())
     }
 
-    async fn ask(&self, method: &str, path: &str, body: &str) -> anyhow::Result<String> {
-        let token = &self.token;
+    async fn ask(&self, method: &str, path: &str, token: &str, body: &str) -> anyhow::Result<String> {
+        let consent = &self.consent;
         let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}");
-        let kind = "content-type: application/json\r\nidempotency-key: k";
+        let kind =
+            format!("content-type: application/json\r\nidempotency-key: k\r\nx-user-authorization: Bearer {consent}");
         let text = format!("{head}\r\n{kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let mut socket = TcpStream::connect(self.listen).await?;
         socket.write_all(text.as_bytes()).await?;

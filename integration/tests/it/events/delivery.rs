@@ -19,7 +19,7 @@ on_all! {
 }
 
 fn record(sequence: i64, source: &str, n: i64) -> Record {
-    let used = pb::CouponUsed { coupon_id: n, order_id: 1, discount_cents: 0 };
+    let used = pb::CouponUsed { coupon_id: n, order_id: 1, ..pb::CouponUsed::default() };
     let event = pb::Event {
         source: source.into(),
         sequence: sequence.unsigned_abs(),

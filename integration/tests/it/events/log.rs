@@ -98,7 +98,8 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
     };
     let issued =
         |coupon_id| events::CouponIssued { coupon_id, template_id: 4, template_version: 1, ..Default::default() };
-    let used = events::CouponUsed { coupon_id: 21, order_id: 31, discount_cents: 500 };
+    let (shop_id, operator) = (9, "bob".to_owned());
+    let used = events::CouponUsed { coupon_id: 21, order_id: 31, discount_cents: 500, shop_id, operator };
     let refunded = events::OrderRefunded {
         order_id: 31,
         coupon_ids: vec![21],
@@ -126,7 +127,9 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
     assert_eq!(actions(&by_coupon), of_21);
     let by_order = found(client, pb::SearchRequest { order_id: 31, ..nothing.clone() }).await;
     assert_eq!(actions(&by_order), of_21[..3]);
-    assert_eq!(by_order[2].after, r#"{"discount_cents":500,"order_id":31,"status":"used"}"#);
+    assert_eq!(by_order[2].after, r#"{"discount_cents":500,"order_id":31,"shop_id":9,"status":"used"}"#);
+    let by_bob = found(client, pb::SearchRequest { operator: "bob".into(), ..nothing.clone() }).await;
+    assert_eq!(actions(&by_bob), ["coupon used"]);
     assert_eq!((by_order[1].before.as_str(), by_order[1].at_ms), (r#"{"status":"paid"}"#, 1_004));
     let by_operator = found(client, pb::SearchRequest { operator: "ann".into(), ..nothing.clone() }).await;
     let [change] = &by_operator[..] else { panic!("{by_operator:?}") };
@@ -137,7 +140,7 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
     // What is given has to be so, all of it.
     let both = pb::SearchRequest { user_id: 8, coupon_id: 21, ..nothing.clone() };
     assert_eq!(found(client, both).await, []);
-    let stranger = pb::SearchRequest { operator: "bob".into(), ..nothing };
+    let stranger = pb::SearchRequest { operator: "eve".into(), ..nothing };
     assert_eq!(found(client, stranger).await, []);
 }
 

@@ -159,7 +159,7 @@ fn number(event: &pb::Event) -> i64 {
 
 /// The event that carries a number.
 pub(super) fn event(user_id: i64, n: i64) -> Event {
-    let used = pb::CouponUsed { coupon_id: n, order_id: 1, discount_cents: 0 };
+    let used = pb::CouponUsed { coupon_id: n, order_id: 1, ..pb::CouponUsed::default() };
     Event::new(user_id, Payload::CouponUsed(used))
 }
 

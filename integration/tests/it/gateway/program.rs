@@ -19,6 +19,8 @@ async fn the_program_makes_keys_and_tokens_and_shows_its_metrics() {
     let jwks = folder.path().join("jwks.json").display().to_string();
     std::fs::write(&jwks, say(&["keys"])).expect("it can be written");
     let token = say(&["token", "--jwks", &jwks, "user", "42"]);
+    let consent = say(&["token", "--jwks", &jwks, "user", "42", "--for-shop", "9"]);
+    let shop = say(&["token", "--jwks", &jwks, "shop", "bob", "--shop", "9"]);
     let [listen, metrics] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port().expect("a port")));
     let spec = spec.word("serve").with("--jwks", &jwks).with("--listen", &listen).with("--metrics", &metrics);
     let _process = spec.start().expect("it starts");
@@ -39,6 +41,12 @@ async fn the_program_makes_keys_and_tokens_and_shows_its_metrics() {
     let told = get(&listen, "/v1/offers/secret-7", &bearer).await;
     assert!(told.contains("INVALID"), "{told}");
     get(&listen, "/nowhere/secret-8", "").await;
+    let told = get(&listen, "/v1/offers", &format!("authorization: Bearer {}\r\n", consent.trim())).await;
+    assert!(told.contains("FORBIDDEN"), "{told}");
+    let told =
+        get(&listen, "/v1/shop/users/0/orders/1/redemption", &format!("authorization: Bearer {}\r\n", shop.trim()))
+            .await;
+    assert!(told.contains("INVALID"), "{told}");
     let shown = get(&metrics, "/metrics", "").await;
     let count = r#"tercet_gateway_request_seconds_count{route="get_offer",method="GET",status="4xx"} 1"#;
     let failed = r#"tercet_gateway_errors_total{route="get_offer",code="INVALID"} 1"#;

@@ -1,7 +1,10 @@
-//! Redemptions over HTTP: by users, shops and operators in the embedded default, and while there is no coordinator.
+//! Redemptions over HTTP: by shops with their users' consent, and by operators, in the embedded default; and while
+//! there is no coordinator.
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tercet_gateway::token::Role;
+use tercet_gateway::token::{Bearer, Role};
 
 use super::coupons::{claim, published};
 use super::rules;
@@ -18,8 +21,9 @@ fn product(product_id: &str, quantity: u32) -> Value {
     json!({ "product_id": product_id, "category_id": "2", "shop_id": "9", "price_cents": 5_000, "quantity": quantity })
 }
 
-fn redeem(by: &str, path: &str, key: &str, body: &Value) -> Ask {
-    Ask::new("POST", path).by(by).with("idempotency-key", key).json(body)
+/// By a shop, with a user's consent.
+fn redeem(shop: &str, consent: &str, key: &str, body: &Value) -> Ask {
+    Ask::new("POST", "/v1/shop/redemptions").by(shop).consent(consent).with("idempotency-key", key).json(body)
 }
 
 /// There are five units of product 1 from now on.
@@ -44,8 +48,11 @@ async fn supply(platform: &Platform, operator: &str) {
 }
 
 async fn the_log_has_who_did_it_and_why(platform: &Platform) {
-    let by_bob = platform.logged("order_id=8&operator=bob", 1).await;
-    assert_eq!((&by_bob[0]["action"], &by_bob[0]["reason"]), (&json!("order refunded"), &json!("broken")));
+    let by_bob = platform.logged("order_id=7&operator=bob", 2).await;
+    let refunded = by_bob.iter().find(|entry| entry["action"] == "order refunded").expect("it was refunded");
+    assert_eq!(refunded["reason"], "broken");
+    let used = by_bob.iter().find(|entry| entry["action"] == "coupon used").expect("it was used");
+    assert!(used["after"].as_str().is_some_and(|after| after.contains(r#""shop_id":9"#)), "{used}");
     let of_ann = platform.logged("operator=ann", 5).await;
     let (action, before) = (&of_ann[0]["action"], of_ann[0]["before"].as_str().expect("text"));
     assert_eq!((action, &of_ann[0]["reason"]), (&json!("product set_stock"), &json!("a delivery")));
@@ -54,12 +61,10 @@ async fn the_log_has_who_did_it_and_why(platform: &Platform) {
     assert!(promoted["after"].as_str().is_some_and(|after| after.contains(r#""status":"published""#)), "{promoted}");
 }
 
-#[tokio::test]
-async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
+/// A platform with five units of product 1, and two coupons of user 42.
+async fn stocked() -> (Platform, [Value; 2]) {
     let platform = Platform::start(&[]).await;
-    let (ann, one, two) = (platform.keys.operator("ann"), platform.keys.user(42), platform.keys.user(43));
-    let minute = std::time::Duration::from_secs(60);
-    let shop = platform.keys.mint(bearer(Role::Shop, "bob"), minute);
+    let (ann, one) = (platform.keys.operator("ann"), platform.keys.user(42));
     let mut wide = rules();
     wide["quota"] = json!({ "per_user": 2, "per_user_day": 2 });
     let template = published(&platform, &ann, "wide", &wide).await;
@@ -67,15 +72,25 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
     for key in ["a", "b"] {
         coupon_ids.push(platform.ask(claim(&one, &template, key)).await.good(201)["coupon_id"].clone());
     }
-    let [first, second] = &coupon_ids[..] else { panic!("two") };
-
     supply(&platform, &ann).await;
+    (platform, coupon_ids.try_into().expect("two"))
+}
+
+#[tokio::test]
+async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
+    let (platform, [first, second]) = stocked().await;
+    let keys = &platform.keys;
+    let (ann, one, two) = (keys.operator("ann"), keys.user(42), keys.user(43));
+    let (shop, consent) = (keys.shop("bob"), keys.consent(42, 9));
     let body = json!({ "lines": lines("9") });
-    let told = platform.ask(Ask::new("POST", "/v1/orders/validate").by(&one).json(&body)).await.good(200);
+    let tried = Ask::new("POST", "/v1/orders/validate").by(&one).json(&body);
+    let told = platform.ask(tried).await.good(200);
     assert_eq!((&told["best"]["discount_cents"], &told["best"]["amount_cents"]), (&json!(500), &json!(10_000)));
     assert_eq!(told["coupons"].as_array().map(Vec::len), Some(2));
     let left_out = told["coupons"].as_array().expect("a list").iter().find(|own| own.get("left_out").is_some());
     assert_eq!(left_out.expect("they stand alone")["left_out"]["code"], "NOT_STACKABLE");
+    let by_shop = Ask::new("POST", "/v1/shop/orders/validate").by(&shop).consent(&consent).json(&body);
+    assert_eq!(platform.ask(by_shop).await.good(200), told);
     let named = json!({ "lines": lines("9"), "coupon_ids": [first] });
     let strange = Ask::new("POST", "/v1/orders/validate").by(&two).with("accept-language", "zh").json(&named);
     let refusal = platform.ask(strange).await.good(200)["coupons"][0]["refusal"].clone();
@@ -83,10 +98,13 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
     assert!(refusal["title"].as_str().expect("text").contains("不存在"), "{refusal}");
 
     let wanted = json!({ "order_id": "7", "lines": lines("9"), "coupon_ids": [first], "discount_cents": 500 });
-    assert_eq!(platform.ask(redeem(&two, "/v1/redemptions", "k", &wanted)).await.code(), "NOT_FOUND");
-    let done = platform.ask(redeem(&one, "/v1/redemptions", "k", &wanted)).await.good(200);
+    let strangers = redeem(&shop, &keys.consent(43, 9), "k", &wanted);
+    assert_eq!(platform.ask(strangers).await.code(), "NOT_FOUND");
+    let done = platform.ask(redeem(&shop, &consent, "k", &wanted)).await.good(200);
     assert_eq!((&done["state"], &done["combination"]["discount_cents"]), (&json!("done"), &json!(500)));
-    assert_eq!(platform.ask(redeem(&one, "/v1/redemptions", "k", &wanted)).await.good(200)["state"], "done");
+    // Another person of the shop may ask again.
+    let again = platform.ask(redeem(&keys.shop("li"), &consent, "k", &wanted)).await.good(200);
+    assert_eq!((&again["state"], &again["user_id"]), (&json!("done"), &json!("42")));
     for (code, key, change) in [
         ("KEY_REUSED", "k", json!({ "order_id": "8" })),
         ("COUPON_TAKEN", "l", json!({ "order_id": "8" })),
@@ -95,41 +113,85 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
         ("INVALID", "o", json!({ "coupon_ids": [] })),
         ("OUT_OF_STOCK", "p", json!({ "coupon_ids": [second], "order_id": "8", "lines": [product("1", 4)] })),
         ("NOT_STOCKED", "q", json!({ "coupon_ids": [second], "order_id": "8", "lines": [product("77", 1)] })),
+        ("OTHER_SHOP", "r", json!({ "coupon_ids": [second], "order_id": "8", "lines": lines("10") })),
     ] {
         let mut other = wanted.clone();
         other.as_object_mut().expect("a record").extend(change.as_object().expect("a record").clone());
         if change.get("lines").is_some() {
             other.as_object_mut().expect("a record").remove("discount_cents");
         }
-        assert_eq!(platform.ask(redeem(&one, "/v1/redemptions", key, &other)).await.code(), code);
+        assert_eq!(platform.ask(redeem(&shop, &consent, key, &other)).await.code(), code);
     }
     for path in ["/v1/redemptions/k", "/v1/orders/7/redemption"] {
         assert_eq!(platform.ask(Ask::get(path).by(&one)).await.good(200)["order_id"], "7");
         assert_eq!(platform.ask(Ask::get(path).by(&two)).await.code(), "NOT_FOUND", "another user's is nobody's");
     }
+    let rival = keys.mint(Bearer { shop_id: Some(10), ..bearer(Role::Shop, "eve") }, Duration::from_secs(60));
+    let path = "/v1/shop/users/42/orders/7/redemption";
+    assert_eq!(platform.ask(Ask::get(path).by(&shop)).await.good(200)["state"], "done");
+    assert_eq!(platform.ask(Ask::get(path).by(&rival)).await.code(), "NOT_FOUND", "another shop's is nobody's");
     let path = "/v1/operator/users/42/orders/7/redemption";
     assert_eq!(platform.ask(Ask::get(path).by(&ann)).await.good(200)["state"], "done");
     assert_eq!(platform.ask(Ask::get(path).by(&one)).await.code(), "FORBIDDEN");
 
-    // A shop does the same for its own orders alone.
-    let body =
-        |shop_id: &str| json!({ "user_id": "42", "order_id": "8", "lines": lines(shop_id), "coupon_ids": [second] });
-    let path = "/v1/shop/redemptions";
-    assert_eq!(platform.ask(redeem(&shop, path, "s", &body("10"))).await.code(), "OTHER_SHOP");
-    assert_eq!(platform.ask(redeem(&one, path, "s", &body("9"))).await.code(), "FORBIDDEN");
-    assert_eq!(platform.ask(redeem(&shop, path, "s", &body("9"))).await.good(200)["state"], "done");
-    let reason = json!({ "reason": "broken" });
-    let by_shop = Ask::new("POST", "/v1/shop/users/42/orders/8/refund").by(&shop).json(&reason);
-    assert_eq!(platform.ask(by_shop).await.good(200)["returned_coupon_ids"], json!([second]));
-    let own = |path: &str| Ask::new("POST", path).by(&one).json(&reason);
-    assert_eq!(platform.ask(own("/v1/orders/99/refund")).await.code(), "NOT_FOUND");
+    let refund = |by: &str, path: &str| Ask::new("POST", path).by(by).json(&json!({ "reason": "broken" }));
+    let path = "/v1/shop/users/42/orders/7/refund";
+    assert_eq!(platform.ask(refund(&rival, path)).await.code(), "NOT_FOUND");
+    assert_eq!(platform.ask(refund(&shop, "/v1/shop/users/42/orders/99/refund")).await.code(), "NOT_FOUND");
     for _ in 0..2 {
-        let told = platform.ask(own("/v1/orders/7/refund")).await.good(200);
+        let told = platform.ask(refund(&shop, path)).await.good(200);
         assert_eq!(told, json!({ "state": "done", "returned_coupon_ids": [first] }));
     }
     assert_eq!(platform.ask(Ask::get("/v1/orders/7/redemption").by(&one)).await.good(200)["state"], "refunded");
-
     the_log_has_who_did_it_and_why(&platform).await;
+}
+
+/// Prices come from shops, consent from users, and what has left the shop is not taken back by who has it.
+#[tokio::test]
+async fn nobody_names_his_own_price_and_no_shop_spends_coupons_without_their_user() {
+    let (platform, [first, _]) = stocked().await;
+    let keys = &platform.keys;
+    let (one, shop, consent) = (keys.user(42), keys.shop("bob"), keys.consent(42, 9));
+    let wanted = json!({ "order_id": "7", "lines": lines("9"), "coupon_ids": [first] });
+    let by_user = Ask::new("POST", "/v1/redemptions").by(&one).with("idempotency-key", "k").json(&wanted);
+    assert_eq!(platform.ask(by_user).await.code(), "NO_ROUTE");
+    assert_eq!(platform.ask(redeem(&one, &consent, "k", &wanted)).await.code(), "FORBIDDEN");
+    for path in ["/v1/shop/redemptions", "/v1/shop/orders/validate"] {
+        let ask = || Ask::new("POST", path).by(&shop).with("idempotency-key", "k").json(&wanted);
+        let told = platform.ask(ask()).await;
+        assert_eq!((told.code(), told.status), ("CONSENT_NEEDED", 401));
+        for (code, status, token) in [
+            ("CONSENT_NEEDED", 401, &one),
+            ("CONSENT_NEEDED", 401, &shop),
+            ("CONSENT_OTHER_SHOP", 403, &keys.consent(42, 10)),
+        ] {
+            let told = platform.ask(ask().consent(token).with("accept-language", "zh")).await;
+            assert_eq!((told.code(), told.status), (code, status), "{path}");
+            assert!(told.body["title"].as_str().is_some_and(|title| title.contains("授权")), "{told:?}");
+        }
+        let ended = Bearer { shop_id: Some(9), ..bearer(Role::User, "42") };
+        let told = platform.ask(ask().consent(&(keys.mint(ended, Duration::from_secs(60)) + "x"))).await;
+        assert_eq!(
+            (told.code(), &told.body["arguments"]["header"]),
+            ("TOKEN_SIGNATURE", &json!("x-user-authorization"))
+        );
+    }
+    let named = json!({ "user_id": "42", "order_id": "7", "lines": lines("9"), "coupon_ids": [first] });
+    assert_eq!(platform.ask(redeem(&shop, &consent, "k", &named)).await.code(), "INVALID");
+    // It is good for nothing else.
+    for path in ["/v1/coupons", "/v1/orders/7/redemption"] {
+        assert_eq!(platform.ask(Ask::get(path).by(&consent)).await.code(), "FORBIDDEN");
+    }
+    assert_eq!(platform.ask(claim(&consent, "1", "c")).await.code(), "FORBIDDEN");
+
+    platform.ask(redeem(&shop, &consent, "k", &wanted)).await.good(200);
+    let reason = json!({ "reason": "I keep it" });
+    let by_user = Ask::new("POST", "/v1/orders/7/refund").by(&one).json(&reason);
+    assert_eq!(platform.ask(by_user).await.code(), "NO_ROUTE");
+    let by_user = Ask::new("POST", "/v1/shop/users/42/orders/7/refund").by(&one).json(&reason);
+    assert_eq!(platform.ask(by_user).await.code(), "FORBIDDEN");
+    let by_operator = Ask::new("POST", "/v1/operator/users/42/orders/7/refund").by(&keys.operator("ann"));
+    assert_eq!(platform.ask(by_operator.json(&reason)).await.good(200)["returned_coupon_ids"], json!([first]));
 }
 
 #[tokio::test]
@@ -140,10 +202,11 @@ async fn without_a_coordinator_a_redemption_is_kept_and_told_so_and_without_the_
     let folder = tempfile::tempdir().expect("a folder");
     let keys = Keys::new(folder.path().join("jwks.json"), "first");
     let (jwks, user) = (keys.path.display().to_string(), keys.user(world::USER));
+    let shop = keys.mint(Bearer { shop_id: Some(world::SHOP), ..bearer(Role::Shop, "bob") }, Duration::from_secs(60));
     let at = async |redemption: &str| Gateway::start(&["--jwks", &jwks, "--redemption", redemption]).await;
     let gateway = at(&format!("http://{}", world.address)).await;
-    let wanted = json!({ "order_id": "7", "lines": lines("3"), "coupon_ids": [coupon] });
-    let asked = redeem(&user, "/v1/redemptions", "k", &wanted);
+    let wanted = json!({ "order_id": "7", "lines": lines(&world::SHOP.to_string()), "coupon_ids": [coupon] });
+    let asked = redeem(&shop, &keys.consent(world::USER, world::SHOP), "k", &wanted);
 
     world.coordinator.crash().await;
     assert_eq!(gateway.ask(asked.clone()).await.good(202)["state"], "kept");

@@ -197,14 +197,25 @@ impl Keys {
         self.mint(bearer(Role::User, &user_id.to_string()), Duration::from_secs(60))
     }
 
+    /// A user's consent, for this shop.
+    pub(super) fn consent(&self, user_id: i64, shop_id: i64) -> String {
+        let bearer = Bearer { shop_id: Some(shop_id), ..bearer(Role::User, &user_id.to_string()) };
+        self.mint(bearer, Duration::from_secs(60))
+    }
+
+    /// A person of shop 9.
+    pub(super) fn shop(&self, name: &str) -> String {
+        self.mint(bearer(Role::Shop, name), Duration::from_secs(60))
+    }
+
     pub(super) fn operator(&self, name: &str) -> String {
         self.mint(bearer(Role::Operator, name), Duration::from_secs(60))
     }
 }
 
 pub(super) fn bearer(role: Role, subject: &str) -> Bearer {
-    let subject = subject.to_owned();
-    Bearer { role, subject, shop_id: Some(9), groups: Vec::new(), issuer: None, audience: None }
+    let (subject, shop_id) = (subject.to_owned(), (role == Role::Shop).then_some(9));
+    Bearer { role, subject, shop_id, groups: Vec::new(), issuer: None, audience: None }
 }
 
 /// A request.
@@ -234,6 +245,10 @@ impl Ask {
 
     pub(crate) fn by(self, token: &str) -> Self {
         self.with("authorization", &format!("Bearer {token}"))
+    }
+
+    pub(crate) fn consent(self, token: &str) -> Self {
+        self.with("x-user-authorization", &format!("Bearer {token}"))
     }
 
     pub(crate) fn json(self, body: &Value) -> Self {

@@ -26,6 +26,8 @@ use tonic::transport::Channel;
 
 /// Whose coupons they are, if nobody else is named.
 pub(crate) const USER: i64 = 7;
+/// Whose products they are, and whose orders.
+pub(crate) const SHOP: i64 = 3;
 
 /// All databases that every service here can live in.
 pub(crate) trait Databases:
@@ -163,14 +165,14 @@ pub(crate) fn universal(off_cents: i64, most: u32) -> templates::Rules {
     }
 }
 
-/// One unit of product 1, category 2, shop 3.
+/// One unit of product 1, category 2, of the shop.
 pub(crate) fn line(price_cents: i64) -> pb::OrderLine {
     units(1, price_cents, 1)
 }
 
 /// So many units of a product.
 pub(crate) fn units(product_id: i64, price_cents: i64, quantity: u32) -> pb::OrderLine {
-    pb::OrderLine { product_id, category_id: 2, shop_id: 3, price_cents, quantity }
+    pb::OrderLine { product_id, category_id: 2, shop_id: SHOP, price_cents, quantity }
 }
 
 /// These coupons of [`USER`] for an order of 100 yuan.
@@ -182,16 +184,18 @@ pub(crate) fn wanted(key: &str, order_id: i64, coupon_ids: &[i64]) -> pb::Redeem
         lines: vec![line(10_000)],
         coupon_ids: coupon_ids.to_vec(),
         discount_cents: None,
+        shop_id: SHOP,
+        operator: "bob".into(),
     }
 }
 
 pub(crate) fn by_key(key: &str) -> pb::GetRedemptionRequest {
     let by = Some(pb::get_redemption_request::By::IdempotencyKey(key.into()));
-    pb::GetRedemptionRequest { user_id: USER, by }
+    pb::GetRedemptionRequest { user_id: USER, by, shop_id: 0 }
 }
 
 pub(crate) fn refund(order_id: i64) -> pb::RefundRequest {
-    let (operator, reason) = (String::new(), "broken".to_owned());
+    let (operator, reason) = ("ann".to_owned(), "broken".to_owned());
     pb::RefundRequest { user_id: USER, order_id, shop_id: 0, operator, reason }
 }
 

@@ -6,7 +6,7 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::limits::LINES_MAX;
-use tercet_rules::{Cents, Fault, Invalid, Limit, Line, Order, text};
+use tercet_rules::{Cents, Code, Fault, Invalid, Limit, Line, Order, text};
 
 use super::limits::{COUPONS_MAX, KEY_BYTES_MAX, OPERATOR_BYTES_MAX, PRODUCTS_MAX, REASON_BYTES_MAX, UNITS_MAX};
 use crate::stock::PRODUCT_MAX;
@@ -50,14 +50,22 @@ pub(super) fn coupons(coupon_ids: &[i64], least: usize) -> Result<(), Invalid> {
     Ok(())
 }
 
-pub(super) fn redeem(request: &pb::RedeemRequest) -> Result<Order, Invalid> {
+pub(super) fn redeem(request: &pb::RedeemRequest) -> Result<Order, Fault> {
     key(&request.idempotency_key)?;
     id("user_id", request.user_id)?;
+    id("shop_id", request.shop_id)?;
     id("order_id", request.order_id)?;
+    text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
     coupons(&request.coupon_ids, 1)?;
     let order = order(&request.lines)?;
     products(&request.lines)?;
+    of_shop(request.shop_id, &request.lines)?;
     Ok(order)
+}
+
+/// A shop says prices of its own products alone.
+pub(super) fn of_shop(shop_id: i64, lines: &[pb::OrderLine]) -> Result<(), Fault> {
+    if lines.iter().all(|line| line.shop_id == shop_id) { Ok(()) } else { Err(Code::OtherShop.fault([])) }
 }
 
 /// Lines whose units can be taken out of stock.
@@ -93,15 +101,13 @@ pub(super) fn key(key: &str) -> Result<&str, Invalid> {
 pub(super) fn refund(request: &pb::RefundRequest) -> Result<(), Invalid> {
     id("user_id", request.user_id)?;
     id("order_id", request.order_id)?;
-    if !request.operator.is_empty() {
-        text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
-    }
+    text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
     text("reason", &request.reason, REASON_BYTES_MAX).map(drop)
 }
 
-/// Of what a redemption is about.
+/// Of what a redemption is about: whichever person of the shop asks.
 pub(super) fn digest(request: &pb::RedeemRequest) -> String {
-    let about = pb::RedeemRequest { idempotency_key: String::new(), ..request.clone() };
+    let about = pb::RedeemRequest { idempotency_key: String::new(), operator: String::new(), ..request.clone() };
     Sha256::digest(about.encode_to_vec()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -22,7 +22,7 @@ pub const PRODUCTS_MAX: usize = 200;
 pub const UNITS_MAX: u32 = 1_000_000;
 /// Most bytes of an idempotency key.
 pub const KEY_BYTES_MAX: usize = 128;
-/// Most bytes of the name of whoever takes an order back.
+/// Most bytes of the name of whoever uses coupons for a user, or takes an order back.
 pub const OPERATOR_BYTES_MAX: usize = 64;
 /// Most bytes of a reason.
 pub const REASON_BYTES_MAX: usize = 512;

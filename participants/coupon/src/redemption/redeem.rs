@@ -75,6 +75,10 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 self.by_order(user_id, order_id).await?.ok_or_else(|| missing(order_id.to_string()))?
             }
         };
+        // A shop learns nothing of other shops' orders.
+        if request.shop_id != 0 && content(&found)?.lines.iter().any(|line| line.shop_id != request.shop_id) {
+            return Err(missing(found.order_id.to_string()));
+        }
         view(&found)
     }
 
@@ -120,7 +124,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             busy()
         })?;
         let now_ms = self.ids.clock_ms().ok_or_else(busy)?;
-        let content = pb::KeptRedemption { lines: request.lines.clone(), combination: Some(combination) };
+        let (lines, operator) = (request.lines.clone(), request.operator.clone());
+        let content = pb::KeptRedemption { lines, combination: Some(combination), operator };
         let row = Row {
             redemption_id,
             user_id,
@@ -323,9 +328,12 @@ fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
     let mut plan = plan::tcc().idempotency_key(format!("redeem/{redemption_id}/{attempt}")).deadline(DEADLINE);
     let honour = HONOUR.with(&pb::Honour { redemption_id, attempt })?;
     plan.branch(honour.business_key(format!("redemption/{redemption_id}")));
+    // All lines are of one shop.
+    let shop_id = kept.lines.first().map_or(0, |line| line.shop_id);
     let mut coupons = Vec::with_capacity(deductions.len());
     for pb::Deduction { coupon_id, discount_cents } in deductions {
-        let redeem = pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents };
+        let operator = kept.operator.clone();
+        let redeem = pb::Redeem { coupon_id, user_id, order_id, amount_cents, discount_cents, shop_id, operator };
         plan.branch(REDEEM.with(&redeem)?.business_key(format!("coupon/{coupon_id}")));
         coupons.push(BasketCoupon { coupon_id, discount_cents });
     }

@@ -77,6 +77,9 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         let user_id = fields::id("user_id", request.user_id)?;
         fields::coupons(&request.coupon_ids, 0)?;
         let order = fields::order(&request.lines)?;
+        if request.shop_id != 0 {
+            fields::of_shop(request.shop_id, &request.lines)?;
+        }
         let tried = self.try_on(&order, user_id, &request.coupon_ids).await?;
         let basket = basket(&order, &tried);
         let best = basket.best();

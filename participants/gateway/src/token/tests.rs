@@ -109,6 +109,8 @@ async fn tokens_of_all_three_kinds_name_their_bearers() {
     let grouped = shared(json!({ "groups": ["staff"] }));
     let groups = vec!["staff".to_owned()];
     assert_eq!(code(&stage, &grouped).await, Ok(Identity::User { user_id: 42, groups }));
+    let consent = shared(json!({ "shop_id": 9, "groups": ["staff"] }));
+    assert_eq!(code(&stage, &consent).await, Ok(Identity::Consent { user_id: 42, shop_id: 9 }));
 }
 
 #[tokio::test]

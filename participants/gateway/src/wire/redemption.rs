@@ -69,16 +69,6 @@ records! {
         coupon_ids: Option<Vec<Id>>,
     }
 
-    /// An order of a user that coupons are tried on.
-    UserTrial {
-        /// Whose coupons.
-        user_id: Id,
-        /// 1 to 500.
-        lines: Vec<OrderLine>,
-        /// At most 20; all that could be used, the 20 that end first, when left out.
-        coupon_ids: Option<Vec<Id>>,
-    }
-
     /// What coupons take off an order.
     Verdict {
         /// Each by itself.
@@ -117,22 +107,8 @@ records! {
         discount_cents: i64,
     }
 
-    /// Coupons for an order.
-    Redeem {
-        /// The order.
-        order_id: Id,
-        /// 1 to 500.
-        lines: Vec<OrderLine>,
-        /// 1 to 20, none twice.
-        coupon_ids: Vec<Id>,
-        /// What the user was shown: refused when they take off another amount.
-        discount_cents: Option<i64>,
-    }
-
     /// Coupons of a user for an order.
-    UserRedeem {
-        /// Whose coupons.
-        user_id: Id,
+    Redeem {
         /// The order.
         order_id: Id,
         /// 1 to 500.

@@ -8,6 +8,10 @@ pub const BODY_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of the body of a request that carries rules or lists of users.
 pub const LARGE_BODY_BYTES_MAX: usize = 4 << 20;
 
+/// Most bytes of the body of a request that carries an order: of 500 lines each may have 390. It is less than the
+/// redemption service takes, and what goes there is shorter than its JSON.
+pub const ORDER_BODY_BYTES_MAX: usize = 192 << 10;
+
 /// Most bytes of all bodies that are there, from their first byte to their answers: senders who trickle large ones from
 /// thousands of connections get no further.
 pub const BODIES_BYTES_MAX: usize = 64 << 20;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tercet_rules::Code;
 
 use crate::api::{coupons, log, occasions, offers, redemptions, stock, templates};
-use crate::limits::LARGE_BODY_BYTES_MAX;
+use crate::limits::{LARGE_BODY_BYTES_MAX, ORDER_BODY_BYTES_MAX};
 use crate::openapi;
 use crate::route::Route;
 
@@ -93,7 +93,7 @@ fn customers() -> Vec<Route> {
     vec![
         Route::new(Method::POST, "/v1/orders/validate", "validate", redemptions::validate)
             .says("What coupons take off an order, or why nothing, and which of them are best together")
-            .takes(LARGE_BODY_BYTES_MAX)
+            .takes(ORDER_BODY_BYTES_MAX)
             .fails(&[Code::NotFound]),
         Route::new(Method::GET, "/v1/redemptions/{key}", "get_redemption", redemptions::by_key)
             .says("How the redemption with this idempotency key stands")
@@ -111,11 +111,11 @@ fn shops() -> Vec<Route> {
     vec![
         Route::new(Method::POST, "/v1/shop/orders/validate", "validate_for_user", redemptions::validate_for)
             .says("What coupons of a user take off an order of the shop")
-            .takes(LARGE_BODY_BYTES_MAX)
+            .takes(ORDER_BODY_BYTES_MAX)
             .fails(&[Code::NotFound, Code::OtherShop]),
         Route::new(Method::POST, "/v1/shop/redemptions", "redeem", redemptions::redeem)
             .says("Uses coupons of a user for an order of the shop: all or none; 202 where it is kept and done later")
-            .takes(LARGE_BODY_BYTES_MAX)
+            .takes(ORDER_BODY_BYTES_MAX)
             .keyed()
             .answers(&[200, 202])
             .fails(REDEEM),

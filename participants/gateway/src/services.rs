@@ -156,6 +156,8 @@ pub(crate) fn fault(status: &Status) -> Fault {
         return fault;
     }
     let code = match status.code() {
+        // What tonic says of a message that is longer than a service takes.
+        Grpc::OutOfRange => Code::TooLarge,
         // The second is what tonic itself says when the time is over.
         Grpc::DeadlineExceeded | Grpc::Cancelled => Code::Timeout,
         // Nobody is there, the connection broke, or what is in between has had enough.
@@ -166,12 +168,15 @@ pub(crate) fn fault(status: &Status) -> Fault {
         | Grpc::AlreadyExists
         | Grpc::PermissionDenied
         | Grpc::FailedPrecondition
-        | Grpc::OutOfRange
         | Grpc::Unimplemented
         | Grpc::Internal
         | Grpc::DataLoss
         | Grpc::Unauthenticated => Code::Internal,
     };
     tracing::warn!(%status, "a service did not answer as it should");
+    if code == Code::TooLarge {
+        let limit = status.message().rsplit("limit is: ").next().unwrap_or_default();
+        return code.fault([("limit", limit.chars().take_while(char::is_ascii_digit).collect())]);
+    }
     code.fault([])
 }

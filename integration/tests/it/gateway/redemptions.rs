@@ -195,6 +195,30 @@ async fn nobody_names_his_own_price_and_no_shop_spends_coupons_without_their_use
 }
 
 #[tokio::test]
+async fn an_order_that_is_too_long_is_told_so() {
+    let platform = Platform::start(&[]).await;
+    let keys = &platform.keys;
+    let (shop, consent) = (keys.shop("bob"), keys.consent(42, 9));
+    let told = async |lines: usize| {
+        let longest = json!({ "product_id": i64::MAX.to_string(), "category_id": i64::MAX.to_string(), "shop_id": "9",
+            "price_cents": 900_000_000_000_000_i64, "quantity": 1 });
+        let wanted = json!({ "order_id": "7", "lines": vec![longest; lines], "coupon_ids": ["1"] });
+        platform.ask(redeem(&shop, &consent, "k", &wanted)).await
+    };
+    let most = told(500).await;
+    assert_eq!((most.code(), &most.body["arguments"]["field"]), ("INVALID", &json!("lines[0].product_id")));
+    let more = told(501).await;
+    assert_eq!((more.code(), more.status, &more.body["arguments"]["field"]), ("INVALID", 400, &json!("lines")));
+    for lines in [2_000, 12_000, 52_000] {
+        let told = told(lines).await;
+        assert_eq!(
+            (told.code(), told.status, &told.body["arguments"]["limit"]),
+            ("PAYLOAD_TOO_LARGE", 413, &json!("196608"))
+        );
+    }
+}
+
+#[tokio::test]
 async fn without_a_coordinator_a_redemption_is_kept_and_told_so_and_without_the_service_the_system_is_busy() {
     let mut world = world::on_sqlite().await;
     let coupon = world.own(world::universal(500, 2)).await.to_string();

@@ -19,6 +19,7 @@ use tercet_coordinator::operate::{Order, Wanted};
 use tercet_coordinator::plan::Plan;
 use tercet_coordinator::request::{Answer, Error, Input, Waits};
 use tercet_coordinator::scanner::{Room, Scanner};
+use tercet_coordinator::session::{Health, State};
 use tercet_coordinator::store::{AuditQuery, Compensation, CompensationQuery, Lookup, MemoryStore, Owner, Store as _};
 use tercet_core::{Operation, Progress, Reply, Status, Timestamp, Xid};
 use tercet_proto::admin::v1 as admin;
@@ -59,6 +60,20 @@ struct World {
     clock: SystemClock,
     store: MemoryStore,
     inbox: mpsc::Sender<Input>,
+}
+
+/// How a service is that does well.
+pub(crate) fn connected(service: &str) -> Health {
+    Health {
+        service: service.to_owned(),
+        state: State::Healthy,
+        sessions: 1,
+        queued: 0,
+        in_flight: 0,
+        oldest_batch: Duration::ZERO,
+        replies: [0; 4],
+        failure: None,
+    }
 }
 
 /// What the runs showed, so that a test in which nothing is compared fails.
@@ -117,9 +132,9 @@ impl World {
         inner.disturbances.iter().any(|(at, of)| *at >= from && *at <= until && of.is_none_or(|of| of == xid))
     }
 
-    fn connected(&self) -> Vec<String> {
+    fn connected(&self) -> Vec<Health> {
         let inner = self.inner.lock().expect("no panic");
-        inner.connected.iter().filter(|(_, there)| **there).map(|(name, _)| (*name).to_owned()).collect()
+        inner.connected.iter().filter(|(_, there)| **there).map(|(name, _)| connected(name)).collect()
     }
 
     /// Services come and go.
@@ -201,9 +216,7 @@ impl World {
         // What is due at this very moment may be called before the operator reads the answer.
         let calls = self.inner.lock().expect("no panic").calls.len();
         let (live, rows, now) = (self.look(xid).await, self.rows(xid).await, self.clock.now());
-        let there = self.connected();
-        let connected = |service: &str| there.iter().any(|name| name == service);
-        let told = explain(Facts { live, rows: &rows, acts: &[], connected: &connected, now });
+        let told = explain(Facts { live, rows: &rows, acts: &[], services: &self.connected(), now });
         let next = told.next.expect("it tells");
         assert_eq!(told.lines.last(), Some(&format!("Next: {}", next.text)));
         let (branch, at) = (next.branch as u8, Timestamp(next.at_ms));
@@ -372,8 +385,9 @@ async fn simulate(seed: u64, seen: &mut Seen) {
     let (_stop, stopping) = watch::channel(false);
     let tick = Arc::new(Notify::new());
     let there = world.clone();
-    let services =
-        Box::new(move || there.connected().into_iter().map(|service| Room { service, calls: 8, busy: 0 }).collect());
+    let services = Box::new(move || {
+        there.connected().into_iter().map(|is| Room { service: is.service, calls: 8, busy: 0 }).collect()
+    });
     let scanner = Scanner { store: Arc::new(store.clone()), clock, services, inbox, gauges, settings };
     let ticks = Arc::clone(&tick);
     let work = [

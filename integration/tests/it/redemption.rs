@@ -327,7 +327,7 @@ async fn what_is_more_than_can_be_answered_at_a_time_is_told_at_once_to_come_aga
     let waiting = tokio::spawn(async move { first.redeem(request).await });
     until("it is under way", async || world.redemption.clone().get_redemption(world::by_key("k")).await.is_ok()).await;
     let begun = Instant::now();
-    let request = pb::ValidateRequest { user_id: USER, lines: vec![line(10_000)], coupon_ids: vec![one] };
+    let request = pb::ValidateRequest { user_id: USER, lines: vec![line(10_000)], coupon_ids: vec![one], shop_id: 0 };
     let shed = few.clone().validate(request.clone()).await.expect_err("it is full");
     assert_eq!(world::fault(&shed).code, Code::SystemBusy);
     assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());

@@ -149,7 +149,9 @@ mod tests {
         let options = pool.options().clone().idle_timeout(Duration::ZERO);
         let readers = Readers::new(options.connect_lazy_with(SqliteConnectOptions::clone(&pool.connect_options())));
         let both = [readers.get().await.expect("the file is there"), readers.get().await.expect("the file is there")];
-        both.map(|reader| reader.done(Ok(())).expect("nothing was read"));
+        for reader in both {
+            reader.done(Ok(())).expect("nothing was read");
+        }
         assert_eq!(readers.idle.lock().expect("nobody panics").len(), 1);
     }
 

@@ -65,7 +65,8 @@ impl Stage {
         participants.push(users);
         let (stop, stopped) = watch::channel(false);
         let platform_metrics = platform.addresses.metrics;
-        let well = Gateway::of(&std::fs::read_to_string(platform.jwks())?, platform.addresses.gateway, platform_metrics)?;
+        let well =
+            Gateway::of(&std::fs::read_to_string(platform.jwks())?, platform.addresses.gateway, platform_metrics)?;
         let load = tokio::spawn(load(coordinator.url.clone(), gateway, well, stopped));
         Ok(Self {
             metrics,
@@ -102,7 +103,8 @@ struct Gateway {
 
 /// A token by these keys.
 fn mint(keys: &str, role: Role, subject: &str, shop_id: Option<i64>) -> anyhow::Result<String> {
-    let bearer = Bearer { role, subject: subject.to_owned(), shop_id, groups: Vec::new(), issuer: None, audience: None };
+    let bearer =
+        Bearer { role, subject: subject.to_owned(), shop_id, groups: Vec::new(), issuer: None, audience: None };
     Ok(token::mint(keys.as_bytes(), bearer, Duration::from_secs(3_600))?)
 }
 

@@ -155,10 +155,11 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// Two units of product 1 for 50 yuan each, and these coupons.
-fn redeem(by: &str, order_id: &str, coupon_id: &Value) -> Ask {
+fn redeem(keys: &Keys, user_id: i64, order_id: &str, coupon_id: &Value) -> Ask {
     let line = json!({ "product_id": "1", "category_id": "2", "shop_id": "9", "price_cents": 5_000, "quantity": 2 });
     let body = json!({ "order_id": order_id, "lines": [line], "coupon_ids": [coupon_id] });
-    Ask::new("POST", "/v1/redemptions").by(by).with("idempotency-key", order_id).json(&body)
+    let ask = Ask::new("POST", "/v1/shop/redemptions").by(&keys.shop("bob")).consent(&keys.consent(user_id, 9));
+    ask.with("idempotency-key", order_id).json(&body)
 }
 
 /// A template of which a user may have nine, and so many units of product 1.
@@ -187,10 +188,12 @@ async fn coupons_are_used_given_back_kept_and_expire_with_every_service_apart() 
     }
 
     // Used, and given back.
-    let done = apart.ask(redeem(&user, "7", &coupons[0])).await.good(200);
+    let done = apart.ask(redeem(&apart.keys, 42, "7", &coupons[0])).await.good(200);
     assert_eq!((&done["state"], &done["combination"]["discount_cents"]), (&json!("done"), &json!(500)));
     assert_eq!(status(&apart, &user, &coupons[0]).await, "used");
-    let refund = Ask::new("POST", "/v1/orders/7/refund").by(&user).json(&json!({ "reason": "broken" }));
+    let refund = Ask::new("POST", "/v1/shop/users/42/orders/7/refund")
+        .by(&apart.keys.shop("bob"))
+        .json(&json!({ "reason": "broken" }));
     assert_eq!(apart.ask(refund).await.good(200)["returned_coupon_ids"], json!([coupons[0]]));
     assert_eq!(status(&apart, &user, &coupons[0]).await, "available");
     until("the log has both", async || {
@@ -202,7 +205,7 @@ async fn coupons_are_used_given_back_kept_and_expire_with_every_service_apart() 
 
     // Kept while there is no coordinator, and done later.
     apart.coordinator.process.as_mut().expect("it is ours").kill();
-    assert_eq!(apart.ask(redeem(&user, "8", &coupons[1])).await.good(202)["state"], "kept");
+    assert_eq!(apart.ask(redeem(&apart.keys, 42, "8", &coupons[1])).await.good(202)["state"], "kept");
     apart.coordinator.process.as_mut().expect("it is ours").restart().expect("it starts");
     until("it is done", async || apart.ask(Ask::get("/v1/redemptions/8").by(&user)).await.body["state"] == "done")
         .await;
@@ -210,11 +213,11 @@ async fn coupons_are_used_given_back_kept_and_expire_with_every_service_apart() 
 
     // With no redemption service everything else goes on.
     apart.redemption.kill();
-    let told = apart.ask(redeem(&user, "9", &coupons[0]).with("accept-language", "zh")).await;
+    let told = apart.ask(redeem(&apart.keys, 42, "9", &coupons[0]).with("accept-language", "zh")).await;
     assert_eq!((told.code(), &told.body["title"]), ("SYSTEM_BUSY", &json!("系统繁忙，请稍后重试")));
     apart.ask(claim(&user, &template, "c")).await.good(201);
     apart.redemption.restart().expect("it starts");
-    until("it is done", async || apart.ask(redeem(&user, "9", &coupons[0])).await.status == 200).await;
+    until("it is done", async || apart.ask(redeem(&apart.keys, 42, "9", &coupons[0])).await.status == 200).await;
 
     // What is not used in time expires.
     let now = "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)";
@@ -226,7 +229,7 @@ async fn coupons_are_used_given_back_kept_and_expire_with_every_service_apart() 
     let short = published(&apart, &ann, "short", &short).await;
     let coupon = apart.ask(claim(&user, &short, "d")).await.good(201)["coupon_id"].clone();
     until("it expires", async || status(&apart, &user, &coupon).await == "expired").await;
-    assert_eq!(apart.ask(redeem(&user, "10", &coupon)).await.code(), "EXPIRED");
+    assert_eq!(apart.ask(redeem(&apart.keys, 42, "10", &coupon)).await.code(), "EXPIRED");
 
     every_process_shows_what_it_was_asked(&apart).await;
 }
@@ -263,7 +266,7 @@ async fn a_coupon_is_claimed_listed_and_used_on_ten_databases_of_a_hundred_table
         let own = apart.ask(Ask::get("/v1/coupons").by(&user)).await.good(200);
         assert_eq!((&own["items"][0]["coupon_id"], own["items"].as_array().map(Vec::len)), (&coupon, Some(1)));
         let order_id = user_id.to_string();
-        assert_eq!(apart.ask(redeem(&user, &order_id, &coupon)).await.good(200)["state"], "done");
+        assert_eq!(apart.ask(redeem(&apart.keys, user_id, &order_id, &coupon)).await.good(200)["state"], "done");
         assert_eq!(status(&apart, &user, &coupon).await, "used");
     }
     let ann = apart.keys.operator("ann");

@@ -198,13 +198,13 @@ impl Keys {
     }
 
     /// A user's consent, for this shop.
-    pub(super) fn consent(&self, user_id: i64, shop_id: i64) -> String {
+    pub(crate) fn consent(&self, user_id: i64, shop_id: i64) -> String {
         let bearer = Bearer { shop_id: Some(shop_id), ..bearer(Role::User, &user_id.to_string()) };
         self.mint(bearer, Duration::from_secs(60))
     }
 
     /// A person of shop 9.
-    pub(super) fn shop(&self, name: &str) -> String {
+    pub(crate) fn shop(&self, name: &str) -> String {
         self.mint(bearer(Role::Shop, name), Duration::from_secs(60))
     }
 

@@ -125,7 +125,7 @@ pub(super) async fn on_sqlite(cron: &str) -> World<Sqlite> {
 pub(super) async fn without_stock_on_sqlite() -> World<Sqlite> {
     let folder = tempfile::tempdir().expect("a folder");
     let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
-    without_stock(&urls, CRON, Some(folder), None).await
+    without_stock(&urls, super::CRON, Some(folder), None).await
 }
 
 /// The same, with events within the process.

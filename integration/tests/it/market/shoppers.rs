@@ -171,7 +171,7 @@ impl Shopper {
             "quantity": 1 });
         let order = json!({ "order_id": self.user_id.to_string(), "lines": [line], "coupon_ids": [coupon],
             "discount_cents": 500 });
-        let mut told = self.asked("POST", "/v1/redemptions", &order).await;
+        let mut told = self.asked("POST", "/v1/shop/redemptions", &order).await;
         if told["state"] == "kept" {
             self.seen.kept.fetch_add(1, Ordering::Relaxed);
         }
@@ -186,7 +186,7 @@ impl Shopper {
         if self.user_id % 3 != 0 {
             return (coupon_id, PLACED);
         }
-        let path = format!("/v1/orders/{}/refund", self.user_id);
+        let path = format!("/v1/shop/users/{0}/orders/{0}/refund", self.user_id);
         while self.asked("POST", &path, &json!({ "reason": "too small" })).await["state"] != "done" {
             assert!(begun.elapsed() < PATIENCE, "it is not taken back");
             tokio::time::sleep(PAUSE).await;
@@ -198,7 +198,10 @@ impl Shopper {
     async fn asked(&self, method: &str, path: &str, body: &Value) -> Value {
         let begun = Instant::now();
         loop {
-            let ask = Ask::new(method, path).by(&self.keys.user(self.user_id));
+            let ask = match path.starts_with("/v1/shop/") {
+                true => Ask::new(method, path).by(&self.keys.shop("bob")).consent(&self.keys.consent(self.user_id, 9)),
+                false => Ask::new(method, path).by(&self.keys.user(self.user_id)),
+            };
             let ask = if body.is_null() { ask } else { ask.with("idempotency-key", "k").json(body) };
             match tokio::time::timeout(Duration::from_secs(10), try_send(self.gateway, ask)).await {
                 Ok(Ok(told)) if matches!(told.status, 200..=202) => return told.body,

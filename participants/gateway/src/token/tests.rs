@@ -59,7 +59,7 @@ async fn stage(issuer: &[&str], audience: &[&str]) -> Stage {
 
 /// A user's token that is good for a minute, with these changes; null takes a part out.
 fn claims(changes: Value) -> Value {
-    let mut claims = json!({ "sub": "42", "role": "user", "exp": jsonwebtoken::get_current_timestamp() + 60 });
+    let mut claims = json!({ "sub": "42", "role": "user", "exp": get_current_timestamp() + 60 });
     for (name, value) in changes.as_object().expect("an object") {
         if value.is_null() {
             claims.as_object_mut().expect("an object").remove(name);
@@ -148,7 +148,7 @@ async fn what_is_not_signed_with_its_key_in_its_way_is_refused() {
 #[tokio::test]
 async fn times_and_parties_are_checked() {
     let stage = stage(&["https://id.example"], &["coupons", "shop"]).await;
-    let now = jsonwebtoken::get_current_timestamp();
+    let now = get_current_timestamp();
     let with = |changes: Value| {
         let mut all = json!({ "iss": "https://id.example", "aud": "coupons" });
         for (name, value) in changes.as_object().expect("an object") {
@@ -207,7 +207,7 @@ async fn a_token_says_who_its_bearer_is_or_is_none() {
 async fn a_token_that_is_known_is_known_no_longer_than_its_keys_and_its_time() {
     let stage = stage(&[], &[]).await;
     let (known, keys, now) =
-        (&stage.verifier.known, stage.verifier.keys.current(), jsonwebtoken::get_current_timestamp());
+        (&stage.verifier.known, stage.verifier.keys.current(), get_current_timestamp());
     let token = shared(json!({ "exp": now + 60 }));
     assert_eq!(known.find(&token, &keys, now), None);
     assert_eq!(code(&stage, &token).await, Ok(user(42)));

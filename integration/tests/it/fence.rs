@@ -15,3 +15,9 @@ async fn the_fence_keeps_its_promises_on_mariadb() {
     let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
     conformance::run::<MySql>(&url).await;
 }
+
+#[tokio::test]
+async fn the_floor_rises_beside_slow_handlers_on_mariadb() {
+    let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
+    conformance::rises_beside_slow_handlers::<MySql>(&url).await;
+}

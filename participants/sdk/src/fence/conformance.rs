@@ -16,6 +16,9 @@ use crate::xid::Xid;
 
 mod cells;
 mod crowd;
+mod floor;
+
+pub use floor::rises_beside_slow_handlers;
 
 /// What the suite asks a database besides.
 pub trait Probe: Dialect {

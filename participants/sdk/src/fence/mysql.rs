@@ -1,25 +1,29 @@
 //! The fence on MariaDB and MySQL: rows as one JSON array, binary values in hexadecimal digits.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::mysql::{MySqlDatabaseError, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Either, Executor, MySql, MySqlConnection, Pool, Row as _, SqlStr};
 
-use super::sql::{Numbered, found, signed};
+use super::sql::{ACQUIRE_MAX, Numbered, POOL_MAX, found, reached, signed};
 use super::{Dialect, Entry, Found, Marks, Settled, Sql, State};
 use crate::tables;
 use crate::xid::Xid;
 
 impl Dialect for MySql {
     async fn open(url: &str) -> Result<Pool<Self>, sqlx::Error> {
-        MySqlPoolOptions::new().connect(url).await
+        let options = MySqlPoolOptions::new().max_connections(POOL_MAX).acquire_timeout(ACQUIRE_MAX);
+        reached(options.connect_lazy(url)?).await
     }
 }
 
 impl Sql for MySql {
     const WRITERS: usize = 16;
+    // A new call may have to wait for those under way.
+    const RAISE_EVERY: Duration = Duration::from_secs(10);
     const BEGIN: Option<&'static str> = None;
     const SCHEMA: [&'static str; 2] = [
         include_str!("../../../../sql/fence/mysql/0001_fence.sql"),
@@ -148,12 +152,18 @@ impl Sql for MySql {
     }
 
     async fn raise_floor(connection: &mut MySqlConnection, floor_ms: u64) -> Result<(), sqlx::Error> {
-        // Calls wait behind this, and it waits for those under way: one of a process that is frozen is waited for no
-        // longer than a second, and the floor rises another time. MySQL has no such setting for one statement.
-        const SQL: &str = "-- fence_raise_floor
-            /*M! SET STATEMENT innodb_lock_wait_timeout = 1 FOR */
-            UPDATE tercet_fence_meta SET floor_ms = GREATEST(floor_ms, ?)";
-        sqlx::query(SQL).bind(signed(floor_ms)).execute(connection).await.map(|_| ())
+        // It waits for the calls under way, whose shared lock is why none of them can commit by an older floor, and new
+        // calls wait behind it. So it gives up soon and is tried again: after a tenth of a second on MariaDB, after one
+        // second on MySQL, which knows nothing shorter. The connection is not used again when it fails.
+        let sql = format!(
+            "-- fence_raise_floor
+            SET SESSION innodb_lock_wait_timeout = 1;
+            /*M! SET STATEMENT max_statement_time = 0.1 FOR */
+            UPDATE tercet_fence_meta SET floor_ms = GREATEST(floor_ms, {});
+            SET SESSION innodb_lock_wait_timeout = DEFAULT",
+            signed(floor_ms)
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
     }
 
     async fn forget(connection: &mut MySqlConnection, xids: &[Xid]) -> Result<(), sqlx::Error> {

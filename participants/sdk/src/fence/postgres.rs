@@ -4,14 +4,15 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions as _, PgConnection, Pool, Postgres, Row as _, SqlStr};
 
-use super::sql::{Numbered, found, signed};
+use super::sql::{ACQUIRE_MAX, Numbered, POOL_MAX, found, reached, signed};
 use super::{Dialect, Entry, Found, Marks, Settled, Sql};
 use crate::tables;
 use crate::xid::Xid;
 
 impl Dialect for Postgres {
     async fn open(url: &str) -> Result<Pool<Self>, sqlx::Error> {
-        PgPoolOptions::new().connect(url).await
+        let options = PgPoolOptions::new().max_connections(POOL_MAX).acquire_timeout(ACQUIRE_MAX);
+        reached(options.connect_lazy(url)?).await
     }
 }
 

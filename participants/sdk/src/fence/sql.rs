@@ -5,10 +5,36 @@ use std::time::Duration;
 
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::{AssertSqlSafe, Database, Pool, SqlStr};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use tokio::time::Instant;
 
 use super::{Entry, Found, Settled, State};
 use crate::tables;
 use crate::xid::Xid;
+
+/// Connections of a service's pool on a server, which batches do not use: they have [`Sql::WRITERS`] of their own.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(super) const POOL_MAX: u32 = 10;
+/// How long a service waits for a connection of its pool. Then there is none free, or the server refuses more, and who
+/// asked is told soon that it does not work now.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(super) const ACQUIRE_MAX: Duration = Duration::from_secs(1);
+/// How long a server may take to start that is started together with the service.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// The pool, once there is a connection.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(super) async fn reached<Db: Database>(pool: Pool<Db>) -> Result<Pool<Db>, sqlx::Error> {
+    let begun = Instant::now();
+    loop {
+        let reached = pool.acquire().await.map(drop);
+        match reached {
+            Err(sqlx::Error::PoolTimedOut) if begun.elapsed() < START_MAX => {}
+            Ok(()) | Err(_) => return reached.map(|()| pool),
+        }
+    }
+}
 
 /// The fence's statements. Implemented here only, which seals [`Dialect`](super::Dialect).
 pub trait Sql: Database<Connection: Migrate> {

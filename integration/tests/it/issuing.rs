@@ -44,6 +44,8 @@ macro_rules! on_both {
 on_both! {
     a_user_claims_within_his_limits_and_a_key_finds_what_it_made(super::CRON);
     what_is_refused_has_its_code(super::CRON);
+    a_key_makes_one_coupon_whatever_the_coordinator_forgets(super::CRON);
+    a_claim_that_still_holds_is_no_limit_to_its_repeat(super::CRON);
     a_gray_version_is_for_its_audience(super::CRON);
     a_change_of_the_template_takes_effect_within_a_second(super::CRON);
     a_batch_is_issued_once_however_often_it_is_asked_for(super::CRON);
@@ -95,6 +97,52 @@ async fn a_user_claims_within_his_limits_and_a_key_finds_what_it_made<Db: Databa
     assert_eq!(world.units().await, (3, 0, 3), "the other template has its own");
     let totals = audit(&world.shards).await.expect("the tables are there");
     assert_eq!((totals.issued, totals.pending, totals.miscounted, totals.over_limit), (3, 0, 0, 0));
+}
+
+async fn a_key_makes_one_coupon_whatever_the_coordinator_forgets<Db: Databases>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(9, 9, FROM_MS)).await;
+    let first = coupon(world.claim(7, template_id, "k").await, true);
+    coupon(world.claim(7, template_id, "another").await, true);
+    world.coordinator.all_ended().await;
+    world.coordinator.forget().await;
+    assert_eq!(coupon(world.claim(7, template_id, "k").await, false), first);
+    // Many at once are one too.
+    let asked = (0..8).map(|_| {
+        let mut issuing = world.issuing.clone();
+        let request =
+            pb::ClaimRequest { user_id: 9, template_id, idempotency_key: "k".into(), groups: Vec::new() };
+        async move { issuing.claim(request).await.map(tonic::Response::into_inner).map_err(|status| fault(&status)) }
+    });
+    let answers = futures_util::future::join_all(asked).await;
+    let made: BTreeSet<i64> = answers
+        .into_iter()
+        .map(|answer| answer.expect("it is granted").coupon.expect("a coupon").coupon_id)
+        .collect();
+    assert_eq!(made.len(), 1);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (6, 0, 3));
+    // What is refused from memory needs nobody else.
+    let one = world.publish("b", rules(5, 1, FROM_MS)).await;
+    let last = coupon(world.claim(7, one, "last").await, true);
+    world.coordinator.all_ended().await;
+    assert_eq!(code(world.claim(7, one, "k1").await), Code::PerUserLimit);
+    world.coordinator.crash().await;
+    assert_eq!(code(world.claim(7, one, "k2").await), Code::PerUserLimit);
+    assert_eq!(coupon(world.claim(7, one, "last").await, false), last);
+}
+
+/// The claim before is cancelled, and its coupon not deleted yet.
+async fn a_claim_that_still_holds_is_no_limit_to_its_repeat<Db: Databases + Hands>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(9, 1, FROM_MS)).await;
+    coupon(world.claim(7, template_id, "k").await, true);
+    world.coordinator.all_ended().await;
+    let (slot, map) = (Slot::of_user(7), world.shards.map().clone());
+    let (pool, table) = (world.shards.pool(slot).clone(), map.table(slot));
+    Db::by_hand(&pool, format!("UPDATE coupon_{table:03} SET status = 0")).await;
+    assert_eq!(code(world.claim(7, template_id, "k").await), Code::SystemBusy);
+    Db::by_hand(&pool, format!("DELETE FROM coupon_{table:03}")).await;
+    Db::by_hand(&pool, format!("UPDATE claimed_{table:03} SET claimed = 0, today = 0")).await;
+    coupon(world.claim(7, template_id, "k").await, true);
 }
 
 async fn what_is_refused_has_its_code<Db: Databases>(mut world: World<Db>) {

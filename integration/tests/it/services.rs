@@ -71,7 +71,7 @@ async fn coupons_are_claimed_redeemed_and_counted() {
     coupon::insert::<MySql>(&mut db_tx, &map, &claims, Status::Pending).await.expect("they are new");
     let asked = [claim(1, 7), claim(9, 7), claim(8, 6)];
     let found = coupon::standings::<MySql>(&mut db_tx, &map, &asked).await.expect("the statements are sound");
-    let two = Standing { claimed: 2, day: 5, today: 2, exists: true };
+    let two = Standing { claimed: 2, day: 5, today: 2, exists: true, keyed: 0 };
     assert_eq!(found, [two, Standing { exists: false, ..two }, Standing::default()]);
     coupon::delete::<MySql>(&mut db_tx, &map, &[claim(2, 7)]).await.expect("it is pending");
     let found = coupon::standings::<MySql>(&mut db_tx, &map, &asked[..1]).await.expect("the statements are sound");

@@ -90,7 +90,7 @@ async fn a_lease_that_is_given_up_is_free_at_once_and_time_goes_on_from_there() 
 /// Every statement of a claim, a redemption, a look-up and a job, with rows as they come, and the index it goes by.
 fn statements(coupon_id: i64, user_id: i64) -> Vec<(Kind, String, &'static str)> {
     vec![
-        (Kind::LockCounts, format!("[[0,{coupon_id},1,{user_id}]]"), "PRIMARY"),
+        (Kind::LockCounts, format!("[[0,{coupon_id},1,{user_id},5]]"), "PRIMARY"),
         (Kind::Standings, format!("[[0,{coupon_id},1,{user_id}]]"), "PRIMARY"),
         (Kind::Count, format!("[[{user_id},1,1,9,5]]"), "PRIMARY"),
         (Kind::Uncount, format!("[[{user_id},1,1,5,1]]"), "PRIMARY"),
@@ -99,6 +99,7 @@ fn statements(coupon_id: i64, user_id: i64) -> Vec<(Kind, String, &'static str)>
         (Kind::Advance, format!("[[{coupon_id},1,2,100,500]]"), "PRIMARY"),
         (Kind::Pending, format!("[{user_id}]"), "of_user"),
         (Kind::Coupon, format!("[{coupon_id}]"), "PRIMARY"),
+        (Kind::Keyed, format!("[{user_id},5]"), "by_key"),
         (Kind::Look, format!("[{coupon_id}]"), "PRIMARY"),
         (Kind::Usable, format!("[{user_id},20]"), "of_user"),
         (Kind::OfUser, format!("[{user_id},1,{},20]", i64::MAX), "of_user"),
@@ -135,7 +136,8 @@ async fn no_statement_leaves_its_index_or_its_shard() {
             let of = |name: &str| row.try_get::<Option<String>, _>(name).expect("EXPLAIN has it").unwrap_or_default();
             let (name, access, key) = (of("table"), of("type"), of("key"));
             // Rows that came with the statement are no table's, and an INSERT looks nothing up.
-            let aliases = ["c", "u"].map(str::to_owned);
+            let aliases = ["c", "u", "k"].map(str::to_owned);
+            let index = if name == "k" { "by_key" } else { index };
             if !(names.contains(&name) || aliases.contains(&name)) || of("select_type") == "INSERT" {
                 continue;
             }
@@ -144,5 +146,5 @@ async fn no_statement_leaves_its_index_or_its_shard() {
             looked_up.insert(key);
         }
     }
-    assert_eq!(looked_up, HashSet::from(["PRIMARY", "of_user", "by_end"].map(str::to_owned)));
+    assert_eq!(looked_up, HashSet::from(["PRIMARY", "of_user", "by_key", "by_end"].map(str::to_owned)));
 }

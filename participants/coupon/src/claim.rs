@@ -48,6 +48,7 @@ fn claim_fault(claim: &pb::Claim) -> Option<String> {
         ("user_id", claim.user_id, 1),
         ("version", claim.version.into(), 1),
         ("valid_until_ms", claim.valid_until_ms, claim.valid_from_ms),
+        ("key", claim.key, 0),
     ]) {
         return Some(fault);
     }
@@ -98,13 +99,22 @@ impl Granted {
 enum Verdict {
     Granted,
     Refused(String),
+    /// The user has this coupon by the same key.
+    Repeated(i64),
     Limited(Code, u32),
 }
 
 /// Decides about the claims of a slice that have no fault, each after those before it.
 fn decide(claims: &[pb::Claim], standings: &[Standing]) -> Vec<Verdict> {
     let (mut ids, mut granted) = (BTreeSet::new(), BTreeMap::<(i64, i64), Granted>::new());
+    let mut keys = BTreeMap::<(i64, i64), i64>::new();
     let mut one = |(claim, standing): (&pb::Claim, &Standing)| {
+        // Before any limit, which the claim that has the key may have reached.
+        let named = (claim.user_id, claim.key);
+        let before = Some(standing.keyed).filter(|keyed| *keyed != 0).or_else(|| keys.get(&named).copied());
+        if let Some(coupon_id) = before {
+            return Verdict::Repeated(coupon_id);
+        }
         let so_far = granted.entry((claim.user_id, claim.template_id)).or_default();
         if let Some((code, limit)) = so_far.limit(claim, standing) {
             return Verdict::Limited(code, limit);
@@ -113,6 +123,9 @@ fn decide(claims: &[pb::Claim], standings: &[Standing]) -> Vec<Verdict> {
             return Verdict::Refused(format!("coupon {} exists", claim.coupon_id));
         }
         so_far.add(claim, standing);
+        if claim.key != 0 {
+            keys.insert(named, claim.coupon_id);
+        }
         Verdict::Granted
     };
     claims.iter().zip(standings).map(&mut one).collect()
@@ -150,6 +163,9 @@ impl<Db: Store + Dialect> SliceParticipant for Claim<Db> {
         let answer = |(claim, verdict): (&pb::Claim, &Verdict)| match verdict {
             Verdict::Granted => Answer::done(),
             Verdict::Refused(reason) => Answer::refused(reason),
+            Verdict::Repeated(coupon_id) => {
+                Answer::refused(Code::KeyReused.fault([("coupon_id", coupon_id.to_string())]).reason())
+            }
             Verdict::Limited(code, limit) => {
                 let last = !pending.contains(&(claim.user_id, claim.template_id));
                 let arguments = [("limit", limit.to_string()), ("final", last.to_string())];

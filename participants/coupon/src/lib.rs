@@ -161,6 +161,7 @@ pub const fn claim_by_hand(number: i64, user_id: i64, template_id: i64, per_user
         per_user,
         per_user_day: per_user,
         day: 0,
+        key: 0,
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Standing {
     pub today: i64,
     /// The coupon's id is taken.
     pub exists: bool,
+    /// The user's coupon with this key; 0: there is none.
+    pub keyed: i64,
 }
 
 /// A coupon's row.
@@ -168,10 +170,16 @@ pub async fn standings<Db: Store>(
     map: &ShardMap,
     claims: &[Claim],
 ) -> sqlx::Result<Vec<Standing>> {
-    let mut tables: BTreeMap<usize, Vec<(usize, i64, i64, i64)>> = BTreeMap::new();
+    let mut tables: BTreeMap<usize, Vec<(usize, i64, i64, i64, Option<i64>)>> = BTreeMap::new();
     for (at, claim) in claims.iter().enumerate() {
         let table = map.table(Slot::of_id(claim.coupon_id));
-        tables.entry(table).or_default().push((at, claim.coupon_id, claim.template_id, claim.user_id));
+        tables.entry(table).or_default().push((
+            at,
+            claim.coupon_id,
+            claim.template_id,
+            claim.user_id,
+            claim_key(claim),
+        ));
     }
     let statements = |kind| tables.iter().map(move |(table, rows)| statement(kind, *table, rows));
     let mut all: Vec<Statement> = Vec::new();
@@ -182,9 +190,10 @@ pub async fn standings<Db: Store>(
     all.extend(statements(Kind::Standings));
     let mut found = vec![Standing::default(); claims.len()];
     for row in Db::run(db_tx, &all).await?.iter().flat_map(|ran| &ran.rows) {
-        let [at, claimed, day, today, exists] = numbers(row)?;
+        let [at, claimed, day, today, exists, keyed] = numbers(row)?;
         let standing = usize::try_from(at).ok().and_then(|at| found.get_mut(at));
-        *standing.ok_or_else(|| broken("a claim's place"))? = Standing { claimed, day, today, exists: exists != 0 };
+        *standing.ok_or_else(|| broken("a claim's place"))? =
+            Standing { claimed, day, today, exists: exists != 0, keyed };
     }
     Ok(found)
 }
@@ -211,21 +220,27 @@ pub async fn insert<Db: Store>(
 
 /// The statements that write coupons of this batch, one for each table; their users' claims are not counted.
 pub fn inserts(map: &ShardMap, claims: &[Claim], status: Status, batch: i64) -> Vec<Statement> {
-    let mut tables: BTreeMap<usize, Vec<[i64; 9]>> = BTreeMap::new();
+    let mut tables: BTreeMap<usize, Vec<_>> = BTreeMap::new();
     for claim in claims {
-        tables.entry(map.table(Slot::of_id(claim.coupon_id))).or_default().push([
+        let row = (
             claim.coupon_id,
             claim.user_id,
             claim.template_id,
-            claim.version.into(),
+            claim.version,
             status as i64,
             claim.claimed_ms,
             claim.valid_from_ms,
             claim.valid_until_ms,
             batch,
-        ]);
+            claim_key(claim),
+        );
+        tables.entry(map.table(Slot::of_id(claim.coupon_id))).or_default().push(row);
     }
     tables.into_iter().map(|(table, rows)| statement(Kind::Insert, table, &rows)).collect()
+}
+
+fn claim_key(claim: &Claim) -> Option<i64> {
+    (claim.key != 0).then_some(claim.key)
 }
 
 /// Claims of one user and template.
@@ -336,6 +351,18 @@ pub async fn pending<Db: Store>(
 /// A coupon as it is; it is not locked.
 pub async fn coupon<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, coupon_id: i64) -> sqlx::Result<Option<Coupon>> {
     let one = statement(Kind::Coupon, map.table(Slot::of_id(coupon_id)), &[coupon_id]);
+    let ran = Db::run(db_tx, &[one]).await?;
+    ran.iter().flat_map(|ran| &ran.rows).map(|row| Coupon::from_row(row)).next().transpose()
+}
+
+/// A user's coupon by the key of its claim, as it is; it is not locked.
+pub async fn keyed<Db: Store>(
+    db_tx: &mut DbTx<Db>,
+    map: &ShardMap,
+    user_id: i64,
+    key: i64,
+) -> sqlx::Result<Option<Coupon>> {
+    let one = statement(Kind::Keyed, map.table(Slot::of_user(user_id)), &[user_id, key]);
     let ran = Db::run(db_tx, &[one]).await?;
     ran.iter().flat_map(|ran| &ran.rows).map(|row| Coupon::from_row(row)).next().transpose()
 }

@@ -13,7 +13,8 @@ use tercet::xid::Xid;
 use tercet_coordinator::clock::SystemClock;
 use tercet_coordinator::config::Config;
 use tercet_coordinator::server::Ports;
-use tercet_coordinator::store::{ListQuery, MemoryStore, Store as _};
+use tercet_coordinator::store::{ListQuery, MemoryStore, Purge, Store as _};
+use tercet_core::Timestamp;
 use tercet_proto::coordinator::v1::BranchStatus;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -106,6 +107,15 @@ impl Coordinator {
             }
         }
         views
+    }
+
+    /// Forgets the transactions that have ended, as it does by itself when they are too many or too old.
+    ///
+    /// # Panics
+    /// When its store does not answer.
+    pub async fn forget(&self) {
+        let purge = Purge { older_than: Timestamp(0), keep_max: 0, limit: u32::MAX };
+        self.store.purge(purge).await.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Waits until every transaction has ended or waits for a person, and returns those that do.

@@ -16,6 +16,7 @@ CREATE TABLE IF NOT EXISTS claimed_{n} (
 
 -- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
 -- discount_cents is what the order that holds or used it was promised. batch is 0 for what a user claimed.
+-- claim_key is of what its user named the claim by.
 CREATE TABLE IF NOT EXISTS coupon_{n} (
   coupon_id BIGINT PRIMARY KEY,
   user_id BIGINT NOT NULL,
@@ -29,8 +30,10 @@ CREATE TABLE IF NOT EXISTS coupon_{n} (
   valid_until_ms BIGINT NOT NULL,
   used_ms BIGINT,
   batch BIGINT NOT NULL,
+  claim_key BIGINT,
   CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (discount_cents IS NULL) = (order_id IS NULL)
     AND (used_ms IS NULL) = (status <> 3)),
   KEY of_user (user_id, status),
+  UNIQUE KEY by_key (user_id, claim_key),
   KEY by_end (valid_until_ms)
 ) ENGINE = InnoDB STATS_PERSISTENT = 0;

@@ -14,6 +14,7 @@ CREATE TABLE claimed_{n} (
 
 -- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
 -- discount_cents is what the order that holds or used it was promised. batch is 0 for what a user claimed.
+-- claim_key is of what its user named the claim by.
 CREATE TABLE coupon_{n} (
   coupon_id INTEGER PRIMARY KEY,
   user_id INTEGER NOT NULL,
@@ -27,8 +28,10 @@ CREATE TABLE coupon_{n} (
   valid_until_ms INTEGER NOT NULL,
   used_ms INTEGER,
   batch INTEGER NOT NULL,
+  claim_key INTEGER,
   CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (discount_cents IS NULL) = (order_id IS NULL)
     AND (used_ms IS NULL) = (status <> 3))
 ) STRICT;
 CREATE INDEX coupon_{n}_of_user ON coupon_{n} (user_id, status);
+CREATE UNIQUE INDEX coupon_{n}_by_key ON coupon_{n} (user_id, claim_key) WHERE claim_key IS NOT NULL;
 CREATE INDEX coupon_{n}_by_end ON coupon_{n} (valid_until_ms);

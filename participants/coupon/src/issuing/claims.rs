@@ -1,12 +1,15 @@
 //! A claim by a user: decided here as far as that can be, and then a transaction over stock and coupon.
 //!
-//! The caller's key names the transaction, whose coupon id stands in a business key of it; so the same key finds the
-//! coupon that it made, whichever instance is asked, for as long as the coordinator knows the transaction. What is
-//! refused here is looked for under its key first: a user who has the last coupon is told so when he asks again.
+//! The caller's key stands in the coupon's row, where one user has it once, and the try looks for it. So the same key
+//! finds the coupon that it made for as long as that exists, and a claim that is begun again while an earlier one still
+//! holds comes to nothing. Whoever is refused is looked for by his key in his own shard first: a user who has the last
+//! coupon is told so when he asks again. No service is asked for it.
+
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tercet::action::Tcc;
-use tercet::client::{Error, Outcome, View, Wait};
+use tercet::client::{Outcome, View, Wait};
 use tercet::fence::Dialect;
 use tercet::plan::{self, Plan};
 use tercet_proto::coupon::v1 as pb;
@@ -16,7 +19,7 @@ use tercet_shards::Slot;
 use tracing::{error, warn};
 
 use super::known::Wish;
-use super::limits::{ATTEMPTS_MAX, CLAIM_DEADLINE};
+use super::limits::CLAIM_DEADLINE;
 use super::{Issuing, fields};
 use crate::store::Status;
 use crate::store::jobs::Jobs;
@@ -26,15 +29,10 @@ use crate::{CLAIM, stock};
 const COUPON: &str = "coupon/";
 const TEMPLATE: &str = "template/";
 
-/// What a transaction came to.
-enum Came {
-    /// To this coupon.
-    Coupon(i64),
-    /// To nothing, for this reason.
-    Refused(Fault),
-    /// To nothing, since it took too long: it may be begun again.
-    Late,
-}
+/// How long a claim by the same key that is under way is waited for.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(25);
 
 pub(super) fn busy() -> Fault {
     Code::SystemBusy.fault([])
@@ -47,14 +45,19 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
     /// Why not, and [`Code::SystemBusy`] where it is not known.
     pub(super) async fn claim(&self, request: &pb::ClaimRequest) -> Result<pb::ClaimResponse, Fault> {
         fields::claim(request)?;
-        match self.decide(request).await {
-            Ok((claim, wish)) => self.issue(request, &claim, wish).await,
-            Err(fault) => self.earlier(request).await?.ok_or(fault),
-        }
+        let key = key(&request.idempotency_key);
+        let refused = match self.decide(request, key).await {
+            Ok((claim, wish)) => match self.issue(&claim, wish).await {
+                Ok(granted) => return Ok(granted),
+                Err(fault) => fault,
+            },
+            Err(fault) => fault,
+        };
+        self.earlier(request, key).await?.ok_or(refused)
     }
 
     /// The claim that is to be made, on the terms of the version that the user gets.
-    async fn decide(&self, request: &pb::ClaimRequest) -> Result<(pb::Claim, Wish), Fault> {
+    async fn decide(&self, request: &pb::ClaimRequest, key: i64) -> Result<(pb::Claim, Wish), Fault> {
         let &pb::ClaimRequest { user_id, template_id, .. } = request;
         let current = self.offers.get(template_id).await?;
         let refuse = |fault: Fault| if current.fresh { fault } else { busy() };
@@ -84,90 +87,58 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             per_user: rules.quota().per_user(),
             per_user_day: rules.quota().per_user_day(),
             day,
+            key,
         };
         Ok((claim, wish))
     }
 
-    async fn issue(
-        &self,
-        request: &pb::ClaimRequest,
-        claim: &pb::Claim,
-        wish: Wish,
-    ) -> Result<pb::ClaimResponse, Fault> {
-        for attempt in 0..ATTEMPTS_MAX {
-            let key = key(request, attempt);
-            let plan = plan(claim, &key).map_err(|error| {
-                error!(%error, "a claim is no plan");
-                busy()
-            })?;
-            let view = match self.claims.submit(plan, Wait::Ended).await {
-                Err(Error::KeyReused { .. }) => self.client.find(&key).await,
-                answer => answer,
-            };
-            let view = view.map_err(|error| {
-                warn!(%error, "a claim of unknown outcome");
-                busy()
-            })?;
-            match came(&view, claim.template_id)? {
-                Came::Coupon(coupon_id) if coupon_id == claim.coupon_id => {
-                    return Ok(pb::ClaimResponse { coupon: Some(fields::claimed(claim)), claimed: true });
-                }
-                Came::Coupon(coupon_id) => return self.found(coupon_id).await,
-                Came::Refused(fault) => {
-                    self.known.learn(wish, &fault);
-                    return Err(plain(&fault));
-                }
-                Came::Late => {}
+    async fn issue(&self, claim: &pb::Claim, wish: Wish) -> Result<pb::ClaimResponse, Fault> {
+        let plan = plan(claim).map_err(|error| {
+            error!(%error, "a claim is no plan");
+            busy()
+        })?;
+        let view = self.claims.submit(plan, Wait::Ended).await.map_err(|error| {
+            warn!(%error, "a claim of unknown outcome");
+            busy()
+        })?;
+        match view.outcome() {
+            Some(Outcome::Confirmed) => Ok(pb::ClaimResponse { coupon: Some(fields::claimed(claim)), claimed: true }),
+            Some(Outcome::Cancelled) => {
+                let fault = refusal(&view).ok_or_else(busy)?;
+                self.known.learn(wish, &fault);
+                Err(plain(&fault))
             }
+            None => Err(busy()),
         }
-        Err(busy())
     }
 
-    /// What the same key has come to before.
-    async fn earlier(&self, request: &pb::ClaimRequest) -> Result<Option<pb::ClaimResponse>, Fault> {
-        for attempt in 0..ATTEMPTS_MAX {
-            let view = match self.client.find(&key(request, attempt)).await {
-                Ok(view) => view,
-                Err(Error::NotFound) => return Ok(None),
-                Err(error) => {
-                    warn!(%error, "it is not known whether a claim was made before");
-                    return Err(busy());
-                }
-            };
-            match came(&view, request.template_id)? {
-                Came::Coupon(coupon_id) => return self.found(coupon_id).await.map(Some),
-                Came::Refused(fault) => return Err(plain(&fault)),
-                Came::Late => {}
+    /// The coupon that the same key has made before, as it is now.
+    async fn earlier(&self, request: &pb::ClaimRequest, key: i64) -> Result<Option<pb::ClaimResponse>, Fault> {
+        let begun = Instant::now();
+        while let Some(coupon) = self.keyed(request.user_id, key).await? {
+            if coupon.template_id != request.template_id {
+                return Err(Code::KeyReused.fault([]));
             }
+            if coupon.status != Status::Pending {
+                return Ok(Some(pb::ClaimResponse { coupon: Some(fields::shown(&coupon)), claimed: false }));
+            }
+            if begun.elapsed() > WAIT_MAX {
+                return Err(busy());
+            }
+            tokio::time::sleep(LOOK).await;
         }
         Ok(None)
     }
-
-    /// A coupon that was claimed before, as it is now.
-    async fn found(&self, coupon_id: i64) -> Result<pb::ClaimResponse, Fault> {
-        let coupon = self.coupon(coupon_id).await?.ok_or_else(busy)?;
-        Ok(pb::ClaimResponse { coupon: Some(fields::shown(&coupon)), claimed: false })
-    }
 }
 
-/// What a transaction of a claim came to.
-fn came(view: &View, template_id: i64) -> Result<Came, Fault> {
-    let branches = &view.details().branches;
-    let named = |what: &str| {
-        let mut ids = branches.iter().filter_map(|branch| branch.business_key.strip_prefix(what));
-        ids.next().and_then(|id| id.parse::<i64>().ok())
-    };
-    if named(TEMPLATE) != Some(template_id) {
-        return Err(Code::KeyReused.fault([]));
+/// Why a claim was refused; none where it took too long, or another by its key held what it wanted.
+fn refusal(view: &View) -> Option<Fault> {
+    let branches = view.details().branches.iter();
+    let said: Vec<Fault> = branches.filter_map(|branch| Fault::from_reason(&branch.reason)).collect();
+    if said.iter().any(|fault| fault.code == Code::KeyReused) {
+        return None;
     }
-    match view.outcome() {
-        Some(Outcome::Confirmed) => named(COUPON).map(Came::Coupon).ok_or_else(busy),
-        Some(Outcome::Cancelled) => {
-            let said = branches.iter().find_map(|branch| Fault::from_reason(&branch.reason));
-            Ok(said.or_else(|| Fault::from_reason(view.reason())).map_or(Came::Late, Came::Refused))
-        }
-        None => Err(busy()),
-    }
+    said.into_iter().next().or_else(|| Fault::from_reason(view.reason()))
 }
 
 /// Without what only services need.
@@ -178,22 +149,19 @@ pub(super) fn plain(fault: &Fault) -> Fault {
     }
 }
 
-fn plan(claim: &pb::Claim, key: &str) -> anyhow::Result<Plan<Tcc>> {
+fn plan(claim: &pb::Claim) -> anyhow::Result<Plan<Tcc>> {
     let units = Reserve { item: stock::template_item(claim.template_id), count: 1 };
-    let mut plan = plan::tcc().idempotency_key(key).deadline(CLAIM_DEADLINE);
+    let mut plan = plan::tcc().deadline(CLAIM_DEADLINE);
     plan.branch(stock::RESERVE.with(&units)?.business_key(format!("{TEMPLATE}{}", claim.template_id)));
     plan.branch(CLAIM.with(claim)?.business_key(format!("{COUPON}{}", claim.coupon_id)));
     Ok(plan.build()?)
 }
 
-/// The key of an attempt's transaction: of any length, and of this user alone.
-fn key(request: &pb::ClaimRequest, attempt: u32) -> String {
-    let digest = Sha256::digest(request.idempotency_key.as_bytes());
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    match attempt {
-        0 => format!("claim/{}/{digest}", request.user_id),
-        _ => format!("claim/{}/{digest}/{attempt}", request.user_id),
-    }
+/// What stands for a key in the coupon's row: of two keys of one user, the same with a chance of 2^-63.
+fn key(text: &str) -> i64 {
+    let digest = Sha256::digest(text.as_bytes());
+    let (first, _) = digest.split_first_chunk::<8>().expect("a digest is 32 bytes");
+    (i64::from_le_bytes(*first) & i64::MAX).max(1)
 }
 
 /// As users see a status.

@@ -64,5 +64,3 @@ pub const REACHED_MAX: usize = 200_000;
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
 /// For a call to the coordinator, its repeats included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a claim that came to nothing in time is begun again under its key.
-pub const ATTEMPTS_MAX: u32 = 4;

@@ -65,6 +65,14 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
         reader.done(found).map_err(database)
     }
 
+    /// A user's coupon by the key of its claim.
+    pub(super) async fn keyed(&self, user_id: i64, key: i64) -> Result<Option<Coupon>, Fault> {
+        let mut reader = self.shards.reader(Slot::of_user(user_id)).await.map_err(database)?;
+        let found = store::keyed::<Db>(&mut reader, self.shards.map(), user_id, key).await;
+        reader.done(found).map_err(database)
+    }
+
+    /// A coupon that there is, of this user where one is named.
     pub(super) async fn get_coupon(&self, request: pb::GetCouponRequest) -> Result<pb::UserCoupon, Fault> {
         let coupon_id = fields::id("coupon_id", request.coupon_id)?;
         let found = self.coupon(coupon_id).await?;

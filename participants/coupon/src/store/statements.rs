@@ -16,8 +16,8 @@ use tercet_shards::TABLES_MAX;
 pub enum Kind {
     /// Makes and locks the counters of (user, template), where a row that does not exist can not be locked.
     LockCounts,
-    /// What stands in the way of claims: (at, claimed, day, today, whether the coupon exists) for rows of (at, coupon,
-    /// template, user).
+    /// What stands in the way of claims: (at, claimed, day, today, whether the coupon exists, the coupon of the user with
+    /// the key or 0) for rows of (at, coupon, template, user, key).
     Standings,
     /// Writes coupons.
     Insert,
@@ -35,6 +35,8 @@ pub enum Kind {
     Pending,
     /// One coupon.
     Coupon,
+    /// A user's coupon by the key of its claim: (user, key).
+    Keyed,
     /// Reads coupons of one user, with the clock.
     Look,
     /// A user's coupons that are issued and have not ended, by their end, with the clock: (user, how many).
@@ -56,7 +58,7 @@ pub enum Kind {
     Used,
 }
 
-const KINDS: usize = 19;
+const KINDS: usize = 20;
 
 impl Kind {
     /// Whether it returns rows.
@@ -66,6 +68,7 @@ impl Kind {
             | Self::Coupons
             | Self::Pending
             | Self::Coupon
+            | Self::Keyed
             | Self::Look
             | Self::Usable
             | Self::OfUser
@@ -84,6 +87,7 @@ impl Kind {
     pub(super) const fn is_about_numbers(self) -> bool {
         match self {
             Self::Coupon
+            | Self::Keyed
             | Self::Usable
             | Self::OfUser
             | Self::OfUserAll
@@ -166,6 +170,7 @@ struct Statements {
     advance: &'static str,
     pending: &'static str,
     coupon: &'static str,
+    keyed: &'static str,
     look: &'static str,
     usable: &'static str,
     of_user: &'static str,
@@ -190,6 +195,7 @@ impl Statements {
             Kind::Advance => self.advance,
             Kind::Pending => self.pending,
             Kind::Coupon => self.coupon,
+            Kind::Keyed => self.keyed,
             Kind::Look => self.look,
             Kind::Usable => self.usable,
             Kind::OfUser => self.of_user,
@@ -270,13 +276,15 @@ const SQLITE: Statements = Statements {
     lock_counts: "",
     standings: "-- coupon_standings
         SELECT j.value->>0, COALESCE(u.claimed, 0), COALESCE(u.day, 0), COALESCE(u.today, 0),
-            c.coupon_id IS NOT NULL FROM json_each($1) AS j
+            c.coupon_id IS NOT NULL, COALESCE(k.coupon_id, 0) FROM json_each($1) AS j
         LEFT JOIN claimed_{n} u ON u.user_id = j.value->>3 AND u.template_id = j.value->>2
-        LEFT JOIN coupon_{n} c ON c.coupon_id = j.value->>1",
+        LEFT JOIN coupon_{n} c ON c.coupon_id = j.value->>1
+        LEFT JOIN coupon_{n} k ON k.user_id = j.value->>3 AND k.claim_key = j.value->>4",
     insert: "-- coupon_insert
         INSERT INTO coupon_{n}(coupon_id, user_id, template_id, version, status, claimed_ms, valid_from_ms,
-            valid_until_ms, batch)
-        SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8
+            valid_until_ms, batch, claim_key)
+        SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8,
+            value->>9
         FROM json_each($1)",
     count: "-- coupon_count
         INSERT INTO claimed_{n}(user_id, template_id, claimed, per_user, day, today)
@@ -310,6 +318,10 @@ const SQLITE: Statements = Statements {
     coupon: "-- coupon_coupon
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = $1",
+    keyed: "-- coupon_keyed
+        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} INDEXED BY coupon_{n}_by_key
+        WHERE user_id = $1 AND claim_key = $2",
     look: "-- coupon_look
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
@@ -350,15 +362,17 @@ const MYSQL: Statements = Statements {
             template_id BIGINT PATH '$[2]', user_id BIGINT PATH '$[3]')) AS j ORDER BY 1, 2
         ON DUPLICATE KEY UPDATE claimed = claimed_{n}.claimed",
     standings: "-- coupon_standings
-        SELECT j.at, COALESCE(u.claimed, 0), COALESCE(u.day, 0), COALESCE(u.today, 0), c.coupon_id IS NOT NULL
+        SELECT j.at, COALESCE(u.claimed, 0), COALESCE(u.day, 0), COALESCE(u.today, 0), c.coupon_id IS NOT NULL,
+            COALESCE(k.coupon_id, 0)
         FROM JSON_TABLE({rows}, '$[*]' COLUMNS (at BIGINT PATH '$[0]', coupon_id BIGINT PATH '$[1]',
-            template_id BIGINT PATH '$[2]', user_id BIGINT PATH '$[3]')) AS j
+            template_id BIGINT PATH '$[2]', user_id BIGINT PATH '$[3]', claim_key BIGINT PATH '$[4]')) AS j
         LEFT JOIN claimed_{n} u FORCE INDEX (PRIMARY)
             ON u.user_id = j.user_id AND u.template_id = j.template_id
-        LEFT JOIN coupon_{n} c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id",
+        LEFT JOIN coupon_{n} c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id
+        LEFT JOIN coupon_{n} k FORCE INDEX (by_key) ON k.user_id = j.user_id AND k.claim_key = j.claim_key",
     insert: "-- coupon_insert
         INSERT INTO coupon_{n}(coupon_id, user_id, template_id, version, status, claimed_ms, valid_from_ms,
-            valid_until_ms, batch) VALUES {values}",
+            valid_until_ms, batch, claim_key) VALUES {values}",
     count: "-- coupon_count
         INSERT INTO claimed_{n}(user_id, template_id, claimed, per_user, day, today)
         SELECT j.user_id, j.template_id, j.n, j.per_user, j.day, j.n FROM JSON_TABLE({rows}, '$[*]' COLUMNS (
@@ -399,6 +413,10 @@ const MYSQL: Statements = Statements {
     coupon: "-- coupon_coupon
         SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = {0}",
+    keyed: "-- coupon_keyed
+        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} FORCE INDEX (by_key)
+        WHERE user_id = {0} AND claim_key = {1}",
     look: "-- coupon_look
         SELECT c.coupon_id, c.user_id, c.template_id, c.version, c.status, c.order_id, c.discount_cents,
             c.claimed_ms, c.valid_from_ms, c.valid_until_ms, c.used_ms,

@@ -47,6 +47,7 @@ on_both! {
     a_key_makes_one_coupon_whatever_the_coordinator_forgets(super::CRON);
     a_claim_that_still_holds_is_no_limit_to_its_repeat(super::CRON);
     a_gray_version_is_for_its_audience(super::CRON);
+    a_version_that_is_tried_beside_another_keeps_its_own_budget(super::EVERY_SECOND);
     a_change_of_the_template_takes_effect_within_a_second(super::CRON);
     a_batch_is_issued_once_however_often_it_is_asked_for(super::CRON);
     coupons_are_listed_by_pages(super::CRON);
@@ -205,6 +206,50 @@ async fn a_gray_version_is_for_its_audience<Db: Databases>(mut world: World<Db>)
     until("everyone is offered it", async || world.claim(7, template_id, "k2").await.is_ok()).await;
     world.coordinator.all_ended().await;
     assert_eq!(world.units().await, (3, 0, 2));
+}
+
+async fn a_version_that_is_tried_beside_another_keeps_its_own_budget<Db: Databases>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(1_000, 2, FROM_MS)).await;
+    coupon(world.claim(1, template_id, "k").await, true);
+    let get = templates::GetTemplateRequest { template_id };
+    let found = world.templates.get_template(get).await.expect("it is there").into_inner().template;
+    let next = rules(1, 2, FROM_MS);
+    let request = templates::SetRulesRequest {
+        template_id,
+        rules: Some(next),
+        change: change(found.expect("a template").revision),
+    };
+    let written = world.templates.set_rules(request).await.expect("it is sound").into_inner().template;
+    let audience = templates::Audience { basis_points: 0, groups: vec!["gray".into()], user_ids: Vec::new() };
+    let revision = written.expect("a template").revision;
+    let request =
+        templates::StartGrayRequest { template_id, audience: Some(audience), change: change(revision) };
+    let gray = world.templates.start_gray(request).await.expect("it has a version").into_inner().template;
+    let ask = |user_id| pb::ClaimRequest {
+        user_id,
+        template_id,
+        idempotency_key: "gray".into(),
+        groups: vec!["gray".into()],
+    };
+    let mut issuing = world.issuing.clone();
+    tokio::time::sleep(issuing::FRESH).await;
+    let first = issuing.claim(ask(7)).await.expect("it is granted").into_inner().coupon;
+    assert_eq!(first.expect("a coupon").version, 2);
+    for user_id in [8, 9, 8] {
+        let refused = issuing.claim(ask(user_id)).await.expect_err("the budget is one coupon");
+        assert_eq!(fault(&refused).code, Code::SoldOut);
+    }
+    assert_eq!(coupon(world.claim(8, template_id, "k").await, true).version, 1, "the others have the live one's");
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (997, 0, 4), "three of the template's, one of the candidate's");
+    // What is not tried any more has no units, and leaves none.
+    let revision = gray.expect("a template").revision;
+    let request = templates::RollBackRequest { template_id, version: 2, change: change(revision) };
+    world.templates.roll_back(request).await.expect("it is tried");
+    tokio::time::sleep(issuing::FRESH).await;
+    assert_eq!(issuing.claim(ask(9)).await.expect("it is granted").into_inner().coupon.expect("a coupon").version, 1);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (996, 0, 5));
 }
 
 async fn a_change_of_the_template_takes_effect_within_a_second<Db: Databases>(mut world: World<Db>) {
@@ -399,7 +444,7 @@ async fn a_database_and_a_template_that_fail_keep_nothing_else_from_being_done<D
     let unknown = world.draft("first", rules(3, 1, FROM_MS)).await.template_id;
     Db::by_hand(&world.stock, format!("DELETE FROM template WHERE template_id = {unknown}")).await;
     let mut connection = world.shards.home().acquire().await.expect("the pool is open");
-    Db::supplied(&mut connection, unknown, 1).await.expect("the table is there");
+    Db::supplied(&mut connection, unknown, 1, 0).await.expect("the table is there");
     drop(connection);
     let template_id = world.publish("a", rules(100, 1, FROM_MS)).await;
     assert!(template_id > unknown);

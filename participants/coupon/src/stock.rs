@@ -19,6 +19,15 @@ pub(crate) const fn template_item(template_id: i64) -> i64 {
     TEMPLATE_ITEMS + template_id
 }
 
+/// And the budget of a version that is tried beside another: of so many versions for each template.
+const CANDIDATE_ITEMS: i64 = 1 << 62;
+const CANDIDATE_VERSIONS: i64 = 1 << 20;
+
+/// The item under which stock counts what is claimed of a version while another is live.
+pub(crate) const fn candidate_item(template_id: i64, version: u32) -> i64 {
+    CANDIDATE_ITEMS + template_id * CANDIDATE_VERSIONS + version as i64
+}
+
 /// The sequence of the supply that a revision of a template brings.
 pub(crate) fn supplied(revision: u64) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX / 2).saturating_mul(2)

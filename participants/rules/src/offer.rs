@@ -103,6 +103,11 @@ impl Offer {
             Some(_) | None => self.live.as_ref().ok_or(Refusal::NotOffered),
         }
     }
+
+    /// The version that is tried while another is live: what is claimed of it has its own budget, within the other's.
+    pub fn beside(&self) -> Option<&Release> {
+        self.gray.as_ref().filter(|_| self.live.is_some()).map(|(release, _)| release)
+    }
 }
 
 impl TryFrom<&pb::Audience> for Audience {

@@ -58,6 +58,22 @@ pub const fn template_item(template_id: i64) -> i64 {
     TEMPLATE_ITEMS + template_id
 }
 
+/// And the budget of a version that is tried beside another: of [`CANDIDATE_VERSIONS`] for each template.
+const CANDIDATE_ITEMS: i64 = 1 << 62;
+/// Versions that a template can have.
+const CANDIDATE_VERSIONS: i64 = 1 << 20;
+
+/// The item under which stock counts what is claimed of a version while another is live.
+pub const fn candidate_item(template_id: i64, version: u32) -> i64 {
+    CANDIDATE_ITEMS + template_id * CANDIDATE_VERSIONS + version as i64
+}
+
+/// The template and version of such an item.
+pub const fn candidate_of(item: i64) -> Option<(i64, i64)> {
+    let place = item - CANDIDATE_ITEMS;
+    if place > 0 { Some((place / CANDIDATE_VERSIONS, place % CANDIDATE_VERSIONS)) } else { None }
+}
+
 /// Units that a compensation needs back may be reserved for a moment by someone who will not keep them.
 const TAKEN_DELAY: Duration = Duration::from_secs(1);
 

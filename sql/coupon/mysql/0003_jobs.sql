@@ -14,10 +14,11 @@ CREATE TABLE IF NOT EXISTS expiry (
 ) ENGINE = InnoDB;
 
 -- The templates whose stock this service has set, in the first database alone: at which revision of theirs, and whether what
--- nobody claimed was returned since.
+-- nobody claimed was returned since. candidate is the version that has a budget of its own beside the live one's; 0: none.
 CREATE TABLE IF NOT EXISTS supplied (
   template_id BIGINT PRIMARY KEY,
   revision BIGINT NOT NULL,
+  candidate BIGINT NOT NULL,
   returned BIGINT NOT NULL CHECK (returned IN (0, 1)),
   KEY supplied_open (returned, template_id)
 ) ENGINE = InnoDB;

@@ -14,10 +14,11 @@ CREATE TABLE expiry (
 ) STRICT;
 
 -- The templates whose stock this service has set, in the first database alone: at which revision of theirs, and whether what
--- nobody claimed was returned since.
+-- nobody claimed was returned since. candidate is the version that has a budget of its own beside the live one's; 0: none.
 CREATE TABLE supplied (
   template_id INTEGER PRIMARY KEY,
   revision INTEGER NOT NULL,
+  candidate INTEGER NOT NULL,
   returned INTEGER NOT NULL CHECK (returned IN (0, 1))
 ) STRICT;
 CREATE INDEX supplied_open ON supplied (returned, template_id);

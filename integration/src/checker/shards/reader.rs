@@ -51,10 +51,10 @@ impl Reader {
     }
 
     /// Rows of a number and a text.
-    pub(super) async fn texts(&mut self, sql: &'static str) -> anyhow::Result<Vec<(i64, String)>> {
+    pub(super) async fn texts(&mut self, sql: &str) -> anyhow::Result<Vec<(i64, String)>> {
         match self {
-            Self::Sqlite(connection) => Ok(sqlx::query_as(sql).fetch_all(connection).await?),
-            Self::MySql(connection) => Ok(sqlx::query_as(sql).fetch_all(connection).await?),
+            Self::Sqlite(connection) => Ok(sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_all(connection).await?),
+            Self::MySql(connection) => Ok(sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_all(connection).await?),
         }
     }
 }

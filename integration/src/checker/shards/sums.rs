@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use tercet_coupon::store::Status;
 use tercet_platform::flows::template_item;
 use tercet_shards::{SLOTS, Slot};
+use tercet_stock::{candidate_item, candidate_of};
 
 use super::reader::list;
 use super::seats::Open;
@@ -70,6 +71,7 @@ impl Books {
             };
             findings.extend(texts.into_iter().flatten().map(finding));
         }
+        findings.extend(self.candidates(only).await?);
         Ok(findings)
     }
 
@@ -155,8 +157,66 @@ impl Books {
 
     /// The stock's rows of templates.
     async fn units(&mut self) -> anyhow::Result<BTreeMap<i64, Units>> {
-        let items = self.stocked(&format!("item > {}", template_item(0))).await?;
+        let (first, last) = (template_item(0), candidate_item(0, 0));
+        let items = self.stocked(&format!("item > {first} AND item < {last}")).await?;
         Ok(items.into_iter().map(|(item, units)| (item - template_item(0), units)).collect())
+    }
+
+    /// The budgets of versions that are, or were, tried beside another: what is issued of one is coupons of it.
+    async fn candidates(&mut self, only: Option<&BTreeSet<i64>>) -> anyhow::Result<Vec<Finding>> {
+        let items = self.stocked(&format!("item > {}", candidate_item(0, 0))).await?;
+        let of = |(item, units)| candidate_of(item).map(|version| (version, units));
+        let items = items.into_iter().filter_map(of);
+        let items: BTreeMap<(i64, i64), Units> =
+            items.filter(|((template_id, _), _)| only.is_none_or(|only| only.contains(template_id))).collect();
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let coupons = self.of_versions(&items).await?;
+        let mut findings = Vec::new();
+        for ((template_id, version), units) in items {
+            let sql = format!(
+                "SELECT template_id, rules FROM template_version
+                 WHERE template_id = {template_id} AND version = {version}"
+            );
+            let mut budget = 0;
+            for (_, rules) in self.template.texts(&sql).await? {
+                let rules =
+                    tercet_rules::decode(&rules).with_context(|| format!("the rules of template {template_id}"))?;
+                budget = rules.budget().coupons();
+            }
+            let coupons = coupons.get(&(template_id, version)).copied().unwrap_or(0);
+            let of_budget = (units.total > budget)
+                .then(|| format!("there are {} units, and the budget has {budget} coupons", units.total));
+            let of_coupons = (units.issued > coupons)
+                .then(|| format!("{} units are issued, and {coupons} coupons exist", units.issued));
+            let texts = [broken_units(&units), of_budget, of_coupons];
+            let finding = |text: String| Finding {
+                suspect: Suspect::Template(template_id),
+                text: format!("template {template_id} version {version}: {text}"),
+            };
+            findings.extend(texts.into_iter().flatten().map(finding));
+        }
+        Ok(findings)
+    }
+
+    /// How many coupons there are of each of these versions.
+    async fn of_versions(&mut self, items: &BTreeMap<(i64, i64), Units>) -> anyhow::Result<BTreeMap<(i64, i64), i64>> {
+        let templates = list(items.keys().map(|(template_id, _)| *template_id));
+        let mut coupons = BTreeMap::new();
+        for database in &mut self.coupon {
+            for table in 0..self.map.tables() {
+                let sql = format!(
+                    "SELECT template_id, version, COUNT(*) FROM coupon_{table:03}
+                     WHERE template_id IN ({templates}) GROUP BY template_id, version"
+                );
+                for row in database.numbers::<3>(sql).await? {
+                    let [template_id, version, n] = row.map(Option::unwrap_or_default);
+                    *coupons.entry((template_id, version)).or_default() += n;
+                }
+            }
+        }
+        Ok(coupons)
     }
 
     /// The stock's rows of some items.

@@ -29,6 +29,14 @@ use crate::{CLAIM, stock};
 const COUPON: &str = "coupon/";
 const TEMPLATE: &str = "template/";
 
+/// A claim that is to be made.
+struct Decided {
+    claim: pb::Claim,
+    wish: Wish,
+    /// It is under a version that is tried beside a live one.
+    beside: bool,
+}
+
 /// How long a claim by the same key that is under way is waited for.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Between two looks at it.
@@ -47,7 +55,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
         fields::claim(request)?;
         let key = key(&request.idempotency_key);
         let refused = match self.decide(request, key).await {
-            Ok((claim, wish)) => match self.issue(&claim, wish).await {
+            Ok(decided) => match self.issue(&decided).await {
                 Ok(granted) => return Ok(granted),
                 Err(fault) => fault,
             },
@@ -57,7 +65,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
     }
 
     /// The claim that is to be made, on the terms of the version that the user gets.
-    async fn decide(&self, request: &pb::ClaimRequest, key: i64) -> Result<(pb::Claim, Wish), Fault> {
+    async fn decide(&self, request: &pb::ClaimRequest, key: i64) -> Result<Decided, Fault> {
         let &pb::ClaimRequest { user_id, template_id, .. } = request;
         let current = self.offers.get(template_id).await?;
         let refuse = |fault: Fault| if current.fresh { fault } else { busy() };
@@ -67,7 +75,8 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
         let rules = &release.rules;
         rules.may_claim(claimed_ms, 0, 0).map_err(|refusal: Refusal| refuse(refusal.into()))?;
         let day = rules.validity().zone().day(claimed_ms);
-        let wish = Wish { template_id, revision: current.offer.revision, user_id, day };
+        let (revision, version) = (current.offer.revision, release.version);
+        let wish = Wish { template_id, revision, version, user_id, day };
         if let Some(fault) = self.known.refusal(wish, rules) {
             return Err(refuse(fault));
         }
@@ -80,7 +89,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             coupon_id,
             template_id,
             user_id,
-            version: release.version,
+            version,
             claimed_ms,
             valid_from_ms: period.start_ms(),
             valid_until_ms: period.end_ms(),
@@ -89,11 +98,13 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             day,
             key,
         };
-        Ok((claim, wish))
+        let beside = current.offer.beside().is_some_and(|release| release.version == version);
+        Ok(Decided { claim, wish, beside })
     }
 
-    async fn issue(&self, claim: &pb::Claim, wish: Wish) -> Result<pb::ClaimResponse, Fault> {
-        let plan = plan(claim).map_err(|error| {
+    async fn issue(&self, decided: &Decided) -> Result<pb::ClaimResponse, Fault> {
+        let Decided { claim, wish, .. } = decided;
+        let plan = plan(decided).map_err(|error| {
             error!(%error, "a claim is no plan");
             busy()
         })?;
@@ -105,7 +116,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             Some(Outcome::Confirmed) => Ok(pb::ClaimResponse { coupon: Some(fields::claimed(claim)), claimed: true }),
             Some(Outcome::Cancelled) => {
                 let fault = refusal(&view).ok_or_else(busy)?;
-                self.known.learn(wish, &fault);
+                self.known.learn(*wish, &fault);
                 Err(plain(&fault))
             }
             None => Err(busy()),
@@ -149,10 +160,20 @@ pub(super) fn plain(fault: &Fault) -> Fault {
     }
 }
 
-fn plan(claim: &pb::Claim) -> anyhow::Result<Plan<Tcc>> {
-    let units = Reserve { item: stock::template_item(claim.template_id), count: 1 };
+fn plan(Decided { claim, beside, .. }: &Decided) -> anyhow::Result<Plan<Tcc>> {
+    let unit = |item| -> anyhow::Result<_> {
+        let unit = stock::RESERVE.with(&Reserve { item, count: 1 })?;
+        Ok(unit.business_key(format!("{TEMPLATE}{}", claim.template_id)))
+    };
     let mut plan = plan::tcc().deadline(CLAIM_DEADLINE);
-    plan.branch(stock::RESERVE.with(&units)?.business_key(format!("{TEMPLATE}{}", claim.template_id)));
+    let of_template = unit(stock::template_item(claim.template_id))?;
+    if *beside {
+        // First, so that what is refused for this budget takes nothing from the others meanwhile.
+        let of_candidate = plan.branch(unit(stock::candidate_item(claim.template_id, claim.version))?);
+        plan.branch(of_template.after(&[of_candidate]));
+    } else {
+        plan.branch(of_template);
+    }
     plan.branch(CLAIM.with(claim)?.business_key(format!("{COUPON}{}", claim.coupon_id)));
     Ok(plan.build()?)
 }

@@ -247,8 +247,8 @@ impl<Db: Old + Dialect> Jobs<Db> {
             let open = Db::unreturned(&mut *self.shards.home().acquire().await?, after, TEMPLATES).await?;
             let Some((last, _)) = open.last() else { return Ok((returned, left)) };
             after = *last;
-            for (template_id, _) in open {
-                match self.give_back_of(template_id, now_ms).await {
+            for (template_id, candidate) in open {
+                match self.give_back_of(template_id, candidate, now_ms).await {
                     Ok(done) => returned += usize::from(done),
                     Err(error) => {
                         warn!(template_id, %error, "the stock of a template is returned later");
@@ -260,14 +260,17 @@ impl<Db: Old + Dialect> Jobs<Db> {
     }
 
     /// Whether the stock of this template is returned.
-    async fn give_back_of(&self, template_id: i64, now_ms: i64) -> Result<bool, Error> {
+    async fn give_back_of(&self, template_id: i64, candidate: u32, now_ms: i64) -> Result<bool, Error> {
         let answer = self.templates.clone().get_template(timed(GetTemplateRequest { template_id })).await?;
         let Some(template) = answer.into_inner().template else { return Ok(false) };
         if !self.is_over(&template, now_ms).await? {
             return Ok(false);
         }
-        if !set_stock(&self.client, template_id, 0, stock::returned(template.revision)).await {
-            return Err(Error::Stock);
+        let of_candidate = (candidate > 0).then(|| stock::candidate_item(template_id, candidate));
+        for item in std::iter::once(stock::template_item(template_id)).chain(of_candidate) {
+            if !set_stock(&self.client, item, 0, stock::returned(template.revision)).await {
+                return Err(Error::Stock);
+            }
         }
         let revision = i64::try_from(template.revision).unwrap_or(i64::MAX);
         Db::returned(&mut *self.shards.home().acquire().await?, template_id, revision).await?;

@@ -27,8 +27,8 @@ struct Reached {
 /// What is known.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// At which revision, and since when.
-    sold_out: Mutex<HashMap<i64, (u64, Instant)>>,
+    /// Of a template's version: at which revision, and since when.
+    sold_out: Mutex<HashMap<(i64, u32), (u64, Instant)>>,
     reached: Mutex<HashMap<(i64, i64), Reached>>,
 }
 
@@ -37,6 +37,7 @@ pub(super) struct Known {
 pub(super) struct Wish {
     pub(super) template_id: i64,
     pub(super) revision: u64,
+    pub(super) version: u32,
     pub(super) user_id: i64,
     /// In the template's zone.
     pub(super) day: i64,
@@ -45,7 +46,8 @@ pub(super) struct Wish {
 impl Known {
     /// Why the claim would be refused.
     pub(super) fn refusal(&self, wish: Wish, rules: &Rules) -> Option<Fault> {
-        let sold_out = self.sold_out.lock().unwrap_or_else(PoisonError::into_inner).get(&wish.template_id).copied();
+        let sold_out = self.sold_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let sold_out = sold_out.get(&(wish.template_id, wish.version)).copied();
         if sold_out.is_some_and(|(revision, since)| revision == wish.revision && since.elapsed() < SOLD_OUT) {
             return Some(Code::SoldOut.fault([]));
         }
@@ -74,7 +76,7 @@ impl Known {
             if sold_out.len() >= super::limits::OFFERS_MAX {
                 sold_out.clear();
             }
-            sold_out.insert(wish.template_id, (wish.revision, Instant::now()));
+            sold_out.insert((wish.template_id, wish.version), (wish.revision, Instant::now()));
         } else if let Some(limit) = limit() {
             let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
             if reached.len() >= REACHED_MAX {
@@ -114,7 +116,7 @@ mod tests {
         code.fault([("limit", limit.to_string()), ("final", last.to_string())])
     }
 
-    const WISH: Wish = Wish { template_id: 1, revision: 5, user_id: 7, day: 100 };
+    const WISH: Wish = Wish { template_id: 1, revision: 5, version: 1, user_id: 7, day: 100 };
 
     fn refused(known: &Known, wish: Wish, rules: &Rules) -> Option<Code> {
         known.refusal(wish, rules).map(|fault| fault.code)
@@ -139,6 +141,7 @@ mod tests {
         known.learn(WISH, &said(Code::SoldOut, 0, true));
         assert_eq!(refused(&known, Wish { user_id: 8, ..WISH }, &rules), Some(Code::SoldOut));
         assert_eq!(refused(&known, Wish { revision: 6, ..WISH }, &rules), None);
+        assert_eq!(refused(&known, Wish { version: 2, ..WISH }, &rules), None, "each has its own budget");
     }
 
     #[test]

@@ -128,51 +128,73 @@ impl<Db: Jobs> Offers<Db> {
     }
 
     /// Makes the stock what the offer's budget says: that of the version that everyone gets, or of the one that is
-    /// tried where there is none. An offer without either leaves the stock as it is.
+    /// tried where there is none. One that is tried beside a live one has a budget of its own within it. An offer
+    /// without either leaves the stock as it is.
     async fn supply(&self, offer: &Offer) -> Option<()> {
         let gray = offer.gray.as_ref().map(|(release, _)| release);
         let Some(release) = offer.live.as_ref().or(gray) else { return Some(()) };
-        let (template_id, units) = (offer.template_id, release.rules.budget().coupons());
+        let template_id = offer.template_id;
+        let (sequence, candidate) =
+            (stock::supplied(offer.revision), offer.beside().map_or(0, |release| release.version));
+        let failed = |error: &sqlx::Error| warn!(template_id, %error, "it is not known which stock is set");
+        let before = self.candidate(template_id).await.inspect_err(failed).ok()?;
+        if before != 0 && before != candidate {
+            // Nobody claims from it any more.
+            let item = stock::candidate_item(template_id, before);
+            set_stock(&self.client, item, 0, sequence).await.then_some(())?;
+        }
         // Written down first, so that what is set is found again when the template has ended.
         let revision = i64::try_from(offer.revision).unwrap_or(i64::MAX);
-        let noted = async { Db::supplied(&mut *self.home.acquire().await?, template_id, revision).await };
-        if let Err(error) = noted.await {
-            warn!(template_id, %error, "it can not be written down that the stock of a template is set");
-            return None;
+        self.note(template_id, revision, candidate).await.inspect_err(failed).ok()?;
+        let mut supplies = vec![(stock::template_item(template_id), release)];
+        if let Some(release) = offer.beside() {
+            supplies.push((stock::candidate_item(template_id, release.version), release));
         }
-        set_stock(&self.client, template_id, units, stock::supplied(offer.revision)).await.then_some(())
+        for (item, release) in supplies {
+            if !set_stock(&self.client, item, release.rules.budget().coupons(), sequence).await {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    async fn candidate(&self, template_id: i64) -> sqlx::Result<u32> {
+        Db::candidate(&mut *self.home.acquire().await?, template_id).await
+    }
+
+    async fn note(&self, template_id: i64, revision: i64, candidate: u32) -> sqlx::Result<()> {
+        Db::supplied(&mut *self.home.acquire().await?, template_id, revision, candidate).await
     }
 }
 
-/// Sets how many coupons of a template there are in all; whether it is done.
-pub(crate) async fn set_stock(client: &Client, template_id: i64, units: i64, sequence: i64) -> bool {
-    let item = stock::template_item(template_id);
+/// Sets how many units of an item there are in all; whether it is done.
+pub(crate) async fn set_stock(client: &Client, item: i64, units: i64, sequence: i64) -> bool {
     let supply = Supply { item, units, sequence };
     let plan = || -> anyhow::Result<_> {
         // Without a key: a supply that was cancelled, since stock was away, is to be tried again, and one that was not is
         // no harm twice.
         let mut plan = plan::saga().deadline(CALL_TIMEOUT);
-        plan.branch(stock::SUPPLY.with(&supply)?.business_key(format!("template/{template_id}")));
+        plan.branch(stock::SUPPLY.with(&supply)?.business_key(format!("item/{item}")));
         Ok(plan.build()?)
     };
     let plan = match plan() {
         Ok(plan) => plan,
         Err(error) => {
-            error!(template_id, %error, "a supply is no plan");
+            error!(item, %error, "a supply is no plan");
             return false;
         }
     };
     match client.submit(plan, Wait::Ended).await.map(tercet::client::View::confirmed) {
         Ok(Ok(_)) => {
-            debug!(template_id, units, sequence, "stock set");
+            debug!(item, units, sequence, "stock set");
             true
         }
         Ok(Err(undone)) => {
-            warn!(template_id, %undone, "the stock of a template is not set");
+            warn!(item, %undone, "the stock of an item is not set");
             false
         }
         Err(error) => {
-            warn!(template_id, %error, "the stock of a template may not be set");
+            warn!(item, %error, "the stock of an item may not be set");
             false
         }
     }

@@ -2,7 +2,7 @@
 
 use tercet::participant::DbTx;
 
-use super::{Kind, Status, Store, numbers, statement};
+use super::{Kind, Status, Store, broken, numbers, statement};
 
 /// Everything that ends before it is done: a time, and a coupon of those that end then.
 pub type Mark = (i64, i64);
@@ -62,19 +62,23 @@ pub trait Jobs: Store {
     /// Writes how far a table is.
     fn put_mark(db_tx: &mut DbTx<Self>, table: usize, mark: Mark) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Notes that a template's stock is set.
+    /// Notes that a template's stock is set, and that of a version that is tried beside another, or 0.
     fn supplied(
         db_tx: &mut DbTx<Self>,
         template_id: i64,
         revision: i64,
+        candidate: u32,
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// The next templates after this whose stock nobody has returned, with the revision at which it was set.
+    /// The version that was noted last.
+    fn candidate(db_tx: &mut DbTx<Self>, template_id: i64) -> impl Future<Output = sqlx::Result<u32>> + Send;
+
+    /// The next templates after this whose stock nobody has returned, each with the version that was noted last.
     fn unreturned(
         db_tx: &mut DbTx<Self>,
         after: i64,
         limit: u32,
-    ) -> impl Future<Output = sqlx::Result<Vec<(i64, i64)>>> + Send;
+    ) -> impl Future<Output = sqlx::Result<Vec<(i64, u32)>>> + Send;
 
     /// Notes that it is, unless it was set again since.
     fn returned(
@@ -91,6 +95,7 @@ struct Statements {
     mark: &'static str,
     put_mark: &'static str,
     supplied: &'static str,
+    candidate: &'static str,
     unreturned: &'static str,
     returned: &'static str,
 }
@@ -109,11 +114,14 @@ const SQLITE: Statements = Statements {
     put_mark: "-- coupon_put_mark
         UPDATE expiry SET until_ms = $1, coupon_id = $2 WHERE table_n = $3",
     supplied: "-- coupon_supplied
-        INSERT INTO supplied(template_id, revision, returned) VALUES ($1, $2, 0)
+        INSERT INTO supplied(template_id, revision, candidate, returned) VALUES ($1, $2, $3, 0)
         ON CONFLICT(template_id) DO UPDATE SET returned = iif(excluded.revision > revision, 0, returned),
+            candidate = iif(excluded.revision > revision, excluded.candidate, candidate),
             revision = MAX(revision, excluded.revision)",
+    candidate: "-- coupon_candidate
+        SELECT candidate FROM supplied WHERE template_id = $1",
     unreturned: "-- coupon_unreturned
-        SELECT template_id, revision FROM supplied WHERE returned = 0 AND template_id > $1
+        SELECT template_id, candidate FROM supplied WHERE returned = 0 AND template_id > $1
         ORDER BY template_id LIMIT $2",
     returned: "-- coupon_returned
         UPDATE supplied SET returned = 1 WHERE template_id = $1 AND revision <= $2",
@@ -135,15 +143,22 @@ const MYSQL: Statements = Statements {
     put_mark: "-- coupon_put_mark
         UPDATE expiry SET until_ms = ?, coupon_id = ? WHERE table_n = ?",
     supplied: "-- coupon_supplied
-        INSERT INTO supplied(template_id, revision, returned) VALUES (?, ?, 0)
+        INSERT INTO supplied(template_id, revision, candidate, returned) VALUES (?, ?, ?, 0)
         ON DUPLICATE KEY UPDATE returned = IF(VALUES(revision) > revision, 0, returned),
+            candidate = IF(VALUES(revision) > revision, VALUES(candidate), candidate),
             revision = GREATEST(revision, VALUES(revision))",
+    candidate: "-- coupon_candidate
+        SELECT candidate FROM supplied WHERE template_id = ?",
     unreturned: "-- coupon_unreturned
-        SELECT template_id, revision FROM supplied WHERE returned = 0 AND template_id > ?
+        SELECT template_id, candidate FROM supplied WHERE returned = 0 AND template_id > ?
         ORDER BY template_id LIMIT ?",
     returned: "-- coupon_returned
         UPDATE supplied SET returned = 1 WHERE template_id = ? AND revision <= ?",
 };
+
+fn version(number: i64) -> sqlx::Result<u32> {
+    u32::try_from(number).map_err(|_| broken("a version"))
+}
 
 macro_rules! jobs {
     ($database:ty, $sql:ident) => {
@@ -166,12 +181,26 @@ macro_rules! jobs {
                 sqlx::query($sql.put_mark).bind(until_ms).bind(id).bind(table as i64).execute(db_tx).await.map(drop)
             }
 
-            async fn supplied(db_tx: &mut DbTx<Self>, template_id: i64, revision: i64) -> sqlx::Result<()> {
-                sqlx::query($sql.supplied).bind(template_id).bind(revision).execute(db_tx).await.map(drop)
+            async fn supplied(
+                db_tx: &mut DbTx<Self>,
+                template_id: i64,
+                revision: i64,
+                candidate: u32,
+            ) -> sqlx::Result<()> {
+                let query = sqlx::query($sql.supplied).bind(template_id).bind(revision).bind(i64::from(candidate));
+                query.execute(db_tx).await.map(drop)
             }
 
-            async fn unreturned(db_tx: &mut DbTx<Self>, after: i64, limit: u32) -> sqlx::Result<Vec<(i64, i64)>> {
-                sqlx::query_as($sql.unreturned).bind(after).bind(i64::from(limit)).fetch_all(db_tx).await
+            async fn candidate(db_tx: &mut DbTx<Self>, template_id: i64) -> sqlx::Result<u32> {
+                let found: Option<i64> =
+                    sqlx::query_scalar($sql.candidate).bind(template_id).fetch_optional(db_tx).await?;
+                version(found.unwrap_or(0))
+            }
+
+            async fn unreturned(db_tx: &mut DbTx<Self>, after: i64, limit: u32) -> sqlx::Result<Vec<(i64, u32)>> {
+                let query = sqlx::query_as($sql.unreturned).bind(after).bind(i64::from(limit));
+                let rows: Vec<(i64, i64)> = query.fetch_all(db_tx).await?;
+                rows.into_iter().map(|(template_id, candidate)| Ok((template_id, version(candidate)?))).collect()
             }
 
             async fn returned(db_tx: &mut DbTx<Self>, template_id: i64, revision: i64) -> sqlx::Result<()> {

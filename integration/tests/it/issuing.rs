@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::redemption::world::Databases as Hands;
 use sqlx::MySql;
 use tercet_coupon::issuing::{self, CRON};
+use tercet_coupon::store::batches::{Batches as _, Lists as _};
 use tercet_coupon::store::jobs::Jobs as _;
 use tercet_coupon::{Shards, audit, claim_by_hand, seed_coupons};
 use tercet_integration::servers;
@@ -50,6 +51,7 @@ on_both! {
     a_version_that_is_tried_beside_another_keeps_its_own_budget(super::EVERY_SECOND);
     a_change_of_the_template_takes_effect_within_a_second(super::CRON);
     a_batch_is_issued_once_however_often_it_is_asked_for(super::CRON);
+    a_batch_is_issued_to_its_end_when_its_process_and_its_caller_are_gone(super::CRON);
     coupons_are_listed_by_pages(super::CRON);
     what_has_ended_expires_and_unclaimed_stock_goes_back(super::EVERY_SECOND);
     a_database_and_a_template_that_fail_keep_nothing_else_from_being_done(super::EVERY_SECOND);
@@ -110,15 +112,12 @@ async fn a_key_makes_one_coupon_whatever_the_coordinator_forgets<Db: Databases>(
     // Many at once are one too.
     let asked = (0..8).map(|_| {
         let mut issuing = world.issuing.clone();
-        let request =
-            pb::ClaimRequest { user_id: 9, template_id, idempotency_key: "k".into(), groups: Vec::new() };
+        let request = pb::ClaimRequest { user_id: 9, template_id, idempotency_key: "k".into(), groups: Vec::new() };
         async move { issuing.claim(request).await.map(tonic::Response::into_inner).map_err(|status| fault(&status)) }
     });
     let answers = futures_util::future::join_all(asked).await;
-    let made: BTreeSet<i64> = answers
-        .into_iter()
-        .map(|answer| answer.expect("it is granted").coupon.expect("a coupon").coupon_id)
-        .collect();
+    let made: BTreeSet<i64> =
+        answers.into_iter().map(|answer| answer.expect("it is granted").coupon.expect("a coupon").coupon_id).collect();
     assert_eq!(made.len(), 1);
     world.coordinator.all_ended().await;
     assert_eq!(world.units().await, (6, 0, 3));
@@ -222,8 +221,7 @@ async fn a_version_that_is_tried_beside_another_keeps_its_own_budget<Db: Databas
     let written = world.templates.set_rules(request).await.expect("it is sound").into_inner().template;
     let audience = templates::Audience { basis_points: 0, groups: vec!["gray".into()], user_ids: Vec::new() };
     let revision = written.expect("a template").revision;
-    let request =
-        templates::StartGrayRequest { template_id, audience: Some(audience), change: change(revision) };
+    let request = templates::StartGrayRequest { template_id, audience: Some(audience), change: change(revision) };
     let gray = world.templates.start_gray(request).await.expect("it has a version").into_inner().template;
     let ask = |user_id| pb::ClaimRequest {
         user_id,
@@ -342,6 +340,52 @@ async fn a_batch_is_issued_once_however_often_it_is_asked_for<Db: Databases>(mut
     // A batch takes nothing from what a user may claim.
     coupon(world.claim(1, template_id, "k").await, true);
     assert_eq!(code(world.claim(1, template_id, "k2").await), Code::PerUserLimit);
+}
+
+async fn a_batch_is_issued_to_its_end_when_its_process_and_its_caller_are_gone<Db: Databases + Hands>(
+    mut world: World<Db>,
+) {
+    let template_id = world.publish("a", rules(30_000, 1, FROM_MS)).await;
+    let request = pb::IssueRequest {
+        batch_id: "spring/2".into(),
+        template_id,
+        user_ids: (1..=12_000).collect(),
+        coupons_per_user: 1,
+        operator: "ann".into(),
+        reason: "spring".into(),
+    };
+    // It gets as far as one of the databases lets it.
+    let closed = world.shards.pools()[1].clone();
+    Db::by_hand(&closed, "ALTER TABLE issue_chunk RENAME TO away".to_owned()).await;
+    let (process, mut second) = world.second().await;
+    let stream = second.issue(request).await.expect("it begins").into_inner();
+    let progress = async |world: &mut World<Db>| {
+        let found = world.issuing.get_issue(pb::GetIssueRequest { batch_id: "spring/2".into() }).await;
+        found.ok().and_then(|found| found.into_inner().batch)
+    };
+    let home = world.shards.home().clone();
+    until("some of it is issued", async || {
+        let mut connection = home.acquire().await.expect("the pool is open");
+        let batch = Db::batch(&mut connection, "spring/2").await.expect("the table is there");
+        let Some(batch) = batch else { return false };
+        !Db::chunks(&mut connection, batch.batch).await.expect("the table is there").is_empty()
+    })
+    .await;
+    drop((stream, second));
+    process.shutdown_background();
+    Db::by_hand(&closed, "ALTER TABLE away RENAME TO issue_chunk".to_owned()).await;
+    until("it is done, though nobody asked again", async || {
+        progress(&mut world).await.is_some_and(|batch| batch.state() == pb::BatchState::Done)
+    })
+    .await;
+    assert_eq!(progress(&mut world).await.expect("it is there").issued, 12_000);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (18_000, 0, 12_000));
+    let totals = audit(&world.shards).await.expect("the tables are there");
+    assert_eq!(totals.issued, 12_000);
+    let mut connection = home.acquire().await.expect("the pool is open");
+    let batch = Db::batch(&mut connection, "spring/2").await.expect("the table is there").expect("it is there");
+    assert!(Db::users(&mut connection, batch.batch).await.expect("the table is there").is_empty());
 }
 
 /// Longer away than a supply is tried for.

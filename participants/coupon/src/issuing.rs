@@ -135,6 +135,7 @@ pub async fn service<Db: Old + Dialect + node::Store>(
     let scheduled = jobs::Jobs::new(shards.clone(), Arc::clone(&ids), peers.clone(), outbox.clone(), settings);
     let told = bus.map(|bus| Consuming::new(Told::<Db>::new(&ids), [shards.home().clone()], bus.clone()));
     let issuing = Arc::new(Issuing::new(shards, ids, peers, outbox));
+    let batches = Arc::clone(&issuing);
     let server = IssuingServer::new(api::Api(Arc::clone(&issuing)));
     let server = server.max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
     let mut service = Service::new(SERVICE, pools).routes(Routes::new(server), tercet_proto::DESCRIPTORS);
@@ -143,6 +144,7 @@ pub async fn service<Db: Old + Dialect + node::Store>(
     }
     Ok(service
         .beside("occasions", |stop| occasions::run(issuing, stop))
+        .beside("batches", |stop| batch::run(batches, stop))
         .beside("slots", |mut stop| async move {
             own.keep_looking(stop.requested()).await;
             Ok(())

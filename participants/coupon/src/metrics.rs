@@ -60,6 +60,12 @@ pub(crate) fn batch(state: &'static str) {
     counter!("tercet_issuing_batches_total", "state" => state).increment(1);
 }
 
+/// Batches that run, and those that can not go on: every process tells the same.
+pub(crate) fn batches(running: i64, stopped: i64) {
+    gauge!("tercet_issuing_batches", "state" => "running").set(running as f64);
+    gauge!("tercet_issuing_batches", "state" => "stopped").set(stopped as f64);
+}
+
 /// A round of the scheduled jobs: `done` or `failed`. Not counted where another process has the jobs.
 pub(crate) fn jobs(outcome: &'static str) {
     counter!("tercet_issuing_job_rounds_total", "outcome" => outcome).increment(1);

@@ -18,7 +18,18 @@ CREATE TABLE IF NOT EXISTS issue_batch (
   started_ms BIGINT NOT NULL,
   ended_ms BIGINT,
   runner BIGINT NOT NULL DEFAULT 0,
-  lease_ms BIGINT NOT NULL DEFAULT 0
+  lease_ms BIGINT NOT NULL DEFAULT 0,
+  KEY by_state (state, batch)
+) ENGINE = InnoDB;
+
+-- Whom each batch is for that somebody asked for, until it is done, in the first database alone: so that it goes on when he has
+-- gone. In parts, as JSON.
+CREATE TABLE IF NOT EXISTS issue_user (
+  batch BIGINT NOT NULL,
+  part BIGINT NOT NULL,
+  user_ids MEDIUMTEXT CHARACTER SET ascii NOT NULL,
+  made_ms BIGINT NOT NULL,
+  PRIMARY KEY (batch, part)
 ) ENGINE = InnoDB;
 
 -- The chunks of each batch whose coupons are in this database, each written in their local transaction. A chunk is of one slot, whose

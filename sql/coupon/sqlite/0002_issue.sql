@@ -20,6 +20,17 @@ CREATE TABLE issue_batch (
   runner INTEGER NOT NULL DEFAULT 0,
   lease_ms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX issue_batch_by_state ON issue_batch (state, batch);
+
+-- Whom each batch is for that somebody asked for, until it is done, in the first database alone: so that it goes on when he has
+-- gone. In parts, as JSON.
+CREATE TABLE issue_user (
+  batch INTEGER NOT NULL,
+  part INTEGER NOT NULL,
+  user_ids TEXT NOT NULL,
+  made_ms INTEGER NOT NULL,
+  PRIMARY KEY (batch, part)
+) STRICT, WITHOUT ROWID;
 
 -- The chunks of each batch whose coupons are in this database, each written in their local transaction. A chunk is of one slot, whose
 -- number is its last ten bits, and moves with it.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, MySql, Pool, Sqlite};
 use tempfile::TempDir;
+use tercet::client::{Client, Options};
 use tercet::fence::Dialect;
 use tercet_coupon::Shards;
 use tercet_coupon::issuing::{self, Peers, Settings};
@@ -21,6 +22,7 @@ use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesC
 use tercet_rules::Fault;
 use tercet_shards::{ShardMap, node};
 use tercet_testing::Coordinator;
+use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
 pub(crate) const FROM_MS: i64 = 1_600_000_000_000;
@@ -54,6 +56,8 @@ pub(super) struct World<Db: Databases> {
     pub(super) stock: Pool<Db>,
     pub(super) templates: CouponTemplatesClient<Channel>,
     pub(super) issuing: IssuingClient<Channel>,
+    urls: Vec<String>,
+    at_templates: SocketAddr,
     _folder: Option<TempDir>,
 }
 
@@ -104,7 +108,7 @@ async fn without_stock<Db: Databases + tercet_coupon_template::store::Store>(
         lists.is_ok() && issuing.list_coupons(pb::ListCouponsRequest::default()).await.is_ok()
     })
     .await;
-    World { coordinator, shards, stock, templates, issuing, _folder: folder }
+    World { coordinator, shards, stock, templates, issuing, urls: urls[1..].to_vec(), at_templates, _folder: folder }
 }
 
 pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -177,6 +181,25 @@ pub(crate) fn change(expected_revision: u64) -> Option<templates::Change> {
 }
 
 impl<Db: Databases> World<Db> {
+    /// Another issuing service over the same databases, on threads of its own, with which it dies.
+    pub(super) async fn second(&self) -> (Runtime, IssuingClient<Channel>) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("threads can be had");
+        let (urls, at, map) = (self.urls.clone(), free_port(), self.shards.map().clone());
+        let (url, at_templates) = (self.coordinator.url(), self.at_templates);
+        runtime.spawn(async move {
+            let shards = Shards::<Db>::open(map, &urls).await.expect("the databases are there");
+            let client = Client::connect([&url], Options::default()).expect("it is an address");
+            let peers = Peers { client, templates: channel(at_templates) };
+            let service = issuing::service(shards, peers, CRON, None).await.expect("the schema is sound");
+            service.listen(at).coordinator(url).run(std::future::pending()).await.expect("it runs");
+        });
+        let client = IssuingClient::new(channel(at));
+        let mut asked = client.clone();
+        until("it answers", async || asked.list_coupons(pb::ListCouponsRequest::default()).await.is_ok()).await;
+        (runtime, client)
+    }
+
     pub(super) async fn serve_stock(&mut self) {
         let service = tercet_stock::service(self.stock.clone(), None).await.expect("the schema is sound");
         self.coordinator.serve(service);

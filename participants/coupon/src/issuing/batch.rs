@@ -1,18 +1,25 @@
 //! Many coupons at once: one transaction of the coordinator reserves the stock of all and writes the batch down; then
 //! its chunks go into the shards, each in a local transaction of its database with a row that says so.
 //!
+//! Whom a batch is for that somebody asked for is kept until it is done: so he may go away, and the process that runs it
+//! may die, and another goes on with it ([`run`]) once its lease is over.
+//!
 //! A chunk is of one slot, and what it holds follows from the list of users, so whoever runs the batch again, here or
 //! elsewhere, skips the chunks that are there, wherever slots have moved meanwhile. Small ones share a local
-//! transaction. A lease keeps two from running one batch side by side, which would only
-//! cost them time: the second to write a chunk finds its row. The stock counts as issued from the start, since
-//! every batch is run to its end; [`Progress`] tells how far it is.
+//! transaction. A lease keeps two from running one batch side by side, which would only cost them time: the second to
+//! write a chunk finds its row. The stock counts as issued from the start, since every batch is run to its end;
+//! [`Progress`] tells how far it is.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
+use futures_util::stream::FuturesUnordered;
 use sha2::{Digest as _, Sha256};
 use tercet::action::Tcc;
+use tercet::beside::{Failure, Stop};
 use tercet::client::{Outcome, Wait};
 use tercet::fence::Dialect;
 use tercet::participant::Moves as _;
@@ -23,10 +30,11 @@ use tercet_proto::stock::v1::Reserve;
 use tercet_rules::{Code, Fault, Refusal};
 use tercet_shards::Slot;
 use tokio::sync::mpsc::Sender;
-use tracing::{error, warn};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
 
 use super::claims::busy;
-use super::limits::{CALL_TIMEOUT, CHUNK};
+use super::limits::{CALL_TIMEOUT, CHUNK, LEFT_MAX};
 use super::{Issuing, fields};
 use crate::store::batches::{Batch, State};
 use crate::store::occasions::Occasions;
@@ -40,10 +48,18 @@ const TELL: Duration = Duration::from_secs(1);
 const LEASE_MS: i64 = 5_000;
 /// How long a chunk is tried before the batch stops.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at what nobody runs.
+const LOOK: Duration = Duration::from_secs(2);
+/// Between two deletions of lists that nobody needs.
+const CLEAN: Duration = Duration::from_secs(600);
+/// How old a list is by then: longer than a batch takes to be opened.
+const OLD_MS: i64 = 86_400_000;
+/// Users of a row of a list.
+const PART: usize = 10_000;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Where progress goes; whoever hangs up stops the run where it is.
+/// Where progress goes, for as long as somebody listens.
 pub type Progress = Sender<Result<pb::Batch, tonic::Status>>;
 
 /// A part of a batch: so many coupons of users of one slot.
@@ -60,13 +76,48 @@ struct Lane {
     lots: Vec<Vec<Chunk>>,
 }
 
+/// Goes on with batches that nobody runs, until it is told to stop. What it leaves, another goes on with.
+pub(super) async fn run<Db: Occasions + Dialect>(issuing: Arc<Issuing<Db>>, mut stop: Stop) -> Result<(), Failure> {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut under_way, mut cleaned) = (FuturesUnordered::new(), Instant::now());
+    loop {
+        let is_time = tokio::select! {
+            () = stop.requested() => return Ok(()),
+            Some(()) = under_way.next() => false,
+            _ = look.tick() => true,
+        };
+        let free = LEFT_MAX - under_way.len();
+        if !is_time || free == 0 {
+            continue;
+        }
+        match issuing.left(free).await {
+            Ok(left) => under_way.extend(left.into_iter().map(|batch| go_on(&issuing, batch))),
+            Err(error) => warn!(%error, "which batches nobody runs can not be read"),
+        }
+        if cleaned.elapsed() >= CLEAN {
+            cleaned = Instant::now();
+            if let Err(error) = issuing.drop_old_users().await {
+                warn!(%error, "whom batches were for that came to nothing is deleted later");
+            }
+        }
+    }
+}
+
+async fn go_on<Db: Occasions + Dialect>(issuing: &Issuing<Db>, batch: Batch) {
+    if let Err(fault) = issuing.go_on(&batch).await {
+        warn!(batch = batch.batch_id, %fault, "a batch that nobody runs does not go on");
+    }
+}
+
 fn database(error: sqlx::Error) -> Fault {
     error!(%error, "the database of batches");
     busy()
 }
 
 impl<Db: Occasions + Dialect> Issuing<Db> {
-    /// Runs a batch to its end, or watches it where it runs elsewhere; told to whoever wants to know.
+    /// Runs a batch to its end, or watches it where it runs elsewhere; told to whoever wants to know. Without anybody,
+    /// its caller has it run again by himself, and whom it is for is not kept.
     ///
     /// # Errors
     /// Why it is not begun, or can not go on.
@@ -76,7 +127,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         let batch = match self.batch(&request.batch_id).await? {
             Some(batch) if batch.digest != digest => return Err(Code::KeyReused.fault([])),
             Some(batch) if batch.state != State::Opening => batch,
-            Some(_) | None => self.open_batch(request, &digest).await?,
+            Some(_) | None => self.open_batch(request, &digest, progress.is_some()).await?,
         };
         let runner = self.ids.next(Slot::of_user(0)).await.map_err(|_| busy())?;
         loop {
@@ -150,7 +201,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
     }
 
     /// Reserves the stock and writes the batch down: both, or neither.
-    async fn open_batch(&self, request: &pb::IssueRequest, digest: &str) -> Result<Batch, Fault> {
+    async fn open_batch(&self, request: &pb::IssueRequest, digest: &str, keep: bool) -> Result<Batch, Fault> {
         let current = self.offers.get(request.template_id).await?;
         let refuse = |refusal: Refusal| if current.fresh { refusal.into() } else { busy() };
         let claimed_ms = self.ids.clock_ms().ok_or_else(busy)?;
@@ -175,18 +226,26 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             error!(%error, "a batch is no plan");
             busy()
         })?;
+        if keep {
+            self.keep_users(open.batch, &request.user_ids).await.map_err(database)?;
+        }
         let view = self.client.submit(plan, Wait::Ended).await.map_err(|error| {
             warn!(%error, "a batch of which it is not known whether it is open");
             busy()
         })?;
         match view.outcome() {
             Some(Outcome::Confirmed) => self.opened(request, digest).await,
-            Some(Outcome::Cancelled) => match Fault::from_reason(view.reason()) {
-                // Somebody else was quicker.
-                Some(fault) if fault.code == Code::KeyReused => self.opened(request, digest).await,
-                Some(fault) => Err(fault),
-                None => Err(busy()),
-            },
+            Some(Outcome::Cancelled) => {
+                if keep {
+                    self.drop_users(open.batch).await.map_err(database)?;
+                }
+                match Fault::from_reason(view.reason()) {
+                    // Somebody else was quicker.
+                    Some(fault) if fault.code == Code::KeyReused => self.opened(request, digest).await,
+                    Some(fault) => Err(fault),
+                    None => Err(busy()),
+                }
+            }
             None => Err(busy()),
         }
     }
@@ -209,47 +268,100 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         if batch.state == State::Stopped {
             self.step(batch.batch, (State::Stopped, State::Running), "").await?;
         }
-        let stopped = || progress.is_some_and(Progress::is_closed);
         let all = async {
             loop {
                 let (lanes, moving) = self.lanes(request, &self.written(batch).await?);
-                let written = try_join_all(lanes.iter().map(|lane| self.run_lane(batch, lane, &stopped))).await?;
-                if stopped() || (!moving && written.into_iter().all(|all| all)) {
+                let written = try_join_all(lanes.iter().map(|lane| self.run_lane(batch, lane))).await?;
+                if !moving && written.into_iter().all(|all| all) {
                     return Ok::<(), Fault>(());
                 }
                 tokio::time::sleep(PAUSE).await;
                 self.shards.look().await;
             }
         };
-        let telling = async {
-            loop {
-                tokio::time::sleep(TELL).await;
-                // Whoever finds the lease gone goes on: the chunks' rows keep the two apart.
-                self.take_lease(batch.batch, runner).await?;
-                if !self.tell(batch, progress).await? {
-                    return Ok::<(), Fault>(());
-                }
-            }
-        };
         let ran = tokio::select! {
             ran = all => ran,
-            told = telling => return told,
+            // It goes on once the lease is over.
+            fault = self.keep_telling(batch, runner, progress) => return Err(fault),
         };
         let (state, name, refusal) = match &ran {
-            Ok(()) if stopped() => return Ok(()),
             Ok(()) => (State::Done, "done", ""),
             Err(fault) => (State::Stopped, "stopped", fault.code.name()),
         };
-        metrics::batch(name);
-        self.step(batch.batch, (State::Running, state), refusal).await?;
+        if self.step(batch.batch, (State::Running, state), refusal).await? {
+            metrics::batch(name);
+        }
+        if state == State::Done {
+            self.drop_users(batch.batch).await.map_err(database)?;
+        }
         let batch = self.batch(&batch.batch_id).await?.ok_or_else(busy)?;
         self.tell(&batch, progress).await?;
         ran
     }
 
-    async fn step(&self, batch: i64, states: (State, State), refusal: &str) -> Result<(), Fault> {
+    /// Keeps the lease and tells how far it is, until that fails.
+    async fn keep_telling(&self, batch: &Batch, runner: i64, progress: Option<&Progress>) -> Fault {
+        loop {
+            tokio::time::sleep(TELL).await;
+            let told = async {
+                // Whoever finds the lease gone goes on: the chunks' rows keep the two apart.
+                self.take_lease(batch.batch, runner).await?;
+                self.tell(batch, progress).await
+            };
+            if let Err(fault) = told.await {
+                return fault;
+            }
+        }
+    }
+
+    async fn step(&self, batch: i64, states: (State, State), refusal: &str) -> Result<bool, Fault> {
         let mut connection = self.shards.home().acquire().await.map_err(database)?;
-        Db::step(&mut connection, batch, states, refusal).await.map(drop).map_err(database)
+        Db::step(&mut connection, batch, states, refusal).await.map_err(database)
+    }
+
+    async fn keep_users(&self, batch: i64, user_ids: &[i64]) -> sqlx::Result<()> {
+        let mut db_tx = self.shards.home().begin_with(Db::BEGIN_WRITE).await?;
+        for (part, user_ids) in (0..).zip(user_ids.chunks(PART)) {
+            Db::keep_users(&mut db_tx, batch, part, user_ids).await?;
+        }
+        db_tx.commit().await
+    }
+
+    async fn drop_users(&self, batch: i64) -> sqlx::Result<()> {
+        Db::drop_users(&mut *self.shards.home().acquire().await?, batch).await
+    }
+
+    async fn drop_old_users(&self) -> sqlx::Result<()> {
+        Db::drop_old_users(&mut *self.shards.home().acquire().await?, OLD_MS).await
+    }
+
+    /// Batches that nobody runs, at most so many.
+    async fn left(&self, limit: usize) -> sqlx::Result<Vec<Batch>> {
+        let mut connection = self.shards.home().acquire().await?;
+        let (running, stopped) = Db::unfinished(&mut connection).await?;
+        metrics::batches(running, stopped);
+        Db::left(&mut connection, limit).await
+    }
+
+    /// Runs a batch that nobody runs to its end.
+    async fn go_on(&self, batch: &Batch) -> Result<(), Fault> {
+        let runner = self.ids.next(Slot::of_user(0)).await.map_err(|_| busy())?;
+        if !self.take_lease(batch.batch, runner).await? {
+            return Ok(());
+        }
+        let mut connection = self.shards.home().acquire().await.map_err(database)?;
+        let user_ids = Db::users(&mut connection, batch.batch).await.map_err(database)?;
+        drop(connection);
+        let request = pb::IssueRequest {
+            batch_id: batch.batch_id.clone(),
+            template_id: batch.template_id,
+            coupons_per_user: u32::try_from(batch.coupons / (user_ids.len() as i64).max(1)).unwrap_or(0),
+            user_ids,
+            operator: batch.operator.clone(),
+            reason: batch.reason.clone(),
+        };
+        info!(batch = batch.batch_id, "a batch that nobody ran goes on");
+        self.issue_chunks(&request, batch, runner, None).await
     }
 
     /// What is missing in each database, users by slot and id, so that a local transaction is a few statements of many
@@ -283,7 +395,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
     }
 
     /// The chunks of one database, one local transaction after the other; whether they are all there.
-    async fn run_lane(&self, batch: &Batch, lane: &Lane, stopped: &impl Fn() -> bool) -> Result<bool, Fault> {
+    async fn run_lane(&self, batch: &Batch, lane: &Lane) -> Result<bool, Fault> {
         for lot in &lane.lots {
             let begun = Instant::now();
             let written = loop {
@@ -299,8 +411,8 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
                     }
                 }
             };
-            if !written || stopped() {
-                return Ok(written);
+            if !written {
+                return Ok(false);
             }
         }
         Ok(true)

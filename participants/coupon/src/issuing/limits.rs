@@ -32,6 +32,8 @@ pub const OCCASION_PER_USER_MAX: u32 = 20;
 pub const EVENT_USERS_MAX: usize = 20_000;
 /// By how much the clocks of those who tell of users may be behind, in milliseconds.
 pub const SKEW_MS: i64 = 60_000;
+/// Batches that a process goes on with at once, since nobody else runs them.
+pub const LEFT_MAX: usize = 4;
 /// Runs of occasions that a process carries out at once.
 pub const RUNS_MAX: usize = 8;
 /// Days for which what an occasion gave, and to whom, is kept by default after it was stopped.

@@ -1,6 +1,5 @@
 //! Batches and their chunks: the SQL, both dialects side by side.
 
-use sqlx::Row as _;
 use tercet::participant::DbTx;
 
 use super::Store;
@@ -94,6 +93,32 @@ pub trait Batches: Store {
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
 
+/// Whom batches are for, and which of them nobody runs.
+pub trait Lists: Batches {
+    /// Writes a part of those whom a batch is for.
+    fn keep_users(
+        db_tx: &mut DbTx<Self>,
+        batch: i64,
+        part: i64,
+        user_ids: &[i64],
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// All of them, by their parts.
+    fn users(db_tx: &mut DbTx<Self>, batch: i64) -> impl Future<Output = sqlx::Result<Vec<i64>>> + Send;
+
+    /// Deletes them.
+    fn drop_users(db_tx: &mut DbTx<Self>, batch: i64) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// Deletes those, older than so long, of batches that came to nothing, or are done.
+    fn drop_old_users(db_tx: &mut DbTx<Self>, age_ms: i64) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// The next batches that run, whose lease is over and of which is known whom they are for.
+    fn left(db_tx: &mut DbTx<Self>, limit: usize) -> impl Future<Output = sqlx::Result<Vec<Batch>>> + Send;
+
+    /// How many batches run, and how many have stopped.
+    fn unfinished(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<(i64, i64)>> + Send;
+}
+
 struct Statements {
     open: &'static str,
     step: &'static str,
@@ -102,7 +127,17 @@ struct Statements {
     lease: &'static str,
     chunks: &'static str,
     mark: &'static str,
+    keep_users: &'static str,
+    drop_old_users: &'static str,
+    left: &'static str,
 }
+
+const USERS: &str = "-- coupon_batch_users
+    SELECT user_ids FROM issue_user WHERE batch = ? ORDER BY part";
+const DROP_USERS: &str = "-- coupon_drop_batch_users
+    DELETE FROM issue_user WHERE batch = ?";
+const UNFINISHED: &str = "-- coupon_unfinished_batches
+    SELECT (SELECT COUNT(*) FROM issue_batch WHERE state = 1), (SELECT COUNT(*) FROM issue_batch WHERE state = 3)";
 
 #[cfg(feature = "sqlite")]
 const SQLITE: Statements = Statements {
@@ -126,6 +161,17 @@ const SQLITE: Statements = Statements {
         SELECT chunk, coupons FROM issue_chunk WHERE batch = $1",
     mark: "-- coupon_mark_chunks
         INSERT INTO issue_chunk(batch, chunk, coupons) SELECT $1, value->>0, value->>1 FROM json_each($2)",
+    keep_users: "-- coupon_keep_batch_users
+        INSERT INTO issue_user(batch, part, user_ids, made_ms)
+        VALUES (?, ?, ?, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
+    drop_old_users: "-- coupon_drop_old_batch_users
+        DELETE FROM issue_user WHERE made_ms < CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?
+            AND NOT EXISTS (SELECT 1 FROM issue_batch AS b WHERE b.batch = issue_user.batch AND b.state <> 2)",
+    left: "-- coupon_left_batches
+        SELECT batch, batch_id, digest, template_id, version, claimed_ms, valid_from_ms, valid_until_ms, coupons, state,
+            refusal, operator, reason, started_ms, ended_ms FROM issue_batch AS b
+        WHERE state = 1 AND lease_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
+            AND EXISTS (SELECT 1 FROM issue_user AS u WHERE u.batch = b.batch) ORDER BY batch LIMIT ?",
 };
 
 #[cfg(feature = "mysql")]
@@ -154,6 +200,18 @@ const MYSQL: Statements = Statements {
     mark: "-- coupon_mark_chunks
         INSERT INTO issue_chunk(batch, chunk, coupons) SELECT ?, j.chunk, j.coupons
         FROM JSON_TABLE(?, '$[*]' COLUMNS (chunk BIGINT PATH '$[0]', coupons BIGINT PATH '$[1]')) AS j",
+    keep_users: "-- coupon_keep_batch_users
+        INSERT INTO issue_user(batch, part, user_ids, made_ms)
+        VALUES (?, ?, ?, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))",
+    drop_old_users: "-- coupon_drop_old_batch_users
+        DELETE FROM issue_user WHERE made_ms < CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) - ?
+            AND NOT EXISTS (SELECT 1 FROM issue_batch AS b WHERE b.batch = issue_user.batch AND b.state <> 2)",
+    left: "-- coupon_left_batches
+        SELECT batch, CAST(batch_id AS CHAR CHARACTER SET utf8mb4), digest, template_id, version, claimed_ms,
+            valid_from_ms, valid_until_ms, coupons, state, refusal, operator, reason, started_ms, ended_ms
+        FROM issue_batch AS b FORCE INDEX (by_state)
+        WHERE state = 1 AND lease_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+            AND EXISTS (SELECT 1 FROM issue_user AS u WHERE u.batch = b.batch) ORDER BY batch LIMIT ?",
 };
 
 macro_rules! batches {
@@ -183,27 +241,7 @@ macro_rules! batches {
 
             async fn batch(db_tx: &mut DbTx<Self>, batch_id: &str) -> sqlx::Result<Option<Batch>> {
                 let row = sqlx::query($sql.batch).bind(batch_id).fetch_optional(db_tx).await?;
-                let Some(row) = row else { return Ok(None) };
-                let states = [State::Opening, State::Running, State::Done, State::Stopped];
-                let number: i64 = row.try_get(9)?;
-                let state = states.into_iter().find(|state| *state as i64 == number);
-                Ok(Some(Batch {
-                    batch: row.try_get(0)?,
-                    batch_id: row.try_get(1)?,
-                    digest: row.try_get(2)?,
-                    template_id: row.try_get(3)?,
-                    version: row.try_get(4)?,
-                    claimed_ms: row.try_get(5)?,
-                    valid_from_ms: row.try_get(6)?,
-                    valid_until_ms: row.try_get(7)?,
-                    coupons: row.try_get(8)?,
-                    state: state.ok_or_else(|| super::broken("a batch's state"))?,
-                    refusal: row.try_get(10)?,
-                    operator: row.try_get(11)?,
-                    reason: row.try_get(12)?,
-                    started_ms: row.try_get(13)?,
-                    ended_ms: row.try_get(14)?,
-                }))
+                row.as_ref().map(batch_of).transpose()
             }
 
             async fn lease(db_tx: &mut DbTx<Self>, batch: i64, runner: i64, length_ms: i64) -> sqlx::Result<bool> {
@@ -223,7 +261,79 @@ macro_rules! batches {
     };
 }
 
+/// A batch from a row that has its columns in their order.
+fn batch_of<'r, R: sqlx::Row>(row: &'r R) -> sqlx::Result<Batch>
+where
+    usize: sqlx::ColumnIndex<R>,
+    i64: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+    String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+{
+    let states = [State::Opening, State::Running, State::Done, State::Stopped];
+    let number: i64 = row.try_get(9)?;
+    let state = states.into_iter().find(|state| *state as i64 == number);
+    Ok(Batch {
+        batch: row.try_get(0)?,
+        batch_id: row.try_get(1)?,
+        digest: row.try_get(2)?,
+        template_id: row.try_get(3)?,
+        version: row.try_get(4)?,
+        claimed_ms: row.try_get(5)?,
+        valid_from_ms: row.try_get(6)?,
+        valid_until_ms: row.try_get(7)?,
+        coupons: row.try_get(8)?,
+        state: state.ok_or_else(|| super::broken("a batch's state"))?,
+        refusal: row.try_get(10)?,
+        operator: row.try_get(11)?,
+        reason: row.try_get(12)?,
+        started_ms: row.try_get(13)?,
+        ended_ms: row.try_get(14)?,
+    })
+}
+
+macro_rules! lists {
+    ($database:ty, $sql:ident) => {
+        impl Lists for $database {
+            async fn keep_users(db_tx: &mut DbTx<Self>, batch: i64, part: i64, user_ids: &[i64]) -> sqlx::Result<()> {
+                let user_ids = serde_json::to_string(user_ids).expect("numbers have a form in JSON");
+                sqlx::query($sql.keep_users).bind(batch).bind(part).bind(user_ids).execute(db_tx).await.map(drop)
+            }
+
+            async fn users(db_tx: &mut DbTx<Self>, batch: i64) -> sqlx::Result<Vec<i64>> {
+                let parts: Vec<String> = sqlx::query_scalar(USERS).bind(batch).fetch_all(db_tx).await?;
+                let mut user_ids = Vec::new();
+                for part in parts {
+                    let part: Vec<i64> =
+                        serde_json::from_str(&part).map_err(|_| super::broken("whom a batch is for"))?;
+                    user_ids.extend(part);
+                }
+                Ok(user_ids)
+            }
+
+            async fn drop_users(db_tx: &mut DbTx<Self>, batch: i64) -> sqlx::Result<()> {
+                sqlx::query(DROP_USERS).bind(batch).execute(db_tx).await.map(drop)
+            }
+
+            async fn drop_old_users(db_tx: &mut DbTx<Self>, age_ms: i64) -> sqlx::Result<()> {
+                sqlx::query($sql.drop_old_users).bind(age_ms).execute(db_tx).await.map(drop)
+            }
+
+            async fn left(db_tx: &mut DbTx<Self>, limit: usize) -> sqlx::Result<Vec<Batch>> {
+                let rows = sqlx::query($sql.left).bind(limit as i64).fetch_all(db_tx).await?;
+                rows.iter().map(batch_of).collect()
+            }
+
+            async fn unfinished(db_tx: &mut DbTx<Self>) -> sqlx::Result<(i64, i64)> {
+                sqlx::query_as(UNFINISHED).fetch_one(db_tx).await
+            }
+        }
+    };
+}
+
 #[cfg(feature = "sqlite")]
 batches!(sqlx::Sqlite, SQLITE);
+#[cfg(feature = "sqlite")]
+lists!(sqlx::Sqlite, SQLITE);
 #[cfg(feature = "mysql")]
 batches!(sqlx::MySql, MYSQL);
+#[cfg(feature = "mysql")]
+lists!(sqlx::MySql, MYSQL);

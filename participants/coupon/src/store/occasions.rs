@@ -5,7 +5,7 @@
 use sqlx::Row as _;
 use tercet::participant::DbTx;
 
-use super::batches::Batches;
+use super::batches::Lists;
 use super::jobs::Jobs;
 
 /// What has to happen.
@@ -92,7 +92,7 @@ pub enum Which<'a> {
 }
 
 /// A database that occasions can live in.
-pub trait Occasions: Batches + Jobs {
+pub trait Occasions: Lists + Jobs {
     /// Writes an occasion that is new.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! shards.
 
 mod occasions;
+mod usage;
 pub(crate) mod world;
 
 use std::collections::BTreeSet;

@@ -62,7 +62,7 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             vec![Entry { template_id: Some(issued.template_id), operator, reason: issued.reason.clone(), ..row }]
         }
         Payload::CouponUsed(used) => {
-            let pb::CouponUsed { coupon_id, order_id, discount_cents, shop_id, operator } = used;
+            let pb::CouponUsed { coupon_id, order_id, discount_cents, shop_id, operator, .. } = used;
             let mut after = json!({"status": "used", "order_id": order_id, "discount_cents": discount_cents});
             if *shop_id != 0 {
                 after["shop_id"] = json!(shop_id);
@@ -71,7 +71,7 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             let operator = (!operator.is_empty()).then(|| operator.clone());
             vec![Entry { order_id: Some(*order_id), operator, ..row }]
         }
-        Payload::CouponGivenBack(pb::CouponGivenBack { coupon_id, order_id }) => {
+        Payload::CouponGivenBack(pb::CouponGivenBack { coupon_id, order_id, .. }) => {
             let before = json!({"status": "used", "order_id": order_id});
             let row = of_coupon("coupon given back", *coupon_id, before, json!({"status": "issued"}));
             vec![Entry { order_id: Some(*order_id), ..row }]

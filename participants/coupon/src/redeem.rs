@@ -159,8 +159,16 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
             order: Some((request.order_id, request.discount_cents)),
         };
         let answers = advance_all::<Db>(db_tx, self.slots.map(), operations, mark_used).await?;
-        let used = |op: &Op<pb::Redeem>| told::used(&op.request).by(op);
-        self.outbox.append::<Db>(db_tx, operations.iter().map(used)).await?;
+        if self.outbox.is_on() {
+            // What each was claimed under is in no request.
+            let ids = operations.iter().map(|op| op.request.coupon_id);
+            let slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
+            let used = operations.iter().filter_map(|op| {
+                let (coupon, _) = slice.get(op.request.coupon_id)?;
+                Some(told::used(coupon, &op.request).by(op))
+            });
+            self.outbox.append::<Db>(db_tx, used.collect::<Vec<_>>()).await?;
+        }
         Ok(answers)
     }
 
@@ -220,14 +228,13 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
             let order = (Some(order_id), Some(discount_cents));
             let used =
                 |coupon: &Coupon| coupon.status == Status::Used && (coupon.order_id, coupon.discount_cents) == order;
-            let Some(user_id) = slice.get(coupon_id).filter(|(coupon, _)| used(coupon)).map(|found| found.0.user_id)
-            else {
+            let Some(coupon) = slice.get(coupon_id).map(|found| found.0).filter(used) else {
                 return Answer::refused(format!(
                     "order {order_id} did not use coupon {coupon_id} for {discount_cents}"
                 ));
             };
             slice.advance(coupon_id, Status::Issued, None);
-            events.push(told::given_back(user_id, &op.request).by(op));
+            events.push(told::given_back(&coupon, order_id, discount_cents).by(op));
             Answer::done()
         };
         let answers = operations.iter().map(&mut give_back).collect();
@@ -246,10 +253,10 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
         let mut events = Vec::new();
         let mut take = |op: &Op<pb::GiveBack>| {
             let pb::GiveBack { coupon_id, order_id, discount_cents } = op.request;
-            match slice.get(coupon_id).map(|(coupon, _)| (coupon.status, coupon.user_id)) {
-                Some((Status::Issued | Status::Expired, user_id)) => {
+            match slice.get(coupon_id).map(|(coupon, _)| (coupon.status, *coupon)) {
+                Some((Status::Issued | Status::Expired, coupon)) => {
                     slice.advance(coupon_id, Status::Used, Some((order_id, discount_cents)));
-                    events.push(told::used_again(user_id, &op.request).by(op));
+                    events.push(told::used_again(&coupon, &op.request).by(op));
                     Answer::done()
                 }
                 Some((Status::Locked, _)) => Answer::not_now(LOCKED_DELAY),

@@ -6,7 +6,7 @@ use tercet_proto::coupon::v1 as pb;
 use tercet_proto::events::v1::{CouponExpired, CouponGivenBack, CouponIssued, CouponUsed};
 use tercet_shards::ShardMap;
 
-use crate::store::{self, Store};
+use crate::store::{self, Coupon, Store};
 
 /// An operator who issued coupons, and why.
 #[derive(Clone, Copy, Debug)]
@@ -31,22 +31,36 @@ pub(crate) fn issued_by(claim: &pb::Claim, by: By<'_>) -> Event {
 }
 
 /// An order has used a coupon.
-pub(crate) fn used(redeem: &pb::Redeem) -> Event {
-    let &pb::Redeem { coupon_id, user_id, order_id, discount_cents, shop_id, .. } = redeem;
+pub(crate) fn used(coupon: &Coupon, redeem: &pb::Redeem) -> Event {
+    let &Coupon { coupon_id, user_id, template_id, version: template_version, .. } = coupon;
+    let &pb::Redeem { order_id, discount_cents, amount_cents, shop_id, .. } = redeem;
     let operator = redeem.operator.clone();
-    Event::new(user_id, Payload::CouponUsed(CouponUsed { coupon_id, order_id, discount_cents, shop_id, operator }))
+    let used = CouponUsed {
+        coupon_id,
+        order_id,
+        discount_cents,
+        shop_id,
+        operator,
+        template_id,
+        template_version,
+        amount_cents,
+    };
+    Event::new(user_id, Payload::CouponUsed(used))
 }
 
 /// An order has a coupon again, since its refund came to nothing.
-pub(crate) fn used_again(user_id: i64, &pb::GiveBack { coupon_id, order_id, discount_cents }: &pb::GiveBack) -> Event {
-    let used = CouponUsed { coupon_id, order_id, discount_cents, ..CouponUsed::default() };
+pub(crate) fn used_again(coupon: &Coupon, &pb::GiveBack { order_id, discount_cents, .. }: &pb::GiveBack) -> Event {
+    let &Coupon { coupon_id, user_id, template_id, version: template_version, .. } = coupon;
+    let used =
+        CouponUsed { coupon_id, order_id, discount_cents, template_id, template_version, ..CouponUsed::default() };
     Event::new(user_id, Payload::CouponUsed(used))
 }
 
 /// A refund has given a coupon back.
-pub(crate) fn given_back(user_id: i64, back: &pb::GiveBack) -> Event {
-    let &pb::GiveBack { coupon_id, order_id, .. } = back;
-    Event::new(user_id, Payload::CouponGivenBack(CouponGivenBack { coupon_id, order_id }))
+pub(crate) fn given_back(coupon: &Coupon, order_id: i64, discount_cents: i64) -> Event {
+    let &Coupon { coupon_id, user_id, template_id, version: template_version, .. } = coupon;
+    let back = CouponGivenBack { coupon_id, order_id, template_id, template_version, discount_cents };
+    Event::new(user_id, Payload::CouponGivenBack(back))
 }
 
 /// A coupon's time has ended.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tercet::service::Service;
 use tercet::tables;
 use tercet_events::bus::Bus;
+use tercet_events::consumer::Consuming;
 use tercet_events::outbox::Outbox;
 use tercet_events::relayed;
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplatesServer;
@@ -21,6 +22,7 @@ pub mod limits;
 pub mod store;
 pub mod template;
 pub mod templates;
+pub mod usage;
 
 use store::Store;
 use templates::Templates;
@@ -29,7 +31,7 @@ use templates::Templates;
 pub const SERVICE: &str = "coupon_template";
 
 /// The service over this database, whose tables are made where they are missing. With a bus it tells what operators
-/// change.
+/// change, and counts what is done with coupons.
 ///
 /// # Errors
 /// When the tables can not be made, or are not those of this version.
@@ -45,7 +47,11 @@ pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Resu
     let routes = Routes::new(server);
     let service = Service::new(SERVICE, [pool.clone()]).routes(routes, tercet_proto::DESCRIPTORS);
     Ok(match bus {
-        Some(bus) => relayed(service, SERVICE, &[pool], &outbox, bus),
+        Some(bus) => {
+            let counting = Consuming::new(usage::Counting::<Db>::default(), [pool.clone()], bus.clone());
+            let service = service.beside("usage", |stop| counting.run(stop));
+            relayed(service, SERVICE, &[pool], &outbox, bus)
+        }
         None => service,
     })
 }

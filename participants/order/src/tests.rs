@@ -157,7 +157,7 @@ fn used(coupon_id: i64, order_id: i64, discount_cents: i64) -> Payload {
 }
 
 fn given_back(coupon_id: i64, order_id: i64) -> Payload {
-    Payload::CouponGivenBack(events::CouponGivenBack { coupon_id, order_id })
+    Payload::CouponGivenBack(events::CouponGivenBack { coupon_id, order_id, ..Default::default() })
 }
 
 #[tokio::test]

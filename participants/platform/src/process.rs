@@ -51,8 +51,12 @@ const ALONE: [&str; 4] =
     [tercet_coupon_template::SERVICE, tercet_business_log::SERVICE, issuing::SERVICE, redemption::SERVICE];
 
 /// Who is told what the services tell, within this process.
-const GROUPS: [Group; 3] =
-    [tercet_order::coupon_use::GROUP, tercet_business_log::writer::GROUP, issuing::occasions::GROUP];
+const GROUPS: [Group; 4] = [
+    tercet_order::coupon_use::GROUP,
+    tercet_business_log::writer::GROUP,
+    tercet_coupon_template::usage::GROUP,
+    issuing::occasions::GROUP,
+];
 
 /// Where everything listens and lives.
 #[derive(Clone, Debug)]

@@ -98,8 +98,14 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
     };
     let issued =
         |coupon_id| events::CouponIssued { coupon_id, template_id: 4, template_version: 1, ..Default::default() };
-    let (shop_id, operator) = (9, "bob".to_owned());
-    let used = events::CouponUsed { coupon_id: 21, order_id: 31, discount_cents: 500, shop_id, operator };
+    let used = events::CouponUsed {
+        coupon_id: 21,
+        order_id: 31,
+        discount_cents: 500,
+        shop_id: 9,
+        operator: "bob".to_owned(),
+        ..events::CouponUsed::default()
+    };
     let refunded = events::OrderRefunded {
         order_id: 31,
         coupon_ids: vec![21],
@@ -107,7 +113,7 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
         was_paid: true,
         ..Default::default()
     };
-    let back = events::CouponGivenBack { coupon_id: 21, order_id: 31 };
+    let back = events::CouponGivenBack { coupon_id: 21, order_id: 31, ..Default::default() };
     let all = [
         event(1, 0, 1_000, Payload::OperatorChange(change)),
         event(2, 7, 1_001, Payload::CouponIssued(issued(21))),

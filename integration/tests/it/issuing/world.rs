@@ -95,7 +95,7 @@ async fn without_stock<Db: Databases + tercet_coupon_template::store::Store>(
     let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
     coordinator.serve(tercet_coupon::service(shards.clone(), bus).await.expect("the schema is sound"));
     let (at_templates, at_issuing) = (free_port(), free_port());
-    let service = tercet_coupon_template::service(stock.clone(), None).await.expect("the schema is sound");
+    let service = tercet_coupon_template::service(stock.clone(), bus).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_templates));
     let peers = Peers { client: coordinator.client(), templates: channel(at_templates) };
     let settings = Settings { jobs_cron: cron.into(), retention_days: 30 };
@@ -136,7 +136,8 @@ pub(super) async fn without_stock_on_sqlite() -> World<Sqlite> {
 pub(super) async fn told_on_sqlite() -> World<Sqlite> {
     let folder = tempfile::tempdir().expect("a folder");
     let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
-    world(&urls, EVERY_SECOND, Some(folder), Some(&Bus::in_process(&[issuing::occasions::GROUP]))).await
+    let groups = [issuing::occasions::GROUP, tercet_coupon_template::usage::GROUP];
+    world(&urls, EVERY_SECOND, Some(folder), Some(&Bus::in_process(&groups))).await
 }
 
 /// The same, with events through a real Kafka.

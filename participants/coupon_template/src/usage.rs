@@ -1,0 +1,86 @@
+//! What is done with coupons, as their events tell it: counted by the version that each was claimed under, beside the
+//! version that its template is trying meanwhile, so that the two can be compared.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use tercet::participant::DbTx;
+use tercet_events::bus::Group;
+use tercet_events::consumer::{Consumer, Trouble};
+use tercet_events::event::{Payload, Topic};
+use tercet_proto::coupon_template::v1::Usage;
+use tercet_proto::events::v1 as pb;
+
+use crate::store::Store;
+
+/// Whom the bus tells.
+pub const GROUP: Group = Group { name: "coupon_template", topics: &[Topic::Coupon] };
+
+/// Counts each event once: it is in one local transaction with how far the group is.
+#[derive(Debug)]
+pub struct Counting<Db>(PhantomData<fn() -> Db>);
+
+impl<Db> Default for Counting<Db> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// What an event adds to which version; `None` where it is no part of the comparison, or tells of no version.
+fn of(event: &pb::Event) -> Option<Usage> {
+    let usage = match event.payload.as_ref()? {
+        Payload::CouponIssued(issued) => {
+            Usage { template_id: issued.template_id, version: issued.template_version, claimed: 1, ..Usage::default() }
+        }
+        Payload::CouponUsed(used) => Usage {
+            template_id: used.template_id,
+            version: used.template_version,
+            used: 1,
+            discount_cents: used.discount_cents,
+            order_cents: used.amount_cents,
+            ..Usage::default()
+        },
+        Payload::CouponGivenBack(back) => Usage {
+            template_id: back.template_id,
+            version: back.template_version,
+            refunded: 1,
+            discount_cents: -back.discount_cents,
+            ..Usage::default()
+        },
+        Payload::CouponExpired(_)
+        | Payload::OrderPlaced(_)
+        | Payload::OrderPaid(_)
+        | Payload::OrderRefunded(_)
+        | Payload::OrderRefundTakenBack(_)
+        | Payload::OperatorChange(_)
+        | Payload::UserRegistered(_)
+        | Payload::CampaignStarted(_) => return None,
+    };
+    (usage.template_id > 0 && usage.version > 0).then_some(usage)
+}
+
+impl<Db: Store> Consumer for Counting<Db> {
+    type Db = Db;
+    const GROUP: Group = GROUP;
+
+    async fn consume(&self, db_tx: &mut DbTx<Db>, events: &[pb::Event]) -> Result<(), Trouble> {
+        let mut sums: BTreeMap<(i64, u32), Usage> = BTreeMap::new();
+        for usage in events.iter().filter_map(of) {
+            let (template_id, version) = (usage.template_id, usage.version);
+            let sum = sums.entry((template_id, version)).or_default();
+            *sum = Usage {
+                template_id,
+                version,
+                claimed: sum.claimed + usage.claimed,
+                used: sum.used + usage.used,
+                refunded: sum.refunded + usage.refunded,
+                discount_cents: sum.discount_cents + usage.discount_cents,
+                order_cents: sum.order_cents + usage.order_cents,
+            };
+        }
+        if !sums.is_empty() {
+            Db::count(db_tx, &sums.into_values().collect::<Vec<_>>()).await?;
+        }
+        Ok(())
+    }
+}

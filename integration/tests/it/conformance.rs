@@ -20,7 +20,7 @@ mod coupon {
     use tercet_coupon::*;
 
     mod conformance;
-    pub(crate) use conformance::{claim, give_back, honour, open, owed, paid, redeem, take_back};
+    pub(crate) use conformance::{claim, close, give_back, honour, open, owed, paid, redeem, take_back};
 }
 
 #[path = "../../../participants/order/src"]
@@ -42,6 +42,7 @@ conformance! {
     stock_restock_conforms_on_mariadb: on_mariadb(stock::restock()).await;
     coupon_claim_conforms_on_mariadb: on_mariadb(coupon::claim()).await;
     coupon_open_conforms_on_mariadb: on_mariadb(coupon::open()).await;
+    coupon_close_conforms_on_mariadb: on_mariadb(coupon::close()).await;
     coupon_redeem_conforms_on_mariadb: on_mariadb(coupon::redeem()).await;
     coupon_give_back_conforms_on_mariadb: on_mariadb(coupon::give_back()).await;
     coupon_honour_conforms_on_mariadb: on_mariadb(coupon::honour()).await;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use crate::redemption::world::Databases as Hands;
 use sqlx::MySql;
 use tercet_coupon::issuing::{self, CRON};
-use tercet_coupon::store::batches::{Batches as _, Lists as _};
 use tercet_coupon::store::jobs::Jobs as _;
 use tercet_coupon::{Shards, audit, claim_by_hand, seed_coupons};
 use tercet_integration::servers;
@@ -43,6 +42,8 @@ macro_rules! on_both {
     };
 }
 
+mod batches;
+
 on_both! {
     a_user_claims_within_his_limits_and_a_key_finds_what_it_made(super::CRON);
     what_is_refused_has_its_code(super::CRON);
@@ -51,8 +52,6 @@ on_both! {
     a_gray_version_is_for_its_audience(super::CRON);
     a_version_that_is_tried_beside_another_keeps_its_own_budget(super::EVERY_SECOND);
     a_change_of_the_template_takes_effect_within_a_second(super::CRON);
-    a_batch_is_issued_once_however_often_it_is_asked_for(super::CRON);
-    a_batch_is_issued_to_its_end_when_its_process_and_its_caller_are_gone(super::CRON);
     coupons_are_listed_by_pages(super::CRON);
     what_has_ended_expires_and_unclaimed_stock_goes_back(super::EVERY_SECOND);
     a_database_and_a_template_that_fail_keep_nothing_else_from_being_done(super::EVERY_SECOND);
@@ -213,7 +212,7 @@ async fn a_version_that_is_tried_beside_another_keeps_its_own_budget<Db: Databas
     coupon(world.claim(1, template_id, "k").await, true);
     let get = templates::GetTemplateRequest { template_id };
     let found = world.templates.get_template(get).await.expect("it is there").into_inner().template;
-    let next = rules(1, 2, FROM_MS);
+    let next = rules(1, 1, FROM_MS);
     let request = templates::SetRulesRequest {
         template_id,
         rules: Some(next),
@@ -280,113 +279,6 @@ async fn a_change_of_the_template_takes_effect_within_a_second<Db: Databases>(mu
     assert_eq!(code(world.claim(9, template_id, "k1").await), Code::NotOffered);
     world.coordinator.all_ended().await;
     assert_eq!(world.units().await, (1, 0, 4));
-}
-
-async fn a_batch_is_issued_once_however_often_it_is_asked_for<Db: Databases>(mut world: World<Db>) {
-    let template_id = world.publish("a", rules(10_000, 1, FROM_MS)).await;
-    let request = pb::IssueRequest {
-        batch_id: "spring/1".into(),
-        template_id,
-        user_ids: (1..=3_000).collect(),
-        coupons_per_user: 2,
-        operator: "ann".into(),
-        reason: "spring".into(),
-    };
-    // Hung up on at once, wherever that leaves it, and asked for by two at a time.
-    drop(world.issuing.issue(request.clone()).await.expect("it begins"));
-    let mut other = world.issuing.clone();
-    let twice = request.clone();
-    let beside = tokio::spawn(async move {
-        let mut stream = other.issue(twice).await.expect("it goes on").into_inner();
-        let mut last = None;
-        while let Ok(Some(batch)) = stream.message().await {
-            last = Some(batch);
-        }
-        last
-    });
-    let mut told = Vec::new();
-    until("the batch is done", async || match world.issue(&request).await {
-        Ok(batches) => {
-            told = batches;
-            true
-        }
-        // The one beside is just opening it.
-        Err(fault) if fault.code == Code::SystemBusy => false,
-        Err(fault) => panic!("{fault}"),
-    })
-    .await;
-    let last = told.last().expect("it is told").clone();
-    assert_eq!((last.state(), last.coupons, last.issued), (pb::BatchState::Done, 6_000, 6_000));
-    assert!(told.iter().map(|batch| batch.issued).is_sorted(), "{told:?}");
-    beside.await.expect("it does not panic");
-
-    let again = world.issue(&request).await.expect("it is done");
-    assert_eq!(again, std::slice::from_ref(&last));
-    let get = pb::GetIssueRequest { batch_id: "spring/1".into() };
-    let found = world.issuing.get_issue(get).await.expect("it is there").into_inner().batch;
-    assert_eq!(found, Some(last));
-    let differs = pb::IssueRequest { coupons_per_user: 1, ..request };
-    assert_eq!(code(world.issue(&differs).await), Code::KeyReused);
-
-    world.coordinator.all_ended().await;
-    assert_eq!(world.units().await, (4_000, 0, 6_000));
-    let totals = audit(&world.shards).await.expect("the tables are there");
-    assert_eq!((totals.issued, totals.miscounted, totals.over_limit), (6_000, 0, 0));
-    for user_id in [1, 2, 2_999, 3_000] {
-        let list = pb::ListUserCouponsRequest { user_id, ..pb::ListUserCouponsRequest::default() };
-        let coupons = world.issuing.list_user_coupons(list).await.expect("the tables are there").into_inner().coupons;
-        assert_eq!(coupons.len(), 2, "user {user_id}");
-        assert!(coupons.iter().all(|coupon| coupon.status() == CouponStatus::Available && coupon.version == 1));
-    }
-    // A batch takes nothing from what a user may claim.
-    coupon(world.claim(1, template_id, "k").await, true);
-    assert_eq!(code(world.claim(1, template_id, "k2").await), Code::PerUserLimit);
-}
-
-async fn a_batch_is_issued_to_its_end_when_its_process_and_its_caller_are_gone<Db: Databases + Hands>(
-    mut world: World<Db>,
-) {
-    let template_id = world.publish("a", rules(30_000, 1, FROM_MS)).await;
-    let request = pb::IssueRequest {
-        batch_id: "spring/2".into(),
-        template_id,
-        user_ids: (1..=12_000).collect(),
-        coupons_per_user: 1,
-        operator: "ann".into(),
-        reason: "spring".into(),
-    };
-    // It gets as far as one of the databases lets it.
-    let closed = world.shards.pools()[1].clone();
-    Db::by_hand(&closed, "ALTER TABLE issue_chunk RENAME TO away".to_owned()).await;
-    let (process, mut second) = world.second().await;
-    let stream = second.issue(request).await.expect("it begins").into_inner();
-    let progress = async |world: &mut World<Db>| {
-        let found = world.issuing.get_issue(pb::GetIssueRequest { batch_id: "spring/2".into() }).await;
-        found.ok().and_then(|found| found.into_inner().batch)
-    };
-    let home = world.shards.home().clone();
-    until("some of it is issued", async || {
-        let mut connection = home.acquire().await.expect("the pool is open");
-        let batch = Db::batch(&mut connection, "spring/2").await.expect("the table is there");
-        let Some(batch) = batch else { return false };
-        !Db::chunks(&mut connection, batch.batch).await.expect("the table is there").is_empty()
-    })
-    .await;
-    drop((stream, second));
-    process.shutdown_background();
-    Db::by_hand(&closed, "ALTER TABLE away RENAME TO issue_chunk".to_owned()).await;
-    until("it is done, though nobody asked again", async || {
-        progress(&mut world).await.is_some_and(|batch| batch.state() == pb::BatchState::Done)
-    })
-    .await;
-    assert_eq!(progress(&mut world).await.expect("it is there").issued, 12_000);
-    world.coordinator.all_ended().await;
-    assert_eq!(world.units().await, (18_000, 0, 12_000));
-    let totals = audit(&world.shards).await.expect("the tables are there");
-    assert_eq!(totals.issued, 12_000);
-    let mut connection = home.acquire().await.expect("the pool is open");
-    let batch = Db::batch(&mut connection, "spring/2").await.expect("the table is there").expect("it is there");
-    assert!(Db::users(&mut connection, batch.batch).await.expect("the table is there").is_empty());
 }
 
 /// Longer away than a supply is tried for.

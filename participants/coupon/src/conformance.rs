@@ -8,11 +8,13 @@ use tercet_proto::order::v1::Paid;
 use tercet_shards::{ShardMap, Slot};
 use tercet_testing::{Database, Mode, Suite};
 
-use super::store::batches::Batches;
+use super::store::batches::State::{Ending, Opening, Running};
+use super::store::batches::{Batch, Batches};
 use super::store::redemptions::{Change, Redemption, Redemptions, State, Step};
 use super::store::{self, Move, Status, Store, Totals};
 use super::{
-    CLAIM, GIVE_BACK, HONOUR, OPEN, OWED, PAID, REDEEM, Shards, TAKE_BACK, audit, claim_by_hand, seed_coupons, service,
+    CLAIM, CLOSE, GIVE_BACK, HONOUR, OPEN, OWED, PAID, REDEEM, Shards, TAKE_BACK, audit, claim_by_hand, seed_coupons,
+    service,
 };
 
 fn shards<Db: Store + Database>(pool: Pool<Db>) -> Shards<Db> {
@@ -127,6 +129,41 @@ pub(crate) fn give_back<Db: Batches + Redemptions + Database>() -> Suite<Db, Sag
 pub(crate) fn open<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, pb::OpenBatch> {
     let open = |batch, batch_id: &str| pb::OpenBatch { batch, batch_id: batch_id.into(), ..pb::OpenBatch::default() };
     suite(OPEN).granting([open(1, "spring"), open(2, "summer")]).refusing([open(3, "spring")])
+}
+
+/// Two batches that are being ended, and one that runs.
+async fn ending<Db: Batches + Redemptions + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
+    let mut db_tx = pool.begin().await?;
+    for number in 1..=3 {
+        let batch = Batch {
+            batch: number,
+            batch_id: number.to_string(),
+            digest: String::new(),
+            template_id: 1,
+            version: 1,
+            claimed_ms: 1,
+            valid_from_ms: 1,
+            valid_until_ms: 2,
+            coupons: 5,
+            state: Opening,
+            refusal: String::new(),
+            operator: "ann".into(),
+            reason: "spring".into(),
+            started_ms: 0,
+            ended_ms: None,
+        };
+        Db::open_batch(&mut db_tx, &batch).await?;
+        <Db as Batches>::step(&mut *db_tx, number, (Opening, Running), "").await?;
+    }
+    for number in 1..=2 {
+        <Db as Batches>::step(&mut *db_tx, number, (Running, Ending), "").await?;
+    }
+    db_tx.commit().await
+}
+
+pub(crate) fn close<Db: Batches + Redemptions + Database>() -> Suite<Db, Saga, pb::CloseBatch> {
+    let close = |batch| pb::CloseBatch { batch };
+    suite(CLOSE).seed(ending::<Db>).granting([close(1), close(2)]).refusing([close(3), close(9)])
 }
 
 pub(crate) fn paid<Db: Batches + Redemptions + Database>() -> Suite<Db, Message, Paid> {

@@ -45,7 +45,7 @@ mod told;
 
 pub use claim::Claim;
 pub use honour::{HonourIt, TakeItBack};
-pub use open::Open;
+pub use open::{Close, Open};
 pub use owed::Owed;
 pub use paid::Paid;
 pub use redeem::{GiveBack, Redeem};
@@ -61,6 +61,8 @@ pub const SERVICE: &str = "coupon";
 pub const CLAIM: Action<Tcc, pb::Claim> = Action::tcc(SERVICE, "claim");
 /// Writes a batch of coupons down.
 pub const OPEN: Action<Tcc, pb::OpenBatch> = Action::tcc(SERVICE, "issue");
+/// Ends a batch of which not all is issued.
+pub const CLOSE: Action<Saga, pb::CloseBatch> = Action::saga(SERVICE, "close_batch");
 /// Uses a coupon for an order.
 pub const REDEEM: Action<Tcc, pb::Redeem> = Action::tcc(SERVICE, "redeem");
 /// Gives a used coupon back to its user, as the last step of a refund.
@@ -90,7 +92,8 @@ pub async fn service<Db: Batches + Redemptions + Dialect>(
         .tables(shards.tables())
         .moves(Arc::new(shards.clone()))
         .tcc_slice(CLAIM, Claim::new(slots).telling(outbox.clone()))
-        .tcc(OPEN, Open(PhantomData))
+        .tcc(OPEN, Open::telling(outbox.clone()))
+        .saga(CLOSE, Close(PhantomData))
         .tcc_slice(REDEEM, Redeem::new(slots).telling(outbox.clone()))
         .tcc_slice(HONOUR, HonourIt::new(slots))
         .tcc_slice(OWED, Owed::new(slots))

@@ -17,7 +17,7 @@ pub(crate) fn claimed(result: Result<bool, &Fault>) {
 /// Those that alerts look at are there from the start, of the issuing service: of a counter that begins with 1 nobody
 /// sees that it rose.
 pub(crate) fn issuing_ready() {
-    for state in ["done", "stopped"] {
+    for state in ["done", "stopped", "ended"] {
         counter!("tercet_issuing_batches_total", "state" => state).increment(0);
     }
     for outcome in ["done", "failed"] {
@@ -55,7 +55,7 @@ pub(crate) fn issued(coupons: usize) {
     counter!("tercet_issuing_batch_coupons_total").increment(coupons as u64);
 }
 
-/// A batch has come to its end, or can not go on: `done` or `stopped`.
+/// A batch has come to its end, can not go on, or was ended by an operator: `done`, `stopped` or `ended`.
 pub(crate) fn batch(state: &'static str) {
     counter!("tercet_issuing_batches_total", "state" => state).increment(1);
 }

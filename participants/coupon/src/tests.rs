@@ -6,7 +6,9 @@ use prost::Message as _;
 use sqlx::Sqlite;
 use sqlx::sqlite::SqlitePoolOptions;
 use tercet::context::Context;
-use tercet::participant::{Answer, Op, SliceCompensable as _, SliceParticipant as _, SliceReceiver as _};
+use tercet::participant::{
+    Answer, Op, Participant as _, SliceCompensable as _, SliceParticipant as _, SliceReceiver as _,
+};
 use tercet::xid::Xid;
 use tercet_events::event::Payload;
 use tercet_events::outbox::Outbox;
@@ -299,6 +301,7 @@ async fn every_request_of_a_user_goes_to_the_database_of_his_slot() {
 
 tercet_testing::conformance! {
     open_conforms: conformance::open::<Sqlite>();
+    close_conforms: conformance::close::<Sqlite>();
     claim_conforms: conformance::claim::<Sqlite>();
     redeem_conforms: conformance::redeem::<Sqlite>();
     give_back_conforms: conformance::give_back::<Sqlite>();
@@ -375,4 +378,23 @@ async fn every_step_of_a_coupon_is_told_and_that_it_ended_meanwhile_too() {
         (7, "used again", one, 100),
     ];
     assert_eq!(words, wanted);
+}
+
+#[tokio::test]
+async fn a_batch_that_an_operator_asks_for_is_told_as_his_change() {
+    let shards = coupons().await;
+    let outbox = Outbox::open(shards.pools()).await.expect("the schema is sound");
+    let open = Open::<Sqlite>::telling(outbox);
+    let mut db_tx = shards.home().begin().await.expect("the pool is open");
+    for (batch, batch_id) in [(1, "spring"), (2, "occasion/7")] {
+        let (operator, reason, batch_id) = ("ann".to_owned(), "sale".to_owned(), batch_id.to_owned());
+        let request = pb::OpenBatch { batch, batch_id, operator, reason, ..pb::OpenBatch::default() };
+        assert_eq!(open.try_(&mut db_tx, request.clone()).await.expect("the statements are sound"), Answer::done());
+        assert_eq!(open.confirm(&mut db_tx, request).await.expect("the statements are sound"), Answer::done());
+    }
+    db_tx.commit().await.expect("the constraints hold");
+    let told = told(&shards).await;
+    let [(0, Some(Payload::OperatorChange(change)))] = &told[..] else { panic!("{told:?}") };
+    let (what, action, operator) = (change.what.as_str(), change.action.as_str(), change.operator.as_str());
+    assert_eq!((what, action, operator, change.id), ("batch", "issue", "ann", 1));
 }

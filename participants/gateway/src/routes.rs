@@ -182,8 +182,13 @@ fn issuers() -> Vec<Route> {
             .says("Issues coupons to many users; each line tells how far it is, and the same batch again goes on")
             .takes(LARGE_BODY_BYTES_MAX)
             .fails(&[Code::NotFound, Code::NotOffered, Code::KeyReused, Code::SoldOut]),
+        Route::new(Method::GET, "/v1/operator/batches", "list_batches", coupons::batches)
+            .says("Batches, newest first, those of occasions among them"),
         Route::new(Method::GET, "/v1/operator/batches/{batch_id}", "get_batch", coupons::progress)
             .says("How far a batch is")
+            .fails(&[Code::NotFound]),
+        Route::new(Method::POST, "/v1/operator/batches/{batch_id}/end", "end_batch", coupons::end)
+            .says("Ends a batch: what is issued stays, and the rest of its stock is free again within seconds")
             .fails(&[Code::NotFound]),
     ]
 }

@@ -97,7 +97,8 @@ pub trait Store: EventStore {
     /// Creates items with so many units, all free. An item that exists gets as many more.
     fn add(db_tx: &mut DbTx<Self>, items: &[(i64, i64)]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Brings free units to items that exist, or takes them: rows of item, units, the supply's sequence, and the excess.
+    /// Brings free units to items that exist, or takes them: rows of item, units, the supply's sequence, and the
+    /// excess.
     fn supply(
         db_tx: &mut DbTx<Self>,
         supplies: &[(i64, i64, i64, i64)],

@@ -50,6 +50,12 @@ impl<Db: Store + Dialect> SliceCompensable for Supply<Db> {
         let (mut supplies, mut moved) = (Vec::new(), Vec::new());
         for level in Db::levels(db_tx, &items).await? {
             let (sequence, wanted) = latest[&level.item];
+            // The same again takes what has been given back since, of what it did not want.
+            let gone = level.excess.min(level.free);
+            if sequence == level.sequence && gone > 0 {
+                supplies.push((level.item, -gone, sequence, level.excess - gone));
+                moved.push((level.item, Moved { free: -gone, ..Moved::default() }));
+            }
             if sequence > level.sequence {
                 let units = (wanted - level.total()).max(-level.free);
                 supplies.push((level.item, units, sequence, level.total() + units - wanted));

@@ -183,6 +183,10 @@ async fn a_cancel_frees_nothing_that_the_latest_supply_does_not_want() {
     run!(pool, SUPPLIER.try_, supply(4, 4));
     run!(pool, RESERVER.cancel, reserve([(1, 2)]));
     assert_eq!(units(&pool).await, (1, 0, 3), "the next supply is the one that counts");
+    run!(pool, SUPPLIER.try_, supply(0, 5));
+    run!(pool, RESTOCKER.try_, restock([(1, 2)]));
+    run!(pool, SUPPLIER.try_, supply(0, 5));
+    assert_eq!(units(&pool).await, (0, 0, 1), "the same again takes what was given back");
 }
 
 #[tokio::test]

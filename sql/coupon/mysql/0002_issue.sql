@@ -1,5 +1,5 @@
 -- Batches of coupons that an operator issues, in the first database alone. state: 0 its stock is being reserved, 1 running,
--- 2 done, 3 stopped. digest is of what the batch is about: the same id for something else is refused. Whoever runs it
+-- 2 done, 3 stopped, 4 an operator ends it, 5 ended. digest is of what the batch is about: the same id for something else is refused. Whoever runs it
 -- holds the lease; nothing but speed hangs on it.
 CREATE TABLE IF NOT EXISTS issue_batch (
   batch BIGINT PRIMARY KEY,
@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS issue_batch (
   valid_from_ms BIGINT NOT NULL,
   valid_until_ms BIGINT NOT NULL,
   coupons BIGINT NOT NULL,
-  state BIGINT NOT NULL CHECK (state BETWEEN 0 AND 3),
+  state BIGINT NOT NULL CHECK (state BETWEEN 0 AND 5),
   refusal VARCHAR(512) CHARACTER SET utf8mb4 NOT NULL,
   operator VARCHAR(512) CHARACTER SET utf8mb4 NOT NULL,
   reason VARCHAR(512) CHARACTER SET utf8mb4 NOT NULL,

@@ -1,5 +1,5 @@
 -- Batches of coupons that an operator issues, in the first database alone. state: 0 its stock is being reserved, 1 running,
--- 2 done, 3 stopped. digest is of what the batch is about: the same id for something else is refused. Whoever runs it
+-- 2 done, 3 stopped, 4 an operator ends it, 5 ended. digest is of what the batch is about: the same id for something else is refused. Whoever runs it
 -- holds the lease; nothing but speed hangs on it.
 CREATE TABLE issue_batch (
   batch INTEGER PRIMARY KEY,
@@ -11,7 +11,7 @@ CREATE TABLE issue_batch (
   valid_from_ms INTEGER NOT NULL,
   valid_until_ms INTEGER NOT NULL,
   coupons INTEGER NOT NULL,
-  state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),
+  state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 5),
   refusal TEXT NOT NULL,
   operator TEXT NOT NULL,
   reason TEXT NOT NULL,

@@ -232,7 +232,7 @@ impl Books {
 
     /// What batches have still to write, by template. Batches first: one that comes later is not in the stock's rows.
     async fn unwritten(&mut self) -> anyhow::Result<BTreeMap<i64, i64>> {
-        let sql = "SELECT batch, template_id, coupons FROM issue_batch WHERE state <> 2";
+        let sql = "SELECT batch, template_id, coupons FROM issue_batch WHERE state NOT IN (2, 5)";
         let batches = self.coupon[0].numbers::<3>(sql.to_owned()).await?;
         let mut unwritten = BTreeMap::new();
         for batch in batches {

@@ -65,6 +65,15 @@ impl<Db: Occasions + Dialect> Rpc for Api<Db> {
         answer(self.0.get_batch(&batch_id).await.map(|batch| pb::GetIssueResponse { batch: Some(batch) }))
     }
 
+    async fn list_issues(&self, request: Request<pb::ListIssuesRequest>) -> Answer<pb::ListIssuesResponse> {
+        answer(self.0.list_batches(request.get_ref()).await)
+    }
+
+    async fn end_issue(&self, request: Request<pb::EndIssueRequest>) -> Answer<pb::EndIssueResponse> {
+        let batch = self.0.end_batch(request.get_ref()).await;
+        answer(batch.map(|batch| pb::EndIssueResponse { batch: Some(batch) }))
+    }
+
     async fn list_user_coupons(
         &self,
         request: Request<pb::ListUserCouponsRequest>,

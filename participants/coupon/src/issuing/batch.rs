@@ -1,8 +1,8 @@
 //! Many coupons at once: one transaction of the coordinator reserves the stock of all and writes the batch down; then
 //! its chunks go into the shards, each in a local transaction of its database with a row that says so.
 //!
-//! Whom a batch is for that somebody asked for is kept until it is done: so he may go away, and the process that runs it
-//! may die, and another goes on with it ([`run`]) once its lease is over.
+//! Whom a batch is for that somebody asked for is kept until it is done: so he may go away, and the process that runs
+//! it may die, and another goes on with it ([`run`]) once its lease is over.
 //!
 //! A chunk is of one slot, and what it holds follows from the list of users, so whoever runs the batch again, here or
 //! elsewhere, skips the chunks that are there, wherever slots have moved meanwhile. Small ones share a local
@@ -11,36 +11,31 @@
 //! [`Progress`] tells how far it is.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
-use futures_util::stream::FuturesUnordered;
 use sha2::{Digest as _, Sha256};
-use tercet::action::Tcc;
-use tercet::beside::{Failure, Stop};
+use tercet::action::{Saga, Tcc};
 use tercet::client::{Outcome, Wait};
 use tercet::fence::Dialect;
 use tercet::participant::Moves as _;
 use tercet::plan::{self, Plan};
 use tercet_events::event::Event;
 use tercet_proto::coupon::v1 as pb;
-use tercet_proto::stock::v1::Reserve;
+use tercet_proto::stock::v1::{Reserve, Restock};
 use tercet_rules::{Code, Fault, Refusal};
 use tercet_shards::Slot;
 use tokio::sync::mpsc::Sender;
-use tokio::time::{MissedTickBehavior, interval};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::claims::busy;
-use super::limits::{CALL_TIMEOUT, CHUNK, LEFT_MAX};
+use super::limits::{CALL_TIMEOUT, CHUNK, CLOSE_DEADLINE};
 use super::{Issuing, fields};
 use crate::store::batches::{Batch, State};
 use crate::store::occasions::Occasions;
 use crate::store::{self, Status, Store};
 use crate::told::{self, By};
-use crate::{OPEN, metrics, stock};
+use crate::{CLOSE, OPEN, metrics, stock};
 
 /// How often progress is told.
 const TELL: Duration = Duration::from_secs(1);
@@ -48,16 +43,14 @@ const TELL: Duration = Duration::from_secs(1);
 const LEASE_MS: i64 = 5_000;
 /// How long a chunk is tried before the batch stops.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at what nobody runs.
-const LOOK: Duration = Duration::from_secs(2);
-/// Between two deletions of lists that nobody needs.
-const CLEAN: Duration = Duration::from_secs(600);
-/// How old a list is by then: longer than a batch takes to be opened.
-const OLD_MS: i64 = 86_400_000;
 /// Users of a row of a list.
 const PART: usize = 10_000;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
+
+mod left;
+
+pub(super) use left::run;
 
 /// Where progress goes, for as long as somebody listens.
 pub type Progress = Sender<Result<pb::Batch, tonic::Status>>;
@@ -74,40 +67,6 @@ struct Lane {
     database: usize,
     epoch: i64,
     lots: Vec<Vec<Chunk>>,
-}
-
-/// Goes on with batches that nobody runs, until it is told to stop. What it leaves, another goes on with.
-pub(super) async fn run<Db: Occasions + Dialect>(issuing: Arc<Issuing<Db>>, mut stop: Stop) -> Result<(), Failure> {
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut under_way, mut cleaned) = (FuturesUnordered::new(), Instant::now());
-    loop {
-        let is_time = tokio::select! {
-            () = stop.requested() => return Ok(()),
-            Some(()) = under_way.next() => false,
-            _ = look.tick() => true,
-        };
-        let free = LEFT_MAX - under_way.len();
-        if !is_time || free == 0 {
-            continue;
-        }
-        match issuing.left(free).await {
-            Ok(left) => under_way.extend(left.into_iter().map(|batch| go_on(&issuing, batch))),
-            Err(error) => warn!(%error, "which batches nobody runs can not be read"),
-        }
-        if cleaned.elapsed() >= CLEAN {
-            cleaned = Instant::now();
-            if let Err(error) = issuing.drop_old_users().await {
-                warn!(%error, "whom batches were for that came to nothing is deleted later");
-            }
-        }
-    }
-}
-
-async fn go_on<Db: Occasions + Dialect>(issuing: &Issuing<Db>, batch: Batch) {
-    if let Err(fault) = issuing.go_on(&batch).await {
-        warn!(batch = batch.batch_id, %fault, "a batch that nobody runs does not go on");
-    }
 }
 
 fn database(error: sqlx::Error) -> Fault {
@@ -133,7 +92,8 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         loop {
             let batch = self.batch(&batch.batch_id).await?.ok_or_else(busy)?;
             let told = self.tell(&batch, progress).await?;
-            if batch.state == State::Done || !told {
+            let has_ended = matches!(batch.state, State::Done | State::Ending | State::Ended);
+            if has_ended || !told {
                 return Ok(());
             }
             if self.take_lease(batch.batch, runner).await? {
@@ -167,6 +127,8 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             State::Opening | State::Running => pb::BatchState::Running,
             State::Done => pb::BatchState::Done,
             State::Stopped => pb::BatchState::Stopped,
+            State::Ending => pb::BatchState::Ending,
+            State::Ended => pb::BatchState::Ended,
         };
         let refusal = (!batch.refusal.is_empty())
             .then(|| pb::Refusal { code: batch.refusal.clone(), arguments: BTreeMap::new() });
@@ -281,9 +243,15 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         };
         let ran = tokio::select! {
             ran = all => ran,
-            // It goes on once the lease is over.
-            fault = self.keep_telling(batch, runner, progress) => return Err(fault),
+            // It goes on, or is ended, once the lease is over.
+            told = self.keep_telling(batch, runner, progress) => return told,
         };
+        if batch.state == State::Ending {
+            ran?;
+            self.close(batch).await?;
+            metrics::batch("ended");
+            return Ok(());
+        }
         let (state, name, refusal) = match &ran {
             Ok(()) => (State::Done, "done", ""),
             Err(fault) => (State::Stopped, "stopped", fault.code.name()),
@@ -299,19 +267,38 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         ran
     }
 
-    /// Keeps the lease and tells how far it is, until that fails.
-    async fn keep_telling(&self, batch: &Batch, runner: i64, progress: Option<&Progress>) -> Fault {
+    /// Keeps the lease and tells how far it is, until that fails, or an operator ends it.
+    async fn keep_telling(&self, batch: &Batch, runner: i64, progress: Option<&Progress>) -> Result<(), Fault> {
         loop {
             tokio::time::sleep(TELL).await;
-            let told = async {
-                // Whoever finds the lease gone goes on: the chunks' rows keep the two apart.
-                self.take_lease(batch.batch, runner).await?;
-                self.tell(batch, progress).await
-            };
-            if let Err(fault) = told.await {
-                return fault;
+            let now = self.batch(&batch.batch_id).await?.ok_or_else(busy)?;
+            self.tell(&now, progress).await?;
+            if now.state == State::Ending && batch.state != State::Ending {
+                return Ok(());
             }
+            // Whoever finds the lease gone goes on: the chunks' rows keep the two apart.
+            self.take_lease(batch.batch, runner).await?;
         }
+    }
+
+    /// Gives the stock of what is not issued back, and ends the batch: both, or neither.
+    async fn close(&self, batch: &Batch) -> Result<(), Fault> {
+        let issued: i64 = self.written(batch).await?.values().sum();
+        let plan = close(batch, batch.coupons - issued).map_err(|error| {
+            error!(%error, "the end of a batch is no plan");
+            busy()
+        })?;
+        let view = self.client.submit(plan, Wait::Ended).await.map_err(|error| {
+            warn!(%error, batch = batch.batch_id, "a batch of which it is not known whether it has ended");
+            busy()
+        })?;
+        view.confirmed().map_err(|undone| {
+            warn!(%undone, batch = batch.batch_id, "a batch is not ended yet");
+            busy()
+        })?;
+        let mut connection = self.shards.home().acquire().await.map_err(database)?;
+        Db::unreturn(&mut connection, batch.template_id).await.map_err(database)?;
+        Db::drop_users(&mut connection, batch.batch).await.map_err(database)
     }
 
     async fn step(&self, batch: i64, states: (State, State), refusal: &str) -> Result<bool, Fault> {
@@ -329,39 +316,6 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
 
     async fn drop_users(&self, batch: i64) -> sqlx::Result<()> {
         Db::drop_users(&mut *self.shards.home().acquire().await?, batch).await
-    }
-
-    async fn drop_old_users(&self) -> sqlx::Result<()> {
-        Db::drop_old_users(&mut *self.shards.home().acquire().await?, OLD_MS).await
-    }
-
-    /// Batches that nobody runs, at most so many.
-    async fn left(&self, limit: usize) -> sqlx::Result<Vec<Batch>> {
-        let mut connection = self.shards.home().acquire().await?;
-        let (running, stopped) = Db::unfinished(&mut connection).await?;
-        metrics::batches(running, stopped);
-        Db::left(&mut connection, limit).await
-    }
-
-    /// Runs a batch that nobody runs to its end.
-    async fn go_on(&self, batch: &Batch) -> Result<(), Fault> {
-        let runner = self.ids.next(Slot::of_user(0)).await.map_err(|_| busy())?;
-        if !self.take_lease(batch.batch, runner).await? {
-            return Ok(());
-        }
-        let mut connection = self.shards.home().acquire().await.map_err(database)?;
-        let user_ids = Db::users(&mut connection, batch.batch).await.map_err(database)?;
-        drop(connection);
-        let request = pb::IssueRequest {
-            batch_id: batch.batch_id.clone(),
-            template_id: batch.template_id,
-            coupons_per_user: u32::try_from(batch.coupons / (user_ids.len() as i64).max(1)).unwrap_or(0),
-            user_ids,
-            operator: batch.operator.clone(),
-            reason: batch.reason.clone(),
-        };
-        info!(batch = batch.batch_id, "a batch that nobody ran goes on");
-        self.issue_chunks(&request, batch, runner, None).await
     }
 
     /// What is missing in each database, users by slot and id, so that a local transaction is a few statements of many
@@ -418,10 +372,12 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         Ok(true)
     }
 
-    /// Writes chunks; false where one of them is there, or its slot is not any more.
+    /// Writes chunks; false where one of them is there, or its slot is not any more. Of a batch that is being ended
+    /// they are empty, so that nobody writes them any more.
     async fn write(&self, batch: &Batch, lane: &Lane, chunks: &[Chunk]) -> anyhow::Result<bool> {
+        let issues = batch.state != State::Ending;
         let mut claims = Vec::with_capacity(CHUNK);
-        for user_id in chunks.iter().flat_map(|chunk| &chunk.user_ids) {
+        for user_id in chunks.iter().filter(|_| issues).flat_map(|chunk| &chunk.user_ids) {
             claims.push(pb::Claim {
                 coupon_id: self.ids.next(Slot::of_user(*user_id)).await?,
                 template_id: batch.template_id,
@@ -434,7 +390,8 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             });
         }
         let Some(mut db_tx) = self.shards.begin_at(lane.database, lane.epoch).await? else { return Ok(false) };
-        let marks: Vec<(i64, i64)> = chunks.iter().map(|chunk| (chunk.chunk, chunk.user_ids.len() as i64)).collect();
+        let coupons = |chunk: &Chunk| if issues { chunk.user_ids.len() as i64 } else { 0 };
+        let marks: Vec<(i64, i64)> = chunks.iter().map(|chunk| (chunk.chunk, coupons(chunk))).collect();
         match Db::mark_chunks(&mut db_tx, batch.batch, &marks).await {
             Ok(()) => {}
             Err(error) if error.as_database_error().is_some_and(|error| error.is_unique_violation()) => {
@@ -476,6 +433,18 @@ fn events(batch: &Batch, claims: &[pb::Claim], ended: bool) -> Vec<Event> {
         events.extend(claims.iter().map(|claim| told::expired(claim.coupon_id, claim.user_id, claim.template_id)));
     }
     events
+}
+
+fn close(batch: &Batch, rest: i64) -> anyhow::Result<Plan<Saga>> {
+    let mut plan = plan::saga().deadline(CLOSE_DEADLINE);
+    let key = format!("batch/{}", batch.batch);
+    let closed = plan.branch(CLOSE.with(&pb::CloseBatch { batch: batch.batch })?.business_key(key));
+    if rest > 0 {
+        let units = Restock { item: stock::template_item(batch.template_id), count: u32::try_from(rest)? };
+        let units = stock::RESTOCK.with(&units)?.business_key(format!("template/{}", batch.template_id));
+        plan.branch(units.after(&[closed]));
+    }
+    Ok(plan.build()?)
 }
 
 fn plan(open: &pb::OpenBatch) -> anyhow::Result<Plan<Tcc>> {

@@ -5,10 +5,11 @@ use tercet_rules::{Invalid, Limit, text};
 
 use super::claims::seen;
 use super::limits::{
-    BATCH_BYTES_MAX, BATCH_COUPONS_MAX, BATCH_PER_USER_MAX, BATCH_USERS_MAX, EVENT_USERS_MAX, GROUP_BYTES_MAX,
-    GROUPS_MAX, KEY_BYTES_MAX, OCCASION_BATCH, OCCASION_PER_USER_MAX, OPERATOR_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX,
-    REASON_BYTES_MAX,
+    BATCH_BYTES_MAX, BATCH_COUPONS_MAX, BATCH_PER_USER_MAX, BATCH_USERS_MAX, BATCHES_MAX, EVENT_USERS_MAX,
+    GROUP_BYTES_MAX, GROUPS_MAX, KEY_BYTES_MAX, OCCASION_BATCH, OCCASION_PER_USER_MAX, OPERATOR_BYTES_MAX,
+    PAGE_DEFAULT, PAGE_MAX, REASON_BYTES_MAX,
 };
+use crate::store::batches::State;
 use crate::store::occasions::On;
 use crate::store::{Coupon, Status};
 
@@ -37,6 +38,33 @@ pub(super) fn issue(request: &pb::IssueRequest) -> Result<(), Invalid> {
         return Err(Invalid::new("coupons_per_user", Limit::Between(1, most.cast_signed())));
     }
     Ok(())
+}
+
+/// The id of a batch.
+pub(super) fn named_batch(batch_id: &str) -> Result<(), Invalid> {
+    text("batch_id", batch_id, BATCH_BYTES_MAX).map(drop)
+}
+
+/// How many batches a page has.
+pub(super) fn batches(limit: u32) -> Result<u32, Invalid> {
+    match limit {
+        0 => Ok(BATCHES_MAX),
+        1..=BATCHES_MAX => Ok(limit),
+        _ => Err(Invalid::new("limit", Limit::Between(1, BATCHES_MAX.into()))),
+    }
+}
+
+/// Where batches stand that are wanted; none where all are.
+pub(super) fn batch_state(number: i32) -> Result<Option<State>, Invalid> {
+    let state = pb::BatchState::try_from(number).map_err(|_| Invalid::new("state", Limit::Listed))?;
+    Ok(match state {
+        pb::BatchState::Unspecified => None,
+        pb::BatchState::Running => Some(State::Running),
+        pb::BatchState::Done => Some(State::Done),
+        pb::BatchState::Stopped => Some(State::Stopped),
+        pb::BatchState::Ending => Some(State::Ending),
+        pb::BatchState::Ended => Some(State::Ended),
+    })
 }
 
 /// The id of a batch that somebody asks for himself.

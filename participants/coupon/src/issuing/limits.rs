@@ -52,6 +52,8 @@ pub const RETRY_MAX: usize = 1_000;
 pub const RUN_USERS_MAX: usize = 100;
 /// Coupons of one local transaction of a batch.
 pub const CHUNK: usize = 500;
+/// Most batches of a page, and so many where the caller does not say: each is counted in every database.
+pub const BATCHES_MAX: u32 = 20;
 /// Coupons of a page, where the caller does not say.
 pub const PAGE_DEFAULT: u32 = 20;
 /// Most coupons of a page.
@@ -64,5 +66,7 @@ pub const OFFERS_MAX: usize = 10_000;
 pub const REACHED_MAX: usize = 200_000;
 /// For a transaction of a claim.
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
+/// For the transaction that ends a batch: so long it waits for the stock service.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
 /// For a call to the coordinator, its repeats included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);

@@ -171,8 +171,8 @@ impl<Db: Jobs> Offers<Db> {
 pub(crate) async fn set_stock(client: &Client, item: i64, units: i64, sequence: i64) -> bool {
     let supply = Supply { item, units, sequence };
     let plan = || -> anyhow::Result<_> {
-        // Without a key: a supply that was cancelled, since stock was away, is to be tried again, and one that was not is
-        // no harm twice.
+        // Without a key: a supply that was cancelled, since stock was away, is to be tried again, and one that was not
+        // is no harm twice.
         let mut plan = plan::saga().deadline(CALL_TIMEOUT);
         plan.branch(stock::SUPPLY.with(&supply)?.business_key(format!("item/{item}")));
         Ok(plan.build()?)

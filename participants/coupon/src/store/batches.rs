@@ -15,6 +15,15 @@ pub enum State {
     Done = 2,
     /// It can not go on.
     Stopped = 3,
+    /// An operator ends it: what is not issued is being given up.
+    Ending = 4,
+    /// It is: what is issued stays.
+    Ended = 5,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Opening, Self::Running, Self::Done, Self::Stopped, Self::Ending, Self::Ended];
 }
 
 /// A batch.
@@ -112,8 +121,16 @@ pub trait Lists: Batches {
     /// Deletes those, older than so long, of batches that came to nothing, or are done.
     fn drop_old_users(db_tx: &mut DbTx<Self>, age_ms: i64) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// The next batches that run, whose lease is over and of which is known whom they are for.
+    /// The next batches that run or are ended, whose lease is over and of which is known whom they are for.
     fn left(db_tx: &mut DbTx<Self>, limit: usize) -> impl Future<Output = sqlx::Result<Vec<Batch>>> + Send;
+
+    /// So many batches below this number, newest first, of one state where it is named.
+    fn list(
+        db_tx: &mut DbTx<Self>,
+        state: Option<State>,
+        before: i64,
+        limit: u32,
+    ) -> impl Future<Output = sqlx::Result<Vec<Batch>>> + Send;
 
     /// How many batches run, and how many have stopped.
     fn unfinished(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<(i64, i64)>> + Send;
@@ -130,6 +147,8 @@ struct Statements {
     keep_users: &'static str,
     drop_old_users: &'static str,
     left: &'static str,
+    list: &'static str,
+    list_state: &'static str,
 }
 
 const USERS: &str = "-- coupon_batch_users
@@ -148,7 +167,8 @@ const SQLITE: Statements = Statements {
         ON CONFLICT DO NOTHING",
     step: "-- coupon_step_batch
         UPDATE issue_batch SET state = $1, refusal = $2,
-            ended_ms = iif($1 < 2, NULL, CAST(unixepoch('subsec') * 1000 AS INTEGER)) WHERE batch = $3 AND state = $4",
+            ended_ms = iif($1 IN (0, 1, 4), NULL, CAST(unixepoch('subsec') * 1000 AS INTEGER))
+        WHERE batch = $3 AND state = $4",
     drop_open: "-- coupon_drop_batch
         DELETE FROM issue_batch WHERE batch = $1 AND state = 0",
     batch: "-- coupon_batch
@@ -166,12 +186,20 @@ const SQLITE: Statements = Statements {
         VALUES (?, ?, ?, CAST(unixepoch('subsec') * 1000 AS INTEGER))",
     drop_old_users: "-- coupon_drop_old_batch_users
         DELETE FROM issue_user WHERE made_ms < CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?
-            AND NOT EXISTS (SELECT 1 FROM issue_batch AS b WHERE b.batch = issue_user.batch AND b.state <> 2)",
+            AND NOT EXISTS (SELECT 1 FROM issue_batch AS b WHERE b.batch = issue_user.batch AND b.state NOT IN (2, 5))",
     left: "-- coupon_left_batches
         SELECT batch, batch_id, digest, template_id, version, claimed_ms, valid_from_ms, valid_until_ms, coupons, state,
             refusal, operator, reason, started_ms, ended_ms FROM issue_batch AS b
-        WHERE state = 1 AND lease_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        WHERE state IN (1, 4) AND lease_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
             AND EXISTS (SELECT 1 FROM issue_user AS u WHERE u.batch = b.batch) ORDER BY batch LIMIT ?",
+    list: "-- coupon_list_batches
+        SELECT batch, batch_id, digest, template_id, version, claimed_ms, valid_from_ms, valid_until_ms, coupons, state,
+            refusal, operator, reason, started_ms, ended_ms FROM issue_batch
+        WHERE batch < ? ORDER BY batch DESC LIMIT ?",
+    list_state: "-- coupon_list_batches_of_state
+        SELECT batch, batch_id, digest, template_id, version, claimed_ms, valid_from_ms, valid_until_ms, coupons, state,
+            refusal, operator, reason, started_ms, ended_ms FROM issue_batch
+        WHERE state = ? AND batch < ? ORDER BY batch DESC LIMIT ?",
 };
 
 #[cfg(feature = "mysql")]
@@ -182,7 +210,7 @@ const MYSQL: Statements = Statements {
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '', CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))",
     step: "-- coupon_step_batch
         UPDATE issue_batch SET state = ?, refusal = ?,
-            ended_ms = IF(state < 2, NULL, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))
+            ended_ms = IF(state IN (0, 1, 4), NULL, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))
         WHERE batch = ? AND state = ?",
     drop_open: "-- coupon_drop_batch
         DELETE FROM issue_batch WHERE batch = ? AND state = 0",
@@ -205,13 +233,21 @@ const MYSQL: Statements = Statements {
         VALUES (?, ?, ?, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED))",
     drop_old_users: "-- coupon_drop_old_batch_users
         DELETE FROM issue_user WHERE made_ms < CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) - ?
-            AND NOT EXISTS (SELECT 1 FROM issue_batch AS b WHERE b.batch = issue_user.batch AND b.state <> 2)",
+            AND NOT EXISTS (SELECT 1 FROM issue_batch AS b WHERE b.batch = issue_user.batch AND b.state NOT IN (2, 5))",
     left: "-- coupon_left_batches
         SELECT batch, CAST(batch_id AS CHAR CHARACTER SET utf8mb4), digest, template_id, version, claimed_ms,
             valid_from_ms, valid_until_ms, coupons, state, refusal, operator, reason, started_ms, ended_ms
         FROM issue_batch AS b FORCE INDEX (by_state)
-        WHERE state = 1 AND lease_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        WHERE state IN (1, 4) AND lease_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
             AND EXISTS (SELECT 1 FROM issue_user AS u WHERE u.batch = b.batch) ORDER BY batch LIMIT ?",
+    list: "-- coupon_list_batches
+        SELECT batch, CAST(batch_id AS CHAR CHARACTER SET utf8mb4), digest, template_id, version, claimed_ms,
+            valid_from_ms, valid_until_ms, coupons, state, refusal, operator, reason, started_ms, ended_ms
+        FROM issue_batch WHERE batch < ? ORDER BY batch DESC LIMIT ?",
+    list_state: "-- coupon_list_batches_of_state
+        SELECT batch, CAST(batch_id AS CHAR CHARACTER SET utf8mb4), digest, template_id, version, claimed_ms,
+            valid_from_ms, valid_until_ms, coupons, state, refusal, operator, reason, started_ms, ended_ms
+        FROM issue_batch FORCE INDEX (by_state) WHERE state = ? AND batch < ? ORDER BY batch DESC LIMIT ?",
 };
 
 macro_rules! batches {
@@ -268,9 +304,8 @@ where
     i64: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
     String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
 {
-    let states = [State::Opening, State::Running, State::Done, State::Stopped];
     let number: i64 = row.try_get(9)?;
-    let state = states.into_iter().find(|state| *state as i64 == number);
+    let state = State::ALL.into_iter().find(|state| *state as i64 == number);
     Ok(Batch {
         batch: row.try_get(0)?,
         batch_id: row.try_get(1)?,
@@ -319,6 +354,20 @@ macro_rules! lists {
 
             async fn left(db_tx: &mut DbTx<Self>, limit: usize) -> sqlx::Result<Vec<Batch>> {
                 let rows = sqlx::query($sql.left).bind(limit as i64).fetch_all(db_tx).await?;
+                rows.iter().map(batch_of).collect()
+            }
+
+            async fn list(
+                db_tx: &mut DbTx<Self>,
+                state: Option<State>,
+                before: i64,
+                limit: u32,
+            ) -> sqlx::Result<Vec<Batch>> {
+                let query = match state {
+                    Some(state) => sqlx::query($sql.list_state).bind(state as i64),
+                    None => sqlx::query($sql.list),
+                };
+                let rows = query.bind(before).bind(i64::from(limit)).fetch_all(db_tx).await?;
                 rows.iter().map(batch_of).collect()
             }
 

@@ -80,6 +80,9 @@ pub trait Jobs: Store {
         limit: u32,
     ) -> impl Future<Output = sqlx::Result<Vec<(i64, u32)>>> + Send;
 
+    /// Notes that there may be more to return of a template.
+    fn unreturn(db_tx: &mut DbTx<Self>, template_id: i64) -> impl Future<Output = sqlx::Result<()>> + Send;
+
     /// Notes that it is, unless it was set again since.
     fn returned(
         db_tx: &mut DbTx<Self>,
@@ -160,6 +163,9 @@ fn version(number: i64) -> sqlx::Result<u32> {
     u32::try_from(number).map_err(|_| broken("a version"))
 }
 
+const UNRETURN: &str = "-- coupon_unreturn
+    UPDATE supplied SET returned = 0 WHERE template_id = ?";
+
 macro_rules! jobs {
     ($database:ty, $sql:ident) => {
         impl Jobs for $database {
@@ -201,6 +207,10 @@ macro_rules! jobs {
                 let query = sqlx::query_as($sql.unreturned).bind(after).bind(i64::from(limit));
                 let rows: Vec<(i64, i64)> = query.fetch_all(db_tx).await?;
                 rows.into_iter().map(|(template_id, candidate)| Ok((template_id, version(candidate)?))).collect()
+            }
+
+            async fn unreturn(db_tx: &mut DbTx<Self>, template_id: i64) -> sqlx::Result<()> {
+                sqlx::query(UNRETURN).bind(template_id).execute(db_tx).await.map(drop)
             }
 
             async fn returned(db_tx: &mut DbTx<Self>, template_id: i64, revision: i64) -> sqlx::Result<()> {

@@ -16,8 +16,8 @@ use tercet_shards::TABLES_MAX;
 pub enum Kind {
     /// Makes and locks the counters of (user, template), where a row that does not exist can not be locked.
     LockCounts,
-    /// What stands in the way of claims: (at, claimed, day, today, whether the coupon exists, the coupon of the user with
-    /// the key or 0) for rows of (at, coupon, template, user, key).
+    /// What stands in the way of claims: (at, claimed, day, today, whether the coupon exists, the coupon of the user
+    /// with the key or 0) for rows of (at, coupon, template, user, key).
     Standings,
     /// Writes coupons.
     Insert,

@@ -8,7 +8,8 @@ use crate::schema::{Id, Nothing};
 use crate::services::{Context, Told as _, fault};
 use crate::wire::common::given;
 use crate::wire::coupon::{
-    AllCoupons, Batch, BatchId, Claim, Coupon, CouponId, CouponStatus, Coupons, NewBatch, OwnCoupons, coupons,
+    AllCoupons, Batch, BatchFilter, BatchId, BatchReason, BatchState, Batches, Claim, Coupon, CouponId, CouponStatus,
+    Coupons, NewBatch, OwnCoupons, coupons,
 };
 
 pub(crate) async fn claim(call: Call<User, Nothing, Claim>) -> Answer<Coupon> {
@@ -83,4 +84,23 @@ pub(crate) async fn progress(call: Call<Operator, BatchId, Nothing>) -> Answer<B
     let request = call.context.request(pb::GetIssueRequest { batch_id: call.params.batch_id });
     let found = call.context.services.issuing.clone().get_issue(request).await.told()?;
     Ok(Reply::ok(Batch::of(given(found.batch)?, call.context.language)))
+}
+
+pub(crate) async fn batches(call: Call<Operator, BatchFilter, Nothing>) -> Answer<Batches> {
+    let request = pb::ListIssuesRequest {
+        state: call.params.state.map_or(0, BatchState::number),
+        limit: call.params.limit.unwrap_or_default(),
+        before: call.params.before.map_or(0, |id| id.0),
+    };
+    let request = call.context.request(request);
+    let found = call.context.services.issuing.clone().list_issues(request).await.told()?;
+    let (language, next) = (call.context.language, (found.next > 0).then_some(Id(found.next)));
+    Ok(Reply::ok(Batches { items: found.batches.into_iter().map(|batch| Batch::of(batch, language)).collect(), next }))
+}
+
+pub(crate) async fn end(call: Call<Operator, BatchId, BatchReason>) -> Answer<Batch> {
+    let (batch_id, operator, reason) = (call.params.batch_id, call.caller.name, call.body.reason);
+    let request = call.context.request(pb::EndIssueRequest { batch_id, operator, reason });
+    let ended = call.context.services.issuing.clone().end_issue(request).await.told()?;
+    Ok(Reply::ok(Batch::of(given(ended.batch)?, call.context.language)))
 }

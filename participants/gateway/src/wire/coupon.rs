@@ -23,6 +23,8 @@ choices! {
         Running = "running",
         Done = "done",
         Stopped = "stopped",
+        Ending = "ending",
+        Ended = "ended",
     }
 }
 
@@ -53,6 +55,16 @@ params! {
     CouponId {
         /// The coupon.
         coupon_id: Id,
+    }
+
+    /// Which batches.
+    BatchFilter {
+        /// Only those that stand there.
+        state: Option<BatchState>,
+        /// Most entries, 1 to 20; 20 when left out.
+        limit: Option<u32>,
+        /// `next` of the page before.
+        before: Option<Id>,
     }
 
     /// A batch.
@@ -123,6 +135,20 @@ records! {
         coupons_per_user: u32,
         /// Why, 1 to 512 bytes.
         reason: String,
+    }
+
+    /// Why a batch is ended.
+    BatchReason {
+        /// Why, 1 to 512 bytes.
+        reason: String,
+    }
+
+    /// Batches.
+    Batches {
+        /// Newest first.
+        items: Vec<Batch>,
+        /// Where the next page begins; left out on the last one.
+        next: Option<Id>,
     }
 
     /// How far a batch is.

@@ -1,0 +1,183 @@
+//! Batches: issued once, to their end, or until an operator ends them.
+
+use sqlx::Pool;
+use tercet_coupon::audit;
+use tercet_coupon::issuing::CRON;
+use tercet_proto::coupon::v1::{self as pb, CouponStatus};
+use tercet_rules::Code;
+
+use super::world::{Databases, FROM_MS, World, on_mariadb, on_sqlite, rules, until};
+use super::{Hands, code, coupon};
+
+on_both! {
+    a_batch_is_issued_once_however_often_it_is_asked_for(super::CRON);
+    a_batch_is_issued_to_its_end_when_its_process_and_its_caller_are_gone(super::CRON);
+    a_batch_that_an_operator_ends_gives_the_rest_back(super::CRON);
+}
+
+async fn a_batch_is_issued_once_however_often_it_is_asked_for<Db: Databases>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(10_000, 1, FROM_MS)).await;
+    let request = pb::IssueRequest {
+        batch_id: "spring/1".into(),
+        template_id,
+        user_ids: (1..=3_000).collect(),
+        coupons_per_user: 2,
+        operator: "ann".into(),
+        reason: "spring".into(),
+    };
+    // Hung up on at once, wherever that leaves it, and asked for by two at a time.
+    drop(world.issuing.issue(request.clone()).await.expect("it begins"));
+    let mut other = world.issuing.clone();
+    let twice = request.clone();
+    let beside = tokio::spawn(async move {
+        let mut stream = other.issue(twice).await.expect("it goes on").into_inner();
+        let mut last = None;
+        while let Ok(Some(batch)) = stream.message().await {
+            last = Some(batch);
+        }
+        last
+    });
+    let mut told = Vec::new();
+    until("the batch is done", async || match world.issue(&request).await {
+        Ok(batches) => {
+            told = batches;
+            true
+        }
+        // The one beside is just opening it.
+        Err(fault) if fault.code == Code::SystemBusy => false,
+        Err(fault) => panic!("{fault}"),
+    })
+    .await;
+    let last = told.last().expect("it is told").clone();
+    assert_eq!((last.state(), last.coupons, last.issued), (pb::BatchState::Done, 6_000, 6_000));
+    assert!(told.iter().map(|batch| batch.issued).is_sorted(), "{told:?}");
+    beside.await.expect("it does not panic");
+
+    let again = world.issue(&request).await.expect("it is done");
+    assert_eq!(again, std::slice::from_ref(&last));
+    let get = pb::GetIssueRequest { batch_id: "spring/1".into() };
+    let found = world.issuing.get_issue(get).await.expect("it is there").into_inner().batch;
+    assert_eq!(found, Some(last));
+    let differs = pb::IssueRequest { coupons_per_user: 1, ..request };
+    assert_eq!(code(world.issue(&differs).await), Code::KeyReused);
+
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (4_000, 0, 6_000));
+    let totals = audit(&world.shards).await.expect("the tables are there");
+    assert_eq!((totals.issued, totals.miscounted, totals.over_limit), (6_000, 0, 0));
+    for user_id in [1, 2, 2_999, 3_000] {
+        let list = pb::ListUserCouponsRequest { user_id, ..pb::ListUserCouponsRequest::default() };
+        let coupons = world.issuing.list_user_coupons(list).await.expect("the tables are there").into_inner().coupons;
+        assert_eq!(coupons.len(), 2, "user {user_id}");
+        assert!(coupons.iter().all(|coupon| coupon.status() == CouponStatus::Available && coupon.version == 1));
+    }
+    // A batch takes nothing from what a user may claim.
+    coupon(world.claim(1, template_id, "k").await, true);
+    assert_eq!(code(world.claim(1, template_id, "k2").await), Code::PerUserLimit);
+}
+
+/// Lets a database take no coupon.
+async fn close<Db: Hands>(pool: &Pool<Db>) {
+    for n in 0..4 {
+        Db::by_hand(pool, format!("ALTER TABLE coupon_00{n} RENAME TO away_00{n}")).await;
+    }
+}
+
+/// Lets it take them again.
+async fn open<Db: Hands>(pool: &Pool<Db>) {
+    for n in 0..4 {
+        Db::by_hand(pool, format!("ALTER TABLE away_00{n} RENAME TO coupon_00{n}")).await;
+    }
+}
+
+async fn a_batch_is_issued_to_its_end_when_its_process_and_its_caller_are_gone<Db: Databases + Hands>(
+    mut world: World<Db>,
+) {
+    let template_id = world.publish("a", rules(30_000, 1, FROM_MS)).await;
+    let request = pb::IssueRequest {
+        batch_id: "spring/2".into(),
+        template_id,
+        user_ids: (1..=12_000).collect(),
+        coupons_per_user: 1,
+        operator: "ann".into(),
+        reason: "spring".into(),
+    };
+    // It gets as far as one of the databases lets it.
+    let closed = world.shards.pools()[1].clone();
+    close::<Db>(&closed).await;
+    let (process, mut second) = world.second().await;
+    let stream = second.issue(request).await.expect("it begins").into_inner();
+    let progress = async |world: &mut World<Db>| {
+        let found = world.issuing.get_issue(pb::GetIssueRequest { batch_id: "spring/2".into() }).await;
+        found.ok().and_then(|found| found.into_inner().batch)
+    };
+    let home = world.shards.home().clone();
+    until("some of it is issued", async || {
+        let mut connection = home.acquire().await.expect("the pool is open");
+        let batch = Db::batch(&mut connection, "spring/2").await.expect("the table is there");
+        let Some(batch) = batch else { return false };
+        !Db::chunks(&mut connection, batch.batch).await.expect("the table is there").is_empty()
+    })
+    .await;
+    drop((stream, second));
+    process.shutdown_background();
+    open::<Db>(&closed).await;
+    until("it is done, though nobody asked again", async || {
+        progress(&mut world).await.is_some_and(|batch| batch.state() == pb::BatchState::Done)
+    })
+    .await;
+    assert_eq!(progress(&mut world).await.expect("it is there").issued, 12_000);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (18_000, 0, 12_000));
+    let totals = audit(&world.shards).await.expect("the tables are there");
+    assert_eq!(totals.issued, 12_000);
+    let mut connection = home.acquire().await.expect("the pool is open");
+    let batch = Db::batch(&mut connection, "spring/2").await.expect("the table is there").expect("it is there");
+    assert!(Db::users(&mut connection, batch.batch).await.expect("the table is there").is_empty());
+}
+
+async fn a_batch_that_an_operator_ends_gives_the_rest_back<Db: Databases + Hands>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(5_000, 1, FROM_MS)).await;
+    let request = pb::IssueRequest {
+        batch_id: "spring/3".into(),
+        template_id,
+        user_ids: (1..=2_000).collect(),
+        coupons_per_user: 1,
+        operator: "ann".into(),
+        reason: "spring".into(),
+    };
+    let closed = world.shards.pools()[1].clone();
+    close::<Db>(&closed).await;
+    let stream = world.issuing.issue(request.clone()).await.expect("it begins");
+    let home = world.shards.home().clone();
+    until("some of it is issued", async || {
+        let mut connection = home.acquire().await.expect("the pool is open");
+        let batch = Db::batch(&mut connection, "spring/3").await.expect("the table is there");
+        let Some(batch) = batch else { return false };
+        !Db::chunks(&mut connection, batch.batch).await.expect("the table is there").is_empty()
+    })
+    .await;
+    drop(stream);
+    let end = pb::EndIssueRequest { batch_id: "spring/3".into(), operator: "ann".into(), reason: "too many".into() };
+    let ending = world.issuing.end_issue(end.clone()).await.expect("it runs").into_inner().batch;
+    assert_eq!(ending.expect("a batch").state(), pb::BatchState::Ending);
+    let list = pb::ListIssuesRequest { state: pb::BatchState::Ended.into(), ..pb::ListIssuesRequest::default() };
+    let mut ended = Vec::new();
+    until("it has ended", async || {
+        ended = world.issuing.list_issues(list).await.expect("a page").into_inner().batches;
+        ended.len() == 1
+    })
+    .await;
+    open::<Db>(&closed).await;
+    let issued = ended[0].issued;
+    assert!(issued > 0 && issued < 2_000, "{ended:?}");
+    world.coordinator.all_ended().await;
+    let issued = issued as i64;
+    assert_eq!(world.units().await, (5_000 - issued, 0, issued));
+    assert_eq!(audit(&world.shards).await.expect("the tables are there").issued, issued);
+    // Again, it stays as it is, and so does the same batch.
+    let again = world.issuing.end_issue(end).await.expect("it has ended").into_inner().batch;
+    assert_eq!(again.as_ref(), ended.first());
+    let told = world.issue(&request).await.expect("it is there");
+    assert_eq!(told.last().map(pb::Batch::state), Some(pb::BatchState::Ended));
+}

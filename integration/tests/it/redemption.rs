@@ -37,6 +37,8 @@ macro_rules! on_both {
     };
 }
 
+mod trouble;
+
 on_both! {
     each_coupon_is_shown_with_what_it_brings_or_why_it_does_not;
     coupons_are_used_once_at_the_computed_price_and_given_back;

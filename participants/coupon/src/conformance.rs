@@ -66,6 +66,7 @@ fn redemption(number: i64) -> Redemption {
         attempt: 0,
         tries: 0,
         due_ms: 0,
+        is_promised: false,
         created_ms: 0,
         ended_ms: None,
         refunded_ms: None,

@@ -13,6 +13,8 @@ CREATE TABLE IF NOT EXISTS redemption (
   attempt BIGINT NOT NULL DEFAULT 0,
   tries BIGINT NOT NULL DEFAULT 0,
   due_ms BIGINT NOT NULL,
+  -- 1: somebody was shown that it is under way; nobody forgets it from then on.
+  promised BIGINT NOT NULL DEFAULT 0 CHECK (promised IN (0, 1)),
   created_ms BIGINT NOT NULL,
   ended_ms BIGINT,
   refunded_ms BIGINT,

@@ -13,6 +13,8 @@ CREATE TABLE redemption (
   attempt INTEGER NOT NULL DEFAULT 0,
   tries INTEGER NOT NULL DEFAULT 0,
   due_ms INTEGER NOT NULL,
+  -- 1: somebody was shown that it is under way; nobody forgets it from then on.
+  promised INTEGER NOT NULL DEFAULT 0 CHECK (promised IN (0, 1)),
   created_ms INTEGER NOT NULL,
   ended_ms INTEGER,
   refunded_ms INTEGER,

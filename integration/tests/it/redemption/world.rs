@@ -88,7 +88,8 @@ async fn world<Db: Databases>(urls: &[String], folder: Option<TempDir>) -> World
     let at_templates = free_port();
     let service = tercet_coupon_template::service(orders.clone(), None).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_templates));
-    let address = serve(&mut coordinator, &shards, at_templates, Settings::default()).await;
+    let url = coordinator.url();
+    let address = serve(&mut coordinator, &url, &shards, at_templates, Settings::default()).await;
     let templates = CouponTemplatesClient::new(channel(at_templates));
     let redemption = RedemptionClient::new(channel(address));
     until("the template service answers", async || {
@@ -99,9 +100,10 @@ async fn world<Db: Databases>(urls: &[String], folder: Option<TempDir>) -> World
     World { coordinator, shards, orders, redemption, address, templates, at_templates, made, _folder }
 }
 
-/// Runs the redemption service with these settings; where it listens.
+/// Runs the redemption service with these settings, which submits to the coordinator at this address; where it listens.
 async fn serve<Db: Databases>(
     coordinator: &mut Coordinator,
+    url: &str,
     shards: &Shards<Db>,
     at_templates: SocketAddr,
     settings: Settings,
@@ -109,7 +111,7 @@ async fn serve<Db: Databases>(
     let address = free_port();
     // As its process has it.
     let options = Options { timeout: limits::CALL_TIMEOUT, ..Options::default() };
-    let client = Client::connect([coordinator.url()], options).expect("it is an address");
+    let client = Client::connect([url], options).expect("it is an address");
     let peers = Peers { client, templates: channel(at_templates) };
     let service = redemption::service(shards.clone(), peers, settings).await.expect("the schema is sound");
     coordinator.serve(service.listen(address));
@@ -233,6 +235,11 @@ impl<Db: Databases> World<Db> {
     pub(crate) async fn with_orders(&mut self, products: &[(i64, i64)]) {
         let service = tercet_order::service(self.orders.clone(), None).await.expect("the schema is sound");
         self.coordinator.serve(service);
+        self.with_stock(products).await;
+    }
+
+    /// Has so many units of each product from now on.
+    pub(crate) async fn with_stock(&mut self, products: &[(i64, i64)]) {
         let service = tercet_stock::service(self.orders.clone(), None).await.expect("the schema is sound");
         tercet_stock::seed(&self.orders, products).await.expect("they are sound");
         self.coordinator.serve(service);
@@ -247,7 +254,13 @@ impl<Db: Databases> World<Db> {
 
     /// Another process of the redemption service, with these settings.
     pub(crate) async fn another(&mut self, settings: Settings) -> RedemptionClient<Channel> {
-        let address = serve(&mut self.coordinator, &self.shards, self.at_templates, settings).await;
+        let url = self.coordinator.url();
+        self.submitting_to(&url, settings).await
+    }
+
+    /// Another process of the redemption service, with a coordinator at this address and these settings.
+    pub(crate) async fn submitting_to(&mut self, url: &str, settings: Settings) -> RedemptionClient<Channel> {
+        let address = serve(&mut self.coordinator, url, &self.shards, self.at_templates, settings).await;
         RedemptionClient::new(channel(address))
     }
 

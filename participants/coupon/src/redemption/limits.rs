@@ -33,6 +33,8 @@ pub const DEADLINE: Duration = Duration::from_secs(2);
 /// For a call to the coordinator, its repeats included: longer than the deadline, so that a slow participant is told
 /// from a coordinator that is away.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// For a coordinator to say how a transaction stands whose end took longer than that; one that does not is away.
+pub const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long nobody waits for a coordinator that was away.
 pub const AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// How often the job looks for what is due.

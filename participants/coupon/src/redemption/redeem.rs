@@ -17,7 +17,7 @@ use tercet_rules::{Cents, Code, Fault, Invalid, Limit, Set};
 use tercet_shards::Slot;
 use tracing::{error, warn};
 
-use super::limits::{AGAIN_MS, AWAY_PAUSE, DEADLINE, FIRST_DUE_MS};
+use super::limits::{AGAIN_MS, AWAY_PAUSE, DEADLINE, FIRST_DUE_MS, LOOK_TIMEOUT};
 use super::trial::{basket, busy, combination, database, of_coupon};
 use super::{Redemption, fields};
 use crate::store::redemptions::{Change, Redemption as Row, Redemptions, State};
@@ -26,9 +26,9 @@ use crate::{HONOUR, REDEEM, metrics, order, stock};
 /// Who wants a redemption submitted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum For {
-    /// Its caller, who has been promised nothing yet.
+    /// Its caller, who waits for it.
     Caller,
-    /// The job, for somebody who was told that it is kept.
+    /// The job, for whoever asks later.
     Later,
 }
 
@@ -48,14 +48,16 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             Ok(combination) => combination,
             // The same again may find that it has its coupons already.
             Err(fault) => {
-                let found = self.by_key(request.user_id, &request.idempotency_key).await?;
-                return found.map_or(Err(fault), |row| again(&row, &digest));
+                return match self.by_key(request.user_id, &request.idempotency_key).await? {
+                    Some(row) => self.again(row, &digest).await,
+                    None => Err(fault),
+                };
             }
         };
         let row = self.written(request, digest, combination).await?;
         match row {
             Ok(row) => self.submit(&row, For::Caller).await,
-            Err((row, digest)) => again(&row, &digest),
+            Err((row, digest)) => self.again(row, &digest).await,
         }
     }
 
@@ -79,7 +81,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         if request.shop_id != 0 && content(&found)?.lines.iter().any(|line| line.shop_id != request.shop_id) {
             return Err(missing(found.order_id.to_string()));
         }
-        view(&found)
+        view(&self.promised(found).await?)
     }
 
     /// What the coupons take off, each of them and all together.
@@ -138,6 +140,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             attempt: 0,
             tries: 0,
             due_ms: now_ms + FIRST_DUE_MS,
+            is_promised: false,
             created_ms: now_ms,
             ended_ms: None,
             refunded_ms: None,
@@ -161,7 +164,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             Ok(plan) => plan,
             Err(error) => {
                 error!(%error, "a redemption is no plan");
-                return self.refused(row, busy(), wanted).await;
+                return self.refused(row, busy()).await;
             }
         };
         match self.client.submit(plan, Wait::Ended).await {
@@ -169,22 +172,32 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             Err(Error::Overloaded { .. }) if wanted == For::Caller => self.forget(row).await,
             Err(Error::Refused(error)) => {
                 error!(%error, "a redemption is beyond a limit of the coordinator");
-                self.refused(row, busy(), wanted).await
+                self.refused(row, busy()).await
             }
             Err(error) => {
                 warn!(%error, "a redemption of unknown outcome");
-                // What it has begun it is there for; else nobody waits for it for a while.
-                let now = self.by_key(row.user_id, &row.idempotency_key).await?.ok_or_else(busy)?;
-                if now.state != State::Kept {
-                    return again(&now, &row.digest);
-                }
-                self.now_away();
-                self.keep(row, wanted).await
+                self.in_doubt(row, wanted).await
             }
         }
     }
 
-    /// What became of a transaction that has ended.
+    /// What has not ended in time. A participant may be slow, or the coordinator be away: then nobody waits for it for
+    /// a while.
+    async fn in_doubt(&self, row: &Row, wanted: For) -> Result<pb::RedemptionView, Fault> {
+        let key = transaction(row);
+        if let Ok(Ok(view)) = tokio::time::timeout(LOOK_TIMEOUT, self.client.find(&key)).await {
+            return self.came(row, &view, wanted).await;
+        }
+        // What it has begun it was there for.
+        let now = self.by_key(row.user_id, &row.idempotency_key).await?.ok_or_else(busy)?;
+        if now.state != State::Kept {
+            return self.again(now, &row.digest).await;
+        }
+        self.now_away();
+        self.keep(row, wanted).await
+    }
+
+    /// What became of a transaction, as far as it has come.
     async fn came(&self, row: &Row, view: &View, wanted: For) -> Result<pb::RedemptionView, Fault> {
         match view.outcome() {
             Some(Outcome::Confirmed) => {
@@ -195,13 +208,15 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 let branches = &view.details().branches;
                 let said = branches.iter().find_map(|branch| Fault::from_reason(&branch.reason));
                 match said.or_else(|| Fault::from_reason(view.reason())) {
-                    Some(fault) => self.refused(row, fault, wanted).await,
+                    Some(fault) => self.refused(row, fault).await,
                     // In words that are for people who look after the system.
                     None if view.reason().contains("refused") => {
                         error!(reason = view.reason(), redemption = row.redemption_id, "a redemption is refused");
-                        self.refused(row, busy(), wanted).await
+                        self.refused(row, busy()).await
                     }
-                    // It took too long, and may be begun anew.
+                    // It took too long. While it holds the order or a coupon another one would be refused for it, so
+                    // that waits for a later look.
+                    None if !view.ended() => self.keep(row, wanted).await,
                     None => {
                         let again = Change::Again { attempt: row.attempt, due_after_ms: AGAIN_MS.0 };
                         self.change(row.user_id, row.redemption_id, again).await?;
@@ -209,18 +224,14 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                     }
                 }
             }
-            None => self::view(&Row { state: State::Submitted, ..row.clone() }),
+            None => self::view(&self.promised(Row { state: State::Submitted, ..row.clone() }).await?),
         }
     }
 
     /// Writes down why its transaction came to nothing: what was promised is owed from then on.
-    async fn refused(&self, row: &Row, fault: Fault, wanted: For) -> Result<pb::RedemptionView, Fault> {
-        let state = match wanted {
-            For::Caller => State::Refused,
-            For::Later => State::GivenUp,
-        };
-        let refuse = Change::Refuse { attempt: row.attempt, state, refusal: &fault.reason() };
-        if self.change(row.user_id, row.redemption_id, refuse).await? && wanted == For::Later {
+    async fn refused(&self, row: &Row, fault: Fault) -> Result<pb::RedemptionView, Fault> {
+        let refuse = Change::Refuse { attempt: row.attempt, refusal: &fault.reason() };
+        if self.change(row.user_id, row.redemption_id, refuse).await? && row.is_promised {
             metrics::given_up(metrics::GivenUp::Refused);
         }
         Err(fault)
@@ -234,8 +245,32 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             }
             self.kept[self.place(row.user_id)].fetch_add(1, Ordering::Relaxed);
             metrics::kept();
+            return view(&self.promised(row.clone()).await?);
         }
         view(row)
+    }
+
+    /// What the same key answers again.
+    async fn again(&self, row: Row, digest: &str) -> Result<pb::RedemptionView, Fault> {
+        if row.digest != digest {
+            return Err(Code::KeyReused.fault([]));
+        }
+        let row = self.promised(row).await?;
+        if is_refused(&row) { Err(why(&row)) } else { view(&row) }
+    }
+
+    /// As it stands, to be shown: what is under way is promised by that, so nobody forgets it from then on.
+    ///
+    /// # Errors
+    /// [`Code::SystemBusy`] where somebody has forgotten it just now.
+    async fn promised(&self, row: Row) -> Result<Row, Fault> {
+        if row.is_promised || !matches!(row.state, State::Kept | State::Submitted) {
+            return Ok(row);
+        }
+        if self.change(row.user_id, row.redemption_id, Change::Promise).await? {
+            return Ok(Row { is_promised: true, ..row });
+        }
+        self.by_key(row.user_id, &row.idempotency_key).await?.ok_or_else(busy)
     }
 
     /// Drops what nobody was promised, unless it has begun.
@@ -244,7 +279,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             return Err(busy());
         }
         let now = self.by_key(row.user_id, &row.idempotency_key).await?;
-        again(&now.ok_or_else(busy)?, &row.digest)
+        self.again(now.ok_or_else(busy)?, &row.digest).await
     }
 
     /// Nobody waits for the coordinator for a while.
@@ -276,14 +311,6 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         let mut connection = self.connection(user_id).await?;
         Db::by_order(&mut connection, user_id, order_id).await.map_err(database)
     }
-}
-
-/// What the same key answers again.
-fn again(row: &Row, digest: &str) -> Result<pb::RedemptionView, Fault> {
-    if row.digest != digest {
-        return Err(Code::KeyReused.fault([]));
-    }
-    if is_refused(row) { Err(why(row)) } else { view(row) }
 }
 
 fn is_refused(row: &Row) -> bool {
@@ -321,11 +348,16 @@ fn view(row: &Row) -> Result<pb::RedemptionView, Fault> {
     })
 }
 
+/// The idempotency key of its transaction.
+fn transaction(row: &Row) -> String {
+    format!("redeem/{}/{}", row.redemption_id, row.attempt)
+}
+
 fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
     let &Row { redemption_id, user_id, order_id, attempt, .. } = row;
     let kept = pb::KeptRedemption::decode(&*row.content)?;
     let pb::Combination { deductions, amount_cents, discount_cents } = kept.combination.unwrap_or_default();
-    let mut plan = plan::tcc().idempotency_key(format!("redeem/{redemption_id}/{attempt}")).deadline(DEADLINE);
+    let mut plan = plan::tcc().idempotency_key(transaction(row)).deadline(DEADLINE);
     let honour = HONOUR.with(&pb::Honour { redemption_id, attempt })?;
     plan.branch(honour.business_key(format!("redemption/{redemption_id}")));
     // All lines are of one shop.

@@ -58,6 +58,8 @@ pub struct Redemption {
     pub tries: i64,
     /// When the job does so next.
     pub due_ms: i64,
+    /// Whether somebody was shown that it is under way.
+    pub is_promised: bool,
     /// When it was asked for, by the database.
     pub created_ms: i64,
     /// When it was done or refused, by the database.
@@ -86,12 +88,11 @@ pub struct Step<'a> {
 pub enum Change<'a> {
     /// Writes this one, which is kept, and due after so long: not where there is one of its user and key.
     Keep(&'a Redemption, i64),
-    /// Refuses one that is kept, or whose transaction of this number has come to nothing, or gives it up.
+    /// Refuses one that is kept, or whose transaction of this number has come to nothing, or gives it up where it was
+    /// promised.
     Refuse {
         /// Which transaction.
         attempt: i64,
-        /// [`State::Refused`] or [`State::GivenUp`].
-        state: State,
         /// Why.
         refusal: &'a str,
     },
@@ -104,7 +105,9 @@ pub enum Change<'a> {
     },
     /// Gives one up that is kept, for this reason.
     GiveUp(&'a str),
-    /// Deletes one that is kept.
+    /// Notes that somebody is shown that it is under way: not where it has ended, or was forgotten.
+    Promise,
+    /// Deletes one that is kept and was promised to nobody.
     Forget,
     /// Takes one that is due at this time, unless somebody else has.
     Take {
@@ -172,6 +175,7 @@ struct Statements {
     by_order: &'static str,
     refuse: &'static str,
     again: &'static str,
+    promise: &'static str,
     give_up: &'static str,
     forget: &'static str,
     due: &'static str,
@@ -189,7 +193,7 @@ macro_rules! columns {
             "SELECT redemption_id, user_id, order_id, ",
             $key,
             ", digest, content, state, refusal, attempt, tries,
-            due_ms, created_ms, ended_ms, refunded_ms, ",
+            due_ms, promised, created_ms, ended_ms, refunded_ms, ",
             $now,
             " - created_ms FROM redemption ",
             $rest
@@ -218,20 +222,24 @@ const SQLITE: Statements = Statements {
         ORDER BY redemption_id DESC LIMIT 1"
     ),
     refuse: "-- redemption_refuse
-        UPDATE redemption SET state = $1, refusal = $2, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        WHERE redemption_id = $3 AND attempt = $4 AND state IN (0, 1)
-            AND (SELECT epoch FROM tercet_fence_meta) = $5",
+        UPDATE redemption SET state = iif(promised = 1, 5, 3), refusal = $1,
+            ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+        WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)
+            AND (SELECT epoch FROM tercet_fence_meta) = $4",
     again: "-- redemption_again
         UPDATE redemption SET state = 0, attempt = attempt + 1,
             due_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
         WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)
             AND (SELECT epoch FROM tercet_fence_meta) = $4",
+    promise: "-- redemption_promise
+        UPDATE redemption SET promised = 1
+        WHERE redemption_id = $1 AND state IN (0, 1) AND (SELECT epoch FROM tercet_fence_meta) = $2",
     give_up: "-- redemption_give_up
         UPDATE redemption SET state = 5, refusal = $1, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
         WHERE redemption_id = $2 AND state = 0 AND (SELECT epoch FROM tercet_fence_meta) = $3",
     forget: "-- redemption_forget
         DELETE FROM redemption
-        WHERE redemption_id = $1 AND state = 0 AND (SELECT epoch FROM tercet_fence_meta) = $2",
+        WHERE redemption_id = $1 AND state = 0 AND promised = 0 AND (SELECT epoch FROM tercet_fence_meta) = $2",
     due: sqlite!(
         "redemption_due",
         "WHERE state = $1 AND due_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
@@ -295,7 +303,8 @@ const MYSQL: Statements = Statements {
         AND state NOT IN (3, 5) ORDER BY redemption_id DESC LIMIT 1"
     ),
     refuse: "-- redemption_refuse
-        UPDATE redemption SET state = ?, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+        UPDATE redemption SET state = IF(promised = 1, 5, 3), refusal = ?,
+            ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)
             AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     again: "-- redemption_again
@@ -303,12 +312,17 @@ const MYSQL: Statements = Statements {
             due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?
         WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)
             AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
+    promise: "-- redemption_promise
+        UPDATE redemption SET promised = 1
+        WHERE redemption_id = ? AND state IN (0, 1)
+            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     give_up: "-- redemption_give_up
         UPDATE redemption SET state = 5, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         WHERE redemption_id = ? AND state = 0 AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     forget: "-- redemption_forget
         DELETE FROM redemption
-        WHERE redemption_id = ? AND state = 0 AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
+        WHERE redemption_id = ? AND state = 0 AND promised = 0
+            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
     due: mysql!(
         "redemption_due",
         "FORCE INDEX (by_due) WHERE state = ?
@@ -362,13 +376,14 @@ macro_rules! redemptions {
                         let query = sqlx::query($sql.keep).bind(id).bind(own.user_id).bind(own.order_id);
                         query.bind(&own.idempotency_key).bind(&own.digest).bind(&own.content).bind(due_after_ms)
                     }
-                    Change::Refuse { attempt, state, refusal } => {
-                        sqlx::query($sql.refuse).bind(state as i64).bind(refusal).bind(id).bind(attempt)
+                    Change::Refuse { attempt, refusal } => {
+                        sqlx::query($sql.refuse).bind(refusal).bind(id).bind(attempt)
                     }
                     Change::Again { attempt, due_after_ms } => {
                         sqlx::query($sql.again).bind(due_after_ms).bind(id).bind(attempt)
                     }
                     Change::GiveUp(refusal) => sqlx::query($sql.give_up).bind(refusal).bind(id),
+                    Change::Promise => sqlx::query($sql.promise).bind(id),
                     Change::Forget => sqlx::query($sql.forget).bind(id),
                     Change::Take { due_ms, due_after_ms } => {
                         sqlx::query($sql.take).bind(due_after_ms).bind(id).bind(due_ms)
@@ -390,7 +405,7 @@ macro_rules! redemptions {
             async fn due(db_tx: &mut DbTx<Self>, state: State, limit: u32) -> sqlx::Result<Vec<(Redemption, i64)>> {
                 let query = sqlx::query($sql.due).bind(state as i64).bind(i64::from(limit));
                 let rows = query.fetch_all(db_tx).await?;
-                rows.iter().map(|row| Ok((read!(row)?, row.try_get(14)?))).collect()
+                rows.iter().map(|row| Ok((read!(row)?, row.try_get(15)?))).collect()
             }
 
             async fn ended(db_tx: &mut DbTx<Self>, age_ms: i64, limit: u32) -> sqlx::Result<Vec<i64>> {
@@ -444,9 +459,10 @@ macro_rules! read {
                 attempt: $row.try_get(8)?,
                 tries: $row.try_get(9)?,
                 due_ms: $row.try_get(10)?,
-                created_ms: $row.try_get(11)?,
-                ended_ms: $row.try_get(12)?,
-                refunded_ms: $row.try_get(13)?,
+                is_promised: $row.try_get::<i64, _>(11)? == 1,
+                created_ms: $row.try_get(12)?,
+                ended_ms: $row.try_get(13)?,
+                refunded_ms: $row.try_get(14)?,
             })
         })()
     };

@@ -434,7 +434,7 @@ async fn the_document_knows_every_route_and_every_code() {
     let mut names = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().expect("paths") {
         let coupons = ["{template_id}", "{version}", "{coupon_id}", "{batch_id}", "{occasion_id}", "{campaign_id}"];
-        let parts = [&coupons[..], &["{key}", "{order_id}", "{user_id}", "{product_id}"]].concat();
+        let parts = [&coupons[..], &["{key}", "{order_id}", "{shop_id}", "{user_id}", "{product_id}"]].concat();
         let address = parts.iter().fold(path.clone(), |path, part| path.replace(part, "1"));
         assert!(!address.contains('{'), "{path} has a part that this test does not know");
         for (method, operation) in methods.as_object().expect("methods") {

@@ -47,6 +47,7 @@ on_both! {
     what_is_kept_too_long_is_given_up_never_done_and_owed_until_it_is_made_good;
     what_came_to_nothing_in_time_is_begun_again;
     what_ended_long_ago_is_deleted_and_nothing_else_is;
+    shops_number_orders_and_make_keys_beside_each_other;
     an_order_takes_its_units_out_of_stock_and_a_refund_brings_them_back;
     what_is_more_than_may_be_kept_is_told_at_once_to_come_again;
     what_is_more_than_can_be_answered_at_a_time_is_told_at_once_to_come_again;
@@ -349,9 +350,10 @@ async fn an_order_takes_its_units_out_of_stock_and_a_refund_brings_them_back<Db:
     assert_eq!(view.state(), State::Done);
     world.coordinator.all_ended().await;
     assert_eq!(world.units().await, (7, 0, 6));
-    let kept = tercet_order::lines(&world.orders, 1).await.expect("the table is there");
-    let kept: Vec<_> = kept.iter().map(|own| (own.product_id, own.shop_id, own.price_cents, own.quantity)).collect();
-    assert_eq!(kept, [(1, 3, 2_000, 2), (2, 3, 1_000, 1), (1, 3, 1_500, 3)]);
+    let key = tercet_order::store::Key { shop_id: world::SHOP, order_id: 1 };
+    let kept = tercet_order::lines(&world.orders, key).await.expect("the table is there");
+    let kept: Vec<_> = kept.iter().map(|own| (own.product_id, own.price_cents, own.quantity)).collect();
+    assert_eq!(kept, [(1, 2_000, 2), (2, 1_000, 1), (1, 1_500, 3)]);
 
     for (product, wanted_units, wanted_code) in [(2, 3, Code::OutOfStock), (9, 1, Code::NotStocked)] {
         let lines = [units(1, 1_000, 1), units(product, 1_000, wanted_units)];
@@ -457,4 +459,24 @@ async fn one_database_that_hangs_costs_its_own_users_alone() {
         world.redeem(&wanted("mine", 2, &[one])).await.is_ok_and(|view| view.state() == State::Done)
     })
     .await;
+}
+
+async fn shops_number_orders_and_make_keys_beside_each_other<Db: Databases>(mut world: World<Db>) {
+    world.with_orders(&[(1, 100)]).await;
+    let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
+    let of_4 = |request: pb::RedeemRequest| {
+        let lines = request.lines.iter().map(|own| pb::OrderLine { shop_id: 4, ..*own }).collect();
+        pb::RedeemRequest { shop_id: 4, lines, ..request }
+    };
+    world.redeem(&wanted("k", 1, &[one])).await.expect("it is granted");
+    let other = world.redeem(&of_4(wanted("k", 1, &[two]))).await.expect("it is another shop's");
+    assert_eq!((other.state(), other.combination.map(|own| own.discount_cents)), (State::Done, Some(500)));
+    assert_eq!(code(world.redeem(&of_4(wanted("l", 1, &[two]))).await), Code::CouponTaken);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.uses().await, (vec![(one, 1), (two, 1)], vec![(one, 1), (two, 1)]));
+    let told = world.refund(pb::RefundRequest { shop_id: 4, ..refund(1) }).await.expect("it is its own");
+    assert_eq!(told.returned_coupon_ids, [two]);
+    assert_eq!(world.get("k").await.state(), State::Done);
+    assert_eq!(code(world.refund(pb::RefundRequest { shop_id: 5, ..refund(1) }).await), Code::NotFound);
+    assert_eq!(world.uses().await, (vec![(one, 1)], vec![(one, 1)]));
 }

@@ -135,11 +135,11 @@ async fn coupons_are_looked_up_by_id_by_user_and_by_page() {
 
 #[tokio::test]
 async fn orders_are_placed_paid_and_refunded() {
-    use order::{Move, Order, Status, Store as _};
+    use order::{Key, Move, Order, Status, Store as _};
     let Some(pool) = database().await else { return };
     MySql::migrate(&pool).await.expect("the schema is sound");
     let order = |order_id, coupon_id| Order {
-        order_id,
+        key: Key::single(order_id),
         user_id: 7,
         item: 3,
         count: 1,
@@ -147,17 +147,20 @@ async fn orders_are_placed_paid_and_refunded() {
         amount_cents: 2_000,
         discount_cents: 500,
     };
-    let step = |order_id, from, to| Move { order_id, from, to };
+    let step = |order_id, from, to| Move { key: Key::single(order_id), from, to };
     let mut db_tx = pool.begin().await.expect("the pool is open");
     MySql::insert(&mut db_tx, &[order(1, Some(5)), order(2, None)]).await.expect("they are new");
-    assert_eq!(MySql::taken(&mut db_tx, &[2, 3]).await.expect("the statement is sound"), [2]);
+    assert_eq!(
+        MySql::taken(&mut db_tx, &[2, 3].map(Key::single)).await.expect("the statement is sound"),
+        [Key::single(2)]
+    );
     let place = [step(2, Status::Frozen, Status::Placed), step(1, Status::Frozen, Status::Placed)];
     MySql::advance(&mut db_tx, &place).await.expect("they are frozen");
     MySql::advance(&mut db_tx, &[step(2, Status::Placed, Status::Refunded)]).await.expect("it is placed");
     let paid = tercet_proto::order::v1::Paid { order_id: 1, user_id: 7, paid_cents: 1_500 };
     tercet_order::pay::<MySql>(&mut db_tx, &Outbox::off(), &paid).await.expect("it is placed");
-    let standings = MySql::standings(&mut db_tx, &[1, 2, 9]).await.expect("the statement is sound");
-    let found: Vec<_> = standings.iter().map(|one| (one.order_id, one.status, one.refunded_from)).collect();
+    let standings = MySql::standings(&mut db_tx, &[1, 2, 9].map(Key::single)).await.expect("the statement is sound");
+    let found: Vec<_> = standings.iter().map(|one| (one.key.order_id, one.status, one.refunded_from)).collect();
     assert_eq!(found, [(1, Status::Paid, None), (2, Status::Refunded, Some(Status::Placed))]);
     let error = MySql::advance(&mut db_tx, &[step(2, Status::Placed, Status::Paid)]).await;
     assert!(matches!(error, Err(sqlx::Error::RowNotFound)), "{error:?}");
@@ -165,7 +168,7 @@ async fn orders_are_placed_paid_and_refunded() {
     let totals = tercet_order::audit(&pool).await.expect("the table is there");
     assert_eq!(totals, order::Totals { paid: 1, refunded: 1, unconfirmed: 1, ..order::Totals::default() });
     let used = |coupon_id, discount_cents| order::Used {
-        order_id: 1,
+        key: Key::single(1),
         coupon_id,
         now: order::Use::Confirmed,
         discount_cents: Some(discount_cents),

@@ -82,7 +82,7 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             vec![Entry { template_id: Some(*template_id), ..row }]
         }
         Payload::OrderRefunded(refunded) => {
-            let pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason } = refunded;
+            let pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason, .. } = refunded;
             let after = json!({"status": "refunded", "refunded_cents": refunded_cents});
             let row = Entry { action: "order refunded".into(), order_id: Some(*order_id), ..common };
             let operator = (!operator.is_empty()).then(|| operator.clone());
@@ -93,7 +93,7 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             )
         }
         Payload::OrderRefundTakenBack(back) => {
-            let pb::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid } = back;
+            let pb::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid, .. } = back;
             let before = json!({"status": "refunded", "refunded_cents": refunded_cents});
             let row = Entry { action: "order refund taken back".into(), order_id: Some(*order_id), ..common };
             of_coupons(
@@ -155,6 +155,7 @@ mod tests {
             was_paid: true,
             operator: "ann".into(),
             reason: "broken".into(),
+            shop_id: 9,
         };
         for (coupon_ids, found) in [(&[][..], vec![None]), (&[4, 5], vec![Some(4), Some(5)])] {
             let rows = entries(&event(Payload::OrderRefunded(refund(coupon_ids))));

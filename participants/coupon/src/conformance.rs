@@ -57,6 +57,7 @@ fn redemption(number: i64) -> Redemption {
     Redemption {
         redemption_id: id(number, 8),
         user_id: 8,
+        shop_id: 9,
         order_id: 100 + number,
         idempotency_key: number.to_string(),
         digest: String::new(),
@@ -119,7 +120,7 @@ pub(crate) fn redeem<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, p
 }
 
 pub(crate) fn give_back<Db: Batches + Redemptions + Database>() -> Suite<Db, Saga, pb::GiveBack> {
-    let give_back = |coupon_id, order_id| pb::GiveBack { coupon_id, order_id, discount_cents: 500 };
+    let give_back = |coupon_id, order_id| pb::GiveBack { coupon_id, order_id, discount_cents: 500, shop_id: 9 };
     suite(GIVE_BACK).granting([give_back(id(3, 8), 103), give_back(id(4, 8), 104)]).refusing([
         give_back(id(3, 8), 103),
         give_back(id(4, 8), 103),
@@ -183,7 +184,7 @@ pub(crate) fn honour<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, p
 }
 
 pub(crate) fn owed<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, pb::Owed> {
-    let owed = |number, order_id| pb::Owed { redemption_id: id(number, 8), user_id: 8, order_id };
+    let owed = |number, order_id| pb::Owed { redemption_id: id(number, 8), user_id: 8, order_id, shop_id: 9 };
     suite(OWED).granting([owed(5, 103), owed(6, 104)]).refusing([
         owed(5, 103),
         owed(1, 101),

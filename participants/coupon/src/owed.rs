@@ -67,7 +67,7 @@ impl<Db: Redemptions + Dialect> SliceParticipant for Owed<Db> {
     async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Owed>]) -> sqlx::Result<Vec<Answer>> {
         let mut answers = Vec::with_capacity(operations.len());
         for Op { request, .. } in operations {
-            let now = Db::by_order(db_tx, request.user_id, request.order_id).await?;
+            let now = Db::by_order(db_tx, request.user_id, (request.shop_id, request.order_id)).await?;
             answers.push(match now.map(|now| now.state) {
                 Some(State::Done | State::Refunded) => Answer::done(),
                 Some(State::Kept | State::Submitted | State::Refused | State::GivenUp) | None => Answer::not_now(LOOK),

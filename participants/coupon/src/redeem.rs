@@ -224,7 +224,7 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
         let mut slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
         let mut events = Vec::new();
         let mut give_back = |op: &Op<pb::GiveBack>| {
-            let pb::GiveBack { coupon_id, order_id, discount_cents } = op.request;
+            let pb::GiveBack { coupon_id, order_id, discount_cents, .. } = op.request;
             let order = (Some(order_id), Some(discount_cents));
             let used =
                 |coupon: &Coupon| coupon.status == Status::Used && (coupon.order_id, coupon.discount_cents) == order;
@@ -234,7 +234,7 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
                 ));
             };
             slice.advance(coupon_id, Status::Issued, None);
-            events.push(told::given_back(&coupon, order_id, discount_cents).by(op));
+            events.push(told::given_back(&coupon, &op.request).by(op));
             Answer::done()
         };
         let answers = operations.iter().map(&mut give_back).collect();
@@ -252,7 +252,7 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
         let mut slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
         let mut events = Vec::new();
         let mut take = |op: &Op<pb::GiveBack>| {
-            let pb::GiveBack { coupon_id, order_id, discount_cents } = op.request;
+            let pb::GiveBack { coupon_id, order_id, discount_cents, .. } = op.request;
             match slice.get(coupon_id).map(|(coupon, _)| (coupon.status, *coupon)) {
                 Some((Status::Issued | Status::Expired, coupon)) => {
                     slice.advance(coupon_id, Status::Used, Some((order_id, discount_cents)));

@@ -54,7 +54,7 @@ fn redeem(coupon_id: i64, user_id: i64, order_id: i64, amount_cents: i64) -> pb:
 
 /// Of user 7's coupon 1, by this order.
 fn give_back(order_id: i64) -> Vec<Op<pb::GiveBack>> {
-    slice([pb::GiveBack { coupon_id: id(1, 7), order_id, discount_cents: 500 }])
+    slice([pb::GiveBack { coupon_id: id(1, 7), order_id, discount_cents: 500, shop_id: 9 }])
 }
 
 /// Pending, issued, locked, used and expired; the rest of the audit has to hold.
@@ -294,7 +294,7 @@ async fn every_request_of_a_user_goes_to_the_database_of_his_slot() {
         let coupon_id = id(user_id, user_id);
         assert_eq!(claimer.place(&claim_by_hand(user_id, user_id, 1, 1)), place);
         assert_eq!(redeemer.place(&redeem(coupon_id, user_id, 1, 1)), place);
-        assert_eq!(giver.place(&pb::GiveBack { coupon_id, order_id: 1, discount_cents: 0 }), place);
+        assert_eq!(giver.place(&pb::GiveBack { coupon_id, order_id: 1, ..pb::GiveBack::default() }), place);
         assert_eq!(receiver.place(&PaidNotice { order_id: 1, user_id, paid_cents: 0 }), place);
     }
 }

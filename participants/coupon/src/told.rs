@@ -49,17 +49,26 @@ pub(crate) fn used(coupon: &Coupon, redeem: &pb::Redeem) -> Event {
 }
 
 /// An order has a coupon again, since its refund came to nothing.
-pub(crate) fn used_again(coupon: &Coupon, &pb::GiveBack { order_id, discount_cents, .. }: &pb::GiveBack) -> Event {
+pub(crate) fn used_again(coupon: &Coupon, back: &pb::GiveBack) -> Event {
     let &Coupon { coupon_id, user_id, template_id, version: template_version, .. } = coupon;
-    let used =
-        CouponUsed { coupon_id, order_id, discount_cents, template_id, template_version, ..CouponUsed::default() };
+    let &pb::GiveBack { order_id, discount_cents, shop_id, .. } = back;
+    let used = CouponUsed {
+        coupon_id,
+        order_id,
+        discount_cents,
+        shop_id,
+        template_id,
+        template_version,
+        ..CouponUsed::default()
+    };
     Event::new(user_id, Payload::CouponUsed(used))
 }
 
 /// A refund has given a coupon back.
-pub(crate) fn given_back(coupon: &Coupon, order_id: i64, discount_cents: i64) -> Event {
+pub(crate) fn given_back(coupon: &Coupon, back: &pb::GiveBack) -> Event {
     let &Coupon { coupon_id, user_id, template_id, version: template_version, .. } = coupon;
-    let back = CouponGivenBack { coupon_id, order_id, template_id, template_version, discount_cents };
+    let &pb::GiveBack { order_id, discount_cents, shop_id, .. } = back;
+    let back = CouponGivenBack { coupon_id, order_id, template_id, template_version, discount_cents, shop_id };
     Event::new(user_id, Payload::CouponGivenBack(back))
 }
 

@@ -95,14 +95,15 @@ fn customers() -> Vec<Route> {
             .says("What coupons take off an order, or why nothing, and which of them are best together")
             .takes(ORDER_BODY_BYTES_MAX)
             .fails(&[Code::NotFound]),
-        Route::new(Method::GET, "/v1/redemptions/{key}", "get_redemption", redemptions::by_key)
-            .says("How the redemption with this idempotency key stands")
-            .answers(&[200, 202])
-            .fails(&[Code::NotFound]),
-        Route::new(Method::GET, "/v1/orders/{order_id}/redemption", "get_order_redemption", redemptions::by_order)
-            .says("How the redemption of an order stands")
-            .answers(&[200, 202])
-            .fails(&[Code::NotFound]),
+        Route::new(
+            Method::GET,
+            "/v1/shops/{shop_id}/orders/{order_id}/redemption",
+            "get_order_redemption",
+            redemptions::by_order,
+        )
+        .says("How the redemption of an order stands")
+        .answers(&[200, 202])
+        .fails(&[Code::NotFound]),
     ]
 }
 
@@ -119,6 +120,10 @@ fn shops() -> Vec<Route> {
             .keyed()
             .answers(&[200, 202])
             .fails(REDEEM),
+        Route::new(Method::GET, "/v1/shop/users/{user_id}/redemptions/{key}", "get_redemption", redemptions::by_key)
+            .says("How the redemption that the shop asked for with this idempotency key stands")
+            .answers(&[200, 202])
+            .fails(&[Code::NotFound]),
         Route::new(
             Method::GET,
             "/v1/shop/users/{user_id}/orders/{order_id}/redemption",
@@ -151,7 +156,7 @@ fn helpers() -> Vec<Route> {
             .fails(&[Code::Conflict]),
         Route::new(
             Method::GET,
-            "/v1/operator/users/{user_id}/orders/{order_id}/redemption",
+            "/v1/operator/shops/{shop_id}/users/{user_id}/orders/{order_id}/redemption",
             "get_user_redemption",
             redemptions::by_user_and_order,
         )
@@ -160,7 +165,7 @@ fn helpers() -> Vec<Route> {
         .fails(&[Code::NotFound]),
         Route::new(
             Method::POST,
-            "/v1/operator/users/{user_id}/orders/{order_id}/refund",
+            "/v1/operator/shops/{shop_id}/users/{user_id}/orders/{order_id}/refund",
             "refund_by_operator",
             redemptions::refund_by_operator,
         )

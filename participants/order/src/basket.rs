@@ -13,7 +13,7 @@ use tercet_proto::events::v1 as events;
 use tercet_proto::order::v1 as pb;
 use tercet_rules::Code;
 
-use crate::store::{BasketCoupon, BasketLine, Order, Status, Store};
+use crate::store::{BasketCoupon, BasketLine, Key, Order, Status, Store};
 use crate::{Moved, end};
 
 /// The most coupons of one order.
@@ -41,8 +41,10 @@ impl<Db> PlaceBasket<Db> {
 
 /// Why this can not be an order.
 fn fault(request: &pb::PlaceBasket) -> Option<String> {
-    let &pb::PlaceBasket { order_id, user_id, count, ref coupons, amount_cents, discount_cents, ref lines } = request;
-    let least = [("order_id", order_id, 1), ("user_id", user_id, 1), ("count", count.into(), 1)];
+    let pb::PlaceBasket { coupons, lines, .. } = request;
+    let &pb::PlaceBasket { shop_id, order_id, user_id, count, amount_cents, discount_cents, .. } = request;
+    let least =
+        [("shop_id", shop_id, 1), ("order_id", order_id, 1), ("user_id", user_id, 1), ("count", count.into(), 1)];
     if let Some((name, value, least)) = least.into_iter().find(|(_, value, least)| value < least) {
         return Some(format!("{name} is {value}: it is at least {least}"));
     }
@@ -80,14 +82,19 @@ fn fault(request: &pb::PlaceBasket) -> Option<String> {
 }
 
 fn placed(op: &Op<pb::PlaceBasket>) -> Event {
-    let pb::PlaceBasket { order_id, user_id, count, ref coupons, amount_cents, discount_cents, .. } = op.request;
-    let coupon_ids = coupons.iter().map(|coupon| coupon.coupon_id).collect();
-    let placed = events::OrderPlaced { order_id, item: BASKET, count, coupon_ids, amount_cents, discount_cents };
+    let pb::PlaceBasket { shop_id, order_id, user_id, count, amount_cents, discount_cents, .. } = op.request;
+    let coupon_ids = op.request.coupons.iter().map(|coupon| coupon.coupon_id).collect();
+    let placed =
+        events::OrderPlaced { order_id, item: BASKET, count, coupon_ids, amount_cents, discount_cents, shop_id };
     Event::new(user_id, Payload::OrderPlaced(placed)).by(op)
 }
 
-fn ids(operations: &[Op<pb::PlaceBasket>]) -> impl Iterator<Item = i64> {
-    operations.iter().map(|op| op.request.order_id)
+const fn key(request: &pb::PlaceBasket) -> Key {
+    Key { shop_id: request.shop_id, order_id: request.order_id }
+}
+
+fn keys(operations: &[Op<pb::PlaceBasket>]) -> impl Iterator<Item = Key> {
+    operations.iter().map(|op| key(&op.request))
 }
 
 impl<Db: Store> SliceParticipant for PlaceBasket<Db> {
@@ -95,44 +102,36 @@ impl<Db: Store> SliceParticipant for PlaceBasket<Db> {
     type Request = pb::PlaceBasket;
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::PlaceBasket>]) -> sqlx::Result<Vec<Answer>> {
-        let wanted: Vec<i64> = ids(operations).collect();
+        let wanted: Vec<Key> = keys(operations).collect();
         let taken = Db::taken(db_tx, &wanted).await?;
         // Of one that came to nothing there may be another try, by the same user.
         let closed = if taken.is_empty() { Vec::new() } else { Db::standings(db_tx, &taken).await? };
         let closed = closed.into_iter().filter(|order| order.is_basket && order.status == Status::Closed);
-        let mut closed: BTreeMap<i64, i64> = closed.map(|order| (order.order_id, order.user_id)).collect();
-        let (mut taken, mut reopened) = (taken.into_iter().collect::<BTreeSet<i64>>(), Vec::new());
+        let mut closed: BTreeMap<Key, i64> = closed.map(|order| (order.key, order.user_id)).collect();
+        let (mut taken, mut reopened) = (taken.into_iter().collect::<BTreeSet<Key>>(), Vec::new());
         let (mut orders, mut coupons, mut lines) = (Vec::with_capacity(operations.len()), Vec::new(), Vec::new());
         let mut create = |request: &pb::PlaceBasket| {
             if let Some(fault) = fault(request) {
                 return Answer::refused(fault);
             }
             let &pb::PlaceBasket { order_id, user_id, count, amount_cents, discount_cents, .. } = request;
-            if closed.get(&order_id) == Some(&user_id) {
-                closed.remove(&order_id);
-                reopened.push(order_id);
-            } else if !taken.insert(order_id) {
+            let key = key(request);
+            if closed.get(&key) == Some(&user_id) {
+                closed.remove(&key);
+                reopened.push(key);
+            } else if !taken.insert(key) {
                 return Answer::refused(Code::OrderExists.fault([("order_id", order_id.to_string())]).reason());
             }
-            orders.push(Order {
-                order_id,
-                user_id,
-                item: BASKET,
-                count,
-                coupon_id: None,
-                amount_cents,
-                discount_cents,
-            });
+            orders.push(Order { key, user_id, item: BASKET, count, coupon_id: None, amount_cents, discount_cents });
             coupons.extend(request.coupons.iter().map(|own| BasketCoupon {
-                order_id,
+                key,
                 coupon_id: own.coupon_id,
                 discount_cents: own.discount_cents,
             }));
             lines.extend(request.lines.iter().enumerate().map(|(line, own)| BasketLine {
-                order_id,
+                key,
                 line,
                 product_id: own.product_id,
-                shop_id: own.shop_id,
                 price_cents: own.price_cents,
                 quantity: own.quantity,
             }));
@@ -149,29 +148,29 @@ impl<Db: Store> SliceParticipant for PlaceBasket<Db> {
     }
 
     async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::PlaceBasket>]) -> sqlx::Result<Vec<Answer>> {
-        let answers = end::<Db>(db_tx, ids(operations), Status::Placed).await?;
+        let answers = end::<Db>(db_tx, keys(operations), Status::Placed).await?;
         self.outbox.append::<Db>(db_tx, operations.iter().map(placed)).await?;
         Ok(answers)
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::PlaceBasket>]) -> sqlx::Result<Vec<Answer>> {
-        end::<Db>(db_tx, ids(operations), Status::Closed).await
+        end::<Db>(db_tx, keys(operations), Status::Closed).await
     }
 }
 
 /// Fills in the coupons of baskets.
 pub(crate) async fn name_coupons<Db: Store>(db_tx: &mut DbTx<Db>, moved: &mut [Moved<'_>]) -> sqlx::Result<()> {
-    let baskets = moved.iter().filter(|moved| moved.order.is_basket).map(|moved| moved.order.order_id);
-    let baskets: Vec<i64> = baskets.collect();
+    let baskets = moved.iter().filter(|moved| moved.order.is_basket).map(|moved| moved.order.key);
+    let baskets: Vec<Key> = baskets.collect();
     if baskets.is_empty() {
         return Ok(());
     }
-    let mut coupons: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
-    for (order_id, coupon_id) in Db::coupons_of(db_tx, &baskets).await? {
-        coupons.entry(order_id).or_default().push(coupon_id);
+    let mut coupons: BTreeMap<Key, Vec<i64>> = BTreeMap::new();
+    for (key, coupon_id) in Db::coupons_of(db_tx, &baskets).await? {
+        coupons.entry(key).or_default().push(coupon_id);
     }
     for moved in moved {
-        if let Some(own) = coupons.get(&moved.order.order_id) {
+        if let Some(own) = coupons.get(&moved.order.key) {
             moved.coupon_ids.clone_from(own);
         }
     }

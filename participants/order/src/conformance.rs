@@ -5,13 +5,13 @@ use tercet::action::{Action, Request, Saga, Tcc};
 use tercet_proto::order::v1 as pb;
 use tercet_testing::{Database, Mode, Suite};
 
-use super::store::{Move, Order, Status, Store};
+use super::store::{Key, Move, Order, Status, Store};
 use super::{PLACE, PLACE_BASKET, REFUND, audit, service};
 
 /// Order 1 is placed, order 2 is paid, and order 3 is frozen.
 async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
     let order = |order_id, coupon_id| Order {
-        order_id,
+        key: Key::single(order_id),
         user_id: 7,
         item: 3,
         count: 1,
@@ -19,7 +19,7 @@ async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
         amount_cents: 2_000,
         discount_cents: 0,
     };
-    let step = |order_id, from, to| Move { order_id, from, to };
+    let step = |order_id, from, to| Move { key: Key::single(order_id), from, to };
     let mut db_tx = pool.begin().await?;
     Db::insert(&mut db_tx, &[order(1, None), order(2, Some(5)), order(3, None)]).await?;
     let placed = [1, 2].map(|order_id| step(order_id, Status::Frozen, Status::Placed));
@@ -61,6 +61,7 @@ pub(crate) fn refund<Db: Store + Database>() -> Suite<Db, Saga, pb::Refund> {
 
 pub(crate) fn place_basket<Db: Store + Database>() -> Suite<Db, Tcc, pb::PlaceBasket> {
     let basket = |order_id, coupon_ids: &[i64]| pb::PlaceBasket {
+        shop_id: 3,
         order_id,
         user_id: 7,
         count: 3,
@@ -68,19 +69,20 @@ pub(crate) fn place_basket<Db: Store + Database>() -> Suite<Db, Tcc, pb::PlaceBa
         amount_cents: 2_000,
         discount_cents: 100 * coupon_ids.len() as i64,
         lines: vec![
-            pb::Line { product_id: 1, shop_id: 3, price_cents: 500, quantity: 2 },
-            pb::Line { product_id: 2, shop_id: 3, price_cents: 1_000, quantity: 1 },
+            pb::Line { product_id: 1, price_cents: 500, quantity: 2 },
+            pb::Line { product_id: 2, price_cents: 1_000, quantity: 1 },
         ],
     };
     let wrong_sum = pb::PlaceBasket { discount_cents: 300, ..basket(14, &[8, 9]) };
     let no_lines = pb::PlaceBasket { lines: Vec::new(), ..basket(15, &[]) };
     let too_few = pb::PlaceBasket { count: 4, ..basket(16, &[]) };
+    let nobodys = pb::PlaceBasket { shop_id: 0, ..basket(18, &[]) };
     let too_dear = pb::PlaceBasket { amount_cents: 2_001, ..basket(17, &[]) };
     suite(PLACE_BASKET)
         .granting([basket(11, &[6, 7]), basket(12, &[])])
         .refusing([
             basket(11, &[]),
-            basket(1, &[]),
+            nobodys,
             basket(0, &[]),
             basket(13, &[8, 8]),
             wrong_sum,

@@ -14,7 +14,7 @@ use tercet_events::consumer::{Consumer, Trouble};
 use tercet_events::event::{Payload, Topic};
 use tercet_proto::events::v1 as pb;
 
-use crate::store::{Store, Use, Used};
+use crate::store::{Key, Store, Use, Used};
 
 /// This consumer.
 pub const GROUP: Group = Group { name: "order", topics: &[Topic::Coupon] };
@@ -38,13 +38,13 @@ impl<Db: Store> Consumer for CouponUse<Db> {
         for event in events {
             let used = match &event.payload {
                 Some(Payload::CouponUsed(used)) => Used {
-                    order_id: used.order_id,
+                    key: Key { shop_id: used.shop_id, order_id: used.order_id },
                     coupon_id: used.coupon_id,
                     now: Use::Confirmed,
                     discount_cents: Some(used.discount_cents),
                 },
                 Some(Payload::CouponGivenBack(back)) => Used {
-                    order_id: back.order_id,
+                    key: Key { shop_id: back.shop_id, order_id: back.order_id },
                     coupon_id: back.coupon_id,
                     now: Use::GivenBack,
                     discount_cents: None,
@@ -52,13 +52,13 @@ impl<Db: Store> Consumer for CouponUse<Db> {
                 Some(_) | None => continue,
             };
             // The events of a coupon come in their order: the last of a batch is what counts.
-            uses.insert((used.order_id, used.coupon_id), used);
+            uses.insert((used.key, used.coupon_id), used);
         }
         let uses: Vec<Used> = uses.into_values().collect();
         if Db::note_uses(db_tx, &uses).await? {
             return Ok(());
         }
-        let Used { order_id, coupon_id, .. } = uses[0];
-        Err(Trouble::Refused(format!("order {order_id} is not there with coupon {coupon_id} and its discount")))
+        let Used { key, coupon_id, .. } = uses[0];
+        Err(Trouble::Refused(format!("{key} is not there with coupon {coupon_id} and its discount")))
     }
 }

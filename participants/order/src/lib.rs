@@ -26,10 +26,12 @@ use tercet_proto::order::v1 as pb;
 
 mod basket;
 pub mod coupon_use;
+mod key;
+mod status;
 pub mod store;
 
 pub use basket::PlaceBasket;
-use store::{BasketLine, Move, Order, Standing, Status, Store, Totals};
+use store::{BasketLine, Key, Move, Order, Standing, Status, Store, Totals};
 
 /// The service's name.
 pub const SERVICE: &str = "order";
@@ -88,8 +90,8 @@ pub async fn coupons<Db: Store>(pool: &sqlx::Pool<Db>) -> sqlx::Result<Vec<(i64,
 ///
 /// # Errors
 /// The database's.
-pub async fn lines<Db: Store>(pool: &sqlx::Pool<Db>, order_id: i64) -> sqlx::Result<Vec<BasketLine>> {
-    Db::lines_of(&mut *pool.acquire().await?, order_id).await
+pub async fn lines<Db: Store>(pool: &sqlx::Pool<Db>, key: Key) -> sqlx::Result<Vec<BasketLine>> {
+    Db::lines_of(&mut *pool.acquire().await?, key).await
 }
 
 /// Why an order can not be marked paid.
@@ -103,14 +105,15 @@ pub enum PayError {
     Database(#[from] sqlx::Error),
 }
 
-/// Marks a placed order as paid, in a local transaction of the caller's, who commits it together with the sender's
-/// fence row of [`PAID`], and rolls it back on an error.
+/// Marks a placed order of one thing as paid, in a local transaction of the caller's, who commits it together with the
+/// sender's fence row of [`PAID`], and rolls it back on an error.
 ///
 /// # Errors
 /// Those of [`PayError`].
 pub async fn pay<Db: Store>(db_tx: &mut DbTx<Db>, outbox: &Outbox, paid: &pb::Paid) -> Result<(), PayError> {
     let &pb::Paid { order_id, user_id, paid_cents } = paid;
-    let found = Db::standings(db_tx, &[order_id]).await?;
+    let key = Key::single(order_id);
+    let found = Db::standings(db_tx, &[key]).await?;
     let refused = |reason: String| Err(PayError::Refused(reason));
     let step = match found.first() {
         None => return refused(format!("order {order_id} does not exist")),
@@ -121,7 +124,7 @@ pub async fn pay<Db: Store>(db_tx: &mut DbTx<Db>, outbox: &Outbox, paid: &pb::Pa
         Some(order) if order.due_cents != paid_cents => {
             return refused(format!("paid_cents is {paid_cents}: order {order_id} costs {}", order.due_cents));
         }
-        Some(_) => Move { order_id, from: Status::Placed, to: Status::Paid },
+        Some(_) => Move { key, from: Status::Placed, to: Status::Paid },
     };
     Db::advance(db_tx, &[step]).await?;
     let paid = || Event::new(user_id, Payload::OrderPaid(events::OrderPaid { order_id, paid_cents }));
@@ -166,17 +169,18 @@ fn place_fault(request: &pb::Place) -> Option<String> {
 fn order(request: &pb::Place) -> Order {
     let &pb::Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents } = request;
     let coupon_id = (coupon_id != 0).then_some(coupon_id);
-    Order { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents }
+    let key = Key::single(order_id);
+    Order { key, user_id, item, count, coupon_id, amount_cents, discount_cents }
 }
 
-fn ids(operations: &[Op<pb::Place>]) -> impl Iterator<Item = i64> {
-    operations.iter().map(|op| op.request.order_id)
+fn keys(operations: &[Op<pb::Place>]) -> impl Iterator<Item = Key> {
+    operations.iter().map(|op| Key::single(op.request.order_id))
 }
 
 fn placed(op: &Op<pb::Place>) -> Event {
     let pb::Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents } = op.request;
     let coupon_ids = coupon_ids((coupon_id != 0).then_some(coupon_id));
-    let placed = events::OrderPlaced { order_id, item, count, coupon_ids, amount_cents, discount_cents };
+    let placed = events::OrderPlaced { order_id, item, count, coupon_ids, amount_cents, discount_cents, shop_id: 0 };
     Event::new(user_id, Payload::OrderPlaced(placed)).by(op)
 }
 
@@ -189,15 +193,15 @@ impl<Db: Store> SliceParticipant for Place<Db> {
     type Request = pb::Place;
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
-        let ids: Vec<i64> = operations.iter().map(|op| op.request.order_id).collect();
+        let wanted: Vec<Key> = keys(operations).collect();
         // Those that the slice creates are taken too.
-        let mut taken: BTreeSet<i64> = Db::taken(db_tx, &ids).await?.into_iter().collect();
+        let mut taken: BTreeSet<Key> = Db::taken(db_tx, &wanted).await?.into_iter().collect();
         let mut orders = Vec::with_capacity(operations.len());
         let mut create = |request: &pb::Place| {
             if let Some(fault) = place_fault(request) {
                 return Answer::refused(fault);
             }
-            if !taken.insert(request.order_id) {
+            if !taken.insert(Key::single(request.order_id)) {
                 return Answer::refused(format!("order {} exists", request.order_id));
             }
             orders.push(order(request));
@@ -209,24 +213,24 @@ impl<Db: Store> SliceParticipant for Place<Db> {
     }
 
     async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
-        let answers = end::<Db>(db_tx, ids(operations), Status::Placed).await?;
+        let answers = end::<Db>(db_tx, keys(operations), Status::Placed).await?;
         self.outbox.append::<Db>(db_tx, operations.iter().map(placed)).await?;
         Ok(answers)
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
-        end::<Db>(db_tx, ids(operations), Status::Closed).await
+        end::<Db>(db_tx, keys(operations), Status::Closed).await
     }
 }
 
 /// What becomes of frozen orders.
 async fn end<Db: Store>(
     db_tx: &mut DbTx<Db>,
-    order_ids: impl Iterator<Item = i64> + Send,
+    keys: impl Iterator<Item = Key> + Send,
     to: Status,
 ) -> sqlx::Result<Vec<Answer>> {
-    let step = |order_id| Move { order_id, from: Status::Frozen, to };
-    let moves: Vec<Move> = order_ids.map(step).collect();
+    let step = |key| Move { key, from: Status::Frozen, to };
+    let moves: Vec<Move> = keys.map(step).collect();
     Db::advance(db_tx, &moves).await?;
     Ok(vec![Answer::done(); moves.len()])
 }
@@ -260,16 +264,17 @@ async fn advance_each<'a, Db: Store>(
     operations: &'a [Op<pb::Refund>],
     next: fn(&Standing) -> Result<Status, String>,
 ) -> sqlx::Result<(Vec<Answer>, Vec<Moved<'a>>)> {
-    let ids: BTreeSet<i64> = operations.iter().map(|op| op.request.order_id).collect();
-    let ids: Vec<i64> = ids.into_iter().collect();
-    let mut orders: BTreeMap<i64, Standing> =
-        Db::standings(db_tx, &ids).await?.into_iter().map(|order| (order.order_id, order)).collect();
+    let key = |op: &Op<pb::Refund>| Key { shop_id: op.request.shop_id, order_id: op.request.order_id };
+    let keys: BTreeSet<Key> = operations.iter().map(key).collect();
+    let keys: Vec<Key> = keys.into_iter().collect();
+    let mut orders: BTreeMap<Key, Standing> =
+        Db::standings(db_tx, &keys).await?.into_iter().map(|order| (order.key, order)).collect();
     let mut moves = Vec::with_capacity(operations.len());
     let mut moved = Vec::with_capacity(operations.len());
     let mut step = |op: &'a Op<pb::Refund>| {
-        let order_id = op.request.order_id;
-        let Some(order) = orders.get_mut(&order_id) else {
-            return Answer::refused(format!("order {order_id} does not exist"));
+        let key = key(op);
+        let Some(order) = orders.get_mut(&key) else {
+            return Answer::refused(format!("{key} does not exist"));
         };
         let (from, to) = match next(order) {
             Ok(to) => (order.status, to),
@@ -278,7 +283,7 @@ async fn advance_each<'a, Db: Store>(
         moved.push(Moved { op, order: *order, coupon_ids: coupon_ids(order.coupon_id) });
         // The next of the slice finds it so.
         (order.status, order.refunded_from) = (to, None);
-        moves.push(Move { order_id, from, to });
+        moves.push(Move { key, from, to });
         Answer::done()
     };
     let answers = operations.iter().map(&mut step).collect();
@@ -288,17 +293,17 @@ async fn advance_each<'a, Db: Store>(
 }
 
 fn refunded(Moved { op, order, coupon_ids }: Moved<'_>) -> Event {
-    let Standing { order_id, user_id, due_cents: refunded_cents, status, .. } = order;
+    let Standing { key: Key { shop_id, order_id }, user_id, due_cents: refunded_cents, status, .. } = order;
     let was_paid = status == Status::Paid;
     let (operator, reason) = (op.request.operator.clone(), op.request.reason.clone());
-    let refunded = events::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason };
+    let refunded = events::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason, shop_id };
     Event::new(user_id, Payload::OrderRefunded(refunded)).by(op)
 }
 
 fn taken_back(Moved { op, order, coupon_ids }: Moved<'_>) -> Event {
-    let Standing { order_id, user_id, due_cents: refunded_cents, refunded_from, .. } = order;
+    let Standing { key: Key { shop_id, order_id }, user_id, due_cents: refunded_cents, refunded_from, .. } = order;
     let is_paid = refunded_from == Some(Status::Paid);
-    let back = events::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid };
+    let back = events::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid, shop_id };
     Event::new(user_id, Payload::OrderRefundTakenBack(back)).by(op)
 }
 
@@ -310,7 +315,7 @@ impl<Db: Store> SliceCompensable for Refund<Db> {
         let refund = |order: &Standing| match order.status {
             Status::Placed | Status::Paid => Ok(Status::Refunded),
             status @ (Status::Frozen | Status::Closed | Status::Refunded) => {
-                Err(format!("order {} is {}", order.order_id, status.name()))
+                Err(format!("{} is {}", order.key, status.name()))
             }
         };
         let (answers, moved) = advance_each::<Db>(db_tx, operations, refund).await?;
@@ -319,9 +324,8 @@ impl<Db: Store> SliceCompensable for Refund<Db> {
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Refund>]) -> sqlx::Result<Vec<Answer>> {
-        let take_back = |order: &Standing| {
-            order.refunded_from.ok_or_else(|| format!("order {} is {}", order.order_id, order.status.name()))
-        };
+        let take_back =
+            |order: &Standing| order.refunded_from.ok_or_else(|| format!("{} is {}", order.key, order.status.name()));
         let (answers, moved) = advance_each::<Db>(db_tx, operations, take_back).await?;
         self.outbox.append::<Db>(db_tx, moved.into_iter().map(taken_back)).await?;
         Ok(answers)

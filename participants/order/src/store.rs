@@ -4,50 +4,14 @@ use tercet::participant::DbTx;
 use tercet::tables;
 use tercet_events::store::Store as EventStore;
 
-/// Where an order stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// Its placing is under way.
-    Frozen = 0,
-    /// It is placed and waits for its money.
-    Placed = 1,
-    /// It came to nothing.
-    Closed = 2,
-    /// It is paid.
-    Paid = 3,
-    /// It was refunded.
-    Refunded = 4,
-}
-
-impl Status {
-    /// As in "order 5 is …".
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Frozen => "not placed yet",
-            Self::Placed => "placed",
-            Self::Closed => "closed",
-            Self::Paid => "paid",
-            Self::Refunded => "refunded",
-        }
-    }
-
-    fn from_number(number: i64) -> sqlx::Result<Self> {
-        Ok(match number {
-            0 => Self::Frozen,
-            1 => Self::Placed,
-            2 => Self::Closed,
-            3 => Self::Paid,
-            4 => Self::Refunded,
-            _ => return Err(sqlx::Error::Decode(format!("an order has the status {number}").into())),
-        })
-    }
-}
+pub use crate::key::Key;
+pub use crate::status::Status;
 
 /// A new order. Its amounts never change.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Order {
-    /// Its id.
-    pub order_id: i64,
+    /// Which.
+    pub key: Key,
     /// Its user.
     pub user_id: i64,
     /// What was bought.
@@ -66,7 +30,7 @@ pub struct Order {
 #[derive(Clone, Copy, Debug)]
 pub struct BasketCoupon {
     /// The order.
-    pub order_id: i64,
+    pub key: Key,
     /// The coupon.
     pub coupon_id: i64,
     /// What it takes off.
@@ -77,13 +41,11 @@ pub struct BasketCoupon {
 #[derive(Clone, Copy, Debug)]
 pub struct BasketLine {
     /// The order.
-    pub order_id: i64,
+    pub key: Key,
     /// Its place there, from 0.
     pub line: usize,
     /// What was bought.
     pub product_id: i64,
-    /// Who sells it.
-    pub shop_id: i64,
     /// Of one unit.
     pub price_cents: i64,
     /// Units.
@@ -94,7 +56,7 @@ pub struct BasketLine {
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
     /// The order.
-    pub order_id: i64,
+    pub key: Key,
     /// Its user.
     pub user_id: i64,
     /// What it costs after the coupon.
@@ -113,7 +75,7 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug)]
 pub struct Move {
     /// The order.
-    pub order_id: i64,
+    pub key: Key,
     /// Where it has to stand.
     pub from: Status,
     /// Where it will stand.
@@ -133,7 +95,7 @@ pub enum Use {
 #[derive(Clone, Copy, Debug)]
 pub struct Used {
     /// The order.
-    pub order_id: i64,
+    pub key: Key,
     /// The coupon.
     pub coupon_id: i64,
     /// What became of it.
@@ -166,11 +128,11 @@ pub trait Store: EventStore {
     /// Creates the tables, or brings them up to date.
     fn migrate(pool: &sqlx::Pool<Self>) -> impl Future<Output = Result<(), tables::Error>> + Send;
 
-    /// Which of these ids are taken. Locks nothing: of two that insert the same id, the later one fails and asks again.
-    fn taken(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> impl Future<Output = sqlx::Result<Vec<i64>>> + Send;
+    /// Which of these are taken. Locks nothing: of two that insert the same one, the later one fails and asks again.
+    fn taken(db_tx: &mut DbTx<Self>, keys: &[Key]) -> impl Future<Output = sqlx::Result<Vec<Key>>> + Send;
 
     /// Deletes these orders of several things, all of which came to nothing.
-    fn drop_closed(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> impl Future<Output = sqlx::Result<()>> + Send;
+    fn drop_closed(db_tx: &mut DbTx<Self>, keys: &[Key]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
     /// Writes new orders, frozen.
     fn insert(db_tx: &mut DbTx<Self>, orders: &[Order]) -> impl Future<Output = sqlx::Result<()>> + Send;
@@ -185,17 +147,13 @@ pub trait Store: EventStore {
     fn insert_lines(db_tx: &mut DbTx<Self>, lines: &[BasketLine]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
     /// The lines of a basket, in their order.
-    fn lines_of(db_tx: &mut DbTx<Self>, order_id: i64) -> impl Future<Output = sqlx::Result<Vec<BasketLine>>> + Send;
+    fn lines_of(db_tx: &mut DbTx<Self>, key: Key) -> impl Future<Output = sqlx::Result<Vec<BasketLine>>> + Send;
 
     /// The orders and coupons of these baskets.
-    fn coupons_of(
-        db_tx: &mut DbTx<Self>,
-        order_ids: &[i64],
-    ) -> impl Future<Output = sqlx::Result<Vec<(i64, i64)>>> + Send;
+    fn coupons_of(db_tx: &mut DbTx<Self>, keys: &[Key]) -> impl Future<Output = sqlx::Result<Vec<(Key, i64)>>> + Send;
 
     /// Locks these orders, in their order, and reads them; those that do not exist are left out.
-    fn standings(db_tx: &mut DbTx<Self>, order_ids: &[i64])
-    -> impl Future<Output = sqlx::Result<Vec<Standing>>> + Send;
+    fn standings(db_tx: &mut DbTx<Self>, keys: &[Key]) -> impl Future<Output = sqlx::Result<Vec<Standing>>> + Send;
 
     /// Moves each order once. A step to refunded keeps where it came from.
     ///
@@ -232,106 +190,122 @@ struct Statements {
 #[cfg(feature = "sqlite")]
 const SQLITE: Statements = Statements {
     taken: "-- order_taken
-        SELECT order_id FROM orders WHERE order_id IN (SELECT value FROM json_each($1))",
+        SELECT shop_id, order_id FROM orders
+        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
     drop_closed: &[
         "-- order_drop_closed_coupons
-        DELETE FROM basket_coupon WHERE order_id IN (SELECT value FROM json_each($1))",
+        DELETE FROM basket_coupon
+        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
         "-- order_drop_closed_lines
-        DELETE FROM basket_line WHERE order_id IN (SELECT value FROM json_each($1))",
+        DELETE FROM basket_line
+        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
         "-- order_drop_closed
-        DELETE FROM orders WHERE order_id IN (SELECT value FROM json_each($1)) AND status = 2",
+        DELETE FROM orders
+        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1)) AND status = 2",
     ],
     insert: "-- order_insert
-        INSERT INTO orders(order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
-        SELECT value->>'order_id', value->>'user_id', value->>'item', value->>'count', value->>'coupon_id',
-            value->>'amount_cents', value->>'discount_cents', 0 FROM json_each($1)",
+        INSERT INTO orders(shop_id, order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
+        SELECT value->>'$.key[0]', value->>'$.key[1]', value->>'user_id', value->>'item', value->>'count',
+            value->>'coupon_id', value->>'amount_cents', value->>'discount_cents', 0 FROM json_each($1)",
     insert_coupons: "-- order_insert_coupons
-        INSERT INTO basket_coupon(order_id, coupon_id, discount_cents)
-        SELECT value->>0, value->>1, value->>2 FROM json_each($1)",
+        INSERT INTO basket_coupon(shop_id, order_id, coupon_id, discount_cents)
+        SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each($1)",
     insert_lines: "-- order_insert_lines
-        INSERT INTO basket_line(order_id, line, product_id, shop_id, price_cents, quantity)
+        INSERT INTO basket_line(shop_id, order_id, line, product_id, price_cents, quantity)
         SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each($1)",
     lines_of: "-- order_lines_of
-        SELECT line, product_id, shop_id, price_cents, quantity FROM basket_line WHERE order_id = $1 ORDER BY line",
+        SELECT line, product_id, price_cents, quantity FROM basket_line WHERE shop_id = $1 AND order_id = $2
+        ORDER BY line",
     coupons_of: "-- order_coupons_of
-        SELECT order_id, coupon_id FROM basket_coupon WHERE order_id IN (SELECT value FROM json_each($1))
-        ORDER BY order_id, coupon_id",
+        SELECT shop_id, order_id, coupon_id FROM basket_coupon
+        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))
+        ORDER BY shop_id, order_id, coupon_id",
     standings: "-- order_standings
-        SELECT order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from
-        FROM orders WHERE order_id IN (SELECT value FROM json_each($1))",
+        SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from
+        FROM orders WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
     advance: "-- order_advance
         UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END
-        FROM (SELECT value->>0 AS order_id, value->>1 AS before, value->>2 AS next FROM json_each($1)) AS j
-        WHERE orders.order_id = j.order_id AND orders.status = j.before",
+        FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS before, value->>3 AS next
+              FROM json_each($1)) AS j
+        WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.status = j.before",
     note_uses: "-- order_note_uses
         UPDATE orders SET coupon_use = j.now
-        FROM (SELECT value->>0 AS order_id, value->>1 AS coupon_id, value->>2 AS now, value->>3 AS discount_cents
-              FROM json_each($1)) AS j
-        WHERE orders.order_id = j.order_id AND orders.coupon_id = j.coupon_id AND orders.status <> 2
-            AND orders.discount_cents = COALESCE(j.discount_cents, orders.discount_cents)",
+        FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS coupon_id, value->>3 AS now,
+                  value->>4 AS discount_cents FROM json_each($1)) AS j
+        WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.coupon_id = j.coupon_id
+            AND orders.status <> 2 AND orders.discount_cents = COALESCE(j.discount_cents, orders.discount_cents)",
     note_basket_uses: "-- order_note_basket_uses
         UPDATE basket_coupon SET coupon_use = j.now
-        FROM (SELECT value->>0 AS order_id, value->>1 AS coupon_id, value->>2 AS now, value->>3 AS discount_cents
-              FROM json_each($1)) AS j
-        WHERE basket_coupon.order_id = j.order_id AND basket_coupon.coupon_id = j.coupon_id
+        FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS coupon_id, value->>3 AS now,
+                  value->>4 AS discount_cents FROM json_each($1)) AS j
+        WHERE basket_coupon.shop_id = j.shop_id AND basket_coupon.order_id = j.order_id
+            AND basket_coupon.coupon_id = j.coupon_id
             AND basket_coupon.discount_cents = COALESCE(j.discount_cents, basket_coupon.discount_cents)
-            AND EXISTS (SELECT 1 FROM orders WHERE orders.order_id = j.order_id AND orders.status <> 2)",
+            AND EXISTS (SELECT 1 FROM orders
+                WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.status <> 2)",
 };
 
 // Without FORCE INDEX a small table is scanned, and every row in it locked.
 #[cfg(feature = "mysql")]
 const MYSQL: Statements = Statements {
     taken: "-- order_taken
-        SELECT o.order_id FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id",
+        SELECT o.shop_id, o.order_id FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]',
+            order_id BIGINT PATH '$[1]')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id",
     drop_closed: &["-- order_drop_closed
-        DELETE o, c, l FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
-        LEFT JOIN basket_coupon c ON c.order_id = o.order_id LEFT JOIN basket_line l ON l.order_id = o.order_id
+        DELETE o, c, l FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]',
+            order_id BIGINT PATH '$[1]')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
+        LEFT JOIN basket_coupon c ON c.shop_id = o.shop_id AND c.order_id = o.order_id
+        LEFT JOIN basket_line l ON l.shop_id = o.shop_id AND l.order_id = o.order_id
         WHERE o.status = 2"],
     insert: "-- order_insert
-        INSERT INTO orders(order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
-        SELECT order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, 0
-        FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$.order_id', user_id BIGINT PATH '$.user_id',
-            item BIGINT PATH '$.item', count BIGINT PATH '$.count', coupon_id BIGINT PATH '$.coupon_id',
-            amount_cents BIGINT PATH '$.amount_cents', discount_cents BIGINT PATH '$.discount_cents')) AS j",
+        INSERT INTO orders(shop_id, order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
+        SELECT shop_id, order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, 0
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$.key[0]', order_id BIGINT PATH '$.key[1]',
+            user_id BIGINT PATH '$.user_id', item BIGINT PATH '$.item', count BIGINT PATH '$.count',
+            coupon_id BIGINT PATH '$.coupon_id', amount_cents BIGINT PATH '$.amount_cents',
+            discount_cents BIGINT PATH '$.discount_cents')) AS j",
     insert_coupons: "-- order_insert_coupons
-        INSERT INTO basket_coupon(order_id, coupon_id, discount_cents)
-        SELECT order_id, coupon_id, discount_cents FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]',
-            coupon_id BIGINT PATH '$[1]', discount_cents BIGINT PATH '$[2]')) AS j",
+        INSERT INTO basket_coupon(shop_id, order_id, coupon_id, discount_cents)
+        SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
+            coupon_id BIGINT PATH '$[2]', discount_cents BIGINT PATH '$[3]')) AS j",
     insert_lines: "-- order_insert_lines
-        INSERT INTO basket_line(order_id, line, product_id, shop_id, price_cents, quantity)
-        SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', line BIGINT PATH '$[1]',
-            product_id BIGINT PATH '$[2]', shop_id BIGINT PATH '$[3]', price_cents BIGINT PATH '$[4]',
+        INSERT INTO basket_line(shop_id, order_id, line, product_id, price_cents, quantity)
+        SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
+            line BIGINT PATH '$[2]', product_id BIGINT PATH '$[3]', price_cents BIGINT PATH '$[4]',
             quantity BIGINT PATH '$[5]')) AS j",
     lines_of: "-- order_lines_of
-        SELECT line, product_id, shop_id, price_cents, quantity FROM basket_line FORCE INDEX (PRIMARY)
-        WHERE order_id = ? ORDER BY line",
+        SELECT line, product_id, price_cents, quantity FROM basket_line FORCE INDEX (PRIMARY)
+        WHERE shop_id = ? AND order_id = ? ORDER BY line",
     coupons_of: "-- order_coupons_of
-        SELECT b.order_id, b.coupon_id FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
-        STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY) ON b.order_id = j.order_id
-        ORDER BY b.order_id, b.coupon_id",
+        SELECT b.shop_id, b.order_id, b.coupon_id FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]',
+            order_id BIGINT PATH '$[1]')) AS j
+        STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY) ON b.shop_id = j.shop_id AND b.order_id = j.order_id
+        ORDER BY b.shop_id, b.order_id, b.coupon_id",
     standings: "-- order_standings
-        SELECT o.order_id, o.user_id, o.amount_cents - o.discount_cents, o.coupon_id,
+        SELECT o.shop_id, o.order_id, o.user_id, o.amount_cents - o.discount_cents, o.coupon_id,
             o.item = 0, CAST(o.status AS SIGNED), CAST(o.refunded_from AS SIGNED)
-        FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id FOR UPDATE",
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
+        FOR UPDATE",
     advance: "-- order_advance
-        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', before_ TINYINT PATH '$[1]',
-            next_ TINYINT PATH '$[2]')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
+            before_ TINYINT PATH '$[2]', next_ TINYINT PATH '$[3]')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
         SET o.status = j.next_, o.refunded_from = CASE j.next_ WHEN 4 THEN j.before_ END WHERE o.status = j.before_",
     note_uses: "-- order_note_uses
-        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', coupon_id BIGINT PATH '$[1]',
-            now_ TINYINT PATH '$[2]', discount_cents BIGINT PATH '$[3]')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
+            coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
         SET o.coupon_use = j.now_ WHERE o.coupon_id = j.coupon_id AND o.status <> 2
             AND o.discount_cents = COALESCE(j.discount_cents, o.discount_cents)",
     note_basket_uses: "-- order_note_basket_uses
-        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', coupon_id BIGINT PATH '$[1]',
-            now_ TINYINT PATH '$[2]', discount_cents BIGINT PATH '$[3]')) AS j
-        STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY) ON b.order_id = j.order_id AND b.coupon_id = j.coupon_id
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.order_id = j.order_id
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
+            coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]')) AS j
+        STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY)
+            ON b.shop_id = j.shop_id AND b.order_id = j.order_id AND b.coupon_id = j.coupon_id
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
         SET b.coupon_use = j.now_
         WHERE o.status <> 2 AND b.discount_cents = COALESCE(j.discount_cents, b.discount_cents)",
 };
@@ -344,16 +318,17 @@ const TOTALS: &str = "-- order_totals
         (SELECT COUNT(*) FROM (
             SELECT 1 FROM (SELECT coupon_id FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL
                            UNION ALL SELECT b.coupon_id FROM basket_coupon b
-                               JOIN orders o ON o.order_id = b.order_id WHERE o.status IN (1, 3)) AS c
+                               JOIN orders o ON o.shop_id = b.shop_id AND o.order_id = b.order_id
+                               WHERE o.status IN (1, 3)) AS c
             GROUP BY coupon_id HAVING COUNT(*) > 1) AS a),
         (SELECT COUNT(*) FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL AND coupon_use <> 1)
-        + (SELECT COUNT(DISTINCT o.order_id) FROM basket_coupon b JOIN orders o ON o.order_id = b.order_id
-           WHERE o.status IN (1, 3) AND b.coupon_use <> 1)";
+        + (SELECT COUNT(*) FROM orders o WHERE o.status IN (1, 3) AND EXISTS (SELECT 1 FROM basket_coupon b
+               WHERE b.shop_id = o.shop_id AND b.order_id = o.order_id AND b.coupon_use <> 1))";
 
 const COUPONS: &str = "-- order_coupons
     SELECT coupon_id, order_id FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL
-    UNION ALL SELECT b.coupon_id, b.order_id FROM basket_coupon b JOIN orders o ON o.order_id = b.order_id
-        WHERE o.status IN (1, 3)
+    UNION ALL SELECT b.coupon_id, b.order_id FROM basket_coupon b JOIN orders o
+        ON o.shop_id = b.shop_id AND o.order_id = b.order_id WHERE o.status IN (1, 3)
     ORDER BY coupon_id";
 
 macro_rules! store {
@@ -367,13 +342,14 @@ macro_rules! store {
                 tables::make(pool, "order", tables::versions(schema)).await
             }
 
-            async fn taken(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<Vec<i64>> {
-                sqlx::query_scalar($sql.taken).bind(json(order_ids)).fetch_all(db_tx).await
+            async fn taken(db_tx: &mut DbTx<Self>, keys: &[Key]) -> sqlx::Result<Vec<Key>> {
+                let rows: Vec<(i64, i64)> = sqlx::query_as($sql.taken).bind(json(keys)).fetch_all(db_tx).await?;
+                Ok(rows.into_iter().map(|(shop_id, order_id)| Key { shop_id, order_id }).collect())
             }
 
-            async fn drop_closed(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<()> {
+            async fn drop_closed(db_tx: &mut DbTx<Self>, keys: &[Key]) -> sqlx::Result<()> {
                 for statement in $sql.drop_closed {
-                    sqlx::query(*statement).bind(json(order_ids)).execute(&mut *db_tx).await?;
+                    sqlx::query(*statement).bind(json(keys)).execute(&mut *db_tx).await?;
                 }
                 Ok(())
             }
@@ -389,7 +365,7 @@ macro_rules! store {
                 if coupons.is_empty() {
                     return Ok(());
                 }
-                let row = |own: &BasketCoupon| (own.order_id, own.coupon_id, own.discount_cents);
+                let row = |own: &BasketCoupon| (own.key.shop_id, own.key.order_id, own.coupon_id, own.discount_cents);
                 let rows: Vec<_> = coupons.iter().map(row).collect();
                 sqlx::query($sql.insert_coupons).bind(json(&rows)).execute(db_tx).await.map(drop)
             }
@@ -398,25 +374,28 @@ macro_rules! store {
                 if lines.is_empty() {
                     return Ok(());
                 }
-                let row = |&BasketLine { order_id, line, product_id, shop_id, price_cents, quantity }: &BasketLine| {
-                    (order_id, line, product_id, shop_id, price_cents, quantity)
+                let row = |&BasketLine { key, line, product_id, price_cents, quantity }: &BasketLine| {
+                    (key.shop_id, key.order_id, line, product_id, price_cents, quantity)
                 };
                 let rows: Vec<_> = lines.iter().map(row).collect();
                 sqlx::query($sql.insert_lines).bind(json(&rows)).execute(db_tx).await.map(drop)
             }
 
-            async fn lines_of(db_tx: &mut DbTx<Self>, order_id: i64) -> sqlx::Result<Vec<BasketLine>> {
-                let rows: Vec<LineRow> = sqlx::query_as($sql.lines_of).bind(order_id).fetch_all(db_tx).await?;
-                rows.into_iter().map(|row| BasketLine::from_row(order_id, row)).collect()
+            async fn lines_of(db_tx: &mut DbTx<Self>, key: Key) -> sqlx::Result<Vec<BasketLine>> {
+                let query = sqlx::query_as($sql.lines_of).bind(key.shop_id).bind(key.order_id);
+                let rows: Vec<LineRow> = query.fetch_all(db_tx).await?;
+                rows.into_iter().map(|row| BasketLine::from_row(key, row)).collect()
             }
 
-            async fn coupons_of(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<Vec<(i64, i64)>> {
-                sqlx::query_as($sql.coupons_of).bind(json(order_ids)).fetch_all(db_tx).await
+            async fn coupons_of(db_tx: &mut DbTx<Self>, keys: &[Key]) -> sqlx::Result<Vec<(Key, i64)>> {
+                let rows: Vec<(i64, i64, i64)> =
+                    sqlx::query_as($sql.coupons_of).bind(json(keys)).fetch_all(db_tx).await?;
+                let row = |(shop_id, order_id, coupon_id)| (Key { shop_id, order_id }, coupon_id);
+                Ok(rows.into_iter().map(row).collect())
             }
 
-            async fn standings(db_tx: &mut DbTx<Self>, order_ids: &[i64]) -> sqlx::Result<Vec<Standing>> {
-                let rows: Vec<StandingRow> =
-                    sqlx::query_as($sql.standings).bind(json(order_ids)).fetch_all(db_tx).await?;
+            async fn standings(db_tx: &mut DbTx<Self>, keys: &[Key]) -> sqlx::Result<Vec<Standing>> {
+                let rows: Vec<StandingRow> = sqlx::query_as($sql.standings).bind(json(keys)).fetch_all(db_tx).await?;
                 rows.into_iter().map(Standing::from_row).collect()
             }
 
@@ -424,7 +403,7 @@ macro_rules! store {
                 if moves.is_empty() {
                     return Ok(());
                 }
-                let row = |step: &Move| (step.order_id, step.from as i64, step.to as i64);
+                let row = |step: &Move| (step.key.shop_id, step.key.order_id, step.from as i64, step.to as i64);
                 let mut rows: Vec<_> = moves.iter().map(row).collect();
                 rows.sort_unstable();
                 let done = sqlx::query($sql.advance).bind(json(&rows)).execute(db_tx).await?;
@@ -435,7 +414,9 @@ macro_rules! store {
                 if uses.is_empty() {
                     return Ok(true);
                 }
-                let row = |used: &Used| (used.order_id, used.coupon_id, used.now as i64, used.discount_cents);
+                let row = |&Used { key, coupon_id, now, discount_cents }: &Used| {
+                    (key.shop_id, key.order_id, coupon_id, now as i64, discount_cents)
+                };
                 let mut rows: Vec<_> = uses.iter().map(row).collect();
                 rows.sort_unstable();
                 let rows_wanted = rows.len() as u64;
@@ -468,24 +449,25 @@ store!(sqlx::Sqlite, SQLITE, "../../../sql/order/sqlite/");
 store!(sqlx::MySql, MYSQL, "../../../sql/order/mysql/");
 
 impl BasketLine {
-    fn from_row(order_id: i64, (line, product_id, shop_id, price_cents, quantity): LineRow) -> sqlx::Result<Self> {
+    fn from_row(key: Key, (line, product_id, price_cents, quantity): LineRow) -> sqlx::Result<Self> {
         let (line, quantity) = (usize::try_from(line).ok(), u32::try_from(quantity).ok());
         let broken = || sqlx::Error::Decode("a line has a number that is none of its own".into());
         let (line, quantity) = line.zip(quantity).ok_or_else(broken)?;
-        Ok(Self { order_id, line, product_id, shop_id, price_cents, quantity })
+        Ok(Self { key, line, product_id, price_cents, quantity })
     }
 }
 
-type LineRow = (i64, i64, i64, i64, i64);
+type LineRow = (i64, i64, i64, i64);
 
-type StandingRow = (i64, i64, i64, Option<i64>, bool, i64, Option<i64>);
+type StandingRow = (i64, i64, i64, i64, Option<i64>, bool, i64, Option<i64>);
 
 impl Standing {
     fn from_row(row: StandingRow) -> sqlx::Result<Self> {
-        let (order_id, user_id, due_cents, coupon_id, is_basket, status, refunded_from) = row;
+        let (shop_id, order_id, user_id, due_cents, coupon_id, is_basket, status, refunded_from) = row;
         let (status, refunded_from) =
             (Status::from_number(status)?, refunded_from.map(Status::from_number).transpose()?);
-        Ok(Self { order_id, user_id, due_cents, coupon_id, is_basket, status, refunded_from })
+        let key = Key { shop_id, order_id };
+        Ok(Self { key, user_id, due_cents, coupon_id, is_basket, status, refunded_from })
     }
 }
 

@@ -30,7 +30,7 @@ fn place(order_id: i64, coupon_id: i64) -> pb::Place {
 }
 
 fn refund_of(order_id: i64) -> pb::Refund {
-    pb::Refund { order_id, operator: "ann".into(), reason: "broken".into() }
+    pb::Refund { order_id, operator: "ann".into(), reason: "broken".into(), shop_id: 0 }
 }
 
 fn refund(order_id: i64) -> Vec<Op<pb::Refund>> {
@@ -191,16 +191,23 @@ async fn the_use_of_a_coupon_is_noted_at_its_order_and_at_no_other() {
     assert!(two.to_string().starts_with("order 1 is not there with coupon"), "{two}");
 }
 
-/// User 7's order for 2,000 with these coupons, each for 100.
+/// The same of a basket of shop 3.
+fn used_of(coupon_id: i64, order_id: i64, discount_cents: i64) -> Payload {
+    let used = events::CouponUsed { coupon_id, order_id, discount_cents, shop_id: 3, ..events::CouponUsed::default() };
+    Payload::CouponUsed(used)
+}
+
+/// User 7's order of shop 3 for 2,000 with these coupons, each for 100.
 fn basket(order_id: i64, coupon_ids: &[i64]) -> pb::PlaceBasket {
     let coupon = |id: &i64| pb::BasketCoupon { coupon_id: *id, discount_cents: 100 };
     let discount_cents = 100 * coupon_ids.len() as i64;
     let coupons = coupon_ids.iter().map(coupon).collect();
     let lines = vec![
-        pb::Line { product_id: 1, shop_id: 3, price_cents: 500, quantity: 2 },
-        pb::Line { product_id: 2, shop_id: 3, price_cents: 1_000, quantity: 1 },
+        pb::Line { product_id: 1, price_cents: 500, quantity: 2 },
+        pb::Line { product_id: 2, price_cents: 1_000, quantity: 1 },
     ];
-    pb::PlaceBasket { order_id, user_id: 7, count: 3, coupons, amount_cents: 2_000, discount_cents, lines }
+    let (shop_id, user_id) = (3, 7);
+    pb::PlaceBasket { order_id, user_id, count: 3, coupons, amount_cents: 2_000, discount_cents, lines, shop_id }
 }
 
 #[tokio::test]
@@ -225,21 +232,46 @@ async fn a_basket_is_placed_or_closed_and_each_of_its_coupons_is_noted() {
     assert_eq!(statuses(&pool).await, [1, 1, 0, 0, 0]);
     run!(pool, placer.confirm, slice([basket(2, &[9, 10])]));
     assert_eq!(coupons(&pool).await.expect("the tables are there"), [(5, 1), (6, 1), (9, 2), (10, 2)]);
-    assert_eq!(lines(&pool, 2).await.expect("the table is there").len(), 2);
+    assert_eq!(lines(&pool, Key { shop_id: 3, order_id: 2 }).await.expect("the table is there").len(), 2);
 
     let unconfirmed = async || audit(&pool).await.expect("the tables are there").unconfirmed;
-    told(&pool, [used(5, 1, 100)]).await.expect("it is its coupon");
+    told(&pool, [used_of(5, 1, 100)]).await.expect("it is its coupon");
     assert_eq!(unconfirmed().await, 2, "the other is missing, and another order's");
-    told(&pool, [used(6, 1, 100), used(9, 2, 100), used(10, 2, 100)]).await.expect("they are their coupons");
+    told(&pool, [used_of(6, 1, 100), used_of(9, 2, 100), used_of(10, 2, 100)]).await.expect("they are their coupons");
     assert_eq!(unconfirmed().await, 0);
-    for wrong in [used(5, 1, 99), used(7, 1, 100), used(8, 2, 100)] {
+    for wrong in [used_of(5, 1, 99), used_of(7, 1, 100), used_of(8, 2, 100), used(5, 1, 100)] {
         assert!(matches!(told(&pool, [wrong]).await, Err(Trouble::Refused(_))));
     }
     let mut db_tx = pool.begin().await.expect("the pool is open");
-    let refund = refund(1);
+    let refund = slice([pb::Refund { shop_id: 3, ..refund_of(1) }]);
     let refund = advance_each::<Sqlite>(&mut db_tx, &refund, |_| Ok(Status::Refunded)).await;
     let (_, moved) = refund.expect("the statements are sound");
     assert_eq!(moved[0].coupon_ids, [5, 6], "the event of its refund names them");
+}
+
+/// Shops number their orders themselves, and no shop learns of another's by that.
+#[tokio::test]
+async fn two_shops_have_an_order_of_the_same_number() {
+    let pool = orders().await;
+    let placer = PlaceBasket::<Sqlite>::new(Outbox::off());
+    let other = |coupon_ids: &[i64]| pb::PlaceBasket { shop_id: 4, user_id: 8, ..basket(1, coupon_ids) };
+    run!(pool, PLACER.try_, slice([place(1, 4)]));
+    run!(pool, PLACER.confirm, slice([place(1, 4)]));
+    let answers = run!(pool, placer.try_, slice([basket(1, &[5]), other(&[6, 7]), other(&[])]));
+    assert_eq!(answers[..2], [Answer::done(), Answer::done()]);
+    assert_refused(&answers[2], "ORDER_EXISTS(order_id=1)");
+    run!(pool, placer.cancel, slice([basket(1, &[5])]));
+    run!(pool, placer.confirm, slice([other(&[6, 7])]));
+    assert_eq!(statuses(&pool).await, [0, 2, 1, 0, 0]);
+    // What came to nothing is begun again without the other one.
+    assert_eq!(run!(pool, placer.try_, slice([basket(1, &[8])])), [Answer::done()]);
+    run!(pool, placer.confirm, slice([basket(1, &[8])]));
+    assert_eq!(coupons(&pool).await.expect("the tables are there"), [(4, 1), (6, 1), (7, 1), (8, 1)]);
+    let of_4 = |shop_id| slice([pb::Refund { shop_id, ..refund_of(1) }]);
+    assert_eq!(run!(pool, REFUNDER.try_, of_4(4)), [Answer::done()]);
+    assert_refused(&run!(pool, REFUNDER.try_, of_4(4))[0], "order 1 of shop 4 is refunded");
+    assert_refused(&run!(pool, REFUNDER.try_, of_4(5))[0], "order 1 of shop 5 does not exist");
+    assert_eq!(coupons(&pool).await.expect("the tables are there"), [(4, 1), (8, 1)]);
 }
 
 /// What is told is committed with what is done, and with nothing else.

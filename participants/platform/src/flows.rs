@@ -79,7 +79,7 @@ pub fn refund(order: &Place) -> anyhow::Result<Plan<Saga>> {
     plan.branch(tercet_order::REFUND.with(&Refund { order_id, ..Refund::default() })?.business_key(&order_key));
     plan.branch(tercet_stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
     if coupon_id != 0 {
-        let give_back = GiveBack { coupon_id, order_id, discount_cents };
+        let give_back = GiveBack { coupon_id, order_id, discount_cents, ..GiveBack::default() };
         plan.branch(tercet_coupon::GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));
     }
     Ok(plan.build()?)

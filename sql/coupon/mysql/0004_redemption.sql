@@ -4,6 +4,8 @@
 CREATE TABLE IF NOT EXISTS redemption (
   redemption_id BIGINT PRIMARY KEY,
   user_id BIGINT NOT NULL,
+  -- Whose order it is: orders and keys are the shop's.
+  shop_id BIGINT NOT NULL,
   order_id BIGINT NOT NULL,
   idempotency_key VARBINARY(128) NOT NULL,
   digest CHAR(64) CHARACTER SET ascii NOT NULL,
@@ -22,8 +24,8 @@ CREATE TABLE IF NOT EXISTS redemption (
   refund_reason VARCHAR(512) CHARACTER SET utf8mb4,
   slot SMALLINT GENERATED ALWAYS AS (redemption_id & 1023) STORED,
   CHECK ((refunded_ms IS NULL) = (state <> 4)),
-  UNIQUE KEY by_key (user_id, idempotency_key),
-  KEY of_order (user_id, order_id),
+  UNIQUE KEY by_key (user_id, shop_id, idempotency_key),
+  KEY of_order (user_id, shop_id, order_id),
   KEY by_due (state, due_ms),
   KEY of_slot (slot)
 ) ENGINE = InnoDB;

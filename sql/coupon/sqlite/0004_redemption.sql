@@ -4,6 +4,8 @@
 CREATE TABLE redemption (
   redemption_id INTEGER PRIMARY KEY,
   user_id INTEGER NOT NULL,
+  -- Whose order it is: orders and keys are the shop's.
+  shop_id INTEGER NOT NULL,
   order_id INTEGER NOT NULL,
   idempotency_key TEXT NOT NULL,
   digest TEXT NOT NULL,
@@ -21,7 +23,7 @@ CREATE TABLE redemption (
   refund_operator TEXT,
   refund_reason TEXT,
   CHECK ((refunded_ms IS NULL) = (state <> 4)),
-  UNIQUE (user_id, idempotency_key)
+  UNIQUE (user_id, shop_id, idempotency_key)
 ) STRICT;
-CREATE INDEX redemption_of_order ON redemption (user_id, order_id);
+CREATE INDEX redemption_of_order ON redemption (user_id, shop_id, order_id);
 CREATE INDEX redemption_by_due ON redemption (state, due_ms);

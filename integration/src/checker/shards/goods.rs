@@ -54,7 +54,7 @@ impl Books {
             "SELECT item, {frozen}, {standing}, {refunded} FROM (
                 SELECT item, status, count AS n FROM orders WHERE item > 0
                 UNION ALL SELECT l.product_id AS item, o.status, l.quantity AS n
-                FROM basket_line l JOIN orders o ON o.order_id = l.order_id) AS s
+                FROM basket_line l JOIN orders o ON o.order_id = l.order_id AND o.shop_id = l.shop_id) AS s
              WHERE {only} GROUP BY item"
         );
         let rows = self.order.numbers::<4>(sql).await?;

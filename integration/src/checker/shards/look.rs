@@ -98,7 +98,8 @@ impl Books {
     pub(super) async fn all_orders(&mut self, report: &mut Report) -> anyhow::Result<Vec<Finding>> {
         let (mut findings, mut after) = (Vec::new(), i64::MIN);
         loop {
-            let sql = format!("SELECT order_id FROM orders WHERE order_id > {after} ORDER BY order_id LIMIT {PAGE}");
+            let sql =
+                format!("SELECT DISTINCT order_id FROM orders WHERE order_id > {after} ORDER BY order_id LIMIT {PAGE}");
             let ids: Vec<i64> = self.order.numbers::<1>(sql).await?.iter().filter_map(|row| row[0]).collect();
             let Some(last) = ids.last() else { return Ok(findings) };
             after = *last;
@@ -280,7 +281,8 @@ impl Books {
              UNION ALL
              SELECT o.order_id, o.user_id, b.coupon_id, o.amount_cents, b.discount_cents, o.discount_cents, o.status,
                 b.coupon_use
-             FROM basket_coupon b JOIN orders o ON o.order_id = b.order_id WHERE b.order_id IN ({ids}) ORDER BY 1, 3"
+             FROM basket_coupon b JOIN orders o ON o.order_id = b.order_id AND o.shop_id = b.shop_id
+             WHERE b.order_id IN ({ids}) ORDER BY 1, 3"
         );
         let order = |row: [Option<i64>; 8]| {
             let [order_id, user_id, coupon_id, amount_cents, discount_cents, off_cents, status, coupon_use] =

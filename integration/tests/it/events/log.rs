@@ -113,7 +113,7 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
         was_paid: true,
         ..Default::default()
     };
-    let back = events::CouponGivenBack { coupon_id: 21, order_id: 31, ..Default::default() };
+    let back = events::CouponGivenBack { coupon_id: 21, order_id: 31, shop_id: 9, ..Default::default() };
     let all = [
         event(1, 0, 1_000, Payload::OperatorChange(change)),
         event(2, 7, 1_001, Payload::CouponIssued(issued(21))),

@@ -122,15 +122,15 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
         }
         assert_eq!(platform.ask(redeem(&shop, &consent, key, &other)).await.code(), code);
     }
-    for path in ["/v1/redemptions/k", "/v1/orders/7/redemption"] {
-        assert_eq!(platform.ask(Ask::get(path).by(&one)).await.good(200)["order_id"], "7");
-        assert_eq!(platform.ask(Ask::get(path).by(&two)).await.code(), "NOT_FOUND", "another user's is nobody's");
-    }
+    let path = "/v1/shops/9/orders/7/redemption";
+    assert_eq!(platform.ask(Ask::get(path).by(&one)).await.good(200)["key"], "k");
+    assert_eq!(platform.ask(Ask::get(path).by(&two)).await.code(), "NOT_FOUND", "another user's is nobody's");
     let rival = keys.mint(Bearer { shop_id: Some(10), ..bearer(Role::Shop, "eve") }, Duration::from_secs(60));
-    let path = "/v1/shop/users/42/orders/7/redemption";
-    assert_eq!(platform.ask(Ask::get(path).by(&shop)).await.good(200)["state"], "done");
-    assert_eq!(platform.ask(Ask::get(path).by(&rival)).await.code(), "NOT_FOUND", "another shop's is nobody's");
-    let path = "/v1/operator/users/42/orders/7/redemption";
+    for path in ["/v1/shop/users/42/orders/7/redemption", "/v1/shop/users/42/redemptions/k"] {
+        assert_eq!(platform.ask(Ask::get(path).by(&shop)).await.good(200)["state"], "done");
+        assert_eq!(platform.ask(Ask::get(path).by(&rival)).await.code(), "NOT_FOUND", "another shop's is nobody's");
+    }
+    let path = "/v1/operator/shops/9/users/42/orders/7/redemption";
     assert_eq!(platform.ask(Ask::get(path).by(&ann)).await.good(200)["state"], "done");
     assert_eq!(platform.ask(Ask::get(path).by(&one)).await.code(), "FORBIDDEN");
 
@@ -142,7 +142,7 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
         let told = platform.ask(refund(&shop, path)).await.good(200);
         assert_eq!(told, json!({ "state": "done", "returned_coupon_ids": [first] }));
     }
-    assert_eq!(platform.ask(Ask::get("/v1/orders/7/redemption").by(&one)).await.good(200)["state"], "refunded");
+    assert_eq!(platform.ask(Ask::get("/v1/shops/9/orders/7/redemption").by(&one)).await.good(200)["state"], "refunded");
     the_log_has_who_did_it_and_why(&platform).await;
 }
 
@@ -179,7 +179,7 @@ async fn nobody_names_his_own_price_and_no_shop_spends_coupons_without_their_use
     let named = json!({ "user_id": "42", "order_id": "7", "lines": lines("9"), "coupon_ids": [first] });
     assert_eq!(platform.ask(redeem(&shop, &consent, "k", &named)).await.code(), "INVALID");
     // It is good for nothing else.
-    for path in ["/v1/coupons", "/v1/orders/7/redemption"] {
+    for path in ["/v1/coupons", "/v1/shops/9/orders/7/redemption"] {
         assert_eq!(platform.ask(Ask::get(path).by(&consent)).await.code(), "FORBIDDEN");
     }
     assert_eq!(platform.ask(claim(&consent, "1", "c")).await.code(), "FORBIDDEN");
@@ -190,7 +190,7 @@ async fn nobody_names_his_own_price_and_no_shop_spends_coupons_without_their_use
     assert_eq!(platform.ask(by_user).await.code(), "NO_ROUTE");
     let by_user = Ask::new("POST", "/v1/shop/users/42/orders/7/refund").by(&one).json(&reason);
     assert_eq!(platform.ask(by_user).await.code(), "FORBIDDEN");
-    let by_operator = Ask::new("POST", "/v1/operator/users/42/orders/7/refund").by(&keys.operator("ann"));
+    let by_operator = Ask::new("POST", "/v1/operator/shops/9/users/42/orders/7/refund").by(&keys.operator("ann"));
     assert_eq!(platform.ask(by_operator.json(&reason)).await.good(200)["returned_coupon_ids"], json!([first]));
 }
 
@@ -225,21 +225,19 @@ async fn without_a_coordinator_a_redemption_is_kept_and_told_so_and_without_the_
     world.with_orders(&[(1, 100)]).await;
     let folder = tempfile::tempdir().expect("a folder");
     let keys = Keys::new(folder.path().join("jwks.json"), "first");
-    let (jwks, user) = (keys.path.display().to_string(), keys.user(world::USER));
+    let jwks = keys.path.display().to_string();
     let shop = keys.mint(Bearer { shop_id: Some(world::SHOP), ..bearer(Role::Shop, "bob") }, Duration::from_secs(60));
     let at = async |redemption: &str| Gateway::start(&["--jwks", &jwks, "--redemption", redemption]).await;
     let gateway = at(&format!("http://{}", world.address)).await;
     let wanted = json!({ "order_id": "7", "lines": lines(&world::SHOP.to_string()), "coupon_ids": [coupon] });
     let asked = redeem(&shop, &keys.consent(world::USER, world::SHOP), "k", &wanted);
+    let by_key = format!("/v1/shop/users/{}/redemptions/k", world::USER);
 
     world.coordinator.crash().await;
     assert_eq!(gateway.ask(asked.clone()).await.good(202)["state"], "kept");
-    assert_eq!(gateway.ask(Ask::get("/v1/redemptions/k").by(&user)).await.good(202)["state"], "kept");
+    assert_eq!(gateway.ask(Ask::get(&by_key).by(&shop)).await.good(202)["state"], "kept");
     world.coordinator.start_again().await;
-    world::until("it is done", async || {
-        gateway.ask(Ask::get("/v1/redemptions/k").by(&user)).await.body["state"] == "done"
-    })
-    .await;
+    world::until("it is done", async || gateway.ask(Ask::get(&by_key).by(&shop)).await.body["state"] == "done").await;
     assert_eq!(gateway.ask(asked.clone()).await.good(200)["state"], "done");
 
     let nowhere = at("http://127.0.0.1:1").await;

@@ -193,12 +193,12 @@ pub(crate) fn wanted(key: &str, order_id: i64, coupon_ids: &[i64]) -> pb::Redeem
 
 pub(crate) fn by_key(key: &str) -> pb::GetRedemptionRequest {
     let by = Some(pb::get_redemption_request::By::IdempotencyKey(key.into()));
-    pb::GetRedemptionRequest { user_id: USER, by, shop_id: 0 }
+    pb::GetRedemptionRequest { user_id: USER, by, shop_id: SHOP }
 }
 
 pub(crate) fn refund(order_id: i64) -> pb::RefundRequest {
     let (operator, reason) = ("ann".to_owned(), "broken".to_owned());
-    pb::RefundRequest { user_id: USER, order_id, shop_id: 0, operator, reason }
+    pb::RefundRequest { user_id: USER, order_id, shop_id: SHOP, operator, reason }
 }
 
 impl<Db: Databases> World<Db> {

@@ -100,6 +100,7 @@ pub(super) fn key(key: &str) -> Result<&str, Invalid> {
 
 pub(super) fn refund(request: &pb::RefundRequest) -> Result<(), Invalid> {
     id("user_id", request.user_id)?;
+    id("shop_id", request.shop_id)?;
     id("order_id", request.order_id)?;
     text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
     text("reason", &request.reason, REASON_BYTES_MAX).map(drop)

@@ -150,7 +150,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
 
 /// Stands for what the row was promised, with the coordinator's patience and then a person's.
 fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
-    let &Row { redemption_id, user_id, order_id, tries, .. } = row;
+    let &Row { redemption_id, user_id, shop_id, order_id, tries, .. } = row;
     let coupons = content(row)?.combination.unwrap_or_default().deductions;
     let coupon_id = coupons.first().map_or(0, |own| own.coupon_id);
     let (first, most) = OWED_AGAIN;
@@ -162,7 +162,7 @@ fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
         ..RetryPolicy::default()
     };
     let mut plan = plan::tcc().idempotency_key(format!("owed/{redemption_id}/{tries}")).deadline(DEADLINE);
-    let owed = OWED.with(&pb::Owed { redemption_id, user_id, order_id })?;
+    let owed = OWED.with(&pb::Owed { redemption_id, user_id, order_id, shop_id })?;
     plan.branch(owed.business_key(format!("coupon/{coupon_id}")).retry(retry));
     Ok(plan.build()?)
 }

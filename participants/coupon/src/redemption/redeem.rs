@@ -48,7 +48,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             Ok(combination) => combination,
             // The same again may find that it has its coupons already.
             Err(fault) => {
-                return match self.by_key(request.user_id, &request.idempotency_key).await? {
+                return match self.by_key(request.user_id, (request.shop_id, &request.idempotency_key)).await? {
                     Some(row) => self.again(row, &digest).await,
                     None => Err(fault),
                 };
@@ -67,20 +67,17 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// [`Code::NotFound`].
     pub(super) async fn get(&self, request: &pb::GetRedemptionRequest) -> Result<pb::RedemptionView, Fault> {
         let user_id = fields::id("user_id", request.user_id)?;
+        let shop_id = fields::id("shop_id", request.shop_id)?;
         let missing = |id: String| Code::NotFound.fault([("what", "redemption".to_owned()), ("id", id)]);
         let found = match request.by.as_ref().ok_or_else(|| Invalid::new("by", Limit::Given))? {
             By::IdempotencyKey(key) => {
-                self.by_key(user_id, fields::key(key)?).await?.ok_or_else(|| missing(key.clone()))?
+                self.by_key(user_id, (shop_id, fields::key(key)?)).await?.ok_or_else(|| missing(key.clone()))?
             }
             By::OrderId(order_id) => {
                 let order_id = fields::id("order_id", *order_id)?;
-                self.by_order(user_id, order_id).await?.ok_or_else(|| missing(order_id.to_string()))?
+                self.by_order(user_id, (shop_id, order_id)).await?.ok_or_else(|| missing(order_id.to_string()))?
             }
         };
-        // A shop learns nothing of other shops' orders.
-        if request.shop_id != 0 && content(&found)?.lines.iter().any(|line| line.shop_id != request.shop_id) {
-            return Err(missing(found.order_id.to_string()));
-        }
         view(&self.promised(found).await?)
     }
 
@@ -120,7 +117,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         digest: String,
         combination: pb::Combination,
     ) -> Result<Result<Row, (Row, String)>, Fault> {
-        let &pb::RedeemRequest { user_id, order_id, .. } = request;
+        let &pb::RedeemRequest { user_id, shop_id, order_id, .. } = request;
         let redemption_id = self.ids.next(Slot::of_user(user_id)).await.map_err(|error| {
             warn!(%error, "no id for a redemption");
             busy()
@@ -131,6 +128,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         let row = Row {
             redemption_id,
             user_id,
+            shop_id,
             order_id,
             idempotency_key: request.idempotency_key.clone(),
             digest,
@@ -148,7 +146,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         if self.change(user_id, redemption_id, Change::Keep(&row, FIRST_DUE_MS)).await? {
             return Ok(Ok(row));
         }
-        let found = self.by_key(user_id, &row.idempotency_key).await?;
+        let found = self.by_key(user_id, (shop_id, &row.idempotency_key)).await?;
         Ok(Err((found.ok_or_else(busy)?, row.digest)))
     }
 
@@ -189,7 +187,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             return self.came(row, &view, wanted).await;
         }
         // What it has begun it was there for.
-        let now = self.by_key(row.user_id, &row.idempotency_key).await?.ok_or_else(busy)?;
+        let now = self.by_key(row.user_id, (row.shop_id, &row.idempotency_key)).await?.ok_or_else(busy)?;
         if now.state != State::Kept {
             return self.again(now, &row.digest).await;
         }
@@ -270,7 +268,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         if self.change(row.user_id, row.redemption_id, Change::Promise).await? {
             return Ok(Row { is_promised: true, ..row });
         }
-        self.by_key(row.user_id, &row.idempotency_key).await?.ok_or_else(busy)
+        self.by_key(row.user_id, (row.shop_id, &row.idempotency_key)).await?.ok_or_else(busy)
     }
 
     /// Drops what nobody was promised, unless it has begun.
@@ -278,7 +276,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         if self.change(row.user_id, row.redemption_id, Change::Forget).await? {
             return Err(busy());
         }
-        let now = self.by_key(row.user_id, &row.idempotency_key).await?;
+        let now = self.by_key(row.user_id, (row.shop_id, &row.idempotency_key)).await?;
         self.again(now.ok_or_else(busy)?, &row.digest).await
     }
 
@@ -302,14 +300,14 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         most == 0 || self.kept[self.place(user_id)].load(Ordering::Relaxed) > most
     }
 
-    async fn by_key(&self, user_id: i64, key: &str) -> Result<Option<Row>, Fault> {
+    async fn by_key(&self, user_id: i64, key: (i64, &str)) -> Result<Option<Row>, Fault> {
         let mut connection = self.connection(user_id).await?;
         Db::by_key(&mut connection, user_id, key).await.map_err(database)
     }
 
-    pub(super) async fn by_order(&self, user_id: i64, order_id: i64) -> Result<Option<Row>, Fault> {
+    pub(super) async fn by_order(&self, user_id: i64, order: (i64, i64)) -> Result<Option<Row>, Fault> {
         let mut connection = self.connection(user_id).await?;
-        Db::by_order(&mut connection, user_id, order_id).await.map_err(database)
+        Db::by_order(&mut connection, user_id, order).await.map_err(database)
     }
 }
 
@@ -354,14 +352,12 @@ fn transaction(row: &Row) -> String {
 }
 
 fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
-    let &Row { redemption_id, user_id, order_id, attempt, .. } = row;
+    let &Row { redemption_id, user_id, shop_id, order_id, attempt, .. } = row;
     let kept = pb::KeptRedemption::decode(&*row.content)?;
     let pb::Combination { deductions, amount_cents, discount_cents } = kept.combination.unwrap_or_default();
     let mut plan = plan::tcc().idempotency_key(transaction(row)).deadline(DEADLINE);
     let honour = HONOUR.with(&pb::Honour { redemption_id, attempt })?;
     plan.branch(honour.business_key(format!("redemption/{redemption_id}")));
-    // All lines are of one shop.
-    let shop_id = kept.lines.first().map_or(0, |line| line.shop_id);
     let mut coupons = Vec::with_capacity(deductions.len());
     for pb::Deduction { coupon_id, discount_cents } in deductions {
         let operator = kept.operator.clone();
@@ -369,19 +365,18 @@ fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
         plan.branch(REDEEM.with(&redeem)?.business_key(format!("coupon/{coupon_id}")));
         coupons.push(BasketCoupon { coupon_id, discount_cents });
     }
-    let order_key = format!("order/{order_id}");
+    let order_key = format!("order/{shop_id}/{order_id}");
     for (item, count) in fields::units(&kept.lines) {
         plan.branch(stock::RESERVE.with(&Reserve { item, count })?.business_key(&order_key));
     }
     let count = kept.lines.iter().map(|line| line.quantity).sum();
-    let line = |&pb::OrderLine { product_id, shop_id, price_cents, quantity, .. }: &pb::OrderLine| Line {
+    let line = |&pb::OrderLine { product_id, price_cents, quantity, .. }: &pb::OrderLine| Line {
         product_id,
-        shop_id,
         price_cents,
         quantity,
     };
     let lines = kept.lines.iter().map(line).collect();
-    let place = PlaceBasket { order_id, user_id, count, coupons, amount_cents, discount_cents, lines };
+    let place = PlaceBasket { order_id, user_id, count, coupons, amount_cents, discount_cents, lines, shop_id };
     plan.branch(order::PLACE_BASKET.with(&place)?.business_key(&order_key));
     Ok(plan.build()?)
 }

@@ -28,12 +28,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         let &pb::RefundRequest { user_id, order_id, shop_id, .. } = request;
         let missing = || Code::NotFound.fault([("what", "order".to_owned()), ("id", order_id.to_string())]);
         let refused = || Code::NotRefundable.fault([("order_id", order_id.to_string())]);
-        let row = self.by_order(user_id, order_id).await?.ok_or_else(missing)?;
+        let row = self.by_order(user_id, (shop_id, order_id)).await?.ok_or_else(missing)?;
         let kept = content(&row)?;
-        // A shop learns nothing of other shops' orders.
-        if shop_id != 0 && kept.lines.iter().any(|line| line.shop_id != shop_id) {
-            return Err(missing());
-        }
         let deductions = kept.combination.unwrap_or_default().deductions;
         match row.state {
             State::Refunded => return self.refunded(&row, &deductions).await,
@@ -51,7 +47,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         match view.outcome() {
             Some(Outcome::Confirmed) => self.refunded(&row, &deductions).await,
             // Another one may have been quicker.
-            Some(Outcome::Cancelled) => match self.by_order(user_id, order_id).await? {
+            Some(Outcome::Cancelled) => match self.by_order(user_id, (shop_id, order_id)).await? {
                 Some(now) if now.state == State::Refunded => self.refunded(&now, &deductions).await,
                 Some(_) | None => Err(refused()),
             },
@@ -83,19 +79,20 @@ fn plan(
     lines: &[pb::OrderLine],
     deductions: &[pb::Deduction],
 ) -> anyhow::Result<Plan<Saga>> {
-    let &Row { redemption_id, order_id, .. } = row;
+    let &Row { redemption_id, shop_id, order_id, .. } = row;
     let take_back =
         pb::TakeBack { redemption_id, order_id, operator: request.operator.clone(), reason: request.reason.clone() };
     let mut plan = plan::saga();
     plan.branch(TAKE_BACK.with(&take_back)?.business_key(format!("redemption/{redemption_id}")));
-    let order_key = format!("order/{order_id}");
-    let refund = Refund { order_id, operator: request.operator.clone(), reason: request.reason.clone() };
+    let order_key = format!("order/{shop_id}/{order_id}");
+    let (operator, reason) = (request.operator.clone(), request.reason.clone());
+    let refund = Refund { order_id, operator, reason, shop_id };
     plan.branch(order::REFUND.with(&refund)?.business_key(&order_key));
     for (item, count) in fields::units(lines) {
         plan.branch(stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
     }
     for &pb::Deduction { coupon_id, discount_cents } in deductions {
-        let give_back = pb::GiveBack { coupon_id, order_id, discount_cents };
+        let give_back = pb::GiveBack { coupon_id, order_id, discount_cents, shop_id };
         plan.branch(GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));
     }
     Ok(plan.build()?)

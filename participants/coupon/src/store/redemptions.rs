@@ -40,6 +40,8 @@ pub struct Redemption {
     pub redemption_id: i64,
     /// Whose coupons.
     pub user_id: i64,
+    /// Whose order it is: it numbers orders and makes keys.
+    pub shop_id: i64,
     /// For which order.
     pub order_id: i64,
     /// Its caller's name for it.
@@ -129,18 +131,18 @@ pub trait Redemptions: Store {
         epoch: i64,
     ) -> impl Future<Output = sqlx::Result<bool>> + Send;
 
-    /// The redemption of this user and key.
+    /// The redemption of this user and this shop's key.
     fn by_key(
         db_tx: &mut DbTx<Self>,
         user_id: i64,
-        key: &str,
+        key: (i64, &str),
     ) -> impl Future<Output = sqlx::Result<Option<Redemption>>> + Send;
 
-    /// The latest redemption for this order of the user that was not refused.
+    /// The latest redemption for this shop's order of the user that was not refused.
     fn by_order(
         db_tx: &mut DbTx<Self>,
         user_id: i64,
-        order_id: i64,
+        order: (i64, i64),
     ) -> impl Future<Output = sqlx::Result<Option<Redemption>>> + Send;
 
     /// Those that stand there and are due, the first first, each with the age in milliseconds.
@@ -190,7 +192,7 @@ struct Statements {
 macro_rules! columns {
     ($key:literal, $now:literal, $rest:literal) => {
         concat!(
-            "SELECT redemption_id, user_id, order_id, ",
+            "SELECT redemption_id, user_id, shop_id, order_id, ",
             $key,
             ", digest, content, state, refusal, attempt, tries,
             due_ms, promised, created_ms, ended_ms, refunded_ms, ",
@@ -211,14 +213,14 @@ macro_rules! sqlite {
 #[cfg(feature = "sqlite")]
 const SQLITE: Statements = Statements {
     keep: "-- redemption_keep
-        INSERT INTO redemption(redemption_id, user_id, order_id, idempotency_key, digest, content, state, due_ms,
-            created_ms)
-        SELECT $1, $2, $3, $4, $5, $6, 0, CAST(unixepoch('subsec') * 1000 AS INTEGER) + $7,
-            CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM tercet_fence_meta WHERE epoch = $8 ON CONFLICT DO NOTHING",
-    by_key: sqlite!("redemption_by_key", "WHERE user_id = $1 AND idempotency_key = $2"),
+        INSERT INTO redemption(redemption_id, user_id, shop_id, order_id, idempotency_key, digest, content, state,
+            due_ms, created_ms)
+        SELECT $1, $2, $3, $4, $5, $6, $7, 0, CAST(unixepoch('subsec') * 1000 AS INTEGER) + $8,
+            CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM tercet_fence_meta WHERE epoch = $9 ON CONFLICT DO NOTHING",
+    by_key: sqlite!("redemption_by_key", "WHERE user_id = $1 AND shop_id = $2 AND idempotency_key = $3"),
     by_order: sqlite!(
         "redemption_by_order",
-        "WHERE user_id = $1 AND order_id = $2 AND state NOT IN (3, 5)
+        "WHERE user_id = $1 AND shop_id = $2 AND order_id = $3 AND state NOT IN (3, 5)
         ORDER BY redemption_id DESC LIMIT 1"
     ),
     refuse: "-- redemption_refuse
@@ -292,14 +294,17 @@ macro_rules! mysql {
 #[cfg(feature = "mysql")]
 const MYSQL: Statements = Statements {
     keep: "-- redemption_keep
-        INSERT IGNORE INTO redemption(redemption_id, user_id, order_id, idempotency_key, digest, content, state, due_ms,
-            created_ms)
-        SELECT ?, ?, ?, ?, ?, ?, 0, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?,
+        INSERT IGNORE INTO redemption(redemption_id, user_id, shop_id, order_id, idempotency_key, digest, content,
+            state, due_ms, created_ms)
+        SELECT ?, ?, ?, ?, ?, ?, ?, 0, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?,
             CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) FROM tercet_fence_meta WHERE epoch = ? LOCK IN SHARE MODE",
-    by_key: mysql!("redemption_by_key", "FORCE INDEX (by_key) WHERE user_id = ? AND idempotency_key = ?"),
+    by_key: mysql!(
+        "redemption_by_key",
+        "FORCE INDEX (by_key) WHERE user_id = ? AND shop_id = ? AND idempotency_key = ?"
+    ),
     by_order: mysql!(
         "redemption_by_order",
-        "FORCE INDEX (of_order) WHERE user_id = ? AND order_id = ?
+        "FORCE INDEX (of_order) WHERE user_id = ? AND shop_id = ? AND order_id = ?
         AND state NOT IN (3, 5) ORDER BY redemption_id DESC LIMIT 1"
     ),
     refuse: "-- redemption_refuse
@@ -373,7 +378,8 @@ macro_rules! redemptions {
             ) -> sqlx::Result<bool> {
                 let query = match change {
                     Change::Keep(own, due_after_ms) => {
-                        let query = sqlx::query($sql.keep).bind(id).bind(own.user_id).bind(own.order_id);
+                        let query = sqlx::query($sql.keep).bind(id).bind(own.user_id).bind(own.shop_id);
+                        let query = query.bind(own.order_id);
                         query.bind(&own.idempotency_key).bind(&own.digest).bind(&own.content).bind(due_after_ms)
                     }
                     Change::Refuse { attempt, refusal } => {
@@ -392,20 +398,30 @@ macro_rules! redemptions {
                 Ok(query.bind(epoch).execute(connection).await?.rows_affected() == 1)
             }
 
-            async fn by_key(db_tx: &mut DbTx<Self>, user_id: i64, key: &str) -> sqlx::Result<Option<Redemption>> {
-                let row = sqlx::query($sql.by_key).bind(user_id).bind(key).fetch_optional(db_tx).await?;
+            async fn by_key(
+                db_tx: &mut DbTx<Self>,
+                user_id: i64,
+                (shop_id, key): (i64, &str),
+            ) -> sqlx::Result<Option<Redemption>> {
+                let query = sqlx::query($sql.by_key).bind(user_id).bind(shop_id).bind(key);
+                let row = query.fetch_optional(db_tx).await?;
                 row.map(|row| read!(row)).transpose()
             }
 
-            async fn by_order(db_tx: &mut DbTx<Self>, user_id: i64, order_id: i64) -> sqlx::Result<Option<Redemption>> {
-                let row = sqlx::query($sql.by_order).bind(user_id).bind(order_id).fetch_optional(db_tx).await?;
+            async fn by_order(
+                db_tx: &mut DbTx<Self>,
+                user_id: i64,
+                (shop_id, order_id): (i64, i64),
+            ) -> sqlx::Result<Option<Redemption>> {
+                let query = sqlx::query($sql.by_order).bind(user_id).bind(shop_id).bind(order_id);
+                let row = query.fetch_optional(db_tx).await?;
                 row.map(|row| read!(row)).transpose()
             }
 
             async fn due(db_tx: &mut DbTx<Self>, state: State, limit: u32) -> sqlx::Result<Vec<(Redemption, i64)>> {
                 let query = sqlx::query($sql.due).bind(state as i64).bind(i64::from(limit));
                 let rows = query.fetch_all(db_tx).await?;
-                rows.iter().map(|row| Ok((read!(row)?, row.try_get(15)?))).collect()
+                rows.iter().map(|row| Ok((read!(row)?, row.try_get(16)?))).collect()
             }
 
             async fn ended(db_tx: &mut DbTx<Self>, age_ms: i64, limit: u32) -> sqlx::Result<Vec<i64>> {
@@ -450,19 +466,20 @@ macro_rules! read {
             Ok(Redemption {
                 redemption_id: $row.try_get(0)?,
                 user_id: $row.try_get(1)?,
-                order_id: $row.try_get(2)?,
-                idempotency_key: $row.try_get(3)?,
-                digest: $row.try_get(4)?,
-                content: $row.try_get(5)?,
-                state: State::from_number($row.try_get(6)?)?,
-                refusal: $row.try_get(7)?,
-                attempt: $row.try_get(8)?,
-                tries: $row.try_get(9)?,
-                due_ms: $row.try_get(10)?,
-                is_promised: $row.try_get::<i64, _>(11)? == 1,
-                created_ms: $row.try_get(12)?,
-                ended_ms: $row.try_get(13)?,
-                refunded_ms: $row.try_get(14)?,
+                shop_id: $row.try_get(2)?,
+                order_id: $row.try_get(3)?,
+                idempotency_key: $row.try_get(4)?,
+                digest: $row.try_get(5)?,
+                content: $row.try_get(6)?,
+                state: State::from_number($row.try_get(7)?)?,
+                refusal: $row.try_get(8)?,
+                attempt: $row.try_get(9)?,
+                tries: $row.try_get(10)?,
+                due_ms: $row.try_get(11)?,
+                is_promised: $row.try_get::<i64, _>(12)? == 1,
+                created_ms: $row.try_get(13)?,
+                ended_ms: $row.try_get(14)?,
+                refunded_ms: $row.try_get(15)?,
             })
         })()
     };

@@ -7,8 +7,8 @@ use crate::route::{Answer, Call, Operator, Reply, Shop, ShopForUser, User};
 use crate::schema::{Id, Nothing};
 use crate::services::{Context, Told as _};
 use crate::wire::redemption::{
-    OrderId, Redeem, Redemption, RedemptionKey, RedemptionState, Refund, RefundReason, RefundState, Trial, UserOrderId,
-    Verdict, numbers, wire_lines,
+    OrderId, Redeem, Redemption, RedemptionKey, RedemptionState, Refund, RefundReason, RefundState, ShopUserOrderId,
+    Trial, UserOrderId, Verdict, numbers, wire_lines,
 };
 
 pub(crate) async fn validate(call: Call<User, Nothing, Trial>) -> Answer<Verdict> {
@@ -43,12 +43,14 @@ pub(crate) async fn redeem(call: Call<ShopForUser, Nothing, Redeem>) -> Answer<R
     stands(told.redemption, &context)
 }
 
-pub(crate) async fn by_key(call: Call<User, RedemptionKey, Nothing>) -> Answer<Redemption> {
-    find(call.caller.id, 0, By::IdempotencyKey(call.params.key), &call.context).await
+pub(crate) async fn by_key(call: Call<Shop, RedemptionKey, Nothing>) -> Answer<Redemption> {
+    let RedemptionKey { user_id, key } = call.params;
+    find(user_id.0, call.caller.id, By::IdempotencyKey(key), &call.context).await
 }
 
 pub(crate) async fn by_order(call: Call<User, OrderId, Nothing>) -> Answer<Redemption> {
-    find(call.caller.id, 0, By::OrderId(call.params.order_id.0), &call.context).await
+    let OrderId { shop_id, order_id } = call.params;
+    find(call.caller.id, shop_id.0, By::OrderId(order_id.0), &call.context).await
 }
 
 pub(crate) async fn of_shop(call: Call<Shop, UserOrderId, Nothing>) -> Answer<Redemption> {
@@ -56,9 +58,9 @@ pub(crate) async fn of_shop(call: Call<Shop, UserOrderId, Nothing>) -> Answer<Re
     find(user_id.0, call.caller.id, By::OrderId(order_id.0), &call.context).await
 }
 
-pub(crate) async fn by_user_and_order(call: Call<Operator, UserOrderId, Nothing>) -> Answer<Redemption> {
-    let UserOrderId { user_id, order_id } = call.params;
-    find(user_id.0, 0, By::OrderId(order_id.0), &call.context).await
+pub(crate) async fn by_user_and_order(call: Call<Operator, ShopUserOrderId, Nothing>) -> Answer<Redemption> {
+    let ShopUserOrderId { shop_id, user_id, order_id } = call.params;
+    find(user_id.0, shop_id.0, By::OrderId(order_id.0), &call.context).await
 }
 
 async fn find(user_id: i64, shop_id: i64, by: By, context: &Context) -> Answer<Redemption> {
@@ -80,10 +82,10 @@ pub(crate) async fn refund_by_shop(call: Call<Shop, UserOrderId, RefundReason>) 
     refunded(pb::RefundRequest { user_id, order_id, shop_id, operator, reason }, &call.context).await
 }
 
-pub(crate) async fn refund_by_operator(call: Call<Operator, UserOrderId, RefundReason>) -> Answer<Refund> {
-    let UserOrderId { user_id: Id(user_id), order_id: Id(order_id) } = call.params;
+pub(crate) async fn refund_by_operator(call: Call<Operator, ShopUserOrderId, RefundReason>) -> Answer<Refund> {
+    let ShopUserOrderId { shop_id: Id(shop_id), user_id: Id(user_id), order_id: Id(order_id) } = call.params;
     let (operator, reason) = (call.caller.name, call.body.reason);
-    refunded(pb::RefundRequest { user_id, order_id, shop_id: 0, operator, reason }, &call.context).await
+    refunded(pb::RefundRequest { user_id, order_id, shop_id, operator, reason }, &call.context).await
 }
 
 async fn refunded(request: pb::RefundRequest, context: &Context) -> Answer<Refund> {

@@ -27,6 +27,8 @@ choices! {
 params! {
     /// An order.
     OrderId {
+        /// Whose order it is, who numbers them.
+        shop_id: Id,
         /// The order.
         order_id: Id,
     }
@@ -39,8 +41,20 @@ params! {
         order_id: Id,
     }
 
+    /// An order of a user, at any shop.
+    ShopUserOrderId {
+        /// Whose order it is, who numbers them.
+        shop_id: Id,
+        /// The user.
+        user_id: Id,
+        /// The order.
+        order_id: Id,
+    }
+
     /// A redemption.
     RedemptionKey {
+        /// The user.
+        user_id: Id,
         /// The idempotency key that it was asked for with.
         key: String,
     }

@@ -23,7 +23,7 @@ use tercet_secure::sign::Key;
 use tercet_secure::token::Secret;
 
 use self::schema::{Choices, Schema};
-use crate::operators::connected;
+use crate::operators::healthy;
 
 const XID: Xid = Xid([7; 16]);
 const OWNER: Owner = Owner { node: 0, epoch: 1 };
@@ -98,7 +98,8 @@ fn told(live: &Live) -> Vec<(i32, Bytes, String)> {
 /// Shows it, explains it, and drives it on.
 fn drive(mut live: Live, read: &Record, choices: &mut Choices<'_>) {
     let now = Timestamp(choices.number());
-    let facts = Facts { live: live.clone(), rows: &[], acts: &[], services: &[connected("shop")], now };
+    let services = [healthy("shop")];
+    let facts = Facts { live: live.clone(), rows: &[], acts: &[], services: &services, now };
     assert!(!explain(facts).lines.is_empty());
     live.history().for_each(drop);
     live.tx.recover();

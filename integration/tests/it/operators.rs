@@ -62,8 +62,15 @@ struct World {
     inbox: mpsc::Sender<Input>,
 }
 
-/// How a service is that does well.
-pub(crate) fn connected(service: &str) -> Health {
+/// What the runs showed, so that a test in which nothing is compared fails.
+#[derive(Default)]
+struct Seen {
+    effects: BTreeMap<String, u64>,
+    orders: BTreeMap<String, u64>,
+}
+
+/// A service of which an instance is connected.
+pub fn healthy(service: &str) -> Health {
     Health {
         service: service.to_owned(),
         state: State::Healthy,
@@ -74,13 +81,6 @@ pub(crate) fn connected(service: &str) -> Health {
         replies: [0; 4],
         failure: None,
     }
-}
-
-/// What the runs showed, so that a test in which nothing is compared fails.
-#[derive(Default)]
-struct Seen {
-    effects: BTreeMap<String, u64>,
-    orders: BTreeMap<String, u64>,
 }
 
 impl Caller for World {
@@ -132,9 +132,9 @@ impl World {
         inner.disturbances.iter().any(|(at, of)| *at >= from && *at <= until && of.is_none_or(|of| of == xid))
     }
 
-    fn connected(&self) -> Vec<Health> {
+    fn connected(&self) -> Vec<String> {
         let inner = self.inner.lock().expect("no panic");
-        inner.connected.iter().filter(|(_, there)| **there).map(|(name, _)| connected(name)).collect()
+        inner.connected.iter().filter(|(_, there)| **there).map(|(name, _)| (*name).to_owned()).collect()
     }
 
     /// Services come and go.
@@ -216,7 +216,8 @@ impl World {
         // What is due at this very moment may be called before the operator reads the answer.
         let calls = self.inner.lock().expect("no panic").calls.len();
         let (live, rows, now) = (self.look(xid).await, self.rows(xid).await, self.clock.now());
-        let told = explain(Facts { live, rows: &rows, acts: &[], services: &self.connected(), now });
+        let services: Vec<_> = self.connected().iter().map(|service| healthy(service)).collect();
+        let told = explain(Facts { live, rows: &rows, acts: &[], services: &services, now });
         let next = told.next.expect("it tells");
         assert_eq!(told.lines.last(), Some(&format!("Next: {}", next.text)));
         let (branch, at) = (next.branch as u8, Timestamp(next.at_ms));
@@ -385,9 +386,8 @@ async fn simulate(seed: u64, seen: &mut Seen) {
     let (_stop, stopping) = watch::channel(false);
     let tick = Arc::new(Notify::new());
     let there = world.clone();
-    let services = Box::new(move || {
-        there.connected().into_iter().map(|is| Room { service: is.service, calls: 8, busy: 0 }).collect()
-    });
+    let services =
+        Box::new(move || there.connected().into_iter().map(|service| Room { service, calls: 8, busy: 0 }).collect());
     let scanner = Scanner { store: Arc::new(store.clone()), clock, services, inbox, gauges, settings };
     let ticks = Arc::clone(&tick);
     let work = [

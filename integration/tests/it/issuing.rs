@@ -137,7 +137,7 @@ async fn a_claim_that_still_holds_is_no_limit_to_its_repeat<Db: Databases + Hand
     coupon(world.claim(7, template_id, "k").await, true);
     world.coordinator.all_ended().await;
     let (slot, map) = (Slot::of_user(7), world.shards.map().clone());
-    let (pool, table) = (world.shards.pool(slot).clone(), map.table(slot));
+    let (pool, table) = (world.shards.pool(slot).expect("it is served").clone(), map.table(slot));
     Db::by_hand(&pool, format!("UPDATE coupon_{table:03} SET status = 0")).await;
     assert_eq!(code(world.claim(7, template_id, "k").await), Code::SystemBusy);
     Db::by_hand(&pool, format!("DELETE FROM coupon_{table:03}")).await;

@@ -70,7 +70,7 @@ struct Seen {
 }
 
 /// A service of which an instance is connected.
-pub fn healthy(service: &str) -> Health {
+pub(crate) fn healthy(service: &str) -> Health {
     Health {
         service: service.to_owned(),
         state: State::Healthy,

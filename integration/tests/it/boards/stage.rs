@@ -147,7 +147,7 @@ impl Gateway {
 
     /// A redemption that there is not, which its service says.
     async fn missing(&self) -> anyhow::Result<()> {
-        let told = self.ask("GET", "/v1/redemptions/never", &self.user, "").await?;
+        let told = self.ask("GET", "/v1/shops/1/orders/404/redemption", &self.user, "").await?;
         anyhow::ensure!(told.starts_with("HTTP/1.1 404 ") && told.contains("NOT_FOUND"), "{told}");
         Ok(())
     }

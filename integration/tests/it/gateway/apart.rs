@@ -110,7 +110,7 @@ impl Apart {
             ("/v1/operator/coupons", &ann),
             ("/v1/operator/log", &ann),
             ("/v1/operator/products/1/stock", &ann),
-            ("/v1/orders/1/redemption", &user),
+            ("/v1/shops/9/orders/1/redemption", &user),
         ] {
             let answers = async || {
                 let connects = tokio::net::TcpStream::connect(self.gateway).await.is_ok();
@@ -207,8 +207,10 @@ async fn coupons_are_used_given_back_kept_and_expire_with_every_service_apart() 
     apart.coordinator.process.as_mut().expect("it is ours").kill();
     assert_eq!(apart.ask(redeem(&apart.keys, 42, "8", &coupons[1])).await.good(202)["state"], "kept");
     apart.coordinator.process.as_mut().expect("it is ours").restart().expect("it starts");
-    until("it is done", async || apart.ask(Ask::get("/v1/redemptions/8").by(&user)).await.body["state"] == "done")
-        .await;
+    until("it is done", async || {
+        apart.ask(Ask::get("/v1/shops/9/orders/8/redemption").by(&user)).await.body["state"] == "done"
+    })
+    .await;
     assert_eq!(status(&apart, &user, &coupons[1]).await, "used");
 
     // With no redemption service everything else goes on.

@@ -192,7 +192,8 @@ impl<Db: Databases> World<Db> {
             let shards = Shards::<Db>::open(map, &urls).await.expect("the databases are there");
             let client = Client::connect([&url], Options::default()).expect("it is an address");
             let peers = Peers { client, templates: channel(at_templates) };
-            let service = issuing::service(shards, peers, CRON, None).await.expect("the schema is sound");
+            let settings = Settings { jobs_cron: super::CRON.into(), retention_days: 30 };
+            let service = issuing::service(shards, peers, settings, None).await.expect("the schema is sound");
             service.listen(at).coordinator(url).run(std::future::pending()).await.expect("it runs");
         });
         let client = IssuingClient::new(channel(at));

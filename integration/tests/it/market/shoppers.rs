@@ -180,7 +180,8 @@ impl Shopper {
             assert!(["kept", "submitted"].iter().any(|state| told["state"] == *state), "{told}");
             assert!(begun.elapsed() < PATIENCE, "it does not end: {told}");
             tokio::time::sleep(PAUSE).await;
-            told = self.asked("GET", "/v1/redemptions/k", &Value::Null).await;
+            let path = format!("/v1/shop/users/{}/redemptions/k", self.user_id);
+            told = self.asked("GET", &path, &Value::Null).await;
         }
         self.seen.bought.fetch_add(1, Ordering::Relaxed);
         if self.user_id % 3 != 0 {

@@ -16,6 +16,7 @@ fn kept() -> Redemption {
     Redemption {
         redemption_id: Slot::of_user(7).id(1),
         user_id: 7,
+        shop_id: 3,
         order_id: 9,
         idempotency_key: "k".into(),
         digest: String::new(),
@@ -25,6 +26,7 @@ fn kept() -> Redemption {
         attempt: 0,
         tries: 0,
         due_ms: 5,
+        is_promised: false,
         created_ms: 5,
         ended_ms: None,
         refunded_ms: None,
@@ -42,7 +44,8 @@ async fn what_is_changed_by_an_epoch_that_is_over_is_not_and_an_epoch_stays_whil
         Change::Keep(&own, 5),
         Change::Take { due_ms: 5, due_after_ms: 9 },
         Change::Again { attempt: 0, due_after_ms: 9 },
-        Change::Refuse { attempt: 0, state: State::Refused, refusal },
+        Change::Refuse { attempt: 0, refusal },
+        Change::Promise,
         Change::GiveUp(refusal),
         Change::Forget,
     ];

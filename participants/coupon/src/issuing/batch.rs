@@ -199,7 +199,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             Some(Outcome::Confirmed) => self.opened(request, digest).await,
             Some(Outcome::Cancelled) => {
                 if keep {
-                    self.drop_users(open.batch).await.map_err(database)?;
+                    self.drop_list(open.batch).await.map_err(database)?;
                 }
                 match Fault::from_reason(view.reason()) {
                     // Somebody else was quicker.
@@ -260,7 +260,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             metrics::batch(name);
         }
         if state == State::Done {
-            self.drop_users(batch.batch).await.map_err(database)?;
+            self.drop_list(batch.batch).await.map_err(database)?;
         }
         let batch = self.batch(&batch.batch_id).await?.ok_or_else(busy)?;
         self.tell(&batch, progress).await?;
@@ -298,7 +298,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         })?;
         let mut connection = self.shards.home().acquire().await.map_err(database)?;
         Db::unreturn(&mut connection, batch.template_id).await.map_err(database)?;
-        Db::drop_users(&mut connection, batch.batch).await.map_err(database)
+        Db::drop_list(&mut connection, batch.batch).await.map_err(database)
     }
 
     async fn step(&self, batch: i64, states: (State, State), refusal: &str) -> Result<bool, Fault> {
@@ -314,8 +314,8 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         db_tx.commit().await
     }
 
-    async fn drop_users(&self, batch: i64) -> sqlx::Result<()> {
-        Db::drop_users(&mut *self.shards.home().acquire().await?, batch).await
+    async fn drop_list(&self, batch: i64) -> sqlx::Result<()> {
+        Db::drop_list(&mut *self.shards.home().acquire().await?, batch).await
     }
 
     /// What is missing in each database, users by slot and id, so that a local transaction is a few statements of many

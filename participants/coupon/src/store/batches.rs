@@ -116,7 +116,7 @@ pub trait Lists: Batches {
     fn users(db_tx: &mut DbTx<Self>, batch: i64) -> impl Future<Output = sqlx::Result<Vec<i64>>> + Send;
 
     /// Deletes them.
-    fn drop_users(db_tx: &mut DbTx<Self>, batch: i64) -> impl Future<Output = sqlx::Result<()>> + Send;
+    fn drop_list(db_tx: &mut DbTx<Self>, batch: i64) -> impl Future<Output = sqlx::Result<()>> + Send;
 
     /// Deletes those, older than so long, of batches that came to nothing, or are done.
     fn drop_old_users(db_tx: &mut DbTx<Self>, age_ms: i64) -> impl Future<Output = sqlx::Result<()>> + Send;
@@ -344,7 +344,7 @@ macro_rules! lists {
                 Ok(user_ids)
             }
 
-            async fn drop_users(db_tx: &mut DbTx<Self>, batch: i64) -> sqlx::Result<()> {
+            async fn drop_list(db_tx: &mut DbTx<Self>, batch: i64) -> sqlx::Result<()> {
                 sqlx::query(DROP_USERS).bind(batch).execute(db_tx).await.map(drop)
             }
 

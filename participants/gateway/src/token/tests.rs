@@ -206,8 +206,7 @@ async fn a_token_says_who_its_bearer_is_or_is_none() {
 #[tokio::test]
 async fn a_token_that_is_known_is_known_no_longer_than_its_keys_and_its_time() {
     let stage = stage(&[], &[]).await;
-    let (known, keys, now) =
-        (&stage.verifier.known, stage.verifier.keys.current(), get_current_timestamp());
+    let (known, keys, now) = (&stage.verifier.known, stage.verifier.keys.current(), get_current_timestamp());
     let token = shared(json!({ "exp": now + 60 }));
     assert_eq!(known.find(&token, &keys, now), None);
     assert_eq!(code(&stage, &token).await, Ok(user(42)));

@@ -46,7 +46,7 @@ async fn stock_moves_units_and_never_below_zero() {
     assert_eq!(low(1).await.expect("the statement is sound"), (1, 0), "one of eleven is free");
     tercet_stock::seed(&pool, &[(1, 1)]).await.expect("the item is there");
     assert_eq!(low(1).await.expect("the statement is sound"), (0, 0), "two of twelve are");
-    sqlx::raw_sql("UPDATE stock SET total = total - 1, free = 0 WHERE item = 1").execute(&pool).await.expect("sound");
+    sqlx::raw_sql("UPDATE stock SET total = total - 2, free = 0 WHERE item = 1").execute(&pool).await.expect("sound");
 
     let mut connection = pool.acquire().await.expect("the pool is open");
     let error = MySql::change(&mut connection, &BTreeMap::from([(1, reserve(1))])).await.expect_err("none is free");

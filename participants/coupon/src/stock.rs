@@ -33,8 +33,8 @@ pub(crate) fn supplied(revision: u64) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX / 2).saturating_mul(2)
 }
 
-/// The sequence of the supply that takes what nobody claimed, once the template has ended at this revision: odd, by which
-/// stock knows that there is nothing to run out of any more.
+/// The sequence of the supply that takes what nobody claimed, once the template has ended at this revision: odd, by
+/// which stock knows that there is nothing to run out of any more.
 pub(crate) fn returned(revision: u64) -> i64 {
     supplied(revision).saturating_add(1)
 }

@@ -1,4 +1,5 @@
-//! Tells when templates run out of coupons and the warehouse of products, before users are told so. Several instances do no harm: all say the same.
+//! Tells when templates run out of coupons and the warehouse of products, before users are told so. Several instances
+//! do no harm: all say the same.
 
 use std::time::Duration;
 

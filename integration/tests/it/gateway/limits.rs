@@ -70,7 +70,7 @@ async fn bodies_that_do_not_end_take_no_more_than_their_room() {
         let ask = Ask::new("POST", TEMPLATES).by(&ann).with("idempotency-key", "k").json(&json!({ "name": name }));
         stage.ask(ask).await.code().to_owned()
     };
-    assert_eq!(ask().await, "INVALID");
+    assert_eq!(ask().await, "MALFORMED");
     let mut senders = Vec::new();
     for _ in 0..BODIES_BYTES_MAX / part.len() {
         let mut socket = TcpStream::connect(stage.gateway.address).await.expect("it listens");
@@ -89,5 +89,5 @@ async fn bodies_that_do_not_end_take_no_more_than_their_room() {
     stage.ask(Ask::get("/health")).await.good(200);
     assert_eq!(stage.ask(Ask::get("/openapi.json")).await.status, 200, "what has no body needs no room");
     drop(senders);
-    becomes("INVALID").await;
+    becomes("MALFORMED").await;
 }

@@ -8,7 +8,7 @@ pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 pub const CALLS: u32 = 1_024;
 /// The most that a process may be told to answer at a time.
 pub const CALLS_MAX: u32 = 65_536;
-/// For an answer, with what the coordinator is waited for: less than callers wait, so that they are told that the system
+/// For an answer, the coordinator's part of it included: less than callers wait, so that they are told that the system
 /// is busy. What has begun goes on, and is found under its key.
 pub const ANSWER_MAX: Duration = Duration::from_millis(4_500);
 /// Of the calls that a process answers at a time one database of several may have one in so many: one that hangs costs

@@ -114,7 +114,8 @@ impl Apart {
         ] {
             let answers = async || {
                 let connects = tokio::net::TcpStream::connect(self.gateway).await.is_ok();
-                connects && [200, 404].contains(&self.ask(Ask::get(path).by(by)).await.status)
+                // That there is none is an answer too.
+                connects && self.ask(Ask::get(path).by(by)).await.status < 500
             };
             until(path, answers).await;
         }

@@ -297,6 +297,20 @@ mod tests {
         (up, down)
     }
 
+    #[tokio::test]
+    async fn a_session_whose_task_fails_is_gone() {
+        let clock = SystemClock::start();
+        let (inbox, _inputs) = mpsc::channel(16);
+        let service = Service::new(Sessions::new(clock.clone()), inbox, clock);
+        let (down, _responses) = mpsc::channel(4);
+        let register = pb::Register { service: "shop".into(), ..pb::Register::default() };
+        let (id, _) = service.sessions.add(&register, down.clone(), None).expect("there is room");
+        assert!(service.sessions.has("shop"));
+        let (name, instance) = ("shop".into(), String::new());
+        drop(Served { service: service.clone(), name, instance, id, down });
+        assert!(!service.sessions.has("shop"));
+    }
+
     async fn told(inbox: &mut mpsc::Receiver<Input>) -> bool {
         let input = timeout(Duration::from_secs(3), inbox.recv()).await;
         matches!(input, Ok(Some(Input::Connected { service })) if service == "shop")

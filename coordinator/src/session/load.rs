@@ -107,7 +107,19 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use tercet_core::{Call, Operation, Reply, Xid};
+    use tercet_proto::participant::v1 as pb;
+    use tercet_proto::store::v1::{Branch, Plan};
+    use tokio::sync::mpsc;
+    use tonic::Status;
+
     use super::*;
+    use crate::caller::{Caller as _, Outgoing};
+    use crate::clock::SystemClock;
+    use crate::session::SessionId;
 
     #[test]
     fn a_queue_is_as_long_as_its_service_takes_for_it() {
@@ -117,5 +129,43 @@ mod tests {
         assert_eq!(pace.wait(20).as_millis().next_multiple_of(10), 100);
         (0..40).for_each(|_| pace.answered(100, Duration::from_millis(50)));
         assert!(pace.wait(20) < Duration::from_millis(15), "it has become quicker");
+    }
+
+    /// A session of the service "shop" with room for one call, and for one message.
+    fn open(sessions: &Sessions) -> (SessionId, mpsc::Receiver<Result<pb::OpenResponse, Status>>) {
+        let (down, messages) = mpsc::channel(1);
+        let register = pb::Register { service: "shop".into(), window: 1, concurrency: 1, ..pb::Register::default() };
+        let (id, _) = sessions.add(&register, down, None).expect("there is room");
+        (id, messages)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_waited_for_too_long_is_answered_as_not_sent() {
+        let clock = SystemClock::start();
+        let mut sessions = Sessions::new(clock.clone());
+        let (id, mut messages) = open(&sessions);
+        let branch = Branch { service: "shop".into(), ..Branch::default() };
+        let plan = Arc::new(Plan { branches: vec![branch], ..Plan::default() });
+        let not_after = clock.now().after_ms(100);
+        for attempt in [0, 1] {
+            let call = Call { branch: 0, operation: Operation::Confirm, attempt, not_after };
+            assert!(sessions.call(Outgoing { xid: Xid([0; 16]), plan: Arc::clone(&plan), call }));
+        }
+        assert!(sessions.flush().is_empty());
+        messages.recv().await.expect("the first is called").expect("it is no error");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let done = pb::Reply { answer: Some(pb::reply::Answer::Done(Bytes::new())) };
+        let answers = sessions.answer("shop", id, pb::Replies { batch: 1, replies: vec![done] });
+        let told = answers.expect("it has that batch").into_iter().map(|answer| (answer.attempt, answer.reply));
+        assert_eq!(told.collect::<Vec<_>>(), [(0, Reply::Done), (1, Reply::Unreachable)]);
+        assert!(messages.try_recv().is_err(), "the second is not called");
+    }
+
+    #[tokio::test]
+    async fn a_beat_needs_room_for_what_it_says_and_no_more() {
+        let sessions = Sessions::new(SystemClock::start());
+        let (id, _messages) = open(&sessions);
+        assert!(sessions.beat("shop", id), "there is nothing to forget");
+        assert!(!sessions.beat("shop", id), "it is full");
     }
 }

@@ -205,7 +205,7 @@ mod tests {
             templates: Endpoint::from_static("http://127.0.0.1:1").connect_lazy(),
         };
         let redemption = Redemption::new(shards.clone(), ids, peers, Settings::default());
-        let asked = GetRedemptionRequest { user_id: 7, by: Some(By::OrderId(1)), shop_id: 0 };
+        let asked = GetRedemptionRequest { user_id: 7, by: Some(By::OrderId(1)), shop_id: 9 };
         let code = async || redemption.get(&asked).await.err().map(|fault| fault.code);
         assert_eq!(code().await, Some(Code::NotFound));
         let in_state = |state| Said { epoch: 1, states: vec![Some(state); SLOTS] };

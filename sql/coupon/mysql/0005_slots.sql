@@ -15,4 +15,4 @@ CREATE TABLE IF NOT EXISTS first_map (
 ) ENGINE = InnoDB;
 
 -- A move reads the rows of its slots alone, of a fence that has those of all transactions that are not forgotten.
-ALTER TABLE tercet_fence ADD KEY of_part (part);
+ALTER TABLE tercet_fence ADD KEY /*M! IF NOT EXISTS */ of_part (part);

@@ -103,9 +103,9 @@ async fn a_batch_is_issued_to_its_end_when_its_process_and_its_caller_are_gone<D
         reason: "spring".into(),
     };
     // It gets as far as one of the databases lets it.
+    let (process, mut second) = world.second().await;
     let closed = world.shards.pools()[1].clone();
     close::<Db>(&closed).await;
-    let (process, mut second) = world.second().await;
     let stream = second.issue(request).await.expect("it begins").into_inner();
     let progress = async |world: &mut World<Db>| {
         let found = world.issuing.get_issue(pb::GetIssueRequest { batch_id: "spring/2".into() }).await;

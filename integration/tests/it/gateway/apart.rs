@@ -3,18 +3,20 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use sqlx::{MySql, Pool};
+use sqlx::{AssertSqlSafe, MySql, Pool};
 use tempfile::TempDir;
 use tercet::fence::Dialect as _;
+use tercet_coupon::Shards;
 use tercet_events::event::Topic;
 use tercet_events::settings::Kafka;
+use tercet_gateway::token::Role;
 use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
 use tercet_integration::servers;
-use tercet_shards::ShardMap;
+use tercet_shards::{ShardMap, Slot};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::coupons::{claim, published};
-use super::stage::{Ask, Asks, Keys, Told, send};
+use super::stage::{Ask, Asks, Keys, Told, bearer, send};
 use super::{TEMPLATES, rules};
 
 /// Databases and tables of the coupons, where it does not matter how many.
@@ -30,8 +32,8 @@ pub(super) struct Apart {
     pub(super) coordinator: Coordinator,
     pub(super) issuing: Process,
     redemption: Process,
-    /// Of the first database of the coupons.
-    pub(super) home: String,
+    /// The databases of the coupons.
+    coupons: Vec<String>,
     gateway: SocketAddr,
     /// Where each process shows its metrics.
     metrics: Vec<(String, SocketAddr)>,
@@ -43,8 +45,12 @@ impl Apart {
     /// With coupons spread so; `None` where there is no MariaDB, or no Kafka.
     pub(super) async fn start(shards: &str) -> Option<Self> {
         let (address, prefix) = servers::kafka()?;
-        let urls = databases(4 + shards.parse::<ShardMap>().expect("it is a map").databases()).await?;
+        let map: ShardMap = shards.parse().expect("it is a map");
+        let urls = databases(4 + map.databases()).await?;
         let [stock, template, order, log, of_coupons @ ..] = &urls[..] else { panic!("four") };
+        // Here they may take as long as they need.
+        let made = Shards::<MySql>::open(map, of_coupons).await.expect("they are there");
+        made.migrate().await.expect("the schema is sound");
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path();
         // Few, since each of them costs the broker files.
@@ -96,9 +102,9 @@ impl Apart {
         coordinator.wait_for(&mut participants).await.expect("they have sessions");
         participants.extend(others);
         participants.push(started(before));
-        let home = of_coupons[0].clone();
+        let coupons = of_coupons.to_vec();
         let (_others, _folder) = (participants, folder);
-        let apart = Self { keys, kafka, coordinator, issuing, redemption, home, gateway, metrics, _others, _folder };
+        let apart = Self { keys, kafka, coordinator, issuing, redemption, coupons, gateway, metrics, _others, _folder };
         apart.ready().await;
         Some(apart)
     }
@@ -123,7 +129,7 @@ impl Apart {
 
     /// The first database of the coupons.
     pub(super) async fn home(&self) -> Pool<MySql> {
-        MySql::open(&self.home).await.expect("it is there")
+        MySql::open(&self.coupons[0]).await.expect("it is there")
     }
 
     /// What a process shows Prometheus.
@@ -182,7 +188,9 @@ async fn status(apart: &Apart, by: &str, coupon_id: &Value) -> Value {
 async fn coupons_are_used_given_back_kept_and_expire_with_every_service_apart() {
     let Some(mut apart) = Apart::start(SHARDS).await else { return };
     let template = shop(&apart, 100).await;
-    let (ann, user) = (apart.keys.operator("ann"), apart.keys.user(42));
+    // They outlast the processes that are killed.
+    let token = |role, subject| apart.keys.mint(bearer(role, subject), PATIENCE * 10);
+    let (ann, user) = (token(Role::Operator, "ann"), token(Role::User, "42"));
     let mut coupons = Vec::new();
     for key in ["a", "b"] {
         coupons.push(apart.ask(claim(&user, &template, key)).await.good(201)["coupon_id"].clone());
@@ -222,15 +230,13 @@ async fn coupons_are_used_given_back_kept_and_expire_with_every_service_apart() 
     apart.redemption.restart().expect("it starts");
     until("it is done", async || apart.ask(redeem(&apart.keys, 42, "9", &coupons[0])).await.status == 200).await;
 
-    // What is not used in time expires.
-    let now = "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)";
-    let now_ms: i64 = sqlx::query_scalar(now).fetch_one(&apart.home().await).await.expect("it answers");
-    let end_ms = now_ms + 8_000;
-    let mut short = rules();
-    short["validity"] = json!({ "utc_offset_minutes": 480, "fixed": { "start_ms": 1, "end_ms": end_ms } });
-    short["claim"] = json!({ "start_ms": 1, "end_ms": end_ms });
-    let short = published(&apart, &ann, "short", &short).await;
-    let coupon = apart.ask(claim(&user, &short, "d")).await.good(201)["coupon_id"].clone();
+    // What was not used in time expires.
+    let coupon = apart.ask(claim(&user, &template, "d")).await.good(201)["coupon_id"].clone();
+    let (map, slot): (ShardMap, _) = (SHARDS.parse().expect("it is a map"), Slot::of_user(42));
+    let (table, id) = (map.table(slot), coupon.as_str().expect("text"));
+    let end = format!("UPDATE coupon_{table:03} SET valid_until_ms = 1 WHERE coupon_id = {id}");
+    let pool = MySql::open(&apart.coupons[map.database(slot)]).await.expect("it is there");
+    sqlx::query(AssertSqlSafe(end)).execute(&pool).await.expect("the table is there");
     until("it expires", async || status(&apart, &user, &coupon).await == "expired").await;
     assert_eq!(apart.ask(redeem(&apart.keys, 42, "10", &coupon)).await.code(), "EXPIRED");
 
@@ -246,7 +252,7 @@ async fn every_process_shows_what_it_was_asked(apart: &Apart) {
             "issuing" => &["{service=\"issuing\",method=\"Issuing/Claim\",code=\"OK\"} "],
             "redemption" => &["{service=\"redemption\",method=\"Redemption/Redeem\",code=\"OK\"} ", "given_up_total"],
             "coupon-template" => {
-                &["{service=\"coupon_template\",method=\"CouponTemplates/CreateTemplate\",code=\"OK\"} 2"]
+                &["{service=\"coupon_template\",method=\"CouponTemplates/CreateTemplate\",code=\"OK\"} 1"]
             }
             "business-log" => &["{service=\"business_log\",method=\"BusinessLog/"],
             "stock" => &["{service=\"stock\",method=\"Stocks/SetStock\",code=\"OK\"} 1", "tercet_stock_low{"],

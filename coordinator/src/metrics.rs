@@ -221,8 +221,8 @@ pub fn scanned(row: &Compensation, now: Timestamp) {
     histogram!("tercet_compensation_age_seconds", "service" => service()).record(age);
 }
 
-/// What waits in `compensation_log`, of all services for which anything does. `shown`: the labels of the last time, which
-/// are told when nothing does any more.
+/// What waits in `compensation_log`, of all services for which anything does. `shown`: the labels of the last time,
+/// which are told when nothing does any more.
 pub fn backlogs(all: &[Backlog], shown: &mut BTreeSet<String>, now: Timestamp) {
     let mut labels: BTreeMap<String, Backlog> =
         std::mem::take(shown).into_iter().map(|label| (label, Backlog::default())).collect();

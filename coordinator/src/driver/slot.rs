@@ -57,8 +57,8 @@ impl Slot {
         slot
     }
 
-    /// Until when somebody may begin something for it. The only way to tell anybody: whoever lets it be forgotten earlier
-    /// lets it be done after its end.
+    /// Until when somebody may begin something for it. The only way to tell anybody: whoever lets it be forgotten
+    /// earlier lets it be done after its end.
     pub(super) fn grant(&mut self, not_after: Timestamp) -> Timestamp {
         self.not_after = self.not_after.max(not_after);
         not_after

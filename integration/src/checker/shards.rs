@@ -1,10 +1,10 @@
 //! The invariants of the coupon platform over all shards, read from its databases alone, also while it runs.
 //!
-//! Nothing is written, and nothing is copied: coupons, orders and log entries are read by pages of their keys, and what
-//! belongs to a page is looked up by index. Databases have no moment in common, so what a transaction is just changing
-//! looks wrong. Whatever does is looked at again, by its id, until it is right or `patience` is over; what is summed up
-//! is compared with bounds that hold at any time, and leave no room where nothing is under way. Slots may move meanwhile:
-//! their rows are read where they are.
+//! Nothing is written, and nothing is copied: coupons, orders and log entries are read by pages of their keys, and
+//! what belongs to a page is looked up by index. Databases have no moment in common, so what a transaction is just
+//! changing looks wrong. Whatever does is looked at again, by its id, until it is right or `patience` is over; what is
+//! summed up is compared with bounds that hold at any time, and leave no room where nothing is under way. Slots may
+//! move meanwhile: their rows are read where they are.
 
 mod goods;
 mod look;

@@ -114,9 +114,10 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
     }
 }
 
-/// The service over these databases, whose tables are made where they are missing, with its scheduled jobs. It takes part
-/// in no transaction itself: the coupon service does, over the same databases. With a bus it tells of batches and of what expires, to the
-/// outboxes that the coupon service publishes, and gives to those whom events are about as occasions say.
+/// The service over these databases, whose tables are made where they are missing, with its scheduled jobs. It takes
+/// part in no transaction itself: the coupon service does, over the same databases. With a bus it tells of batches and
+/// of what expires, to the outboxes that the coupon service publishes, and gives to those whom events are about as
+/// occasions say.
 ///
 /// # Errors
 /// Those of [`Error`].

@@ -1,11 +1,11 @@
 //! Moves slots between databases while the services run, on MariaDB and MySQL.
 //!
 //! The slots of one table that go from one database to another move together. Their rows are copied while they are
-//! served, in passes that compare both sides, until few differ. Then they are frozen where they were: that commit waits
-//! for the local transactions under way, and later ones find another epoch. A last pass, over the parts of the one before
-//! it, leaves both sides equal, the fence's rows among them, and waits until the events of their users are published, so that those that come after
-//! follow them. One commit of the database that they came to serves them there. What is left behind is deleted when
-//! nobody can look for it there any more.
+//! served, in passes that compare both sides, until few differ. Then they are frozen where they were: that commit
+//! waits for the local transactions under way, and later ones find another epoch. A last pass, over the parts of the
+//! one before it, leaves both sides equal, the fence's rows among them, and waits until the events of their users are
+//! published, so that those that come after follow them. One commit of the database that they came to serves them
+//! there. What is left behind is deleted when nobody can look for it there any more.
 //!
 //! Each step is one commit, and says what it found: so a move that was killed is gone on with by running it again, and
 //! a mover that was frozen, and wakes up when another has taken the move, finds its number gone and does nothing: its

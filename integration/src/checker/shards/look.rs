@@ -49,8 +49,8 @@ impl Books {
         Ok(findings)
     }
 
-    /// All coupons of a table in a database that says this of its slots; what is wrong with them, and how many there are
-    /// of each slot.
+    /// All coupons of a table in a database that says this of its slots; what is wrong with them, and how many there
+    /// are of each slot.
     async fn coupons_in(
         &mut self,
         database: usize,

@@ -129,7 +129,8 @@ impl Books {
         let mut sums: BTreeMap<i64, Sum> = BTreeMap::new();
         for table in 0..self.map.tables() {
             let sql = format!(
-                "SELECT template_id, slot, COUNT(*), CAST(SUM(CASE WHEN status <> {pending} THEN 1 ELSE 0 END) AS SIGNED),
+                "SELECT template_id, slot, COUNT(*),
+                    CAST(SUM(CASE WHEN status <> {pending} THEN 1 ELSE 0 END) AS SIGNED),
                     CAST(SUM(CASE WHEN status = {used} THEN discount_cents ELSE 0 END) AS SIGNED)
                  FROM (SELECT template_id, CAST(coupon_id & {SLOT} AS SIGNED) AS slot, status, discount_cents
                     FROM coupon_{table:03} {only}) AS c GROUP BY template_id, slot"

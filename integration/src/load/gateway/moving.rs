@@ -118,7 +118,8 @@ mod tests {
     fn the_freezes_of_all_lines_are_read() {
         let line = |ms: u64| {
             format!(
-                "database 0 to 2, table 0: 128 slots: 9 rows copied in 7 ms, 1 of them under the freeze of {ms} ms; 9 compared (1/4)"
+                "database 0 to 2, table 0: 128 slots: 9 rows copied in 7 ms, 1 of them under the freeze of {ms} ms; \
+                 9 compared (1/4)"
             )
         };
         let lines = [line(30), line(10), line(20), "384 slots moved, the longest freeze was 30 ms".to_owned()];

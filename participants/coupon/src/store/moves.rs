@@ -57,8 +57,8 @@ pub(crate) type Rows = HashMap<String, String>;
 /// Slots that move together: those of one table that go from one database to another.
 pub(crate) type Set = [Slot];
 
-/// Slots in sets that have no more than so many rows, by these counts, and those alone that have more. Whether a set has
-/// few comes with it.
+/// Slots in sets that have no more than so many rows, by these counts, and those alone that have more. Whether a set
+/// has few comes with it.
 fn packed(slots: &Set, counts: &HashMap<usize, usize>, rows: usize) -> Vec<(Vec<Slot>, bool)> {
     let (mut sets, mut open, mut sum) = (Vec::new(), Vec::new(), 0);
     for slot in slots {
@@ -165,8 +165,8 @@ impl Table {
         filter
     }
 
-    /// All rows of these slots in parts of about so many, none of which has a slot in common with another or else a key.
-    /// What comes later is in one of them too.
+    /// All rows of these slots in parts of about so many, none of which has a slot in common with another or else a
+    /// key. What comes later is in one of them too.
     pub(crate) async fn parts(&self, pool: &Pool<MySql>, slots: &Set, rows: usize) -> sqlx::Result<Vec<Part>> {
         let mut parts = Vec::new();
         for (slots, few) in self.sets(pool, slots, rows).await? {
@@ -190,7 +190,8 @@ impl Table {
         let SlotOf::Column(column, _) = self.slot else { return Ok(vec![(slots.to_vec(), false)]) };
         let (source, slots_listed) = (self.source(), list(slots));
         let sql = format!(
-            "-- move_counts\nSELECT {column}, COUNT(*) FROM {source} WHERE {column} IN ({slots_listed}) GROUP BY {column}"
+            "-- move_counts
+            SELECT {column}, COUNT(*) FROM {source} WHERE {column} IN ({slots_listed}) GROUP BY {column}"
         );
         let counts: Vec<(i16, i64)> = sqlx::query_as(AssertSqlSafe(sql)).persistent(false).fetch_all(pool).await?;
         let counts: HashMap<usize, usize> = counts

@@ -321,7 +321,7 @@ const SECTION: &str = "# Runbook\n\n## A\n\n**Means** x\n\n**Look at** y\n\n**Sa
 /// Every rule finds the one fault planted for it, and the sound repository has none.
 #[test]
 fn each_rule_sees_its_own_fault() {
-    let sound = [
+    let sound: Files = [
         ("Cargo.toml", "[workspace]\n".to_owned()),
         ("coordinator/core/Cargo.toml", "name = \"tercet-core\"\n[dependencies]\n".to_owned()),
         (
@@ -334,8 +334,8 @@ fn each_rule_sees_its_own_fault() {
         ("charts/alerts.yaml", ALERT.to_owned()),
         ("charts/RUNBOOK.md", SECTION.to_owned()),
     ]
-    .map(|(path, text)| (path.to_owned(), text));
-    let sound = Files::from(sound);
+    .map(|(path, text)| (path.to_owned(), text))
+    .into();
     assert_eq!(faults(&sound), Vec::<String>::new());
 
     let planted = [

@@ -164,13 +164,16 @@ pub fn tables(count: usize) -> Vec<String> {
     names
 }
 
+/// A claim as its table is asked about it: its place among all, coupon, template, user and key.
+type Asked = (usize, i64, i64, i64, Option<i64>);
+
 /// What stands in the way of these claims, in their order; the counters are locked until the local transaction ends.
 pub async fn standings<Db: Store>(
     db_tx: &mut DbTx<Db>,
     map: &ShardMap,
     claims: &[Claim],
 ) -> sqlx::Result<Vec<Standing>> {
-    let mut tables: BTreeMap<usize, Vec<(usize, i64, i64, i64, Option<i64>)>> = BTreeMap::new();
+    let mut tables: BTreeMap<usize, Vec<Asked>> = BTreeMap::new();
     for (at, claim) in claims.iter().enumerate() {
         let table = map.table(Slot::of_id(claim.coupon_id));
         tables.entry(table).or_default().push((

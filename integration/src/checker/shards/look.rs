@@ -38,9 +38,9 @@ impl Books {
                         report.coupons += tally.coupons;
                         report.discount_cents += tally.discount_cents;
                     }
-                    let counts = |finding: &Finding| match finding.suspect {
-                        Suspect::Coupon(id) => seen.contains(&Slot::of_id(id).number()),
-                        _ => true,
+                    let counts = |finding: &Finding| {
+                        let Suspect::Coupon(id) = finding.suspect else { return true };
+                        seen.contains(&Slot::of_id(id).number())
                     };
                     findings.extend(found.into_iter().filter(counts));
                 }

@@ -191,7 +191,7 @@ const SQLITE: Statements = Statements {
         SELECT batch, batch_id, digest, template_id, version, claimed_ms, valid_from_ms, valid_until_ms, coupons, state,
             refusal, operator, reason, started_ms, ended_ms FROM issue_batch AS b
         WHERE state IN (1, 4) AND lease_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
-            AND EXISTS (SELECT 1 FROM issue_user AS u WHERE u.batch = b.batch) ORDER BY batch LIMIT ?",
+            AND (SELECT 1 FROM issue_user AS u WHERE u.batch = b.batch LIMIT 1) IS NOT NULL ORDER BY batch LIMIT ?",
     list: "-- coupon_list_batches
         SELECT batch, batch_id, digest, template_id, version, claimed_ms, valid_from_ms, valid_until_ms, coupons, state,
             refusal, operator, reason, started_ms, ended_ms FROM issue_batch
@@ -239,7 +239,7 @@ const MYSQL: Statements = Statements {
             valid_from_ms, valid_until_ms, coupons, state, refusal, operator, reason, started_ms, ended_ms
         FROM issue_batch AS b FORCE INDEX (by_state)
         WHERE state IN (1, 4) AND lease_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
-            AND EXISTS (SELECT 1 FROM issue_user AS u WHERE u.batch = b.batch) ORDER BY batch LIMIT ?",
+            AND (SELECT 1 FROM issue_user AS u WHERE u.batch = b.batch LIMIT 1) IS NOT NULL ORDER BY batch LIMIT ?",
     list: "-- coupon_list_batches
         SELECT batch, CAST(batch_id AS CHAR CHARACTER SET utf8mb4), digest, template_id, version, claimed_ms,
             valid_from_ms, valid_until_ms, coupons, state, refusal, operator, reason, started_ms, ended_ms

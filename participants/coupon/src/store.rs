@@ -176,13 +176,8 @@ pub async fn standings<Db: Store>(
     let mut tables: BTreeMap<usize, Vec<Asked>> = BTreeMap::new();
     for (at, claim) in claims.iter().enumerate() {
         let table = map.table(Slot::of_id(claim.coupon_id));
-        tables.entry(table).or_default().push((
-            at,
-            claim.coupon_id,
-            claim.template_id,
-            claim.user_id,
-            claim_key(claim),
-        ));
+        let &Claim { coupon_id, template_id, user_id, .. } = claim;
+        tables.entry(table).or_default().push((at, coupon_id, template_id, user_id, claim_key(claim)));
     }
     let statements = |kind| tables.iter().map(move |(table, rows)| statement(kind, *table, rows));
     let mut all: Vec<Statement> = Vec::new();

@@ -17,7 +17,7 @@ use tercet_rules::{Cents, Code, Fault, Invalid, Limit, Set};
 use tercet_shards::Slot;
 use tracing::{error, warn};
 
-use super::limits::{AGAIN_MS, AWAY_PAUSE, DEADLINE, FIRST_DUE_MS, LOOK_TIMEOUT};
+use super::limits::{AGAIN_MS, AWAY_PAUSE, DEADLINE, FIRST_DUE_MS, LOOK_TIMEOUT, LOOKS_MAX};
 use super::trial::{basket, busy, combination, database, of_coupon};
 use super::{Redemption, fields};
 use crate::store::redemptions::{Change, Redemption as Row, Redemptions, State};
@@ -261,14 +261,18 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     ///
     /// # Errors
     /// [`Code::SystemBusy`] where somebody has forgotten it just now.
-    async fn promised(&self, row: Row) -> Result<Row, Fault> {
-        if row.is_promised || !matches!(row.state, State::Kept | State::Submitted) {
-            return Ok(row);
+    async fn promised(&self, mut row: Row) -> Result<Row, Fault> {
+        for _ in 0..LOOKS_MAX {
+            if row.is_promised || !matches!(row.state, State::Kept | State::Submitted) {
+                return Ok(row);
+            }
+            if self.change(row.user_id, row.redemption_id, Change::Promise).await? {
+                return Ok(Row { is_promised: true, ..row });
+            }
+            // It has ended, or was forgotten, and perhaps written by another call, which may forget it again.
+            row = self.by_key(row.user_id, (row.shop_id, &row.idempotency_key)).await?.ok_or_else(busy)?;
         }
-        if self.change(row.user_id, row.redemption_id, Change::Promise).await? {
-            return Ok(Row { is_promised: true, ..row });
-        }
-        self.by_key(row.user_id, (row.shop_id, &row.idempotency_key)).await?.ok_or_else(busy)
+        Err(busy())
     }
 
     /// Drops what nobody was promised, unless it has begun.

@@ -82,7 +82,7 @@ pub(super) const MYSQL: Words = Words {
         FROM JSON_TABLE(?, '$[*]' COLUMNS (template_id BIGINT PATH '$[0]', version BIGINT PATH '$[1]',
             claimed BIGINT PATH '$[2]', used BIGINT PATH '$[3]', refunded BIGINT PATH '$[4]',
             discount BIGINT PATH '$[5]', ordered BIGINT PATH '$[6]')) AS j
-        STRAIGHT_JOIN template AS t ON t.template_id = j.template_id
+        STRAIGHT_JOIN template AS t FORCE INDEX (PRIMARY) ON t.template_id = j.template_id
         ON DUPLICATE KEY UPDATE claimed = template_usage.claimed + VALUES(claimed),
             used = template_usage.used + VALUES(used), refunded = template_usage.refunded + VALUES(refunded),
             discount_cents = template_usage.discount_cents + VALUES(discount_cents),

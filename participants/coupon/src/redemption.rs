@@ -21,7 +21,7 @@ use tercet::fence::{self, Dialect};
 use tercet::participant::Moves as _;
 use tercet::service::Service;
 use tercet_proto::coupon::v1::redemption_server::RedemptionServer;
-use tercet_rules::Fault;
+use tercet_rules::{Code, Fault};
 use tercet_shards::{Ids, Slot, node};
 use tonic::service::Routes;
 
@@ -96,7 +96,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// A connection that reads a user's rows.
     ///
     /// # Errors
-    /// [`Code::SystemBusy`](tercet_rules::Code::SystemBusy), also while nobody says where they are.
+    /// [`Code::SystemBusy`], also while nobody says where they are.
     async fn connection(&self, user_id: i64) -> Result<PoolConnection<Db>, Fault> {
         let pool = self.shards.pool(Slot::of_user(user_id)).map_err(trial::database)?;
         pool.acquire().await.map_err(trial::database)
@@ -105,7 +105,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// Changes a user's redemption where it is: whether it stood where it has to.
     ///
     /// # Errors
-    /// [`Code::SystemBusy`](tercet_rules::Code::SystemBusy), also while it moves to another database.
+    /// [`Code::SystemBusy`], also while it moves to another database.
     async fn change(&self, user_id: i64, redemption_id: i64, change: Change<'_>) -> Result<bool, Fault> {
         let slot = Slot::of_user(user_id);
         for _ in 0..limits::LOOKS_MAX {
@@ -119,6 +119,33 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                     return Ok(done);
                 }
             }
+            self.shards.look().await;
+        }
+        Err(trial::busy())
+    }
+
+    /// What is said of a user by his rows, and not by those that he left behind in another database.
+    ///
+    /// # Errors
+    /// Those of `ask`; [`Code::SystemBusy`] while his rows move.
+    async fn settled<T, F>(&self, user_id: i64, ask: impl Fn() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let slot = Slot::of_user(user_id);
+        for _ in 0..limits::LOOKS_MAX {
+            let view = self.shards.slots().view();
+            let fault = match ask().await {
+                Err(fault) if fault.code != Code::SystemBusy => fault,
+                answer => return answer,
+            };
+            let Some(database) = view.reads(slot) else { return Err(fault) };
+            let mut connection = self.shards.pools()[database].acquire().await.map_err(trial::database)?;
+            // An epoch only rises: if it is the same now, his rows were there.
+            if fence::is_at::<Db>(&mut connection, view.epoch(database)).await.map_err(trial::database)? {
+                return Err(fault);
+            }
+            drop(connection);
             self.shards.look().await;
         }
         Err(trial::busy())
@@ -188,7 +215,6 @@ mod tests {
     async fn what_has_moved_to_where_nobody_is_heard_is_not_said_to_be_missing() {
         use tercet::client::Options;
         use tercet_proto::coupon::v1::{GetRedemptionRequest, get_redemption_request::By};
-        use tercet_rules::Code;
         use tercet_shards::SLOTS;
         use tonic::transport::Endpoint;
 

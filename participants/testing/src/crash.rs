@@ -28,7 +28,10 @@ pub(crate) enum Watcher {
 
 impl Watcher {
     /// Watches what connects to [`Watcher::url`] instead of this URL.
-    #[cfg_attr(not(any(feature = "postgres", feature = "mysql")), allow(clippy::extra_unused_type_parameters))]
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "mysql")),
+        allow(clippy::extra_unused_type_parameters, reason = "it names the server's database")
+    )]
     pub(crate) async fn new<Db: Database>(url: String) -> Result<Self, String> {
         #[cfg(any(feature = "postgres", feature = "mysql"))]
         if let Some(protocol) = Db::words().protocol {

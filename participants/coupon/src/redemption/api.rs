@@ -62,7 +62,7 @@ impl<Db: Redemptions + Dialect> Rpc for Api<Db> {
     async fn get_redemption(&self, request: Request<pb::GetRedemptionRequest>) -> Answer<pb::GetRedemptionResponse> {
         let request = request.into_inner();
         let found = async {
-            let view = self.redemption.get(&request).await?;
+            let view = self.redemption.settled(request.user_id, || self.redemption.get(&request)).await?;
             Ok(pb::GetRedemptionResponse { redemption: Some(view) })
         };
         self.within(request.user_id, found).await
@@ -70,6 +70,7 @@ impl<Db: Redemptions + Dialect> Rpc for Api<Db> {
 
     async fn refund(&self, request: Request<pb::RefundRequest>) -> Answer<pb::RefundResponse> {
         let request = request.into_inner();
-        self.within(request.user_id, self.redemption.refund(&request)).await
+        let refunded = self.redemption.settled(request.user_id, || self.redemption.refund(&request));
+        self.within(request.user_id, refunded).await
     }
 }

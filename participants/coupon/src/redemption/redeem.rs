@@ -40,7 +40,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     pub(super) async fn redeem(&self, request: &pb::RedeemRequest) -> Result<pb::RedemptionView, Fault> {
         let order = fields::redeem(request)?;
         let digest = fields::digest(request);
-        let priced = match self.price(request, &order).await {
+        let priced = match self.settled(request.user_id, || self.price(request, &order)).await {
             Ok(_) if self.is_away() && self.is_full(request.user_id) => Err(busy()),
             priced => priced,
         };

@@ -48,9 +48,6 @@ pub trait Old: Occasions {
     fn drop_run(db_tx: &mut DbTx<Self>, run: i64, batch: Option<i64>) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
 
-const OLD: &str = "-- coupon_old_occasions
-    SELECT occasion_id, runs_kept FROM occasion WHERE state = 2 AND runs_kept > 0 AND stopped_ms < ?
-    ORDER BY occasion_id LIMIT ?";
 const KEEP_LESS: &str = "-- coupon_keep_less
     UPDATE occasion SET runs_kept = ? WHERE occasion_id = ? AND state = 2 AND runs_kept = ?
         AND NOT EXISTS (SELECT 1 FROM occasion_run r WHERE r.occasion_id = ? AND r.state = 0)";
@@ -62,8 +59,16 @@ const DROP_BATCH: &str = "-- coupon_drop_batch_of_run
     DELETE FROM issue_batch WHERE batch = ?";
 
 #[cfg(feature = "sqlite")]
+const SQLITE_OLD: &str = "-- coupon_old_occasions
+    SELECT occasion_id, runs_kept FROM occasion WHERE state = 2 AND runs_kept > 0 AND stopped_ms < ?
+    ORDER BY occasion_id LIMIT ?";
+#[cfg(feature = "sqlite")]
 const SQLITE_DROP_CHUNKS: &str = "-- coupon_drop_chunks
     DELETE FROM issue_chunk WHERE batch = $1 AND chunk IN (SELECT value FROM json_each($2))";
+#[cfg(feature = "mysql")]
+const MYSQL_OLD: &str = "-- coupon_old_occasions
+    SELECT occasion_id, runs_kept FROM occasion FORCE INDEX (by_state)
+    WHERE state = 2 AND runs_kept > 0 AND stopped_ms < ? ORDER BY occasion_id LIMIT ?";
 #[cfg(feature = "mysql")]
 const MYSQL_DROP_CHUNKS: &str = "-- coupon_drop_chunks
     DELETE issue_chunk FROM (SELECT ? AS batch) AS b
@@ -71,14 +76,14 @@ const MYSQL_DROP_CHUNKS: &str = "-- coupon_drop_chunks
     STRAIGHT_JOIN issue_chunk FORCE INDEX (PRIMARY) ON issue_chunk.batch = b.batch AND issue_chunk.chunk = j.chunk";
 
 macro_rules! old {
-    ($database:ty, $drop_chunks:ident) => {
+    ($database:ty, $old:ident, $drop_chunks:ident) => {
         impl Old for $database {
             async fn old_occasions(
                 db_tx: &mut DbTx<Self>,
                 before_ms: i64,
                 limit: usize,
             ) -> sqlx::Result<Vec<(i64, bool)>> {
-                let query = sqlx::query_as(OLD).bind(before_ms).bind(limit as i64);
+                let query = sqlx::query_as($old).bind(before_ms).bind(limit as i64);
                 let old: Vec<(i64, i64)> = query.fetch_all(db_tx).await?;
                 Ok(old.into_iter().map(|(occasion_id, kept)| (occasion_id, kept == Kept::All as i64)).collect())
             }
@@ -113,6 +118,6 @@ macro_rules! old {
 }
 
 #[cfg(feature = "sqlite")]
-old!(sqlx::Sqlite, SQLITE_DROP_CHUNKS);
+old!(sqlx::Sqlite, SQLITE_OLD, SQLITE_DROP_CHUNKS);
 #[cfg(feature = "mysql")]
-old!(sqlx::MySql, MYSQL_DROP_CHUNKS);
+old!(sqlx::MySql, MYSQL_OLD, MYSQL_DROP_CHUNKS);

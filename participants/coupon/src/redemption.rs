@@ -139,13 +139,15 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 Err(fault) if fault.code != Code::SystemBusy => fault,
                 answer => return answer,
             };
-            let Some(database) = view.reads(slot) else { return Err(fault) };
-            let mut connection = self.shards.pools()[database].acquire().await.map_err(trial::database)?;
-            // An epoch only rises: if it is the same now, his rows were there.
-            if fence::is_at::<Db>(&mut connection, view.epoch(database)).await.map_err(trial::database)? {
-                return Err(fault);
+            // While they are frozen another database may begin to serve them at any time.
+            if let Some(place) = view.place(slot) {
+                let epoch = place.epoch.unwrap_or_default();
+                let mut connection = self.shards.pools()[place.database].acquire().await.map_err(trial::database)?;
+                // An epoch only rises: if it is the same now, his rows were there.
+                if fence::is_at::<Db>(&mut connection, epoch).await.map_err(trial::database)? {
+                    return Err(fault);
+                }
             }
-            drop(connection);
             self.shards.look().await;
         }
         Err(trial::busy())

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use tercet::action::{Action, Saga, Sender, Tcc};
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
@@ -257,12 +258,15 @@ struct Moved<'a> {
     coupon_ids: Vec<i64>,
 }
 
+/// An order that is not placed yet is asked for again after so long.
+const FROZEN_DELAY: Duration = Duration::from_millis(50);
+
 /// Moves each order to what `next` says of it, which is at most one step for each order of a slice. Returns the
 /// answers, and the orders that moved.
 async fn advance_each<'a, Db: Store>(
     db_tx: &mut DbTx<Db>,
     operations: &'a [Op<pb::Refund>],
-    next: fn(&Standing) -> Result<Status, String>,
+    next: fn(&Standing) -> Result<Status, Answer>,
 ) -> sqlx::Result<(Vec<Answer>, Vec<Moved<'a>>)> {
     let key = |op: &Op<pb::Refund>| Key { shop_id: op.request.shop_id, order_id: op.request.order_id };
     let keys: BTreeSet<Key> = operations.iter().map(key).collect();
@@ -278,7 +282,7 @@ async fn advance_each<'a, Db: Store>(
         };
         let (from, to) = match next(order) {
             Ok(to) => (order.status, to),
-            Err(reason) => return Answer::refused(reason),
+            Err(answer) => return answer,
         };
         moved.push(Moved { op, order: *order, coupon_ids: coupon_ids(order.coupon_id) });
         // The next of the slice finds it so.
@@ -314,8 +318,10 @@ impl<Db: Store> SliceCompensable for Refund<Db> {
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Refund>]) -> sqlx::Result<Vec<Answer>> {
         let refund = |order: &Standing| match order.status {
             Status::Placed | Status::Paid => Ok(Status::Refunded),
-            status @ (Status::Frozen | Status::Closed | Status::Refunded) => {
-                Err(format!("{} is {}", order.key, status.name()))
+            // Whoever was told that it is placed may be quicker than what places it.
+            Status::Frozen => Err(Answer::not_now(FROZEN_DELAY)),
+            status @ (Status::Closed | Status::Refunded) => {
+                Err(Answer::refused(format!("{} is {}", order.key, status.name())))
             }
         };
         let (answers, moved) = advance_each::<Db>(db_tx, operations, refund).await?;
@@ -324,8 +330,9 @@ impl<Db: Store> SliceCompensable for Refund<Db> {
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Refund>]) -> sqlx::Result<Vec<Answer>> {
-        let take_back =
-            |order: &Standing| order.refunded_from.ok_or_else(|| format!("{} is {}", order.key, order.status.name()));
+        let take_back = |order: &Standing| {
+            order.refunded_from.ok_or_else(|| Answer::refused(format!("{} is {}", order.key, order.status.name())))
+        };
         let (answers, moved) = advance_each::<Db>(db_tx, operations, take_back).await?;
         self.outbox.append::<Db>(db_tx, moved.into_iter().map(taken_back)).await?;
         Ok(answers)

@@ -34,7 +34,9 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         match row.state {
             State::Refunded => return self.refunded(&row, &deductions).await,
             State::Done => {}
-            State::Kept | State::Submitted | State::Refused | State::GivenUp => return Err(refused()),
+            // Whoever was told that it is done may be quicker than what notes it.
+            State::Kept | State::Submitted => return Err(busy()),
+            State::Refused | State::GivenUp => return Err(refused()),
         }
         let plan = plan(&row, request, &kept.lines, &deductions).map_err(|error| {
             error!(%error, "a refund is no plan");

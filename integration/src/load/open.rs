@@ -210,13 +210,15 @@ pub(super) async fn paced<F: Future<Output = ()>>(
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut under_way = FuturesUnordered::new();
+    let all = (time.as_secs_f64() * rate).round() as u64;
     let mut at = 0;
-    while begun.elapsed() < time && more() {
+    while at < all && more() {
         tokio::select! {
             _ = ticks.tick() => {}
             Some(()) = under_way.next() => continue,
         }
-        let due = (begun.elapsed().min(time).as_secs_f64() * rate) as u64;
+        // The first one is due at once.
+        let due = all.min((begun.elapsed().as_secs_f64() * rate) as u64 + 1);
         for at in at..due {
             if under_way.len() >= CALLERS {
                 break;
@@ -232,4 +234,25 @@ async fn one(caller: &Caller, (request, tally): &(pb::SubmitRequest, Shared), du
     tally.borrow_mut().begun += 1;
     let told = caller.call(request).await;
     tally.borrow_mut().record(due, told);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_due_is_begun_though_the_time_is_over() {
+        let begun = RefCell::new(Vec::new());
+        let begin = |at, due: Instant| {
+            // Nothing else is looked at meanwhile.
+            std::thread::sleep(Duration::from_millis(60));
+            begun.borrow_mut().push((at, due));
+            std::future::ready(())
+        };
+        paced(100.0, Duration::from_millis(50), || true, begin).await;
+        let begun = begun.into_inner();
+        assert_eq!(begun.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        let apart = begun.windows(2).map(|two| two[1].1 - two[0].1);
+        assert!(apart.eq([Duration::from_millis(10); 4]), "{begun:?}");
+    }
 }

@@ -221,11 +221,12 @@ pub fn scanned(row: &Compensation, now: Timestamp) {
     histogram!("tercet_compensation_age_seconds", "service" => service()).record(age);
 }
 
-/// What waits in `compensation_log`, of all services for which anything does. `shown`: the labels of the last time,
-/// which are told when nothing does any more.
+/// What waits in `compensation_log`, of all services for which anything does, and that nothing does of those that have
+/// registered. `shown`: the labels of the last time, which are told when nothing does any more.
 pub fn backlogs(all: &[Backlog], shown: &mut BTreeSet<String>, now: Timestamp) {
+    let registered = NAMED.lock().unwrap_or_else(PoisonError::into_inner).registered.clone();
     let mut labels: BTreeMap<String, Backlog> =
-        std::mem::take(shown).into_iter().map(|label| (label, Backlog::default())).collect();
+        std::mem::take(shown).into_iter().chain(registered).map(|label| (label, Backlog::default())).collect();
     for one in all {
         let label = named(&one.service);
         shown.insert(label.clone());

@@ -182,5 +182,8 @@ async fn a_prometheus_of_a_coordinator_in_trouble_answers_every_board_and_alert(
     let parked = prometheus.query("sum(tercet_compensations_parked)").await.expect("it answers");
     let told = stage.parked().await.expect("it answers");
     assert!(parked[0].1 > 0.0 && parked[0].1 <= told as f64, "{parked:?} of {told}");
+    // That nothing of a service waits is told too.
+    let waiting = prometheus.query("tercet_compensations_parked{service='a'}").await.expect("it answers");
+    assert!(matches!(waiting[..], [(_, 0.0)]), "{waiting:?}");
     stage.stop().await.expect("transactions were accepted all the time");
 }

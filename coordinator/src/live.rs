@@ -354,6 +354,14 @@ impl Live {
             labels: self.plan.labels.clone(),
             timeline: self.timeline.iter().map(|note| self.line(note)).collect(),
             idempotency_key: self.idempotency_key.clone().unwrap_or_default(),
+            refusal: self.refusal(),
+        }
+    }
+
+    fn refusal(&self) -> Option<pb::Refusal> {
+        match self.tx.cause {
+            Some(Cause::Refused { branch }) => Some(pb::Refusal { branch: branch.into(), reason: self.reason.clone() }),
+            Some(Cause::Deadline | Cause::RolledBack | Cause::Forced) | None => None,
         }
     }
 

@@ -8,7 +8,7 @@ pub(crate) mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::redemption::world::Databases as Hands;
+use crate::redemption::world::{Databases as Hands, stop};
 use sqlx::MySql;
 use tercet_coupon::issuing::{self, CRON};
 use tercet_coupon::store::jobs::Jobs as _;
@@ -290,6 +290,25 @@ async fn a_template_can_be_claimed_once_stock_is_back() {
     tokio::time::sleep(issuing::limits::CALL_TIMEOUT + Duration::from_secs(2)).await;
     world.serve_stock().await;
     until("it is granted", async || world.claim(7, template_id, "k").await.is_ok()).await;
+}
+
+/// In words that a participant might have used.
+#[tokio::test]
+async fn a_claim_that_a_person_stopped_is_not_refused() {
+    let mut world = world::without_stock_on_sqlite().await;
+    let stock = world.passing_stock();
+    let template_id = world.publish("a", rules(3, 2, FROM_MS)).await;
+    until("there is stock", async || world.claim(7, template_id, "first").await.is_ok()).await;
+    world.coordinator.all_ended().await;
+    stock.shutdown_background();
+    let request = pb::ClaimRequest { user_id: 7, template_id, idempotency_key: "k".into(), groups: Vec::new() };
+    let mut issuing = world.issuing.clone();
+    let asked = tokio::spawn(async move { issuing.claim(request).await });
+    stop(&world.coordinator, "claim", "stock refused: SOLD_OUT: All are gone").await;
+    let told = asked.await.expect("no panic").expect_err("it was stopped");
+    assert_eq!(fault(&told).code, Code::SystemBusy, "nobody has said no");
+    world.serve_stock().await;
+    until("nothing was learnt of it", async || world.claim(7, template_id, "k").await.is_ok()).await;
 }
 
 async fn coupons_are_listed_by_pages<Db: Databases>(mut world: World<Db>) {

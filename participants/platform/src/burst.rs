@@ -51,10 +51,10 @@ impl Flow {
     }
 
     fn count(&mut self, view: Option<&View>, started: Instant) {
-        match view.map(|view| (view.outcome(), view.reason().contains("deadline"))) {
+        match view.map(|view| (view.outcome(), view.refusal())) {
             Some((Some(Outcome::Confirmed), _)) => self.confirmed += 1,
-            Some((Some(Outcome::Cancelled), true)) => self.timed_out += 1,
-            Some((Some(Outcome::Cancelled), false)) => self.refused += 1,
+            Some((Some(Outcome::Cancelled), Some(_))) => self.refused += 1,
+            Some((Some(Outcome::Cancelled), None)) => self.timed_out += 1,
             Some((None, _)) | None => self.unknown += 1,
         }
         self.latency.saturating_record(started.elapsed().as_micros() as u64);

@@ -91,7 +91,7 @@ async fn what_is_rolled_back_is_cancelled_for_its_reason() {
     let second = add(&coordinator, &xid, None, branch("shop", 1)).await.expect("it is open");
     let view = rollback(&coordinator, &xid, "changed my mind").await.expect("it is open");
     assert_eq!((view.status(), branches(&view)), (pb::Status::Cancelled, vec![pb::BranchStatus::Done; 2]));
-    assert!(view.reason.ends_with("changed my mind"), "{}", view.reason);
+    assert!(view.reason.ends_with("changed my mind") && view.refusal.is_none(), "{view:?}");
     // The one that was never tried has an empty cancel, which keeps its late try out.
     assert_eq!(party.heard(), [("cancel", 0)]);
     assert!(matches!(try_it(&party, &xid, &second).await, Answer::Refused(_)));
@@ -110,7 +110,7 @@ async fn a_branch_is_durable_before_add_branch_answers() {
     let view = coordinator.get(&xid).await.expect("it is durable");
     assert_eq!(view.branches.len(), 1);
     let view = coordinator.reaches(&xid, pb::Status::Cancelled).await;
-    assert_eq!(view.reason, "the deadline passed before it was decided");
+    assert_eq!((&*view.reason, &view.refusal), ("the deadline passed before it was decided", &None));
     assert_eq!((party.heard(), party.fence(&xid, 0).await), (vec![("cancel", 7)], Some(3)));
     party.die().await;
 }

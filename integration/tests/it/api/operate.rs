@@ -185,8 +185,8 @@ async fn only_the_undecided_is_forced_and_what_was_not_tried_is_not_confirmed() 
     let done = client.force_cancel(by("ann", request)).await.expect("it is undecided").into_inner();
     let done = done.changed.expect("it tells").transaction.expect("it shows");
     assert_eq!(
-        (done.status(), &*done.reason),
-        (pb::Status::Cancelled, "a person decided it: the customer called, by ann")
+        (done.status(), &*done.reason, &done.refusal),
+        (pb::Status::Cancelled, "a person decided it: the customer called, by ann", &None)
     );
     let late = client.force_confirm(confirm(why("no, do it"))).await.expect_err("it is decided");
     assert_eq!(reason(&late, Code::FailedPrecondition), "ALREADY_DECIDED");

@@ -73,7 +73,7 @@ async fn the_answer_tells_results_and_the_reason_of_a_refusal() {
     .await;
     let good = tcc(vec![branch("stock", 1), branch("purse", 1)]);
     let view = coordinator.submit(good, pb::Wait::Ended).await.expect("it is sound");
-    assert_eq!((view.status(), view.reason.as_str()), (pb::Status::Confirmed, ""));
+    assert_eq!((view.status(), view.reason.as_str(), &view.refusal), (pb::Status::Confirmed, "", &None));
     assert_eq!((&*view.branches[0].result, &*view.branches[1].result), (&b"lot 7"[..], &b""[..]));
 
     let mut refused = tcc(vec![branch("stock", 2), branch("purse", 2)]);
@@ -81,6 +81,7 @@ async fn the_answer_tells_results_and_the_reason_of_a_refusal() {
     refused.labels.insert("kind".into(), "test".into());
     let view = coordinator.submit(refused, pb::Wait::Ended).await.expect("it is sound");
     assert_eq!((view.status(), view.reason.as_str()), (pb::Status::Cancelled, "purse refused: too poor"));
+    assert_eq!(view.refusal, Some(pb::Refusal { branch: 1, reason: "too poor".into() }));
     assert_eq!(branches(&view), [Done, Done]);
     assert_eq!((&*view.branches[0].result, view.labels["kind"].as_str()), (&b"lot 7"[..], "test"));
     assert!(!view.timeline.is_empty());

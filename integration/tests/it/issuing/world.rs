@@ -181,6 +181,22 @@ pub(crate) fn change(expected_revision: u64) -> Option<templates::Change> {
     Some(templates::Change { expected_revision, operator: "ann".into(), reason: "spring".into() })
 }
 
+impl World<Sqlite> {
+    /// Stock that is there as long as these threads.
+    pub(super) fn passing_stock(&self) -> Runtime {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("threads can be had");
+        let file = format!("sqlite://{}", self.stock.connect_options().get_filename().display());
+        let url = self.coordinator.url();
+        runtime.spawn(async move {
+            let pool = <Sqlite as Dialect>::open(&file).await.expect("the database is there");
+            let service = tercet_stock::service(pool, None).await.expect("the schema is sound");
+            service.coordinator(url).run(std::future::pending()).await.expect("it runs");
+        });
+        runtime
+    }
+}
+
 impl<Db: Databases> World<Db> {
     /// Another issuing service over the same databases, on threads of its own, with which it dies.
     pub(super) async fn second(&self) -> (Runtime, IssuingClient<Channel>) {

@@ -2,17 +2,23 @@
 
 use std::convert::Infallible;
 use std::future::ready;
-use std::sync::OnceLock;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tercet::participant::{Answer, DbTx, Op, SliceParticipant};
+use tercet::fence::Dialect;
+use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
 use tercet_coupon::redemption::Settings;
 use tercet_events::outbox::Outbox;
 use tercet_order::{PLACE_BASKET, PlaceBasket};
-use tercet_proto::coupon::v1::RedemptionState as State;
+use tercet_proto::coupon::v1::{RedemptionState as State, RefundState};
 use tercet_proto::order::v1 as order;
+use tercet_proto::stock::v1 as stock;
+use tercet_rules::Code;
+use tercet_stock::{Reserve, Restock};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
@@ -21,10 +27,12 @@ use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
 use tonic::transport::Server;
 
-use super::world::{self, Databases, World, on_mariadb, on_sqlite, universal, until, wanted};
+use super::world::{self, Databases, World, on_mariadb, on_sqlite, refund, universal, until, wanted};
 
 on_both! {
     another_attempt_waits_until_the_one_before_holds_nothing;
+    a_refund_that_ran_out_of_time_is_not_refused_and_is_done_later;
+    a_redemption_that_a_person_stopped_is_not_refused_and_is_begun_again;
     what_somebody_was_told_is_kept_no_other_call_of_its_key_forgets;
 }
 
@@ -79,6 +87,66 @@ async fn another_attempt_waits_until_the_one_before_holds_nothing<Db: Databases>
     assert!(world.compensations().await.iter().all(|(_, status)| *status == 1), "nothing is owed");
 }
 
+/// Takes units back as soon as it is let to.
+struct LateRestock<Db> {
+    inner: Restock<Db>,
+    is_open: Arc<AtomicBool>,
+}
+
+impl<Db: tercet_stock::store::Store + Dialect> SliceCompensable for LateRestock<Db> {
+    type Db = Db;
+    type Request = stock::Restock;
+
+    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<stock::Restock>]) -> sqlx::Result<Vec<Answer>> {
+        if !self.is_open.load(Ordering::Relaxed) {
+            return Ok(vec![Answer::not_now(Duration::from_millis(200)); operations.len()]);
+        }
+        self.inner.try_(db_tx, operations).await
+    }
+
+    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<stock::Restock>]) -> sqlx::Result<Vec<Answer>> {
+        self.inner.cancel(db_tx, operations).await
+    }
+}
+
+async fn a_refund_that_ran_out_of_time_is_not_refused_and_is_done_later<Db: Databases>(mut world: World<Db>) {
+    drop(tercet_stock::service(world.orders.clone(), None).await.expect("the schema is sound"));
+    tercet_stock::seed(&world.orders, &[(1, 100)]).await.expect("it is sound");
+    let is_open = Arc::new(AtomicBool::new(false));
+    let late = LateRestock { inner: Restock::<Db>(PhantomData), is_open: Arc::clone(&is_open) };
+    let service = Service::new(tercet_stock::SERVICE, [world.orders.clone()]).tables(["stock"]);
+    let service = service.tcc_slice(tercet_stock::RESERVE, Reserve(PhantomData));
+    world.coordinator.serve(service.saga_slice(tercet_stock::RESTOCK, late));
+    let service = tercet_order::service(world.orders.clone(), None).await.expect("the schema is sound");
+    world.coordinator.serve(service);
+    let one = world.own(universal(300, 2)).await;
+    assert_eq!(world.redeem(&wanted("k", 1, &[one])).await.expect("it is granted").state(), State::Done);
+    world.coordinator.all_ended().await;
+
+    let busy = world.refund(refund(1)).await.expect_err("its units are not taken back in time");
+    assert_eq!(busy.code, Code::SystemBusy, "nobody has said no");
+    world.coordinator.all_ended().await;
+    assert_eq!((world.units().await, world.uses().await), ((99, 0, 1), (vec![(one, 1)], vec![(one, 1)])));
+    is_open.store(true, Ordering::Relaxed);
+    assert_eq!(world.refund(refund(1)).await.expect("it is placed").state(), RefundState::Done);
+    world.coordinator.all_ended().await;
+    assert_eq!((world.units().await, world.uses().await), ((100, 0, 0), (vec![], vec![])));
+}
+
+async fn a_redemption_that_a_person_stopped_is_not_refused_and_is_begun_again<Db: Databases>(mut world: World<Db>) {
+    let one = world.own(universal(300, 2)).await;
+    let (redemption, request) = (world.redemption.clone(), wanted("k", 1, &[one]));
+    // There is nobody to place it.
+    let asked = tokio::spawn(async move { redemption.clone().redeem(request).await });
+    world::stop(&world.coordinator, "honour", "its shop refused: OUT_OF_STOCK(product_id=1): none").await;
+    let kept = asked.await.expect("no panic").expect("nobody has said no").into_inner().redemption;
+    assert_eq!(kept.map(|kept| kept.state()), Some(State::Kept));
+    world.with_orders(&[(1, 100)]).await;
+    until("it is done", async || world.get("k").await.state() == State::Done).await;
+    world.coordinator.all_ended().await;
+    assert_eq!(world.uses().await, (vec![(one, 1)], vec![(one, 1)]));
+}
+
 /// A coordinator that takes nothing on.
 #[derive(Clone)]
 struct Overloaded;
@@ -115,9 +183,9 @@ async fn what_somebody_was_told_is_kept_no_other_call_of_its_key_forgets<Db: Dat
     };
     // Alone it is forgotten when it finds no place.
     let alone = redeem("alone", 1, one).await.expect("no panic").expect_err("it finds no place");
-    assert_eq!(world::fault(&alone).code, tercet_rules::Code::SystemBusy);
+    assert_eq!(world::fault(&alone).code, Code::SystemBusy);
     let missing = world.redemption.get_redemption(world::by_key("alone")).await.expect_err("it is forgotten");
-    assert_eq!(world::fault(&missing).code, tercet_rules::Code::NotFound);
+    assert_eq!(world::fault(&missing).code, Code::NotFound);
 
     // Which of them comes first nobody knows: whoever finds the row of another is told that it is kept.
     let end = Instant::now() + Duration::from_secs(20);

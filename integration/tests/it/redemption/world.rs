@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, MySql, Pool, Sqlite};
 use tempfile::TempDir;
-use tercet::client::{Client, Options};
+use tercet::client::{Client, Options, View};
 use tercet::fence::Dialect;
 use tercet_coupon::redemption::{self, Peers, Settings, limits};
 use tercet_coupon::store::batches::Batches;
 use tercet_coupon::store::redemptions::Redemptions;
 use tercet_coupon::{Shards, seed_coupons};
 use tercet_integration::servers;
-use tercet_proto::admin::v1::ListCompensationsRequest;
 use tercet_proto::admin::v1::admin_client::AdminClient;
+use tercet_proto::admin::v1::{Change, ForceCancelRequest, ListCompensationsRequest};
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
 use tercet_proto::coupon_template::v1 as templates;
@@ -144,6 +144,23 @@ pub(crate) async fn on_mariadb() -> Option<World<MySql>> {
         urls.push(servers::mariadb().await.expect("the server answers")?);
     }
     Some(world(&urls, None).await)
+}
+
+/// Cancels by hand a transaction with a branch of this action, as soon as there is one.
+pub(crate) async fn stop(coordinator: &Coordinator, action: &str, reason: &str) {
+    let mut admin = AdminClient::connect(coordinator.admin_url()).await.expect("it listens");
+    let begun = Instant::now();
+    let view = loop {
+        let has_it = |view: &View| view.details().branches.iter().any(|branch| branch.action == action);
+        if let Some(view) = coordinator.unfinished().await.into_iter().find(has_it) {
+            break view;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "no {action} is under way");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let change = Some(Change { reason: reason.into(), ..Change::default() });
+    let request = ForceCancelRequest { xid: view.details().xid.clone(), change };
+    admin.force_cancel(request).await.expect("it is undecided");
 }
 
 /// Takes so much off, of everything, beside so many of its group; 0: alone.

@@ -201,7 +201,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
                 if keep {
                     self.drop_list(open.batch).await.map_err(database)?;
                 }
-                match Fault::from_reason(view.reason()) {
+                match view.refusal().and_then(|refusal| Fault::from_reason(&refusal.reason)) {
                     // Somebody else was quicker.
                     Some(fault) if fault.code == Code::KeyReused => self.opened(request, digest).await,
                     Some(fault) => Err(fault),

@@ -144,12 +144,13 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
 
 /// Why a claim was refused; none where it took too long, or another by its key held what it wanted.
 fn refusal(view: &View) -> Option<Fault> {
+    let first = view.refusal()?;
     let branches = view.details().branches.iter();
     let said: Vec<Fault> = branches.filter_map(|branch| Fault::from_reason(&branch.reason)).collect();
     if said.iter().any(|fault| fault.code == Code::KeyReused) {
         return None;
     }
-    said.into_iter().next().or_else(|| Fault::from_reason(view.reason()))
+    said.into_iter().next().or_else(|| Fault::from_reason(&first.reason))
 }
 
 /// Without what only services need.

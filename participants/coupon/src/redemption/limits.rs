@@ -28,7 +28,7 @@ pub const OPERATOR_BYTES_MAX: usize = 64;
 pub const REASON_BYTES_MAX: usize = 512;
 /// Versions of templates whose rules are kept.
 pub const TERMS_MAX: usize = 10_000;
-/// For a transaction of a redemption, from acceptance to its outcome.
+/// For a transaction of a redemption or a refund, from acceptance to its outcome.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// For a call to the coordinator, its repeats included: longer than the deadline, so that a slow participant is told
 /// from a coordinator that is away.

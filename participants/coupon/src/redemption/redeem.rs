@@ -202,26 +202,26 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 let ended_ms = Some(self.ids.clock_ms().unwrap_or(row.created_ms));
                 self::view(&Row { state: State::Done, ended_ms, ..row.clone() })
             }
-            Some(Outcome::Cancelled) => {
-                let branches = &view.details().branches;
-                let said = branches.iter().find_map(|branch| Fault::from_reason(&branch.reason));
-                match said.or_else(|| Fault::from_reason(view.reason())) {
-                    Some(fault) => self.refused(row, fault).await,
-                    // In words that are for people who look after the system.
-                    None if view.reason().contains("refused") => {
+            Some(Outcome::Cancelled) => match view.refusal() {
+                Some(refusal) => {
+                    let branches = &view.details().branches;
+                    let said = branches.iter().find_map(|branch| Fault::from_reason(&branch.reason));
+                    let said = said.or_else(|| Fault::from_reason(&refusal.reason)).unwrap_or_else(|| {
+                        // In words that are for people who look after the system.
                         error!(reason = view.reason(), redemption = row.redemption_id, "a redemption is refused");
-                        self.refused(row, busy()).await
-                    }
-                    // It took too long. While it holds the order or a coupon another one would be refused for it, so
-                    // that waits for a later look.
-                    None if !view.ended() => self.keep(row, wanted).await,
-                    None => {
-                        let again = Change::Again { attempt: row.attempt, due_after_ms: AGAIN_MS.0 };
-                        self.change(row.user_id, row.redemption_id, again).await?;
-                        self.keep(row, wanted).await
-                    }
+                        busy()
+                    });
+                    self.refused(row, said).await
                 }
-            }
+                // It took too long. While it holds the order or a coupon another one would be refused for it, so that
+                // waits for a later look.
+                None if !view.ended() => self.keep(row, wanted).await,
+                None => {
+                    let again = Change::Again { attempt: row.attempt, due_after_ms: AGAIN_MS.0 };
+                    self.change(row.user_id, row.redemption_id, again).await?;
+                    self.keep(row, wanted).await
+                }
+            },
             None => self::view(&self.promised(Row { state: State::Submitted, ..row.clone() }).await?),
         }
     }

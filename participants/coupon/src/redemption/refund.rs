@@ -10,6 +10,7 @@ use tercet_proto::stock::v1::Restock;
 use tercet_rules::{Code, Fault};
 use tracing::{error, warn};
 
+use super::limits::DEADLINE;
 use super::redeem::content;
 use super::trial::{busy, database};
 use super::{Redemption, fields};
@@ -48,6 +49,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         })?;
         match view.outcome() {
             Some(Outcome::Confirmed) => self.refunded(&row, &deductions).await,
+            // Out of time, or stopped by a person: nobody has said no.
+            Some(Outcome::Cancelled) if view.refusal().is_none() => Err(busy()),
             // Another one may have been quicker.
             Some(Outcome::Cancelled) => match self.by_order(user_id, (shop_id, order_id)).await? {
                 Some(now) if now.state == State::Refunded => self.refunded(&now, &deductions).await,
@@ -84,7 +87,7 @@ fn plan(
     let &Row { redemption_id, shop_id, order_id, .. } = row;
     let take_back =
         pb::TakeBack { redemption_id, order_id, operator: request.operator.clone(), reason: request.reason.clone() };
-    let mut plan = plan::saga();
+    let mut plan = plan::saga().deadline(DEADLINE);
     plan.branch(TAKE_BACK.with(&take_back)?.business_key(format!("redemption/{redemption_id}")));
     let order_key = format!("order/{shop_id}/{order_id}");
     let (operator, reason) = (request.operator.clone(), request.reason.clone());

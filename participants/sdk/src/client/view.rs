@@ -134,6 +134,12 @@ impl View {
         &self.wire.reason
     }
 
+    /// The "no" of a participant that cancelled it. `None` where it is not cancelled, and where time, its initiator or
+    /// a person cancelled it: then nobody has said no, and the same again may well be done.
+    pub fn refusal(&self) -> Option<&pb::Refusal> {
+        self.wire.refusal.as_ref()
+    }
+
     /// What a branch's try (its confirm, where it has no try) answered; `None` where there is no such branch. Takes the
     /// plan's [`Handle`](crate::plan::Handle) or the branch's number.
     pub fn result(&self, branch: impl Into<u32>) -> Option<&Bytes> {

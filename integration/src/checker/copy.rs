@@ -25,12 +25,31 @@ const TABLES: [&[Table]; shop::SERVICES.len()] = [
         Table { name: "claimed_000", columns: &["user_id", "template_id", "claimed", "per_user"] },
         Table {
             name: "coupon_000",
-            columns: &["coupon_id", "template_id", "user_id", "status", "order_id", "discount_cents", "batch"],
+            columns: &[
+                "coupon_id",
+                "template_id",
+                "user_id",
+                "status",
+                "shop_id",
+                "order_id",
+                "discount_cents",
+                "batch",
+            ],
         },
     ],
     &[Table {
         name: "orders",
-        columns: &["order_id", "user_id", "item", "count", "coupon_id", "amount_cents", "discount_cents", "status"],
+        columns: &[
+            "shop_id",
+            "order_id",
+            "user_id",
+            "item",
+            "count",
+            "coupon_id",
+            "amount_cents",
+            "discount_cents",
+            "status",
+        ],
     }],
 ];
 

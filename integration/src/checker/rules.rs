@@ -192,14 +192,15 @@ pub(super) const RULES: &[Rule] = &[
             SELECT 'order ' || o.order_id || ': its coupon ' || o.coupon_id || ' is not used by it'
             FROM \"order\".orders o LEFT JOIN coupon.coupon_000 c ON c.coupon_id = o.coupon_id
             WHERE o.status IN (1, 3) AND o.coupon_id IS NOT NULL
-                AND (c.coupon_id IS NULL OR c.status <> 3 OR c.order_id <> o.order_id)",
+                AND (c.coupon_id IS NULL OR c.status <> 3 OR c.order_id <> o.order_id
+                OR c.shop_id <> o.shop_id)",
     },
     Rule {
         kind: Kind::Conservation,
         needs: SHOP,
         sql: "-- conservation_coupon_without_order
             SELECT 'coupon ' || c.coupon_id || ': used, but not by order ' || c.order_id
-            FROM coupon.coupon_000 c LEFT JOIN \"order\".orders o ON o.order_id = c.order_id
+            FROM coupon.coupon_000 c LEFT JOIN \"order\".orders o ON o.order_id = c.order_id AND o.shop_id = c.shop_id
             WHERE c.status = 3 AND (o.order_id IS NULL OR o.status NOT IN (1, 3) OR o.coupon_id IS NOT c.coupon_id)",
     },
     Rule {

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
+use tercet_order::store::Key;
 use tercet_shards::ShardMap;
 
 use self::reader::Reader;
@@ -57,8 +58,8 @@ pub enum Suspect {
     Misplaced(i64, usize, usize),
     /// A slot, by its number.
     Slot(usize),
-    /// An order, with its coupon and its log.
-    Order(i64),
+    /// An order, by its shop and its number there, with its coupon and its log.
+    Order(Key),
     /// A coupon that the log knows.
     Logged(i64),
     /// The units of a template, its budget and its limits.
@@ -191,7 +192,7 @@ impl Books {
                     findings.extend(self.still_misplaced(id, database, table).await?);
                 }
                 Suspect::Slot(_) => {}
-                Suspect::Order(id) => orders.push(id),
+                Suspect::Order(key) => orders.push(key),
                 Suspect::Logged(id) => logged.push(id),
                 Suspect::Template(id) => drop(templates.insert(id)),
                 Suspect::Product(id) => drop(products.insert(id)),

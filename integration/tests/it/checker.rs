@@ -68,7 +68,8 @@ const PLANTED: [Planted; 8] = [
     Planted {
         what: "an order stands and its coupon was not used",
         database: "coupon.db",
-        sql: "UPDATE coupon_000 SET status = 1, order_id = NULL, discount_cents = NULL, used_ms = NULL
+        sql: "UPDATE coupon_000 SET status = 1, shop_id = NULL, order_id = NULL, discount_cents = NULL,
+              used_ms = NULL
               WHERE coupon_id = (SELECT coupon_id FROM coupon_000 WHERE status = 3 LIMIT 1)",
         kind: Kind::Conservation,
         found: "is not used by it",
@@ -116,7 +117,8 @@ const PLANTED_IN_MARIADB: [Planted; 5] = [
     Planted {
         what: "an order stands and its coupon was not used",
         database: "coupon",
-        sql: "UPDATE coupon_000 SET status = 1, order_id = NULL, discount_cents = NULL, used_ms = NULL
+        sql: "UPDATE coupon_000 SET status = 1, shop_id = NULL, order_id = NULL, discount_cents = NULL,
+              used_ms = NULL
               WHERE status = 3 LIMIT 1",
         kind: Kind::Conservation,
         found: "is not used by it",

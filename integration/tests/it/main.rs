@@ -28,6 +28,7 @@ mod seats;
 mod servers;
 mod services;
 mod shards;
+mod shops;
 mod slots;
 mod templates;
 mod tidy;

@@ -57,7 +57,7 @@ async fn stock_moves_units_and_never_below_zero() {
 
 #[tokio::test]
 async fn coupons_are_claimed_redeemed_and_counted() {
-    use coupon::{Move, Standing, Status, Store as _};
+    use coupon::{Move, Order, Standing, Status, Store as _};
     let Some(pool) = database().await else { return };
     let map: ShardMap = "1x4".parse().expect("it is a map");
     let shards = Shards::new(map.clone(), vec![pool.clone()]).expect("it is one database");
@@ -86,17 +86,21 @@ async fn coupons_are_claimed_redeemed_and_counted() {
     let coupons = coupon::coupons::<MySql>(&mut db_tx, &map, &ids).await.expect("the statement is sound");
     let found: BTreeSet<_> = coupons.iter().map(|(one, _)| (one.coupon_id, one.status, one.user_id)).collect();
     assert_eq!(found, BTreeSet::from([(ids[0], Status::Issued, 7), (ids[2], Status::Expired, 8)]));
-    let order = Some((100, 500));
+    let order = Some(Order { shop_id: 9, order_id: 100, discount_cents: 500 });
     for (from, to) in [(Status::Issued, Status::Locked), (Status::Locked, Status::Used)] {
         coupon::advance::<MySql>(&mut db_tx, &map, &[step(ids[0], from, to, order)]).await.expect("it stands there");
     }
-    let again = [step(ids[0], Status::Issued, Status::Locked, Some((101, 500)))];
+    let again = [step(ids[0], Status::Issued, Status::Locked, order)];
     let error = coupon::advance::<MySql>(&mut db_tx, &map, &again).await;
     assert!(matches!(error, Err(sqlx::Error::RowNotFound)), "{error:?}");
     for notices in [&[(100, 7, 1_500, 399), (101, 7, 0, 399)][..], &[(100, 7, 1_500, 399)]] {
         MySql::note_paid(&mut db_tx, notices).await.expect("a second notice changes nothing");
     }
     db_tx.commit().await.expect("the constraints hold");
+    let mut db_tx = shards.home().acquire().await.expect("it is there");
+    let found = coupon::coupon::<MySql>(&mut db_tx, &map, ids[0]).await.expect("the statement is sound");
+    assert_eq!(found.map(|one| (one.status, one.order)), Some((Status::Used, order)));
+    drop(db_tx);
     let totals = tercet_coupon::audit(&shards).await.expect("the tables are there");
     assert_eq!(totals, coupon::Totals { expired: 1, used: 1, ..coupon::Totals::default() });
     assert_eq!(tercet_coupon::used(&shards).await.expect("the tables are there"), [(ids[0], 100)]);

@@ -51,7 +51,14 @@ impl<Db: Store> BusinessLog for Api<Db> {
 }
 
 fn search(request: pb::SearchRequest) -> Result<Search, Invalid> {
-    let pb::SearchRequest { user_id, coupon_id, order_id, operator, from_ms, before_ms, limit, after } = request;
+    let pb::SearchRequest { user_id, coupon_id, shop_id, order_id, operator, from_ms, before_ms, limit, after } =
+        request;
+    let order = match (shop_id, order_id) {
+        (None, 0) => None,
+        (Some(shop_id), 1..) => Some((shop_id, order_id)),
+        (None, _) => return Err(Invalid::new("shop_id", Limit::Given)),
+        (Some(_), _) => return Err(Invalid::new("order_id", Limit::Given)),
+    };
     if operator.len() > OPERATOR_BYTES_MAX {
         return Err(Invalid::new("operator", Limit::Bytes(0, OPERATOR_BYTES_MAX)));
     }
@@ -67,7 +74,7 @@ fn search(request: pb::SearchRequest) -> Result<Search, Invalid> {
         let place = (at_ms.parse().map_err(|_| page())?, log_id.parse().map_err(|_| page())?);
         before = before.min(place);
     }
-    Ok(Search { user_id, coupon_id, order_id, operator, from_ms, before, limit })
+    Ok(Search { user_id, coupon_id, order, operator, from_ms, before, limit })
 }
 
 #[cfg(test)]
@@ -86,6 +93,18 @@ mod tests {
         for wrong in ["5", "5:", "x:3", "5:3:1"] {
             assert_eq!(found(0, wrong), Err(Invalid::new("after", Limit::Page)), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_order_is_asked_for_by_its_shop_and_its_number() {
+        let asked = |shop_id, order_id| {
+            let request = pb::SearchRequest { shop_id, order_id, ..Default::default() };
+            search(request).map(|search| search.order)
+        };
+        assert_eq!((asked(None, 0), asked(Some(9), 7)), (Ok(None), Ok(Some((9, 7)))));
+        assert_eq!(asked(Some(0), 7), Ok(Some((0, 7))), "one of one thing");
+        assert_eq!(asked(None, 7), Err(Invalid::new("shop_id", Limit::Given)));
+        assert_eq!(asked(Some(9), 0), Err(Invalid::new("order_id", Limit::Given)));
     }
 
     #[test]

@@ -16,7 +16,9 @@ pub struct Entry {
     pub user_id: Option<i64>,
     /// The coupon that it is about.
     pub coupon_id: Option<i64>,
-    /// The order that it is about.
+    /// Whose order it is that it is about; 0: one of one thing.
+    pub shop_id: Option<i64>,
+    /// That order's number.
     pub order_id: Option<i64>,
     /// The template that it is about.
     pub template_id: Option<i64>,
@@ -69,12 +71,12 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             }
             let row = of_coupon("coupon used", *coupon_id, json!({"status": "issued"}), after);
             let operator = (!operator.is_empty()).then(|| operator.clone());
-            vec![Entry { order_id: Some(*order_id), operator, ..row }]
+            vec![Entry { operator, ..about((*shop_id, *order_id), row) }]
         }
-        Payload::CouponGivenBack(pb::CouponGivenBack { coupon_id, order_id, .. }) => {
+        Payload::CouponGivenBack(pb::CouponGivenBack { coupon_id, order_id, shop_id, .. }) => {
             let before = json!({"status": "used", "order_id": order_id});
             let row = of_coupon("coupon given back", *coupon_id, before, json!({"status": "issued"}));
-            vec![Entry { order_id: Some(*order_id), ..row }]
+            vec![about((*shop_id, *order_id), row)]
         }
         Payload::CouponExpired(pb::CouponExpired { coupon_id, template_id }) => {
             let (before, after) = (json!({"status": "issued"}), json!({"status": "expired"}));
@@ -82,9 +84,10 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             vec![Entry { template_id: Some(*template_id), ..row }]
         }
         Payload::OrderRefunded(refunded) => {
-            let pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason, .. } = refunded;
+            let pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason, shop_id } =
+                refunded;
             let after = json!({"status": "refunded", "refunded_cents": refunded_cents});
-            let row = Entry { action: "order refunded".into(), order_id: Some(*order_id), ..common };
+            let row = about((*shop_id, *order_id), Entry { action: "order refunded".into(), ..common });
             let operator = (!operator.is_empty()).then(|| operator.clone());
             let row = Entry { operator, reason: reason.clone(), ..row };
             of_coupons(
@@ -93,9 +96,9 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             )
         }
         Payload::OrderRefundTakenBack(back) => {
-            let pb::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid, .. } = back;
+            let pb::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid, shop_id } = back;
             let before = json!({"status": "refunded", "refunded_cents": refunded_cents});
-            let row = Entry { action: "order refund taken back".into(), order_id: Some(*order_id), ..common };
+            let row = about((*shop_id, *order_id), Entry { action: "order refund taken back".into(), ..common });
             of_coupons(
                 &Entry { before: text(before), after: text(json!({"status": paid(*is_paid)})), ..row },
                 coupon_ids,
@@ -106,6 +109,11 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             Vec::new()
         }
     }
+}
+
+/// About an order, by its shop and its number there.
+fn about((shop_id, order_id): (i64, i64), row: Entry) -> Entry {
+    Entry { shop_id: Some(shop_id), order_id: Some(order_id), ..row }
 }
 
 fn of_change(common: Entry, change: &pb::OperatorChange) -> Entry {
@@ -160,7 +168,12 @@ mod tests {
         for (coupon_ids, found) in [(&[][..], vec![None]), (&[4, 5], vec![Some(4), Some(5)])] {
             let rows = entries(&event(Payload::OrderRefunded(refund(coupon_ids))));
             assert_eq!(rows.iter().map(|row| row.coupon_id).collect::<Vec<_>>(), found);
-            assert!(rows.iter().all(|row| row.order_id == Some(3) && row.before == r#"{"status":"paid"}"#), "{rows:?}");
+            assert!(
+                rows.iter().all(
+                    |row| (row.shop_id, row.order_id) == (Some(9), Some(3)) && row.before == r#"{"status":"paid"}"#
+                ),
+                "{rows:?}"
+            );
             let by_ann = |row: &Entry| (row.operator.as_deref(), &*row.reason) == (Some("ann"), "broken");
             assert!(rows.iter().all(by_ann), "{rows:?}");
         }

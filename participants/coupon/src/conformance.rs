@@ -11,7 +11,7 @@ use tercet_testing::{Database, Mode, Suite};
 use super::store::batches::State::{Ending, Opening, Running};
 use super::store::batches::{Batch, Batches};
 use super::store::redemptions::{Change, Redemption, Redemptions, State, Step};
-use super::store::{self, Move, Status, Store, Totals};
+use super::store::{self, Move, Order, Status, Store, Totals};
 use super::{
     CLAIM, CLOSE, GIVE_BACK, HONOUR, OPEN, OWED, PAID, REDEEM, Shards, TAKE_BACK, audit, claim_by_hand, seed_coupons,
     service,
@@ -35,7 +35,8 @@ async fn rows<Db: Redemptions + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
     seed_coupons(&shards, &[coupon(1, 7), coupon(2, 7), coupon(3, 8), coupon(4, 8)]).await?;
     let mut db_tx = pool.begin().await?;
     for (from, to) in [(Status::Issued, Status::Locked), (Status::Locked, Status::Used)] {
-        let steps = [3, 4].map(|number| Move { coupon_id: id(number, 8), from, to, order: Some((100 + number, 500)) });
+        let step = |number| Move { coupon_id: id(number, 8), from, to, order: Some(used_by(100 + number)) };
+        let steps = [3, 4].map(step);
         store::advance::<Db>(&mut db_tx, shards.map(), &steps).await?;
     }
     for number in 1..=4 {
@@ -51,6 +52,10 @@ async fn rows<Db: Redemptions + Database>(pool: Pool<Db>) -> sqlx::Result<()> {
         Db::step(&mut db_tx, &[step(3), step(4)]).await?;
     }
     db_tx.commit().await
+}
+
+fn used_by(order_id: i64) -> Order {
+    Order { shop_id: 9, order_id, discount_cents: 500 }
 }
 
 fn redemption(number: i64) -> Redemption {

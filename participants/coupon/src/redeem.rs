@@ -16,7 +16,7 @@ use tercet_rules::{Code, Fault};
 use tercet_shards::{ShardMap, Slot};
 
 use crate::slots::Slots;
-use crate::store::{self, Coupon, Move, Status, Store};
+use crate::store::{self, Coupon, Move, Order, Status, Store};
 use crate::{fault, told};
 
 /// How long a compensation waits for a coupon that another order holds for the moment.
@@ -46,11 +46,10 @@ impl Slice {
     }
 
     /// At most once for each coupon: two steps of one would be two rows for one UPDATE.
-    fn advance(&mut self, coupon_id: i64, to: Status, order: Option<(i64, i64)>) {
+    fn advance(&mut self, coupon_id: i64, to: Status, order: Option<Order>) {
         let Some((coupon, _)) = self.coupons.get_mut(&coupon_id) else { return };
         self.moves.push(Move { coupon_id, from: coupon.status, to, order });
-        (coupon.status, coupon.order_id) = (to, order.map(|order| order.0));
-        coupon.discount_cents = order.map(|order| order.1);
+        (coupon.status, coupon.order) = (to, order);
     }
 
     async fn write<Db: Store>(&self, db_tx: &mut DbTx<Db>, map: &ShardMap) -> sqlx::Result<()> {
@@ -78,6 +77,10 @@ impl<Db> Redeem<Db> {
         self.outbox = outbox;
         self
     }
+}
+
+fn order_of(&pb::Redeem { shop_id, order_id, discount_cents, .. }: &pb::Redeem) -> Order {
+    Order { shop_id, order_id, discount_cents }
 }
 
 /// Why an order does not get a coupon.
@@ -116,6 +119,11 @@ pub(crate) fn unusable(coupon: &Coupon, now_ms: i64) -> Option<Fault> {
     }
 }
 
+/// Whose order it is, in words; nothing where it is one of one thing.
+fn shop(shop_id: i64) -> String {
+    if shop_id == 0 { String::new() } else { format!(" of shop {shop_id}") }
+}
+
 async fn advance_all<Db: Store>(
     db_tx: &mut DbTx<Db>,
     map: &ShardMap,
@@ -141,8 +149,7 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
         let mut lock = |request: &pb::Redeem| match redeem_fault(request, slice.get(request.coupon_id)) {
             Some(fault) => Answer::refused(fault),
             None => {
-                let order = Some((request.order_id, request.discount_cents));
-                slice.advance(request.coupon_id, Status::Locked, order);
+                slice.advance(request.coupon_id, Status::Locked, Some(order_of(request)));
                 Answer::done()
             }
         };
@@ -156,7 +163,7 @@ impl<Db: Store + Dialect> SliceParticipant for Redeem<Db> {
             coupon_id: request.coupon_id,
             from: Status::Locked,
             to: Status::Used,
-            order: Some((request.order_id, request.discount_cents)),
+            order: Some(order_of(request)),
         };
         let answers = advance_all::<Db>(db_tx, self.slots.map(), operations, mark_used).await?;
         if self.outbox.is_on() {
@@ -224,13 +231,13 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
         let mut slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
         let mut events = Vec::new();
         let mut give_back = |op: &Op<pb::GiveBack>| {
-            let pb::GiveBack { coupon_id, order_id, discount_cents, .. } = op.request;
-            let order = (Some(order_id), Some(discount_cents));
-            let used =
-                |coupon: &Coupon| coupon.status == Status::Used && (coupon.order_id, coupon.discount_cents) == order;
+            let pb::GiveBack { coupon_id, shop_id, order_id, discount_cents } = op.request;
+            let order = Some(Order { shop_id, order_id, discount_cents });
+            let used = |coupon: &Coupon| coupon.status == Status::Used && coupon.order == order;
             let Some(coupon) = slice.get(coupon_id).map(|found| found.0).filter(used) else {
+                let of = shop(shop_id);
                 return Answer::refused(format!(
-                    "order {order_id} did not use coupon {coupon_id} for {discount_cents}"
+                    "order {order_id}{of} did not use coupon {coupon_id} for {discount_cents}"
                 ));
             };
             slice.advance(coupon_id, Status::Issued, None);
@@ -252,17 +259,18 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
         let mut slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
         let mut events = Vec::new();
         let mut take = |op: &Op<pb::GiveBack>| {
-            let pb::GiveBack { coupon_id, order_id, discount_cents, .. } = op.request;
+            let pb::GiveBack { coupon_id, shop_id, order_id, discount_cents } = op.request;
             match slice.get(coupon_id).map(|(coupon, _)| (coupon.status, *coupon)) {
                 Some((Status::Issued | Status::Expired, coupon)) => {
-                    slice.advance(coupon_id, Status::Used, Some((order_id, discount_cents)));
+                    slice.advance(coupon_id, Status::Used, Some(Order { shop_id, order_id, discount_cents }));
                     events.push(told::used_again(&coupon, &op.request).by(op));
                     Answer::done()
                 }
                 Some((Status::Locked, _)) => Answer::not_now(LOCKED_DELAY),
                 // Its user was quicker. A person has to say who pays.
                 Some((Status::Pending | Status::Used, _)) | None => {
-                    Answer::refused(format!("coupon {coupon_id} is used for another order than {order_id}"))
+                    let of = shop(shop_id);
+                    Answer::refused(format!("coupon {coupon_id} is used for another order than {order_id}{of}"))
                 }
             }
         };

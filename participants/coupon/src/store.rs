@@ -12,6 +12,7 @@ use tercet_shards::{ShardMap, Slot};
 
 mod audit;
 pub mod batches;
+mod coupon;
 pub mod jobs;
 #[cfg(feature = "mysql")]
 pub(crate) mod moves;
@@ -26,6 +27,7 @@ mod sqlite;
 mod statements;
 
 pub use audit::{Totals, totals, used};
+pub use coupon::{Coupon, Move, Order};
 pub use jobs::{Ended, ended};
 pub use seats::Seats;
 pub use statements::Kind;
@@ -67,46 +69,6 @@ pub struct Standing {
     pub exists: bool,
     /// The user's coupon with this key; 0: there is none.
     pub keyed: i64,
-}
-
-/// A coupon's row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Coupon {
-    /// Its id.
-    pub coupon_id: i64,
-    /// Its user.
-    pub user_id: i64,
-    /// Its template.
-    pub template_id: i64,
-    /// The version of the rules that it was claimed under.
-    pub version: u32,
-    /// Where it stands.
-    pub status: Status,
-    /// The order that holds or used it.
-    pub order_id: Option<i64>,
-    /// What that order was promised.
-    pub discount_cents: Option<i64>,
-    /// When it was claimed.
-    pub claimed_ms: i64,
-    /// When it is valid from.
-    pub valid_from_ms: i64,
-    /// When it is not valid any more.
-    pub valid_until_ms: i64,
-    /// When it was used.
-    pub used_ms: Option<i64>,
-}
-
-/// One coupon's step from a status to the next. One that would be issued and whose time has ended is expired instead.
-#[derive(Clone, Copy, Debug)]
-pub struct Move {
-    /// The coupon.
-    pub coupon_id: i64,
-    /// Where it has to stand.
-    pub from: Status,
-    /// Where it will stand.
-    pub to: Status,
-    /// The order that holds or used it from then on, and what it was promised: of a locked or used one only.
-    pub order: Option<(i64, i64)>,
 }
 
 /// One statement on one table.
@@ -319,8 +281,9 @@ pub async fn advance<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, moves: &[M
     let mut moves: Vec<&Move> = moves.iter().collect();
     moves.sort_unstable_by_key(|step| step.coupon_id);
     let row = |step: &&&Move| {
-        let order = step.order;
-        (step.coupon_id, step.from as i64, step.to as i64, order.map(|order| order.0), order.map(|order| order.1))
+        let order = step.order.map(|Order { shop_id, order_id, discount_cents }| (shop_id, order_id, discount_cents));
+        let (shop_id, order_id, discount_cents) = (order.map(|of| of.0), order.map(|of| of.1), order.map(|of| of.2));
+        (step.coupon_id, step.from as i64, step.to as i64, shop_id, order_id, discount_cents)
     };
     let tables = by_table(map, &moves, |step| step.coupon_id);
     let statements = tables
@@ -424,43 +387,6 @@ pub async fn page<Db: Store>(
     let status = status.map_or(-1, |status| status as i64);
     let ran = Db::run(db_tx, &[statement(Kind::Page, table, &[before, template_id, status, limit.into()])]).await?;
     ran.iter().flat_map(|ran| &ran.rows).map(|row| Ok((Coupon::from_row(row)?, last(row)? != 0))).collect()
-}
-
-impl Coupon {
-    fn from_row(row: &[Option<i64>]) -> sqlx::Result<Self> {
-        let &[
-            Some(coupon_id),
-            Some(user_id),
-            Some(template_id),
-            Some(version),
-            Some(status),
-            order_id,
-            discount_cents,
-            Some(claimed_ms),
-            Some(valid_from_ms),
-            Some(valid_until_ms),
-            used_ms,
-            ..,
-        ] = row
-        else {
-            return Err(broken("a coupon's row"));
-        };
-        let version = u32::try_from(version).map_err(|_| broken("a coupon's version"))?;
-        let status = Status::from_number(status)?;
-        Ok(Self {
-            coupon_id,
-            user_id,
-            template_id,
-            version,
-            status,
-            order_id,
-            discount_cents,
-            claimed_ms,
-            valid_from_ms,
-            valid_until_ms,
-            used_ms,
-        })
-    }
 }
 
 fn statement<T: serde::Serialize>(kind: Kind, table: usize, about: &[T]) -> Statement {

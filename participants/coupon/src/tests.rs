@@ -215,13 +215,15 @@ async fn a_coupon_whose_time_ended_while_it_was_locked_is_expired_when_it_is_rel
 async fn only_the_order_that_used_a_coupon_gives_it_back() {
     let shards = coupons().await;
     issued!(shards, 1);
-    assert_refused(&run!(shards, GiverBack.try_, give_back(100))[0], "order 100 did not use coupon");
+    assert_refused(&run!(shards, GiverBack.try_, give_back(100))[0], "order 100 of shop 9 did not use coupon");
     run!(shards, Redeemer.try_, slice([redeem(id(1, 7), 7, 100, 2_000)]));
     assert_refused(&run!(shards, GiverBack.try_, give_back(100))[0], "did not use");
     run!(shards, Redeemer.confirm, slice([redeem(id(1, 7), 7, 100, 2_000)]));
     assert_refused(&run!(shards, GiverBack.try_, give_back(101))[0], "did not use");
     let less = slice([pb::GiveBack { discount_cents: 499, ..give_back(100)[0].request }]);
     assert_refused(&run!(shards, GiverBack.try_, less)[0], "did not use");
+    let others = slice([pb::GiveBack { shop_id: 10, ..give_back(100)[0].request }]);
+    assert_refused(&run!(shards, GiverBack.try_, others)[0], "order 100 of shop 10 did not use");
     assert_eq!(run!(shards, GiverBack.try_, give_back(100)), [Answer::done()]);
     assert_eq!(statuses(&shards).await, [0, 1, 0, 0, 0]);
     assert_eq!(run!(shards, GiverBack.cancel, give_back(100)), [Answer::done()]);

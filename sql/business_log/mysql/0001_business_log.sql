@@ -1,11 +1,13 @@
 -- Who did what, one row for each event that is logged. Searched by each of user, coupon, order and operator, newest
 -- first. at_ms is when it happened. Numbers are NULL where a row is about none, so that indexes hold what is searched.
+-- An order is known by its shop, 0 for one of one thing, and its number there.
 CREATE TABLE IF NOT EXISTS business_log (
   log_id BIGINT PRIMARY KEY AUTO_INCREMENT,
   at_ms BIGINT NOT NULL,
   action VARCHAR(64) NOT NULL,
   user_id BIGINT,
   coupon_id BIGINT,
+  shop_id BIGINT,
   order_id BIGINT,
   template_id BIGINT,
   operator VARCHAR(64),
@@ -18,6 +20,6 @@ CREATE TABLE IF NOT EXISTS business_log (
   KEY business_log_time (at_ms, log_id),
   KEY business_log_user (user_id, at_ms, log_id),
   KEY business_log_coupon (coupon_id, at_ms, log_id),
-  KEY business_log_order (order_id, at_ms, log_id),
+  KEY business_log_order (order_id, shop_id, at_ms, log_id),
   KEY business_log_operator (operator, at_ms, log_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;

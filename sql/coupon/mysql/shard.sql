@@ -15,7 +15,8 @@ CREATE TABLE IF NOT EXISTS claimed_{n} (
 ) ENGINE = InnoDB STATS_PERSISTENT = 0;
 
 -- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
--- discount_cents is what the order that holds or used it was promised. batch is 0 for what a user claimed.
+-- The order that holds or used it is known by its shop, 0 for one of one thing, and its number there; discount_cents is
+-- what it was promised. batch is 0 for what a user claimed.
 -- claim_key is of what its user named the claim by.
 CREATE TABLE IF NOT EXISTS coupon_{n} (
   coupon_id BIGINT PRIMARY KEY,
@@ -23,6 +24,7 @@ CREATE TABLE IF NOT EXISTS coupon_{n} (
   template_id BIGINT NOT NULL,
   version BIGINT NOT NULL,
   status TINYINT NOT NULL CHECK (status BETWEEN 0 AND 4),
+  shop_id BIGINT,
   order_id BIGINT,
   discount_cents BIGINT,
   claimed_ms BIGINT NOT NULL,
@@ -31,8 +33,8 @@ CREATE TABLE IF NOT EXISTS coupon_{n} (
   used_ms BIGINT,
   batch BIGINT NOT NULL,
   claim_key BIGINT,
-  CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (discount_cents IS NULL) = (order_id IS NULL)
-    AND (used_ms IS NULL) = (status <> 3)),
+  CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (shop_id IS NULL) = (order_id IS NULL)
+    AND (discount_cents IS NULL) = (order_id IS NULL) AND (used_ms IS NULL) = (status <> 3)),
   KEY of_user (user_id, status),
   UNIQUE KEY by_key (user_id, claim_key),
   KEY by_end (valid_until_ms)

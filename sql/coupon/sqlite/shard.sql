@@ -13,7 +13,8 @@ CREATE TABLE claimed_{n} (
 ) STRICT, WITHOUT ROWID;
 
 -- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
--- discount_cents is what the order that holds or used it was promised. batch is 0 for what a user claimed.
+-- The order that holds or used it is known by its shop, 0 for one of one thing, and its number there; discount_cents is
+-- what it was promised. batch is 0 for what a user claimed.
 -- claim_key is of what its user named the claim by.
 CREATE TABLE coupon_{n} (
   coupon_id INTEGER PRIMARY KEY,
@@ -21,6 +22,7 @@ CREATE TABLE coupon_{n} (
   template_id INTEGER NOT NULL,
   version INTEGER NOT NULL,
   status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 4),
+  shop_id INTEGER,
   order_id INTEGER,
   discount_cents INTEGER,
   claimed_ms INTEGER NOT NULL,
@@ -29,8 +31,8 @@ CREATE TABLE coupon_{n} (
   used_ms INTEGER,
   batch INTEGER NOT NULL,
   claim_key INTEGER,
-  CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (discount_cents IS NULL) = (order_id IS NULL)
-    AND (used_ms IS NULL) = (status <> 3))
+  CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (shop_id IS NULL) = (order_id IS NULL)
+    AND (discount_cents IS NULL) = (order_id IS NULL) AND (used_ms IS NULL) = (status <> 3))
 ) STRICT;
 CREATE INDEX coupon_{n}_of_user ON coupon_{n} (user_id, status);
 CREATE UNIQUE INDEX coupon_{n}_by_key ON coupon_{n} (user_id, claim_key) WHERE claim_key IS NOT NULL;

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tercet_order::store::Key;
 use tercet_shards::Slot;
 
-use super::reader::list;
-use super::rules::{self, Coupon, Order, Step, Told, USED};
+use super::reader::{list, orders};
+use super::rules::{self, Coupon, NO_ORDER, Order, Step, Told, USED};
 use super::seats::Seats;
 use super::{Books, Finding, Report, Suspect};
 
 /// Rows of a page.
 const PAGE: usize = 1_000;
 
-const COUPON: &str = "SELECT coupon_id, user_id, status, order_id, discount_cents, claimed_ms FROM";
+const COUPON: &str = "SELECT coupon_id, user_id, status, shop_id, order_id, discount_cents, claimed_ms FROM";
 
 /// Coupons of a slot.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,21 +97,25 @@ impl Books {
     }
 
     pub(super) async fn all_orders(&mut self, report: &mut Report) -> anyhow::Result<Vec<Finding>> {
-        let (mut findings, mut after) = (Vec::new(), i64::MIN);
+        let (mut findings, mut after) = (Vec::new(), Key { shop_id: i64::MIN, order_id: i64::MIN });
         loop {
-            let sql =
-                format!("SELECT DISTINCT order_id FROM orders WHERE order_id > {after} ORDER BY order_id LIMIT {PAGE}");
-            let ids: Vec<i64> = self.order.numbers::<1>(sql).await?.iter().filter_map(|row| row[0]).collect();
-            let Some(last) = ids.last() else { return Ok(findings) };
+            let Key { shop_id, order_id } = after;
+            let sql = format!(
+                "SELECT shop_id, order_id FROM orders
+                 WHERE order_id >= {order_id} AND (order_id > {order_id} OR shop_id > {shop_id})
+                 ORDER BY order_id, shop_id LIMIT {PAGE}"
+            );
+            let keys: Vec<Key> = self.order.numbers::<2>(sql).await?.into_iter().filter_map(key).collect();
+            let Some(last) = keys.last() else { return Ok(findings) };
             after = *last;
-            let page = self.orders(&ids).await?;
+            let page = self.orders(&keys).await?;
             report.orders += page.len() as u64;
             findings.extend(self.check_orders(&page).await?);
         }
     }
 
-    pub(super) async fn these_orders(&mut self, ids: &[i64]) -> anyhow::Result<Vec<Finding>> {
-        let page = self.orders(ids).await?;
+    pub(super) async fn these_orders(&mut self, keys: &[Key]) -> anyhow::Result<Vec<Finding>> {
+        let page = self.orders(keys).await?;
         self.check_orders(&page).await
     }
 
@@ -157,15 +162,15 @@ impl Books {
 
     /// The coupons first, then what came after them: what was done is there.
     async fn check_coupons(&mut self, page: &[Coupon]) -> anyhow::Result<Vec<Finding>> {
-        let used = page.iter().filter(|coupon| coupon.status == USED).filter_map(|coupon| coupon.order_id);
+        let used = page.iter().filter(|coupon| coupon.status == USED).filter_map(|coupon| coupon.order);
         let orders = self.orders(&used.collect::<Vec<_>>()).await?;
-        let key = |order: &Order| (order.order_id, order.coupon_id);
-        let orders: BTreeMap<(i64, i64), Order> = orders.into_iter().map(|order| (key(&order), order)).collect();
+        let key = |order: &Order| (order.key, order.coupon_id);
+        let orders: BTreeMap<(Key, i64), Order> = orders.into_iter().map(|order| (key(&order), order)).collect();
         let log = self.steps(page).await?;
         let begin = self.log.numbers::<1>("SELECT MIN(at_ms) FROM business_log".to_owned()).await?;
         let begin_ms = begin.first().and_then(|row| row[0]);
         let wrong = |coupon: &Coupon| {
-            let order = coupon.order_id.and_then(|order_id| orders.get(&(order_id, coupon.coupon_id)));
+            let order = coupon.order.and_then(|own| orders.get(&(own, coupon.coupon_id)));
             let log = log.get(&coupon.coupon_id).map_or(&[][..], Vec::as_slice);
             let text = rules::coupon(coupon, order, log, begin_ms)?;
             Some(Finding { suspect: Suspect::Coupon(coupon.coupon_id), text })
@@ -178,13 +183,13 @@ impl Books {
         let coupons = self.coupons(&ids).await?;
         let told = self.told(page).await?;
         let wrong = |order: &Order| {
-            let told = told.get(&order.order_id).copied().unwrap_or_default();
+            let told = told.get(&order.key).copied().unwrap_or_default();
             let text = rules::order(order, coupons.get(&order.coupon_id), told)?;
-            Some(Finding { suspect: Suspect::Order(order.order_id), text })
+            Some(Finding { suspect: Suspect::Order(order.key), text })
         };
         let mut findings: Vec<Finding> = page.iter().filter_map(wrong).collect();
-        for coupons in page.chunk_by(|one, other| one.order_id == other.order_id) {
-            let suspect = Suspect::Order(coupons[0].order_id);
+        for coupons in page.chunk_by(|one, other| one.key == other.key) {
+            let suspect = Suspect::Order(coupons[0].key);
             findings.extend(rules::money(coupons).map(|text| Finding { suspect, text }));
         }
         Ok(findings)
@@ -194,18 +199,19 @@ impl Books {
     async fn steps(&mut self, page: &[Coupon]) -> anyhow::Result<BTreeMap<i64, Vec<Step>>> {
         let sql = format!(
             "SELECT coupon_id, CASE action WHEN 'coupon issued' THEN 1 WHEN 'coupon used' THEN 2
-                WHEN 'coupon given back' THEN 3 ELSE 4 END, order_id,
+                WHEN 'coupon given back' THEN 3 ELSE 4 END, shop_id, order_id,
                 CASE WHEN action = 'coupon used' THEN CAST(JSON_EXTRACT(state_after, '$.discount_cents') AS SIGNED) END
              FROM business_log WHERE coupon_id IN ({})
                 AND action IN ('coupon issued', 'coupon used', 'coupon given back', 'coupon expired') ORDER BY log_id",
             list(page.iter().map(|coupon| coupon.coupon_id))
         );
         let mut all: BTreeMap<i64, Vec<Step>> = BTreeMap::new();
-        for [coupon_id, action, order_id, discount_cents] in self.log.numbers::<4>(sql).await? {
-            let (order_id, discount_cents) = (order_id.unwrap_or(0), discount_cents.unwrap_or(0));
+        for [coupon_id, action, shop_id, order_id, discount_cents] in self.log.numbers::<5>(sql).await? {
+            let discount_cents = discount_cents.unwrap_or(0);
+            let order = key([shop_id, order_id]).unwrap_or(NO_ORDER);
             let step = match action {
                 Some(1) => Step::Issued,
-                Some(2) => Step::Used { order_id, discount_cents },
+                Some(2) => Step::Used { order, discount_cents },
                 Some(3) => Step::GivenBack,
                 Some(_) | None => Step::Expired,
             };
@@ -215,20 +221,22 @@ impl Books {
     }
 
     /// What the log says of orders.
-    async fn told(&mut self, page: &[Order]) -> anyhow::Result<BTreeMap<i64, Told>> {
+    async fn told(&mut self, page: &[Order]) -> anyhow::Result<BTreeMap<Key, Told>> {
+        let wanted: BTreeSet<Key> = page.iter().map(|order| order.key).collect();
         let sql = format!(
-            "SELECT order_id, CAST(MAX(CASE action WHEN 'coupon used' THEN 1 ELSE 0 END) AS SIGNED),
+            "{} SELECT l.shop_id, l.order_id, CAST(MAX(CASE action WHEN 'coupon used' THEN 1 ELSE 0 END) AS SIGNED),
                 CAST(MAX(CASE action WHEN 'coupon given back' THEN 1 ELSE 0 END) AS SIGNED),
                 MAX(CASE WHEN action = 'order refunded'
                     THEN CAST(JSON_EXTRACT(state_after, '$.refunded_cents') AS SIGNED) END)
-             FROM business_log WHERE order_id IN ({}) GROUP BY order_id",
-            list(page.iter().map(|order| order.order_id))
+             FROM wanted w CROSS JOIN business_log l ON l.order_id = w.order_id AND l.shop_id = w.shop_id
+             GROUP BY l.shop_id, l.order_id",
+            orders(&wanted)
         );
-        let rows = self.log.numbers::<4>(sql).await?;
-        let told = |[order_id, used, given_back, refunded]: [Option<i64>; 4]| {
-            (order_id.unwrap_or(0), Told { used: used == Some(1), given_back: given_back == Some(1), refunded })
+        let told = |[shop_id, order_id, used, given_back, refunded]: [Option<i64>; 5]| {
+            let told = Told { used: used == Some(1), given_back: given_back == Some(1), refunded };
+            Some((key([shop_id, order_id])?, told))
         };
-        Ok(rows.into_iter().map(told).collect())
+        Ok(self.log.numbers::<5>(sql).await?.into_iter().filter_map(told).collect())
     }
 
     /// Coupons by their ids. They may have moved since slots were looked for.
@@ -260,35 +268,49 @@ impl Books {
     }
 
     async fn coupons_of(&mut self, database: usize, table: usize, rest: &str) -> anyhow::Result<Vec<Coupon>> {
-        let rows = self.coupon[database].numbers::<6>(format!("{COUPON} coupon_{table:03} {rest}")).await?;
-        let coupon = |[coupon_id, user_id, status, order_id, discount_cents, claimed_ms]: [Option<i64>; 6]| Coupon {
-            coupon_id: coupon_id.unwrap_or(0),
-            user_id: user_id.unwrap_or(0),
-            status: status.unwrap_or(0),
-            order_id,
-            discount_cents,
-            claimed_ms: claimed_ms.unwrap_or(0),
+        let rows = self.coupon[database].numbers::<7>(format!("{COUPON} coupon_{table:03} {rest}")).await?;
+        let coupon = |row: [Option<i64>; 7]| {
+            let [coupon_id, user_id, status, shop_id, order_id, discount_cents, claimed_ms] = row;
+            Coupon {
+                coupon_id: coupon_id.unwrap_or(0),
+                user_id: user_id.unwrap_or(0),
+                status: status.unwrap_or(0),
+                order: key([shop_id, order_id]),
+                discount_cents,
+                claimed_ms: claimed_ms.unwrap_or(0),
+            }
         };
         Ok(rows.into_iter().map(coupon).collect())
     }
 
     /// Orders with each of their coupons, by order.
-    async fn orders(&mut self, ids: &[i64]) -> anyhow::Result<Vec<Order>> {
-        let ids = list(ids.iter().copied());
+    async fn orders(&mut self, keys: &[Key]) -> anyhow::Result<Vec<Order>> {
+        // Each once: a coupon's order may be another coupon's.
+        let keys: BTreeSet<Key> = keys.iter().copied().collect();
         let sql = format!(
-            "SELECT order_id, user_id, coupon_id, amount_cents, discount_cents, discount_cents, status, coupon_use
-             FROM orders WHERE order_id IN ({ids}) AND coupon_id IS NOT NULL
+            "{} SELECT o.shop_id, o.order_id, o.user_id, o.coupon_id, o.amount_cents, o.discount_cents,
+                o.discount_cents, o.status, o.coupon_use
+             FROM wanted w CROSS JOIN orders o ON o.order_id = w.order_id AND o.shop_id = w.shop_id
+             WHERE o.coupon_id IS NOT NULL
              UNION ALL
-             SELECT o.order_id, o.user_id, b.coupon_id, o.amount_cents, b.discount_cents, o.discount_cents, o.status,
-                b.coupon_use
-             FROM basket_coupon b JOIN orders o ON o.order_id = b.order_id AND o.shop_id = b.shop_id
-             WHERE b.order_id IN ({ids}) ORDER BY 1, 3"
+             SELECT o.shop_id, o.order_id, o.user_id, b.coupon_id, o.amount_cents, b.discount_cents,
+                o.discount_cents, o.status, b.coupon_use
+             FROM wanted w CROSS JOIN orders o ON o.order_id = w.order_id AND o.shop_id = w.shop_id
+             CROSS JOIN basket_coupon b ON b.order_id = o.order_id AND b.shop_id = o.shop_id
+             ORDER BY 2, 1, 4",
+            orders(&keys)
         );
-        let order = |row: [Option<i64>; 8]| {
-            let [order_id, user_id, coupon_id, amount_cents, discount_cents, off_cents, status, coupon_use] =
+        let order = |row: [Option<i64>; 9]| {
+            let [shop_id, order_id, user_id, coupon_id, amount_cents, discount_cents, off_cents, status, coupon_use] =
                 row.map(Option::unwrap_or_default);
-            Order { order_id, user_id, coupon_id, amount_cents, discount_cents, off_cents, status, coupon_use }
+            let key = Key { shop_id, order_id };
+            Order { key, user_id, coupon_id, amount_cents, discount_cents, off_cents, status, coupon_use }
         };
-        Ok(self.order.numbers::<8>(sql).await?.into_iter().map(order).collect())
+        Ok(self.order.numbers::<9>(sql).await?.into_iter().map(order).collect())
     }
+}
+
+/// An order's, where it is about one.
+fn key([shop_id, order_id]: [Option<i64>; 2]) -> Option<Key> {
+    Some(Key { shop_id: shop_id?, order_id: order_id? })
 }

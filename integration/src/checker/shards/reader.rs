@@ -4,6 +4,7 @@ use anyhow::bail;
 use sqlx::mysql::MySqlConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, MySqlConnection, Row as _, SqliteConnection};
+use tercet_order::store::Key;
 
 /// The connection.
 pub(super) enum Reader {
@@ -63,4 +64,12 @@ impl Reader {
 pub(super) fn list(ids: impl IntoIterator<Item = i64>) -> String {
     let ids: Vec<String> = ids.into_iter().map(|id| id.to_string()).collect();
     if ids.is_empty() { "NULL".to_owned() } else { ids.join(",") }
+}
+
+/// For `WITH`: the table `wanted` of these orders, by shop and number. A statement that begins with it finds each by
+/// its whole key on both kinds.
+pub(super) fn orders<'a>(keys: impl IntoIterator<Item = &'a Key>) -> String {
+    let keys: Vec<String> = keys.into_iter().map(|key| format!("({},{})", key.shop_id, key.order_id)).collect();
+    let keys = if keys.is_empty() { "(NULL,NULL)".to_owned() } else { keys.join(",") };
+    format!("WITH wanted(shop_id, order_id) AS (VALUES {keys})")
 }

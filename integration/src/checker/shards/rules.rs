@@ -1,9 +1,14 @@
 //! What has to hold of one coupon and of one order: pure.
 
+use tercet_order::store::Key;
+
 /// Where a coupon stands, as its table says it.
 pub(super) const PENDING: i64 = 0;
 pub(super) const USED: i64 = 3;
 pub(super) const EXPIRED: i64 = 4;
+
+/// In place of an order that is not named.
+pub(super) const NO_ORDER: Key = Key::single(0);
 
 /// Where an order stands.
 const PLACED: i64 = 1;
@@ -16,7 +21,7 @@ pub(super) struct Coupon {
     pub(super) coupon_id: i64,
     pub(super) user_id: i64,
     pub(super) status: i64,
-    pub(super) order_id: Option<i64>,
+    pub(super) order: Option<Key>,
     pub(super) discount_cents: Option<i64>,
     pub(super) claimed_ms: i64,
 }
@@ -24,7 +29,7 @@ pub(super) struct Coupon {
 /// An order with one of its coupons.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Order {
-    pub(super) order_id: i64,
+    pub(super) key: Key,
     pub(super) user_id: i64,
     pub(super) coupon_id: i64,
     pub(super) amount_cents: i64,
@@ -40,7 +45,7 @@ pub(super) struct Order {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Issued,
-    Used { order_id: i64, discount_cents: i64 },
+    Used { order: Key, discount_cents: i64 },
     GivenBack,
     Expired,
 }
@@ -52,18 +57,18 @@ pub(super) fn coupon(
     log: &[Step],
     log_begin_ms: Option<i64>,
 ) -> Option<String> {
-    let Coupon { coupon_id, status, order_id, discount_cents, .. } = *coupon;
+    let Coupon { coupon_id, status, order: own, discount_cents, .. } = *coupon;
     if status == USED {
-        let (order_id, discount_cents) = (order_id.unwrap_or(0), discount_cents.unwrap_or(0));
+        let (key, discount_cents) = (own.unwrap_or(NO_ORDER), discount_cents.unwrap_or(0));
         let Some(order) = order else {
-            return Some(format!("coupon {coupon_id} is used by order {order_id}, which does not exist"));
+            return Some(format!("coupon {coupon_id} is used by {key}, which does not exist"));
         };
         if ![PLACED, PAID].contains(&order.status) || order.coupon_id != coupon_id || order.user_id != coupon.user_id {
-            return Some(format!("coupon {coupon_id} is used by order {order_id}, which does not stand with it"));
+            return Some(format!("coupon {coupon_id} is used by {key}, which does not stand with it"));
         }
         if order.discount_cents != discount_cents {
             let took = order.discount_cents;
-            return Some(format!("coupon {coupon_id} gave {discount_cents} cents and order {order_id} took {took}"));
+            return Some(format!("coupon {coupon_id} gave {discount_cents} cents and {key} took {took}"));
         }
     }
     let purged = log_begin_ms.is_none_or(|begin_ms| coupon.claimed_ms < begin_ms);
@@ -76,8 +81,8 @@ pub(super) fn coupon(
         // As old as the log, or older.
         (_, None) => purged,
         (USED, Some(last)) => {
-            let used = order_id.zip(discount_cents);
-            used.is_some_and(|(order_id, discount_cents)| *last == Step::Used { order_id, discount_cents })
+            let used = own.zip(discount_cents);
+            used.is_some_and(|(order, discount_cents)| *last == Step::Used { order, discount_cents })
         }
         (EXPIRED, Some(last)) => *last == Step::Expired,
         (_, Some(last)) => matches!(last, Step::Issued | Step::GivenBack),
@@ -102,8 +107,8 @@ fn broken(log: &[Step], purged: bool) -> Option<usize> {
 pub(super) fn money(coupons: &[Order]) -> Option<String> {
     let first = coupons.first()?;
     let off: i64 = coupons.iter().map(|order| order.discount_cents).sum();
-    let Order { order_id, off_cents, .. } = *first;
-    (off != off_cents).then(|| format!("order {order_id} took {off_cents} cents off, and its coupons gave {off}"))
+    let Order { key, off_cents, .. } = *first;
+    (off != off_cents).then(|| format!("{key} took {off_cents} cents off, and its coupons gave {off}"))
 }
 
 /// What the log says of an order.
@@ -119,26 +124,26 @@ pub(super) struct Told {
 
 /// What is wrong with an order, its coupon and its log, if anything is.
 pub(super) fn order(order: &Order, coupon: Option<&Coupon>, told: Told) -> Option<String> {
-    let Order { order_id, coupon_id, amount_cents, off_cents, status, coupon_use, .. } = *order;
+    let Order { key, coupon_id, amount_cents, off_cents, status, coupon_use, .. } = *order;
     let Some(coupon) = coupon else {
         let stands = [PLACED, PAID, REFUNDED].contains(&status);
-        return stands.then(|| format!("order {order_id} has coupon {coupon_id}, which does not exist"));
+        return stands.then(|| format!("{key} has coupon {coupon_id}, which does not exist"));
     };
-    let used = coupon.status == USED && coupon.order_id == Some(order_id);
+    let used = coupon.status == USED && coupon.order == Some(key);
     match status {
-        PLACED | PAID if !used => Some(format!("order {order_id} stands, and coupon {coupon_id} is not used by it")),
+        PLACED | PAID if !used => Some(format!("{key} stands, and coupon {coupon_id} is not used by it")),
         PLACED | PAID if told.used && coupon_use != 1 => {
-            Some(format!("order {order_id} was not told that coupon {coupon_id} is used"))
+            Some(format!("{key} was not told that coupon {coupon_id} is used"))
         }
         PLACED | PAID => None,
-        _ if used => Some(format!("coupon {coupon_id} is used by order {order_id}, which does not stand")),
+        _ if used => Some(format!("coupon {coupon_id} is used by {key}, which does not stand")),
         REFUNDED if told.given_back && coupon_use != 2 => {
-            Some(format!("order {order_id} was not told that coupon {coupon_id} was given back"))
+            Some(format!("{key} was not told that coupon {coupon_id} was given back"))
         }
         REFUNDED => match told.refunded {
             Some(cents) if cents != amount_cents - off_cents => {
                 let due = amount_cents - off_cents;
-                Some(format!("of order {order_id} {cents} cents were returned, and {due} were due"))
+                Some(format!("of {key} {cents} cents were returned, and {due} were due"))
             }
             Some(_) | None => None,
         },
@@ -150,16 +155,11 @@ pub(super) fn order(order: &Order, coupon: Option<&Coupon>, told: Told) -> Optio
 mod tests {
     use super::*;
 
-    const COUPON: Coupon = Coupon {
-        coupon_id: 5,
-        user_id: 7,
-        status: USED,
-        order_id: Some(9),
-        discount_cents: Some(500),
-        claimed_ms: 100,
-    };
+    const KEY: Key = Key { shop_id: 3, order_id: 9 };
+    const COUPON: Coupon =
+        Coupon { coupon_id: 5, user_id: 7, status: USED, order: Some(KEY), discount_cents: Some(500), claimed_ms: 100 };
     const ORDER: Order = Order {
-        order_id: 9,
+        key: KEY,
         user_id: 7,
         coupon_id: 5,
         amount_cents: 2_000,
@@ -168,7 +168,7 @@ mod tests {
         status: PLACED,
         coupon_use: 1,
     };
-    const TOOK: Step = Step::Used { order_id: 9, discount_cents: 500 };
+    const TOOK: Step = Step::Used { order: KEY, discount_cents: 500 };
 
     #[test]
     fn a_used_coupon_has_its_order_its_money_and_its_log() {
@@ -188,7 +188,8 @@ mod tests {
             &[TOOK],
             &[Step::Issued, TOOK, TOOK],
             &[Step::Issued, Step::Issued, TOOK],
-            &[Step::Issued, Step::Used { order_id: 9, discount_cents: 499 }],
+            &[Step::Issued, Step::Used { order: KEY, discount_cents: 499 }],
+            &[Step::Issued, Step::Used { order: Key { shop_id: 4, ..KEY }, discount_cents: 500 }],
         ] {
             assert!(coupon(&COUPON, Some(&ORDER), log, Some(0)).is_some(), "{log:?}");
         }
@@ -199,7 +200,7 @@ mod tests {
         for log in [&[][..], &[TOOK], &[Step::GivenBack, TOOK]] {
             assert_eq!(coupon(&COUPON, Some(&ORDER), log, Some(101)), None, "{log:?}");
         }
-        let expired = Coupon { status: EXPIRED, order_id: None, discount_cents: None, ..COUPON };
+        let expired = Coupon { status: EXPIRED, order: None, discount_cents: None, ..COUPON };
         assert_eq!(coupon(&expired, None, &[Step::Issued, Step::Expired], Some(0)), None);
         assert!(coupon(&expired, None, &[Step::Issued], Some(101)).is_some());
     }
@@ -208,7 +209,7 @@ mod tests {
     fn an_order_has_its_coupon_or_has_given_it_back_with_the_money() {
         let used = Told { used: true, ..Told::default() };
         assert_eq!(order(&ORDER, Some(&COUPON), used), None);
-        let free = Coupon { status: 1, order_id: None, discount_cents: None, ..COUPON };
+        let free = Coupon { status: 1, order: None, discount_cents: None, ..COUPON };
         assert!(order(&ORDER, Some(&free), used).is_some());
         assert!(order(&ORDER, None, used).is_some());
         let untold = Order { coupon_use: 0, ..ORDER };
@@ -219,6 +220,10 @@ mod tests {
         assert_eq!(order(&refunded, Some(&free), back(1_500)), None);
         assert!(order(&refunded, Some(&free), back(1_501)).is_some());
         assert!(order(&refunded, Some(&COUPON), back(1_500)).is_some());
+        let others = Coupon { order: Some(Key { shop_id: 4, ..KEY }), ..COUPON };
+        assert_eq!(order(&refunded, Some(&others), back(1_500)), None, "another shop's order has it");
+        let text = order(&ORDER, Some(&others), used).expect("it is not used by this one");
+        assert!(text.contains("order 9 of shop 3"), "{text}");
         assert_eq!(money(&[ORDER]), None);
         let both = Order { off_cents: 800, ..ORDER };
         assert_eq!(money(&[both, Order { discount_cents: 300, ..both }]), None);

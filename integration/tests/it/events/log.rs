@@ -61,6 +61,7 @@ macro_rules! on_both {
 
 on_both! {
     everything_is_found_by_each_of_its_keys;
+    an_order_is_found_by_its_shop_and_its_number;
     pages_are_whole_and_within_their_bounds;
     old_entries_go_and_young_ones_stay;
 }
@@ -111,6 +112,7 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
         coupon_ids: vec![21],
         refunded_cents: 900,
         was_paid: true,
+        shop_id: 9,
         ..Default::default()
     };
     let back = events::CouponGivenBack { coupon_id: 21, order_id: 31, shop_id: 9, ..Default::default() };
@@ -131,7 +133,7 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
     assert_eq!(actions(&by_user), of_21);
     let by_coupon = found(client, pb::SearchRequest { coupon_id: 21, ..nothing.clone() }).await;
     assert_eq!(actions(&by_coupon), of_21);
-    let by_order = found(client, pb::SearchRequest { order_id: 31, ..nothing.clone() }).await;
+    let by_order = found(client, pb::SearchRequest { shop_id: Some(9), order_id: 31, ..nothing.clone() }).await;
     assert_eq!(actions(&by_order), of_21[..3]);
     assert_eq!(by_order[2].after, r#"{"discount_cents":500,"order_id":31,"shop_id":9,"status":"used"}"#);
     let by_bob = found(client, pb::SearchRequest { operator: "bob".into(), ..nothing.clone() }).await;
@@ -148,6 +150,46 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
     assert_eq!(found(client, both).await, []);
     let stranger = pb::SearchRequest { operator: "eve".into(), ..nothing };
     assert_eq!(found(client, stranger).await, []);
+}
+
+/// Two shops and nobody's, with one number.
+async fn an_order_is_found_by_its_shop_and_its_number<Db: Store>(mut stage: Stage<Db>) {
+    let of = |sequence: u64, shop_id| {
+        let used = events::CouponUsed { coupon_id: 20 + shop_id, order_id: 1, shop_id, ..Default::default() };
+        let coupon_ids = vec![20 + shop_id];
+        let refunded =
+            events::OrderRefunded { order_id: 1, coupon_ids: coupon_ids.clone(), shop_id, ..Default::default() };
+        let back = events::OrderRefundTakenBack { order_id: 1, coupon_ids, shop_id, ..Default::default() };
+        let given = events::CouponGivenBack { coupon_id: 20 + shop_id, order_id: 1, shop_id, ..Default::default() };
+        [
+            event(sequence, 7, 1_000, Payload::CouponUsed(used)),
+            event(sequence + 1, 7, 1_001, Payload::OrderRefunded(refunded)),
+            event(sequence + 2, 7, 1_002, Payload::OrderRefundTakenBack(back)),
+            event(sequence + 3, 7, 1_003, Payload::CouponGivenBack(given)),
+        ]
+    };
+    write(&stage.pool, &[of(1, 9), of(5, 10), of(9, 0)].concat()).await;
+    let client = &mut stage.client;
+    for shop_id in [9, 10, 0] {
+        let by_order = pb::SearchRequest { shop_id: Some(shop_id), order_id: 1, ..Default::default() };
+        // The index of the coupon finds it too, and the other's order is not it.
+        let by_coupon = pb::SearchRequest { coupon_id: 20 + shop_id, ..by_order.clone() };
+        for request in [by_order.clone(), by_coupon] {
+            let found = found(client, request).await;
+            assert_eq!(
+                actions(&found),
+                ["coupon given back", "order refund taken back", "order refunded", "coupon used"]
+            );
+            let own =
+                |entry: &pb::Entry| (entry.shop_id, entry.order_id, entry.coupon_id) == (shop_id, 1, 20 + shop_id);
+            assert!(found.iter().all(own), "{found:?}");
+        }
+        let mixed = pb::SearchRequest { coupon_id: if shop_id == 9 { 30 } else { 29 }, ..by_order };
+        assert_eq!(found(client, mixed).await, []);
+    }
+    let status = client.search(pb::SearchRequest { order_id: 1, ..Default::default() }).await.expect_err("whose?");
+    let fault = Fault::from_status(&status).expect("it is one of ours");
+    assert_eq!((fault.code, fault.argument("field")), (Code::Invalid, Some("shop_id")));
 }
 
 async fn pages_are_whole_and_within_their_bounds<Db: Store>(mut stage: Stage<Db>) {
@@ -214,7 +256,7 @@ fn searches() -> [(Search, &'static str); 5] {
     [
         (Search { user_id: 7, ..any.clone() }, "business_log_user"),
         (Search { coupon_id: 7, user_id: 7, ..any.clone() }, "business_log_coupon"),
-        (Search { order_id: 7, operator: "ann".into(), ..any.clone() }, "business_log_order"),
+        (Search { order: Some((7, 7)), operator: "ann".into(), ..any.clone() }, "business_log_order"),
         (Search { operator: "ann".into(), ..any.clone() }, "business_log_operator"),
         (any, "business_log_time"),
     ]
@@ -223,14 +265,20 @@ fn searches() -> [(Search, &'static str); 5] {
 macro_rules! bind_all {
     ($query:expr, $search:ident) => {{
         let mut query = $query;
-        if $search.coupon_id + $search.order_id + $search.user_id > 0 {
+        if $search.coupon_id > 0 {
+            query = query.bind(7_i64);
+        } else if $search.order.is_some() {
+            query = query.bind(7_i64).bind(7_i64);
+        } else if $search.user_id > 0 {
             query = query.bind(7_i64);
         } else if !$search.operator.is_empty() {
             query = query.bind(&$search.operator);
         }
-        for number in [$search.user_id, $search.coupon_id, $search.order_id] {
+        let (shop_id, order_id) = $search.order.unwrap_or_default();
+        for number in [$search.user_id, $search.coupon_id, order_id] {
             query = query.bind(number).bind(number);
         }
+        query = query.bind(shop_id);
         query = query.bind(&$search.operator).bind(&$search.operator).bind(0_i64);
         let until = i64::MAX;
         query.bind(until).bind(until).bind(until).bind(until).bind(20_i64)

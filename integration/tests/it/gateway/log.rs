@@ -66,7 +66,7 @@ async fn operators_find_who_did_what_by_user_order_and_operator_page_by_page() {
     assert_eq!((revision("before"), revision("after")), (json!(2), json!(3)));
     assert!(of_ann[2].get("before").is_none() && promoted.get("user_id").is_none(), "{of_ann:?}");
 
-    for query in ["order_id=77", "user_id=42", "user_id=42&order_id=77"] {
+    for query in ["shop_id=0&order_id=77", "user_id=42", "user_id=42&shop_id=0&order_id=77"] {
         let found = platform.logged(query, 1).await;
         let [entry] = &found[..] else { panic!("{query}: {found:?}") };
         assert_eq!(
@@ -76,9 +76,15 @@ async fn operators_find_who_did_what_by_user_order_and_operator_page_by_page() {
         assert_eq!(state(entry, "after"), json!({ "status": "refunded", "refunded_cents": 900 }));
         assert_eq!(entry["xid"].as_str().map(str::len), Some(36));
     }
-    for nothing in
-        ["user_id=43", "order_id=78", "coupon_id=5", "operator=eve", "operator=ann&order_id=77", "before_ms=1"]
-    {
+    for nothing in [
+        "user_id=43",
+        "shop_id=0&order_id=78",
+        "shop_id=9&order_id=77",
+        "coupon_id=5",
+        "operator=eve",
+        "operator=ann&shop_id=0&order_id=77",
+        "before_ms=1",
+    ] {
         assert_eq!(platform.logged(nothing, 0).await, Vec::<Value>::new(), "{nothing}");
     }
 
@@ -102,6 +108,9 @@ async fn operators_find_who_did_what_by_user_order_and_operator_page_by_page() {
         ("INVALID", "limit", Ask::get(format!("{LOG}?limit=101")).by(&ann)),
         ("INVALID", "after", Ask::get(format!("{LOG}?after=x")).by(&ann)),
         ("INVALID", "user_id", Ask::get(format!("{LOG}?user_id=0")).by(&ann)),
+        ("INVALID", "shop_id", Ask::get(format!("{LOG}?order_id=77")).by(&ann)),
+        ("INVALID", "order_id", Ask::get(format!("{LOG}?shop_id=9")).by(&ann)),
+        ("INVALID", "shop_id", Ask::get(format!("{LOG}?shop_id=-1&order_id=77")).by(&ann)),
         ("INVALID", "user", Ask::get(format!("{LOG}?user=42")).by(&ann)),
     ] {
         let told = platform.ask(ask).await;

@@ -48,10 +48,11 @@ async fn supply(platform: &Platform, operator: &str) {
 }
 
 async fn the_log_has_who_did_it_and_why(platform: &Platform) {
-    let by_bob = platform.logged("order_id=7&operator=bob", 2).await;
+    let by_bob = platform.logged("shop_id=9&order_id=7&operator=bob", 2).await;
     let refunded = by_bob.iter().find(|entry| entry["action"] == "order refunded").expect("it was refunded");
     assert_eq!(refunded["reason"], "broken");
     let used = by_bob.iter().find(|entry| entry["action"] == "coupon used").expect("it was used");
+    assert_eq!((&used["shop_id"], &used["order_id"]), (&json!("9"), &json!("7")));
     assert!(used["after"].as_str().is_some_and(|after| after.contains(r#""shop_id":9"#)), "{used}");
     let of_ann = platform.logged("operator=ann", 5).await;
     let (action, before) = (&of_ann[0]["action"], of_ann[0]["before"].as_str().expect("text"));

@@ -129,7 +129,8 @@ impl Histories {
         let mut stands: BTreeMap<i64, (i64, [Option<i64>; 3])> = BTreeMap::new();
         let mut orders = market.connect("orders").await;
         let sql = "SELECT o.user_id, b.coupon_id, CAST(o.status AS SIGNED)
-            FROM orders o JOIN basket_coupon b ON b.order_id = o.order_id WHERE o.status IN (0, 1, 4)";
+            FROM orders o JOIN basket_coupon b ON b.order_id = o.order_id AND b.shop_id = o.shop_id
+            WHERE o.status IN (0, 1, 4)";
         let rows: Vec<(i64, i64, i64)> = sqlx::query_as(sql).fetch_all(&mut orders).await.expect("they are there");
         for (user_id, coupon_id, status) in rows {
             let twice = stands.insert(user_id, (coupon_id, [Some(status), None, None]));

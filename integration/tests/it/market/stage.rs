@@ -277,7 +277,8 @@ impl Market {
         let issued = self.coupons().await.len();
         let mut orders = self.connect("orders").await;
         let sql = "SELECT CAST(SUM(CASE o.status WHEN 4 THEN 2 ELSE 1 END) AS SIGNED)
-            FROM orders o LEFT JOIN basket_coupon b ON b.order_id = o.order_id WHERE o.status IN (1, 4)";
+            FROM orders o LEFT JOIN basket_coupon b ON b.order_id = o.order_id AND b.shop_id = o.shop_id
+            WHERE o.status IN (1, 4)";
         let of_orders: i64 = sqlx::query_scalar(sql).fetch_one(&mut orders).await.expect("the table is there");
         issued + of_orders as usize
     }
@@ -325,7 +326,8 @@ impl Market {
     /// Orders that stand or were returned, and do not know of it.
     pub(super) async fn orders_untold(&self) -> i64 {
         let mut orders = self.connect("orders").await;
-        let sql = "SELECT COUNT(*) FROM orders o LEFT JOIN basket_coupon b ON b.order_id = o.order_id
+        let sql = "SELECT COUNT(*) FROM orders o
+            LEFT JOIN basket_coupon b ON b.order_id = o.order_id AND b.shop_id = o.shop_id
             WHERE COALESCE(b.coupon_use, o.coupon_use) <> CASE o.status WHEN 4 THEN 2 WHEN 1 THEN 1 ELSE 0 END";
         sqlx::query_scalar(sql).fetch_one(&mut orders).await.expect("the table is there")
     }

@@ -15,7 +15,7 @@ use super::redeem::content;
 use super::trial::{busy, database};
 use super::{Redemption, fields};
 use crate::store::redemptions::{Redemption as Row, Redemptions, State};
-use crate::store::{self, Status};
+use crate::store::{self, Order, Status};
 use crate::{GIVE_BACK, TAKE_BACK, order, stock};
 
 impl<Db: Redemptions + Dialect> Redemption<Db> {
@@ -64,13 +64,15 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
 
     /// Which of the coupons are their user's again.
     async fn refunded(&self, row: &Row, deductions: &[pb::Deduction]) -> Result<pb::RefundResponse, Fault> {
+        let key = (row.shop_id, row.order_id);
         let ids: Vec<i64> = deductions.iter().map(|own| own.coupon_id).collect();
         let mut connection = self.connection(row.user_id).await?;
         let found = store::look::<Db>(&mut connection, self.shards.map(), row.user_id, &ids).await.map_err(database)?;
+        let holds = |order: Option<Order>| order.is_some_and(|own| (own.shop_id, own.order_id) == key);
         let back = found
             .iter()
             .map(|(coupon, _)| coupon)
-            .filter(|coupon| coupon.order_id != Some(row.order_id) && coupon.status != Status::Expired);
+            .filter(|coupon| !holds(coupon.order) && coupon.status != Status::Expired);
         Ok(pb::RefundResponse {
             state: pb::RefundState::Done.into(),
             returned_coupon_ids: back.map(|coupon| coupon.coupon_id).collect(),

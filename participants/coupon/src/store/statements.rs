@@ -29,7 +29,7 @@ pub enum Kind {
     Uncount,
     /// Locks and reads coupons.
     Coupons,
-    /// Moves coupons: (coupon, status before, status after, order, discount).
+    /// Moves coupons: (coupon, status before, status after, shop, order, discount).
     Advance,
     /// Whether any claims of these users are under way.
     Pending,
@@ -214,7 +214,7 @@ impl Statements {
 macro_rules! of_status {
     ($status:literal, $hint:literal, [$user:literal, $below:literal, $most:literal]) => {
         concat!(
-            "SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+            "SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} ",
             $hint,
             " WHERE user_id = ",
@@ -301,33 +301,33 @@ const SQLITE: Statements = Statements {
                   value->>4 AS of_day FROM json_each($1)) AS j
         WHERE claimed_{n}.user_id = j.user_id AND claimed_{n}.template_id = j.template_id",
     coupons: "-- coupon_coupons
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
         FROM coupon_{n} WHERE coupon_id IN (SELECT value FROM json_each($1))",
     advance: "-- coupon_advance
         UPDATE coupon_{n} SET
             status = iif(j.next = 1 AND valid_until_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER), 4, j.next),
-            order_id = j.order_id, discount_cents = j.discount_cents,
+            shop_id = j.shop_id, order_id = j.order_id, discount_cents = j.discount_cents,
             used_ms = iif(j.next = 3, CAST(unixepoch('subsec') * 1000 AS INTEGER), NULL)
-        FROM (SELECT value->>0 AS coupon_id, value->>1 AS before, value->>2 AS next, value->>3 AS order_id,
-                  value->>4 AS discount_cents FROM json_each($1)) AS j
+        FROM (SELECT value->>0 AS coupon_id, value->>1 AS before, value->>2 AS next, value->>3 AS shop_id,
+                  value->>4 AS order_id, value->>5 AS discount_cents FROM json_each($1)) AS j
         WHERE coupon_{n}.coupon_id = j.coupon_id AND coupon_{n}.status = j.before",
     pending: "-- coupon_pending
         SELECT c.user_id, c.template_id FROM json_each($1) AS j
         JOIN coupon_{n} c ON c.user_id = j.value AND c.status = 0",
     coupon: "-- coupon_coupon
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = $1",
     keyed: "-- coupon_keyed
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} INDEXED BY coupon_{n}_by_key
         WHERE user_id = $1 AND claim_key = $2",
     look: "-- coupon_look
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
         FROM coupon_{n} WHERE coupon_id IN (SELECT value FROM json_each($1))",
     usable: "-- coupon_usable
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
         FROM coupon_{n} INDEXED BY coupon_{n}_of_user WHERE user_id = $1 AND status = 1
             AND valid_until_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER)
@@ -338,7 +338,7 @@ const SQLITE: Statements = Statements {
     ),
     of_user_all: of_user_all!("SELECT * FROM (", ")", "INDEXED BY coupon_{n}_of_user", ["$1", "$2", "+$3"]),
     page: "-- coupon_page
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, $2 IN (0, template_id) AND $3 IN (-1, status)
         FROM coupon_{n} WHERE coupon_id < $1 ORDER BY coupon_id DESC LIMIT +$4",
     ended_with: "-- coupon_ended_with
@@ -393,38 +393,39 @@ const MYSQL: Statements = Statements {
             ON u.user_id = j.user_id AND u.template_id = j.template_id
         SET u.claimed = u.claimed - j.n, u.today = u.today - IF(u.day = j.day, j.of_day, 0)",
     coupons: "-- coupon_coupons
-        SELECT c.coupon_id, c.user_id, c.template_id, c.version, c.status, c.order_id, c.discount_cents,
+        SELECT c.coupon_id, c.user_id, c.template_id, c.version, c.status, c.shop_id, c.order_id, c.discount_cents,
             c.claimed_ms, c.valid_from_ms, c.valid_until_ms, c.used_ms,
             CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         FROM JSON_TABLE({rows}, '$[*]' COLUMNS (coupon_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN coupon_{n} c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id FOR UPDATE",
     advance: "-- coupon_advance
         UPDATE JSON_TABLE({rows}, '$[*]' COLUMNS (coupon_id BIGINT PATH '$[0]', before_ TINYINT PATH '$[1]',
-            next_ TINYINT PATH '$[2]', order_id BIGINT PATH '$[3]', discount_cents BIGINT PATH '$[4]')) AS j
+            next_ TINYINT PATH '$[2]', shop_id BIGINT PATH '$[3]', order_id BIGINT PATH '$[4]',
+            discount_cents BIGINT PATH '$[5]')) AS j
         STRAIGHT_JOIN coupon_{n} c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id
         SET c.status = IF(j.next_ = 1 AND c.valid_until_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED),
                 4, j.next_),
-            c.order_id = j.order_id, c.discount_cents = j.discount_cents,
+            c.shop_id = j.shop_id, c.order_id = j.order_id, c.discount_cents = j.discount_cents,
             c.used_ms = IF(j.next_ = 3, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), NULL)
         WHERE c.status = j.before_",
     pending: "-- coupon_pending
         SELECT c.user_id, c.template_id FROM JSON_TABLE({rows}, '$[*]' COLUMNS (user_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN coupon_{n} c FORCE INDEX (of_user) ON c.user_id = j.user_id AND c.status = 0",
     coupon: "-- coupon_coupon
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = {0}",
     keyed: "-- coupon_keyed
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} FORCE INDEX (by_key)
         WHERE user_id = {0} AND claim_key = {1}",
     look: "-- coupon_look
-        SELECT c.coupon_id, c.user_id, c.template_id, c.version, c.status, c.order_id, c.discount_cents,
+        SELECT c.coupon_id, c.user_id, c.template_id, c.version, c.status, c.shop_id, c.order_id, c.discount_cents,
             c.claimed_ms, c.valid_from_ms, c.valid_until_ms, c.used_ms,
             CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         FROM JSON_TABLE({rows}, '$[*]' COLUMNS (coupon_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN coupon_{n} c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id",
     usable: "-- coupon_usable
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         FROM coupon_{n} FORCE INDEX (of_user) WHERE user_id = {0} AND status = 1
             AND valid_until_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
@@ -432,7 +433,7 @@ const MYSQL: Statements = Statements {
     of_user: concat!("-- coupon_of_user\n        ", of_status!("{1}", "FORCE INDEX (of_user)", ["{0}", "{2}", "{3}"])),
     of_user_all: of_user_all!("(", ")", "FORCE INDEX (of_user)", ["{0}", "{1}", "{2}"]),
     page: "-- coupon_page
-        SELECT coupon_id, user_id, template_id, version, status, order_id, discount_cents, claimed_ms,
+        SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
             valid_from_ms, valid_until_ms, used_ms, {1} IN (0, template_id) AND {2} IN (-1, status)
         FROM coupon_{n} FORCE INDEX (PRIMARY) WHERE coupon_id < {0} ORDER BY coupon_id DESC LIMIT {3}",
     ended_with: "-- coupon_ended_with

@@ -8,10 +8,11 @@ use crate::services::Told as _;
 use crate::wire::log::{Log, LogFilter};
 
 pub(crate) async fn search(call: Call<Operator, LogFilter, Nothing>) -> Answer<Log> {
-    let LogFilter { user_id, coupon_id, order_id, operator, from_ms, before_ms, limit, after } = call.params;
+    let LogFilter { user_id, coupon_id, shop_id, order_id, operator, from_ms, before_ms, limit, after } = call.params;
     let request = pb::SearchRequest {
         user_id: user_id.map_or(0, |id| id.0),
         coupon_id: coupon_id.map_or(0, |id| id.0),
+        shop_id: shop_id.map(|shop| shop.0),
         order_id: order_id.map_or(0, |id| id.0),
         operator: operator.unwrap_or_default(),
         from_ms: from_ms.unwrap_or_default(),

@@ -93,7 +93,9 @@ records! {
         user_id: Id,
         /// Where it stands.
         status: Option<CouponStatus>,
-        /// The order that is about to use it, or has.
+        /// Whose order it is that is about to use it, or has: a shop numbers its own.
+        shop_id: Option<Id>,
+        /// That order's number.
         order_id: Option<Id>,
         /// From when on it is valid.
         valid_from_ms: i64,
@@ -194,6 +196,7 @@ impl From<pb::UserCoupon> for Coupon {
             version: wire.version,
             user_id: Id(wire.user_id),
             status: CouponStatus::of(wire.status),
+            shop_id: (wire.shop_id > 0).then_some(Id(wire.shop_id)),
             order_id: (wire.order_id > 0).then_some(Id(wire.order_id)),
             valid_from_ms: wire.valid_from_ms,
             valid_until_ms: wire.valid_until_ms,

@@ -1,9 +1,28 @@
 //! The business log.
 
+use serde_json::{Value, json};
 use tercet_proto::log::v1 as pb;
+use tercet_rules::Limit;
 
-use crate::schema::{Id, params, records};
+use crate::schema::{FromText, Id, Schema, Schemas, params, records};
 use crate::wire::common::next;
+
+/// The number of a shop; 0: no shop's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShopOrNone(pub(crate) i64);
+
+impl FromText for ShopOrNone {
+    fn from_text(text: &str) -> Result<Self, Limit> {
+        let shop = if text == "0" { Ok(0) } else { Id::from_text(text).map(|id| id.0) };
+        shop.map(Self).map_err(|_| Limit::Between(0, i64::MAX))
+    }
+}
+
+impl Schema for ShopOrNone {
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": "^(0|[1-9][0-9]{0,18})$" })
+    }
+}
 
 params! {
     /// What is looked for. All that is given has to be so.
@@ -12,7 +31,10 @@ params! {
         user_id: Option<Id>,
         /// The coupon that it is about.
         coupon_id: Option<Id>,
-        /// The order that it is about.
+        /// Whose order it is that it is about: to be given with `order_id`, since each shop numbers its own, and only
+        /// there; 0 for an order of one thing, which is no shop's.
+        shop_id: Option<ShopOrNone>,
+        /// That order's number.
         order_id: Option<Id>,
         /// Who did it: the sub of an operator's token.
         operator: Option<String>,
@@ -40,7 +62,9 @@ records! {
         user_id: Option<Id>,
         /// The coupon that it is about.
         coupon_id: Option<Id>,
-        /// The order that it is about.
+        /// Whose order it is that it is about.
+        shop_id: Option<Id>,
+        /// That order's number.
         order_id: Option<Id>,
         /// The template that it is about.
         template_id: Option<Id>,
@@ -80,6 +104,7 @@ impl From<pb::Entry> for LogEntry {
             action: wire.action,
             user_id: id(wire.user_id),
             coupon_id: id(wire.coupon_id),
+            shop_id: id(wire.shop_id),
             order_id: id(wire.order_id),
             template_id: id(wire.template_id),
             operator: some(wire.operator),

@@ -26,7 +26,7 @@ use crate::limits::{BODIES_BYTES_MAX, FORGET_EVERY, KEY_BYTES_MAX};
 use crate::metrics::{self, OfRoute};
 use crate::problem;
 use crate::rates::Limiter;
-use crate::route::{Arrived, Route};
+use crate::route::{Arrived, Consent, Route};
 use crate::schema::Texts;
 use crate::services::{Context, Services};
 use crate::token::{Identity, Role, Verifier};
@@ -291,8 +291,9 @@ impl Inner {
         }
     }
 
-    /// The user who has given his consent to this shop.
-    async fn consenting(&self, headers: &HeaderMap, shop_id: i64) -> Result<i64, Fault> {
+    /// The consent that a user has given to this shop. Whether it is for the order that is asked about, who knows that
+    /// order asks.
+    async fn consenting(&self, headers: &HeaderMap, shop_id: i64) -> Result<Consent, Fault> {
         let needed = || Code::ConsentNeeded.fault([]);
         let token = bearer(headers, &USER_AUTHORIZATION).ok_or_else(needed)?;
         let of_this_header = |fault: Fault| {
@@ -301,7 +302,9 @@ impl Inner {
             Fault::new(fault.code, arguments)
         };
         match self.verifier.verify(token).await.map_err(of_this_header)? {
-            Identity::Consent { user_id, shop_id: own } if own == shop_id => Ok(user_id),
+            Identity::Consent { user_id, shop_id: own, order_id } if own == shop_id => {
+                Ok(Consent { user_id, order_id })
+            }
             Identity::Consent { .. } => Err(Code::ConsentOtherShop.fault([])),
             Identity::User { .. } | Identity::Shop { .. } | Identity::Operator { .. } => Err(needed()),
         }

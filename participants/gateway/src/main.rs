@@ -45,6 +45,9 @@ struct Token {
     /// The shop that may use a user's coupons with it, as its header x-user-authorization
     #[arg(long, value_name = "SHOP")]
     for_shop: Option<i64>,
+    /// The order of that shop that it is good for alone; any of its orders without it
+    #[arg(long, value_name = "ORDER", requires = "for_shop", value_parser = clap::value_parser!(i64).range(1..))]
+    for_order: Option<i64>,
     /// Groups that a user is a member of, with commas between them
     #[arg(long, value_delimiter = ',')]
     groups: Vec<String>,
@@ -89,6 +92,7 @@ fn mint(wanted: Token) -> anyhow::Result<String> {
         role: wanted.role,
         subject: wanted.subject,
         shop_id,
+        order_id: wanted.for_order,
         groups: wanted.groups,
         issuer: wanted.issuer,
         audience: wanted.audience,

@@ -22,7 +22,7 @@ const WITH_TOKEN: [Code; 10] = [
     Code::TokenAudience,
     Code::Forbidden,
 ];
-const WITH_CONSENT: [Code; 2] = [Code::ConsentNeeded, Code::ConsentOtherShop];
+const WITH_CONSENT: [Code; 3] = [Code::ConsentNeeded, Code::ConsentOtherShop, Code::ConsentOtherOrder];
 const WITH_BODY: [Code; 4] = [Code::Malformed, Code::TooLarge, Code::TooSlow, Code::NotJson];
 
 /// The document of these routes.
@@ -90,7 +90,8 @@ fn operation(route: &Route, problem: &Value, schemas: &mut Schemas) -> Value {
             "name": "X-User-Authorization",
             "in": "header",
             "required": true,
-            "description": "Bearer, and a token of the user whose coupons they are, with this shop's shop_id",
+            "description": "Bearer, and a token of the user whose coupons they are, with this shop's shop_id; \
+                with an order_id it is good for that order alone",
             "schema": { "type": "string" },
         }));
     }

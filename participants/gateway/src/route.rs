@@ -66,7 +66,7 @@ pub(crate) trait Caller: Sized + Send + 'static {
     const IS_CONSENTED: bool = false;
 
     /// `None` where it is somebody else.
-    fn of(identity: Option<Identity>, consenting: Option<i64>) -> Option<Self>;
+    fn of(identity: Option<Identity>, consenting: Option<Consent>) -> Option<Self>;
 }
 
 /// Whoever it is.
@@ -89,7 +89,30 @@ pub(crate) struct Shop {
 /// A person of a shop, by the consent of a user.
 pub(crate) struct ShopForUser {
     pub(crate) shop: Shop,
+    consent: Consent,
+}
+
+impl ShopForUser {
+    /// The user whose coupons the shop may use for this order of its own.
+    ///
+    /// # Errors
+    /// [`Code::ConsentOtherOrder`] where he has consented to another one alone, or to one and this one is not named.
+    pub(crate) fn user_for(&self, order_id: Option<i64>) -> Result<i64, Fault> {
+        match self.consent.order_id {
+            Some(only) if order_id != Some(only) => {
+                Err(Code::ConsentOtherOrder.fault([("order_id", only.to_string())]))
+            }
+            Some(_) | None => Ok(self.consent.user_id),
+        }
+    }
+}
+
+/// A user's word that the shop that asks may use his coupons.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Consent {
     pub(crate) user_id: i64,
+    /// For this order alone; `None`: for any.
+    pub(crate) order_id: Option<i64>,
 }
 
 /// A person of the platform.
@@ -100,7 +123,7 @@ pub(crate) struct Operator {
 impl Caller for Anyone {
     const ROLE: Option<Role> = None;
 
-    fn of(_: Option<Identity>, _: Option<i64>) -> Option<Self> {
+    fn of(_: Option<Identity>, _: Option<Consent>) -> Option<Self> {
         Some(Self)
     }
 }
@@ -108,7 +131,7 @@ impl Caller for Anyone {
 impl Caller for User {
     const ROLE: Option<Role> = Some(Role::User);
 
-    fn of(identity: Option<Identity>, _: Option<i64>) -> Option<Self> {
+    fn of(identity: Option<Identity>, _: Option<Consent>) -> Option<Self> {
         match identity? {
             Identity::User { user_id: id, groups } => Some(Self { id, groups }),
             Identity::Consent { .. } | Identity::Shop { .. } | Identity::Operator { .. } => None,
@@ -119,7 +142,7 @@ impl Caller for User {
 impl Caller for Shop {
     const ROLE: Option<Role> = Some(Role::Shop);
 
-    fn of(identity: Option<Identity>, _: Option<i64>) -> Option<Self> {
+    fn of(identity: Option<Identity>, _: Option<Consent>) -> Option<Self> {
         match identity? {
             Identity::Shop { shop_id: id, name } => Some(Self { id, name }),
             Identity::User { .. } | Identity::Consent { .. } | Identity::Operator { .. } => None,
@@ -131,15 +154,15 @@ impl Caller for ShopForUser {
     const ROLE: Option<Role> = Shop::ROLE;
     const IS_CONSENTED: bool = true;
 
-    fn of(identity: Option<Identity>, consenting: Option<i64>) -> Option<Self> {
-        Some(Self { shop: Shop::of(identity, None)?, user_id: consenting? })
+    fn of(identity: Option<Identity>, consenting: Option<Consent>) -> Option<Self> {
+        Some(Self { shop: Shop::of(identity, None)?, consent: consenting? })
     }
 }
 
 impl Caller for Operator {
     const ROLE: Option<Role> = Some(Role::Operator);
 
-    fn of(identity: Option<Identity>, _: Option<i64>) -> Option<Self> {
+    fn of(identity: Option<Identity>, _: Option<Consent>) -> Option<Self> {
         match identity? {
             Identity::Operator { name } => Some(Self { name }),
             Identity::Shop { .. } | Identity::User { .. } | Identity::Consent { .. } => None,
@@ -150,8 +173,8 @@ impl Caller for Operator {
 /// A request past all checks that are alike for all routes.
 pub(crate) struct Arrived<'a> {
     pub(crate) identity: Option<Identity>,
-    /// The user who consents to what a shop does for him.
-    pub(crate) consenting: Option<i64>,
+    /// Of the user, to what a shop does for him.
+    pub(crate) consenting: Option<Consent>,
     pub(crate) texts: Texts<'a>,
     pub(crate) body: Bytes,
     pub(crate) context: Context,

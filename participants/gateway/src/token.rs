@@ -64,6 +64,8 @@ pub(crate) enum Identity {
     Consent {
         user_id: i64,
         shop_id: i64,
+        /// For this order alone; `None`: for any.
+        order_id: Option<i64>,
     },
     Shop {
         shop_id: i64,
@@ -94,6 +96,7 @@ struct Said {
     #[serde(default)]
     groups: Vec<String>,
     shop_id: Option<Id>,
+    order_id: Option<Id>,
     /// Its last second; that it is there, and not over, is checked before.
     #[serde(default)]
     exp: f64,
@@ -108,6 +111,8 @@ struct Claims {
     groups: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shop_id: Option<Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_id: Option<Id>,
     exp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<String>,
@@ -193,6 +198,10 @@ impl Verifier {
 }
 
 fn identity(said: Said) -> Result<Identity, Fault> {
+    // What is meant for one order is never taken for more.
+    if said.order_id.is_some() && (said.role != Role::User || said.shop_id.is_none()) {
+        return Err(invalid("an order_id is of a user's consent, which has a shop_id"));
+    }
     match said.role {
         Role::User => {
             let user_id = said.sub.parse().ok().filter(|id| *id > 0);
@@ -201,7 +210,7 @@ fn identity(said: Said) -> Result<Identity, Fault> {
                 return Err(invalid("it has too many groups"));
             }
             Ok(match said.shop_id {
-                Some(Id(shop_id)) => Identity::Consent { user_id, shop_id },
+                Some(Id(shop_id)) => Identity::Consent { user_id, shop_id, order_id: said.order_id.map(|id| id.0) },
                 None => Identity::User { user_id, groups: said.groups },
             })
         }
@@ -255,6 +264,8 @@ pub struct Bearer {
     pub subject: String,
     /// The shop of a person of a shop; of a user: the shop that may use his coupons, and nothing else is it good for.
     pub shop_id: Option<i64>,
+    /// Of such a user: the order of that shop that it is good for alone; `None`: any.
+    pub order_id: Option<i64>,
     /// The user groups that a user is a member of.
     pub groups: Vec<String>,
     /// Who says so.
@@ -290,6 +301,7 @@ pub fn mint(keys: &[u8], bearer: Bearer, lasts: Duration) -> Result<String, Mint
         role: bearer.role,
         groups: bearer.groups,
         shop_id: bearer.shop_id.map(Id),
+        order_id: bearer.order_id.map(Id),
         exp: get_current_timestamp() + lasts.as_secs(),
         iss: bearer.issuer,
         aud: bearer.audience,

@@ -185,6 +185,9 @@ codes! {
     /// The user has given his consent to another shop.
     ConsentOtherShop = "CONSENT_OTHER_SHOP", PermissionDenied, 403,
         "用户的授权属于其他店铺", "The user's consent is for another shop";
+    /// The user has given his consent to one order, and this is not it.
+    ConsentOtherOrder = "CONSENT_OTHER_ORDER", PermissionDenied, 403,
+        "用户的授权仅限订单 {order_id}", "The user's consent is for order {order_id} alone";
     /// A shop sells its own products only.
     OtherShop = "OTHER_SHOP", PermissionDenied, 403,
         "订单中有其他店铺的商品", "The order has products of another shop";

@@ -292,7 +292,8 @@ impl Site {
 
 fn bearer(keys: &str, role: Role, subject: &str) -> anyhow::Result<String> {
     let subject = subject.to_owned();
-    let bearer = Bearer { role, subject, shop_id: None, groups: Vec::new(), issuer: None, audience: None };
+    let bearer =
+        Bearer { role, subject, shop_id: None, order_id: None, groups: Vec::new(), issuer: None, audience: None };
     let token = token::mint(keys.as_bytes(), bearer, TOKENS_LAST)?;
     Ok(format!("Bearer {token}"))
 }

@@ -103,8 +103,15 @@ struct Gateway {
 
 /// A token by these keys.
 fn mint(keys: &str, role: Role, subject: &str, shop_id: Option<i64>) -> anyhow::Result<String> {
-    let bearer =
-        Bearer { role, subject: subject.to_owned(), shop_id, groups: Vec::new(), issuer: None, audience: None };
+    let bearer = Bearer {
+        role,
+        subject: subject.to_owned(),
+        shop_id,
+        order_id: None,
+        groups: Vec::new(),
+        issuer: None,
+        audience: None,
+    };
     Ok(token::mint(keys.as_bytes(), bearer, Duration::from_secs(3_600))?)
 }
 

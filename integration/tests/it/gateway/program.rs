@@ -21,6 +21,10 @@ async fn the_program_makes_keys_and_tokens_and_shows_its_metrics() {
     let token = say(&["token", "--jwks", &jwks, "user", "42"]);
     let consent = say(&["token", "--jwks", &jwks, "user", "42", "--for-shop", "9"]);
     let shop = say(&["token", "--jwks", &jwks, "shop", "bob", "--shop", "9"]);
+    let of_order = say(&["token", "--jwks", &jwks, "user", "42", "--for-shop", "9", "--for-order", "7"]);
+    let whole = ["token", "--jwks", &jwks, "user", "42", "--for-order", "7"];
+    let output = std::process::Command::new(&spec.program).args(whole).output().expect("it starts");
+    assert!(!output.status.success(), "it would be good for more than the order: {output:?}");
     let [listen, metrics] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port().expect("a port")));
     let spec = spec.word("serve").with("--jwks", &jwks).with("--listen", &listen).with("--metrics", &metrics);
     let _process = spec.start().expect("it starts");
@@ -29,14 +33,15 @@ async fn the_program_makes_keys_and_tokens_and_shows_its_metrics() {
         assert!(Instant::now() < until, "it does not listen");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let get = async |address: &str, path: &str, more: &str| {
+    let ask = async |method: &str, address: &str, path: &str, more: &str| {
         let mut socket = TcpStream::connect(address).await.expect("it listens");
-        let text = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{more}\r\n");
+        let text = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{more}");
         socket.write_all(text.as_bytes()).await.expect("it reads");
         let mut told = String::new();
         socket.read_to_string(&mut told).await.expect("it is text");
         told
     };
+    let get = async |address: &str, path: &str, more: &str| ask("GET", address, path, &format!("{more}\r\n")).await;
     let bearer = format!("authorization: Bearer {}\r\n", token.trim());
     let told = get(&listen, "/v1/offers/secret-7", &bearer).await;
     assert!(told.contains("INVALID"), "{told}");
@@ -47,6 +52,15 @@ async fn the_program_makes_keys_and_tokens_and_shows_its_metrics() {
         get(&listen, "/v1/shop/users/0/orders/1/redemption", &format!("authorization: Bearer {}\r\n", shop.trim()))
             .await;
     assert!(told.contains("INVALID"), "{told}");
+    let bob = format!("authorization: Bearer {}\r\n", shop.trim());
+    let body = r#"{"order_id":"8","lines":[]}"#;
+    let more = format!(
+        "{bob}x-user-authorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        of_order.trim(),
+        body.len()
+    );
+    let told = ask("POST", &listen, "/v1/shop/orders/validate", &more).await;
+    assert!(told.contains("CONSENT_OTHER_ORDER"), "{told}");
     let shown = get(&metrics, "/metrics", "").await;
     let count = r#"tercet_gateway_request_seconds_count{route="get_offer",method="GET",status="4xx"} 1"#;
     let failed = r#"tercet_gateway_errors_total{route="get_offer",code="INVALID"} 1"#;

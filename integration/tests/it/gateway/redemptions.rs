@@ -196,6 +196,49 @@ async fn nobody_names_his_own_price_and_no_shop_spends_coupons_without_their_use
 }
 
 #[tokio::test]
+async fn a_consent_that_names_an_order_is_good_for_it_alone() {
+    let (platform, [first, second]) = stocked().await;
+    let keys = &platform.keys;
+    let shop = keys.shop("bob");
+    let consent_for = |shop_id| {
+        let bearer = Bearer { shop_id: Some(shop_id), order_id: Some(7), ..bearer(Role::User, "42") };
+        keys.mint(bearer, Duration::from_secs(60))
+    };
+    let (consent, rivals) = (consent_for(9), consent_for(10));
+    let order =
+        |order_id: &str, coupon: &Value| json!({ "order_id": order_id, "lines": lines("9"), "coupon_ids": [coupon] });
+    let only = |language: &str| match language {
+        "zh" => json!("用户的授权仅限订单 7"),
+        _ => json!("The user's consent is for order 7 alone"),
+    };
+    let validate = |body: &Value| Ask::new("POST", "/v1/shop/orders/validate").by(&shop).consent(&consent).json(body);
+    let mut nameless = order("7", &first);
+    nameless.as_object_mut().expect("a record").remove("order_id");
+    for language in ["en", "zh"] {
+        for ask in [
+            redeem(&shop, &consent, "k", &order("8", &first)),
+            validate(&order("8", &first)),
+            // Which order it would be nobody says.
+            validate(&nameless),
+        ] {
+            let told = platform.ask(ask.with("accept-language", language)).await;
+            assert_eq!((told.code(), told.status), ("CONSENT_OTHER_ORDER", 403));
+            assert_eq!((&told.body["title"], &told.body["arguments"]["order_id"]), (&only(language), &json!("7")));
+        }
+    }
+    assert_eq!(platform.ask(redeem(&shop, &rivals, "k", &order("7", &first))).await.code(), "CONSENT_OTHER_SHOP");
+    assert_eq!(platform.ask(Ask::get("/v1/coupons").by(&consent)).await.code(), "FORBIDDEN");
+    let told = platform.ask(validate(&order("7", &first))).await.good(200);
+    assert_eq!(told["best"]["discount_cents"], 500);
+    let done = platform.ask(redeem(&shop, &consent, "k", &order("7", &first))).await.good(200);
+    assert_eq!((&done["state"], &done["order_id"]), (&json!("done"), &json!("7")));
+    assert_eq!(platform.ask(redeem(&shop, &consent, "k", &order("7", &first))).await.good(200), done);
+    // Without one it is good for any.
+    let done = platform.ask(redeem(&shop, &keys.consent(42, 9), "l", &order("8", &second))).await.good(200);
+    assert_eq!(done["order_id"], "8");
+}
+
+#[tokio::test]
 async fn an_order_that_is_too_long_is_told_so() {
     let platform = Platform::start(&[]).await;
     let keys = &platform.keys;

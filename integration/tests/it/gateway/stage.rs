@@ -215,7 +215,7 @@ impl Keys {
 
 pub(super) fn bearer(role: Role, subject: &str) -> Bearer {
     let (subject, shop_id) = (subject.to_owned(), (role == Role::Shop).then_some(9));
-    Bearer { role, subject, shop_id, groups: Vec::new(), issuer: None, audience: None }
+    Bearer { role, subject, shop_id, order_id: None, groups: Vec::new(), issuer: None, audience: None }
 }
 
 /// A request.

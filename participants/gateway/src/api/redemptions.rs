@@ -7,17 +7,18 @@ use crate::route::{Answer, Call, Operator, Reply, Shop, ShopForUser, User};
 use crate::schema::{Id, Nothing};
 use crate::services::{Context, Told as _};
 use crate::wire::redemption::{
-    OrderId, Redeem, Redemption, RedemptionKey, RedemptionState, Refund, RefundReason, RefundState, ShopUserOrderId,
-    Trial, UserOrderId, Verdict, numbers, wire_lines,
+    OrderId, Redeem, Redemption, RedemptionKey, RedemptionState, Refund, RefundReason, RefundState, ShopTrial,
+    ShopUserOrderId, Trial, UserOrderId, Verdict, numbers, wire_lines,
 };
 
 pub(crate) async fn validate(call: Call<User, Nothing, Trial>) -> Answer<Verdict> {
     tried(call.caller.id, 0, call.body, &call.context).await
 }
 
-pub(crate) async fn validate_for(call: Call<ShopForUser, Nothing, Trial>) -> Answer<Verdict> {
-    let ShopForUser { shop, user_id } = call.caller;
-    tried(user_id, shop.id, call.body, &call.context).await
+pub(crate) async fn validate_for(call: Call<ShopForUser, Nothing, ShopTrial>) -> Answer<Verdict> {
+    let ShopTrial { order_id, lines, coupon_ids } = call.body;
+    let user_id = call.caller.user_for(order_id.map(|id| id.0))?;
+    tried(user_id, call.caller.shop.id, Trial { lines, coupon_ids }, &call.context).await
 }
 
 async fn tried(user_id: i64, shop_id: i64, trial: Trial, context: &Context) -> Answer<Verdict> {
@@ -28,7 +29,8 @@ async fn tried(user_id: i64, shop_id: i64, trial: Trial, context: &Context) -> A
 }
 
 pub(crate) async fn redeem(call: Call<ShopForUser, Nothing, Redeem>) -> Answer<Redemption> {
-    let Call { caller: ShopForUser { shop, user_id }, body: wanted, context, .. } = call;
+    let Call { caller, body: wanted, context, .. } = call;
+    let user_id = caller.user_for(Some(wanted.order_id.0))?;
     let request = context.request(pb::RedeemRequest {
         idempotency_key: context.idempotency_key.clone(),
         user_id,
@@ -36,8 +38,8 @@ pub(crate) async fn redeem(call: Call<ShopForUser, Nothing, Redeem>) -> Answer<R
         lines: wire_lines(&wanted.lines),
         coupon_ids: numbers(&wanted.coupon_ids),
         discount_cents: wanted.discount_cents,
-        shop_id: shop.id,
-        operator: shop.name,
+        shop_id: caller.shop.id,
+        operator: caller.shop.name,
     });
     let told = context.services.redemption.clone().redeem(request).await.told()?;
     stands(told.redemption, &context)

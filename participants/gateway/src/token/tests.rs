@@ -110,7 +110,9 @@ async fn tokens_of_all_three_kinds_name_their_bearers() {
     let groups = vec!["staff".to_owned()];
     assert_eq!(code(&stage, &grouped).await, Ok(Identity::User { user_id: 42, groups }));
     let consent = shared(json!({ "shop_id": 9, "groups": ["staff"] }));
-    assert_eq!(code(&stage, &consent).await, Ok(Identity::Consent { user_id: 42, shop_id: 9 }));
+    assert_eq!(code(&stage, &consent).await, Ok(Identity::Consent { user_id: 42, shop_id: 9, order_id: None }));
+    let consent = shared(json!({ "shop_id": 9, "order_id": "7" }));
+    assert_eq!(code(&stage, &consent).await, Ok(Identity::Consent { user_id: 42, shop_id: 9, order_id: Some(7) }));
 }
 
 #[tokio::test]
@@ -192,6 +194,13 @@ async fn a_token_says_who_its_bearer_is_or_is_none() {
         json!({ "role": "shop" }),
         json!({ "role": "shop", "shop_id": 0 }),
         json!({ "role": "operator", "sub": "" }),
+        json!({ "shop_id": 9, "order_id": 0 }),
+        json!({ "shop_id": 9, "order_id": "" }),
+        json!({ "shop_id": 9, "order_id": [7] }),
+        // It would be good for more than the order that it names.
+        json!({ "order_id": 7 }),
+        json!({ "role": "shop", "shop_id": 9, "order_id": 7 }),
+        json!({ "role": "operator", "order_id": 7 }),
         json!({ "groups": groups }),
         json!({ "groups": "staff" }),
     ] {
@@ -288,12 +297,17 @@ async fn a_token_that_is_made_here_is_taken_here() {
         role: Role::Shop,
         subject: "li".into(),
         shop_id: Some(i64::MAX),
+        order_id: None,
         groups: Vec::new(),
         issuer: Some("me".into()),
         audience: Some("you".into()),
     };
-    let token = mint(keys.as_bytes(), bearer, Duration::from_secs(60)).expect("it has a secret");
+    let token = mint(keys.as_bytes(), bearer.clone(), Duration::from_secs(60)).expect("it has a secret");
     assert_eq!(verifier.verify(&token).await, Ok(Identity::Shop { shop_id: i64::MAX, name: "li".into() }));
+    let bearer = Bearer { role: Role::User, subject: "42".into(), order_id: Some(7), ..bearer };
+    let token = mint(keys.as_bytes(), bearer, Duration::from_secs(60)).expect("it has a secret");
+    let consent = Identity::Consent { user_id: 42, shop_id: i64::MAX, order_id: Some(7) };
+    assert_eq!(verifier.verify(&token).await, Ok(consent));
     let other = new_keys("first").expect("there is chance");
     assert_ne!(keys, other);
 }

@@ -83,6 +83,16 @@ records! {
         coupon_ids: Option<Vec<Id>>,
     }
 
+    /// An order of a shop that coupons of a user are tried on.
+    ShopTrial {
+        /// Its number; needed where the user's consent names an order, which has to be this one.
+        order_id: Option<Id>,
+        /// 1 to 500.
+        lines: Vec<OrderLine>,
+        /// At most 20; all that could be used, the 20 that end first, when left out.
+        coupon_ids: Option<Vec<Id>>,
+    }
+
     /// What coupons take off an order.
     Verdict {
         /// Each by itself.

@@ -1,6 +1,7 @@
--- Redemptions, each in the database of its user; its id carries his slot. state: 0 kept, 1 with the coordinator, 2 done, 3 refused,
--- 4 taken back, 5 given up and not yet with the coordinator as owed. A transaction moves it from 0 to 1 and on, in the commit in which it does the same to the coupons; so one that
--- was given up, at 0, can not be carried out any more. content is a tercet.coupon.v1.KeptRedemption.
+-- Redemptions, each in the database of its user; its id carries his slot. state: 0 kept, 1 with the coordinator,
+-- 2 done, 3 refused, 4 taken back, 5 given up and not yet with the coordinator as owed. A transaction moves it from 0
+-- to 1 and on, in the commit in which it does the same to the coupons; so one that was given up, at 0, can not be
+-- carried out any more. content is a tercet.coupon.v1.KeptRedemption.
 CREATE TABLE redemption (
   redemption_id INTEGER PRIMARY KEY,
   user_id INTEGER NOT NULL,

@@ -15,7 +15,7 @@ use super::redeem::content;
 use super::trial::{busy, database};
 use super::{Redemption, fields};
 use crate::store::redemptions::{Redemption as Row, Redemptions, State};
-use crate::store::{self, Order, Status};
+use crate::store::{self, Coupon, Status};
 use crate::{GIVE_BACK, TAKE_BACK, order, stock};
 
 impl<Db: Redemptions + Dialect> Redemption<Db> {
@@ -56,28 +56,32 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 Some(now) if now.state == State::Refunded => self.refunded(&now, &deductions).await,
                 Some(_) | None => Err(refused()),
             },
-            None => {
-                Ok(pb::RefundResponse { state: pb::RefundState::Submitted.into(), returned_coupon_ids: Vec::new() })
-            }
+            None => Ok(submitted()),
         }
     }
 
-    /// Which of the coupons are their user's again.
+    /// Which of the coupons are their user's again. They come last: while the order has one of them, the refund may come
+    /// to nothing yet.
     async fn refunded(&self, row: &Row, deductions: &[pb::Deduction]) -> Result<pb::RefundResponse, Fault> {
         let key = (row.shop_id, row.order_id);
         let ids: Vec<i64> = deductions.iter().map(|own| own.coupon_id).collect();
         let mut connection = self.connection(row.user_id).await?;
         let found = store::look::<Db>(&mut connection, self.shards.map(), row.user_id, &ids).await.map_err(database)?;
-        let holds = |order: Option<Order>| order.is_some_and(|own| (own.shop_id, own.order_id) == key);
-        let back = found
-            .iter()
-            .map(|(coupon, _)| coupon)
-            .filter(|coupon| !holds(coupon.order) && coupon.status != Status::Expired);
+        let has = |coupon: &Coupon| coupon.order.is_some_and(|own| (own.shop_id, own.order_id) == key);
+        if found.iter().any(|(coupon, _)| has(coupon)) {
+            return Ok(submitted());
+        }
+        let back = found.iter().map(|(coupon, _)| coupon).filter(|coupon| coupon.status != Status::Expired);
         Ok(pb::RefundResponse {
             state: pb::RefundState::Done.into(),
             returned_coupon_ids: back.map(|coupon| coupon.coupon_id).collect(),
         })
     }
+}
+
+/// It is under way.
+fn submitted() -> pb::RefundResponse {
+    pb::RefundResponse { state: pb::RefundState::Submitted.into(), returned_coupon_ids: Vec::new() }
 }
 
 fn plan(

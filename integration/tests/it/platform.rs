@@ -1,5 +1,6 @@
 //! The embedded default as a program.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -26,4 +27,12 @@ async fn it_ends_well_when_nobody_reads_what_it_prints() {
     let ended = child.wait_with_output().expect("it is ours");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.success() && !said.contains("panicked"), "{}: {said}", ended.status);
+}
+
+#[tokio::test]
+async fn nobody_else_may_read_the_keys_of_tokens_that_it_makes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let platform = Platform::start(folder.path(), &[]).await.expect("it starts");
+    let keys = std::fs::metadata(platform.jwks()).expect("they are there");
+    assert_eq!(keys.permissions().mode() & 0o777, 0o600);
 }

@@ -2,7 +2,10 @@
 //! speak over their sockets as they would apart. Only the gateway calls the routes of the services as they are: what
 //! users ask costs neither a connection nor a hand-over to another thread.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -248,7 +251,10 @@ fn gateway_config(addresses: &Addresses) -> anyhow::Result<tercet_gateway::confi
     let jwks = addresses.jwks();
     if !jwks.exists() {
         let keys = tercet_gateway::token::new_keys("first")?;
-        std::fs::write(&jwks, keys).with_context(|| format!("can not write {}", jwks.display()))?;
+        // Whoever reads them may be anyone.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&jwks);
+        let written = file.and_then(|mut file| file.write_all(keys.as_bytes()));
+        written.with_context(|| format!("can not write {}", jwks.display()))?;
     }
     let (listen, jwks) = (addresses.gateway.to_string(), jwks.display().to_string());
     let template = addresses.own_url(tercet_coupon_template::SERVICE)?;

@@ -52,13 +52,16 @@ impl Opened {
 
     /// Whether the participant ends the session, however, and says nothing before.
     async fn ends(&mut self) -> bool {
-        loop {
-            match timeout(PATIENCE, self.up.message()).await.expect("an end in time") {
-                Ok(Some(OpenRequest { message: Some(Up::Heartbeat(_)) })) => {}
-                Ok(Some(_)) => return false,
-                Ok(None) | Err(_) => return true,
+        let end = async {
+            loop {
+                match self.up.message().await {
+                    Ok(Some(OpenRequest { message: Some(Up::Heartbeat(_)) })) => {}
+                    Ok(Some(_)) => return false,
+                    Ok(None) | Err(_) => return true,
+                }
             }
-        }
+        };
+        timeout(PATIENCE, end).await.expect("an end in time")
     }
 
     /// Welcomes a participant that wants signatures, as the coordinator would.
@@ -67,7 +70,9 @@ impl Opened {
         let nonce = vec![9; NONCE_BYTES];
         let signing = key.session(&register.service, [&register.nonce, &nonce], 1_000);
         let nonce = nonce.into();
-        self.say(Down::Registered(Registered { heartbeat_ms: 20, silence_max_ms: 5_000, now_ms: 1_000, nonce })).await;
+        // That the coordinator is silent is no reason to end it.
+        let registered = Registered { heartbeat_ms: 20, silence_max_ms: 60_000, now_ms: 1_000, nonce };
+        self.say(Down::Registered(registered)).await;
         signing
     }
 
@@ -312,14 +317,18 @@ async fn a_forged_replayed_or_expired_confirm_is_refused() {
 
     session.say(Down::Signed(forged(sealed(&mut signing, 3, confirm())))).await;
     assert!(session.ends().await, "the session ends at once");
-    let mut session = world.next().await;
-    session.welcome_signed(&key).await;
-    session.say(Down::Calls(Calls { batch: 1, calls: vec![confirm()] })).await;
-    assert!(session.ends().await, "what is not signed is forged");
-    let mut session = world.next().await;
-    session.welcome_signed(&key).await;
-    session.say(Down::Heartbeat(Heartbeat { now_ms: 0 })).await;
-    assert!(session.ends().await, "so is a time that would let an expired call run");
+    // What is not signed is forged: so is a time that would let an expired call run, or one to forget the fence by.
+    for unsigned in [
+        Down::Calls(Calls { batch: 1, calls: vec![confirm()] }),
+        Down::Heartbeat(Heartbeat { now_ms: 0 }),
+        Down::Forget(Forget { floor_ms: 10, xids: Vec::new() }),
+        Down::Audit(Audit::default()),
+    ] {
+        let mut session = world.next().await;
+        session.welcome_signed(&key).await;
+        session.say(unsigned.clone()).await;
+        assert!(session.ends().await, "{unsigned:?}");
+    }
     let mut session = world.next().await;
     session.welcome_signed(&Key::new([0; 32])).await;
     let mut stranger = Key::new([0; 32]).session("shop", [&[1; NONCE_BYTES], &[9; NONCE_BYTES]], 1_000);
@@ -349,7 +358,7 @@ async fn a_forged_replayed_or_expired_confirm_is_refused() {
 async fn a_coordinator_that_does_not_sign_is_refused() {
     let (mut world, key) = World::start_signed().await;
     let mut session = world.next().await;
-    session.welcome(5_000).await;
+    session.welcome(60_000).await;
     assert!(session.ends().await);
     world.next().await.welcome_signed(&key).await;
 }

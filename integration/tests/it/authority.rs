@@ -22,9 +22,14 @@ impl Authority {
 
     /// Writes a certificate of this machine and its key under this name.
     pub(crate) fn issue(&self, folder: &Path, name: &str, expired: bool) -> (PathBuf, PathBuf) {
+        self.issue_for(&["localhost", "127.0.0.1"], folder, name, expired)
+    }
+
+    /// The same of these hosts.
+    pub(crate) fn issue_for(&self, hosts: &[&str], folder: &Path, name: &str, expired: bool) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().expect("a key");
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut parameters = CertificateParams::new(names).expect("they are names");
+        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut parameters = CertificateParams::new(hosts).expect("they are names");
         if expired {
             parameters.not_after = date_time_ymd(2020, 1, 1);
         }

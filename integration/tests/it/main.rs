@@ -21,6 +21,7 @@ mod market;
 mod operators;
 mod plans;
 mod platform;
+mod ports;
 mod power;
 mod redemption;
 mod scale;

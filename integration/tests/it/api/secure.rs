@@ -1,11 +1,14 @@
 //! Who is let in, and who is not: TLS, client certificates, tokens, and what they may do.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
+use prost::Message as _;
 use tempfile::TempDir;
 use tercet::client::{Client, Options, Outcome, Wait};
 use tercet_coordinator::config::Config;
 use tercet_proto::admin::v1 as admin;
+use tercet_proto::admin::v1::admin_client::AdminClient;
 use tercet_proto::coordinator::v1 as pb;
 use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use tercet_proto::participant::v1 as session;
@@ -104,6 +107,21 @@ async fn an_expired_certificate_of_the_coordinator_is_refused() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_good_for_its_own_names_alone() {
+    let secured = Secured::start(|_, _| {}).await;
+    let url = &secured.urls()[0];
+    let expecting = |name: &str| Settings { server_name: Some(name.into()), ..secured.trusted() };
+    let wrong = enters(url, &expecting("elsewhere.example")).await.expect_err("it is this machine's");
+    assert!(wrong.contains("NotValidForName"), "{wrong}");
+    assert_eq!(enters(url, &expecting("localhost")).await, Ok(()));
+    secured.authority.issue_for(&["elsewhere.example"], secured.folder.path(), "server", false);
+    let trusted = secured.trusted();
+    let wrong = until("the other certificate", async || enters(url, &trusted).await.err()).await;
+    assert!(wrong.contains("NotValidForName"), "{wrong}");
+    assert_eq!(enters(url, &expecting("elsewhere.example")).await, Ok(()));
+}
+
+#[tokio::test]
 async fn certificates_are_read_again_while_old_connections_go_on() {
     let secured = Secured::start(|_, _| {}).await;
     let url = &secured.urls()[0];
@@ -118,6 +136,38 @@ async fn certificates_are_read_again_while_old_connections_go_on() {
     until("the new certificates", async || enters(url, &renewed).await.ok()).await;
     healthy(old).await.expect("it was let in before");
     enters(url, &secured.trusted()).await.expect_err("its time is over");
+}
+
+#[tokio::test]
+async fn a_client_reads_its_certificates_and_its_secret_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second) = (token(folder.path(), "first", "initiator"), token(folder.path(), "second", "initiator"));
+    let tokens = write(folder.path(), "tokens", &first.1);
+    let secured = Secured::start(|_, config| config.tokens = Some(tokens)).await;
+    let settings = Settings { token_file: first.0.token_file, ..secured.trusted() };
+    let credentials = Credentials::load(&settings).expect("they are sound");
+    let target = credentials.target(&secured.urls()[0]).expect("it is an address");
+    let told = async || {
+        let channel = target.connect().await.ok()?;
+        Some(ask(InterceptedService::new(channel, credentials.clone())).await)
+    };
+    assert_eq!(told().await, Some(Code::NotFound));
+
+    let other = Authority::new();
+    other.issue(secured.folder.path(), "server", false);
+    write(secured.folder.path(), "ca.pem", &other.certificate);
+    write(folder.path(), "tokens", &second.1);
+    until("a refusal", async || (told().await != Some(Code::NotFound)).then_some(())).await;
+    // Under the names that the client was given when it started.
+    let (certificate, key) = other.issue(secured.folder.path(), "renewed", false);
+    let copied = |from: Option<PathBuf>, to: &Option<PathBuf>| {
+        std::fs::copy(from.expect("it was given"), to.as_ref().expect("it was given")).expect("it can be written");
+    };
+    copied(Some(certificate), &settings.client_cert);
+    copied(Some(key), &settings.client_key);
+    std::fs::write(settings.ca.as_ref().expect("it was given"), &other.certificate).expect("it can be written");
+    copied(second.0.token_file, &settings.token_file);
+    until("the new files", async || told().await.filter(|told| *told == Code::NotFound)).await;
 }
 
 /// A secret in a file of its own, and the line that lets it in.
@@ -139,7 +189,12 @@ async fn authorized(url: &str, settings: &Settings) -> Authorized {
 
 /// A call of an initiator.
 async fn initiates(coordinator: &Coordinator, settings: &Settings) -> Code {
-    let mut client = CoordinatorClient::new(authorized(&coordinator.url(), settings).await);
+    ask(authorized(&coordinator.url(), settings).await).await
+}
+
+/// What whoever asks for a transaction that there is not is told.
+async fn ask(initiator: Authorized) -> Code {
+    let mut client = CoordinatorClient::new(initiator);
     let key = Some(pb::get_request::Key::IdempotencyKey("nobody's".into()));
     client.get(pb::GetRequest { key }).await.expect_err("there is none").code()
 }
@@ -165,6 +220,49 @@ async fn registers(coordinator: &Coordinator, settings: &Settings, service: &str
     let first = session::OpenRequest { message: Some(Up::Register(register)) };
     let mut down = client.open(tokio_stream::once(first)).await?.into_inner();
     down.message().await.map(drop)
+}
+
+/// The methods of the admin port by what they need: view, operate, force.
+const METHODS: [&[&str]; 3] = [
+    &[
+        "Explain",
+        "GetStatistics",
+        "GetTransaction",
+        "ListAudit",
+        "ListCompensations",
+        "ListLimits",
+        "ListParticipants",
+        "ListTransactions",
+        "WatchTransaction",
+    ],
+    &["Drain", "Park", "Resume", "Retry", "RetryCompensations", "SetLimit", "SetRetryPolicy"],
+    &["ForceCancel", "ForceConfirm", "ResolveCompensation", "WhateverComesNext"],
+];
+
+#[test]
+fn what_each_method_of_the_admin_port_needs_is_written_down() {
+    let set = prost_types::FileDescriptorSet::decode(tercet_proto::DESCRIPTORS).expect("the build made it");
+    let services = set.file.iter().flat_map(|file| &file.service).filter(|service| service.name() == "Admin");
+    let there: BTreeSet<&str> =
+        services.flat_map(|service| service.method.iter().map(|method| method.name())).collect();
+    let mut written: BTreeSet<&str> = METHODS.into_iter().flatten().copied().collect();
+    assert!(written.remove("WhateverComesNext") && !there.is_empty());
+    assert_eq!(there, written);
+}
+
+#[tokio::test]
+async fn an_operator_is_called_what_its_token_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ann, line) = token(folder.path(), "ann", "operator operate");
+    let tokens = write(folder.path(), "tokens", &line);
+    let coordinator = Coordinator::with(|config| config.tokens = Some(tokens)).await;
+    let mut client = AdminClient::new(authorized(&coordinator.admin_url(), &ann).await);
+    let change = Some(admin::Change { reason: "a new disk".into(), dry_run: false });
+    let mut drain = tonic::Request::new(admin::DrainRequest { undo: false, change });
+    drain.metadata_mut().insert("x-tercet-operator", "eve".parse().expect("it is a name"));
+    client.drain(drain).await.expect("it may");
+    let rows = client.list_audit(admin::ListAuditRequest::default()).await.expect("it may").into_inner().rows;
+    assert_eq!(rows.iter().map(|row| (row.who.as_str(), row.act.as_str())).collect::<Vec<_>>(), [("ann", "drain")]);
 }
 
 #[tokio::test]
@@ -195,16 +293,17 @@ async fn each_token_opens_its_own_doors_and_no_other() {
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
         assert!(refused.message().contains(if service == "bakery" { service } else { "participant" }), "{refused:?}");
     }
-    for (operator, denied) in [
-        (initiator, &["GetStatistics", "Retry", "ForceConfirm"][..]),
-        (participant, &["GetStatistics", "Retry", "ForceConfirm"]),
-        (view, &["Retry", "Park", "Drain", "SetLimit", "ForceConfirm", "ResolveCompensation"]),
-        (operate, &["ForceConfirm", "ForceCancel", "ResolveCompensation", "WhateverComesNext"]),
-        (force, &[]),
-    ] {
-        for method in ["GetStatistics", "Retry", "ForceConfirm"].iter().chain(denied) {
-            let refused = operates(&coordinator, operator, method).await == Code::PermissionDenied;
-            assert_eq!(refused, denied.contains(method), "{method}");
+    for other in [initiator, participant] {
+        for method in ["GetStatistics", "Retry", "ForceConfirm"] {
+            assert_eq!(operates(&coordinator, other, method).await, Code::PermissionDenied, "{method}");
+        }
+    }
+    for (level, operator) in [view, operate, force].into_iter().enumerate() {
+        for (needed, methods) in METHODS.iter().enumerate() {
+            for method in *methods {
+                let refused = operates(&coordinator, operator, method).await == Code::PermissionDenied;
+                assert_eq!(refused, level < needed, "{method} by level {level}");
+            }
         }
     }
 
@@ -268,6 +367,12 @@ async fn what_is_not_loopback_starts_only_secured_or_allowed_by_name() {
     };
     let open = tell(&plaintext).await;
     assert_eq!(open, "listen: 0.0.0.0:0 is not loopback: give --tokens, or allow it with --insecure-no-tokens");
+    let plaintext = |config: &mut Config| {
+        config.admin_listen = anywhere;
+        config.security.insecure_plaintext = true;
+    };
+    let open = tell(&plaintext).await;
+    assert_eq!(open, "admin_listen: 0.0.0.0:0 is not loopback: give --tokens, or allow it with --insecure-no-tokens");
     assert_eq!(tell(&|_| {}).await, "");
     assert_eq!(tell(&|config| config.security.tls_cert = Some("a.pem".into())).await, "tls_cert: needs tls_key too");
     let missing = tell(&|config| config.tokens = Some("/nowhere/tokens".into())).await;

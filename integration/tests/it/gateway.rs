@@ -9,6 +9,7 @@ mod occasions;
 mod plan;
 mod program;
 mod redemptions;
+mod roles;
 pub(crate) mod stage;
 mod tls;
 

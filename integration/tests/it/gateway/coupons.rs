@@ -44,8 +44,9 @@ async fn a_user_claims_once_for_each_key_and_sees_only_his_own() {
     assert_ne!(second["coupon_id"], coupon["coupon_id"]);
     let told = platform.ask(claim(&one, &id, "c")).await;
     assert_eq!((told.code(), &told.body["arguments"]["limit"]), ("PER_USER_LIMIT", &json!("2")));
-    // The keys of another user are his own.
-    platform.ask(claim(&two, &id, "a")).await.good(201);
+    // The keys of another user are his own, and so is his list.
+    let third = platform.ask(claim(&two, &id, "a")).await.good(201);
+    assert_eq!(platform.ask(Ask::get("/v1/coupons").by(&two)).await.good(200)["items"], json!([third]));
 
     let own = platform.ask(Ask::get("/v1/coupons?limit=1").by(&one)).await.good(200);
     assert_eq!(own["items"][0]["coupon_id"], second["coupon_id"], "newest first");

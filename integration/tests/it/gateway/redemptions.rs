@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tercet_gateway::token::{Bearer, Role};
+use tercet_shards::Slot;
 
 use super::coupons::{claim, published};
 use super::rules;
@@ -81,7 +82,9 @@ async fn stocked() -> (Platform, [Value; 2]) {
 async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
     let (platform, [first, second]) = stocked().await;
     let keys = &platform.keys;
-    let (ann, one, two) = (keys.operator("ann"), keys.user(42), keys.user(43));
+    // Their coupons are in one table: whose each is is all that keeps them apart.
+    let neighbour = (43..).find(|user_id| Slot::of_user(*user_id) == Slot::of_user(42)).expect("slots have many users");
+    let (ann, one, two) = (keys.operator("ann"), keys.user(42), keys.user(neighbour));
     let (shop, consent) = (keys.shop("bob"), keys.consent(42, 9));
     let body = json!({ "lines": lines("9") });
     let tried = Ask::new("POST", "/v1/orders/validate").by(&one).json(&body);
@@ -92,6 +95,9 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
     assert_eq!(left_out.expect("they stand alone")["left_out"]["code"], "NOT_STACKABLE");
     let by_shop = Ask::new("POST", "/v1/shop/orders/validate").by(&shop).consent(&consent).json(&body);
     assert_eq!(platform.ask(by_shop).await.good(200), told);
+    let foreign = json!({ "lines": lines("10") });
+    let by_shop = Ask::new("POST", "/v1/shop/orders/validate").by(&shop).consent(&consent).json(&foreign);
+    assert_eq!(platform.ask(by_shop).await.code(), "OTHER_SHOP");
     let named = json!({ "lines": lines("9"), "coupon_ids": [first] });
     let strange = Ask::new("POST", "/v1/orders/validate").by(&two).with("accept-language", "zh").json(&named);
     let refusal = platform.ask(strange).await.good(200)["coupons"][0]["refusal"].clone();
@@ -99,7 +105,7 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
     assert!(refusal["title"].as_str().expect("text").contains("不存在"), "{refusal}");
 
     let wanted = json!({ "order_id": "7", "lines": lines("9"), "coupon_ids": [first], "discount_cents": 500 });
-    let strangers = redeem(&shop, &keys.consent(43, 9), "k", &wanted);
+    let strangers = redeem(&shop, &keys.consent(neighbour, 9), "k", &wanted);
     assert_eq!(platform.ask(strangers).await.code(), "NOT_FOUND");
     let done = platform.ask(redeem(&shop, &consent, "k", &wanted)).await.good(200);
     assert_eq!((&done["state"], &done["combination"]["discount_cents"]), (&json!("done"), &json!(500)));

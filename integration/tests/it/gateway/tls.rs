@@ -48,6 +48,38 @@ async fn a_port_with_tls_is_for_those_who_trust_it_and_takes_a_new_certificate_w
     assert!(ask(&ours).await.is_err(), "the old one is gone");
 }
 
+/// As the keys of tokens are read.
+#[tokio::test]
+async fn a_document_is_read_only_from_whom_a_certificate_in_force_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let (own, other) = (Authority::new(), Authority::new());
+    let keys = Keys::new(path.join("jwks.json"), "first");
+    let ca = write(path, "own.ca", &own.certificate);
+    let at = async |signer: &Authority, host: &str, expired: bool| {
+        let (cert, key) = signer.issue_for(&[host], path, "server", expired);
+        let [jwks, cert, key] = [&keys.path, &cert, &key].map(|path| path.display().to_string());
+        Gateway::start(&["--jwks", &jwks, "--tls-cert", &cert, "--tls-key", &key]).await
+    };
+    let of = |gateway: &Gateway| format!("https://127.0.0.1:{}/health", gateway.address.port());
+    for (host, expired, fault) in [("elsewhere.example", false, "NotValidForName"), ("127.0.0.1", true, "Expired")] {
+        let gateway = at(&own, host, expired).await;
+        let asked = Fetch::new(&of(&gateway), Some(&ca)).expect("it is an address").get(1_024).await;
+        let told = format!("{:?}", asked.expect_err(fault));
+        assert!(told.contains(fault), "{told}");
+    }
+    let gateway = at(&other, "127.0.0.1", false).await;
+    assert!(Fetch::new(&of(&gateway), None).is_err(), "nobody is trusted");
+    let fetch = Fetch::new(&of(&gateway), Some(&ca)).expect("it is an address");
+    fetch.get(1_024).await.expect_err("somebody else signed it");
+    write(path, "own.ca", &other.certificate);
+    let until = Instant::now() + Duration::from_secs(20);
+    while fetch.get(1_024).await.is_err() {
+        assert!(Instant::now() < until, "whom to trust is not read again");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn whoever_shows_no_certificate_where_one_is_asked_for_is_not_let_in() {
     let folder = tempfile::tempdir().expect("a folder");

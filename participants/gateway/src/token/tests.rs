@@ -46,6 +46,7 @@ async fn stage(issuer: &[&str], audience: &[&str]) -> Stage {
         { "kty": "EC", "kid": "point", "crv": "P-256", "x": base64url(&place[1..33]), "y": base64url(&place[33..]) },
         { "kty": "RSA", "kid": "rsa", "alg": "RS256", "use": "sig", "n": MODULUS, "e": "AQAB" },
         { "kty": "RSA", "kid": "sealed", "use": "enc", "n": MODULUS, "e": "AQAB" },
+        { "kty": "RSA", "kid": "longer", "alg": "RS512", "n": MODULUS, "e": "AQAB" },
         { "kty": "OKP", "kid": "curve", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" },
         { "kty": "new" },
     ] });
@@ -140,6 +141,7 @@ async fn what_is_not_signed_with_its_key_in_its_way_is_refused() {
         (Code::TokenKey, with(header("HS256", "nobody"), &SECRET)),
         (Code::TokenKey, with(json!({ "alg": "HS256" }), &SECRET)),
         (Code::TokenKey, with(header("RS256", "sealed"), &SECRET)),
+        (Code::TokenKey, with(header("RS256", "longer"), &SECRET)),
         (Code::TokenKey, with(header("EdDSA", "curve"), &SECRET)),
         (Code::TokenInvalid, with(crit, &SECRET)),
     ] {

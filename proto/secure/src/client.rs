@@ -219,3 +219,22 @@ impl Service<Uri> for Connector {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_somebody_to_trust_there_is_no_https_and_nothing_else_is_spoken_in_its_place() {
+        let told = |address: &str| match Credentials::default().target(address) {
+            Ok(target) => target.uri().to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(told("https://127.0.0.1:7070"), "https: needs --ca too");
+        assert_eq!(told("http://127.0.0.1:7070"), "http://127.0.0.1:7070/");
+        assert_eq!(told("localhost:7070"), "http://localhost:7070/");
+        assert_eq!(told("localhost"), "\"localhost\" is not an address: it has no port");
+        let other = "\"ftp://a:1\" is not an address: its scheme is neither http nor https";
+        assert_eq!(told("ftp://a:1"), other);
+    }
+}

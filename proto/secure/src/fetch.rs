@@ -103,3 +103,36 @@ fn config(sources: &[Source], bytes: &[Vec<u8>]) -> Result<ClientConfig, Error> 
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What comes of an answer with this status and a body of ten bytes.
+    async fn told(status: &str, bytes_max: usize) -> Result<Bytes, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fetch = Fetch::new(&format!("http://{}/", listener.local_addr().unwrap()), None).unwrap();
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 10\r\nlocation: /\r\n\r\n0123456789");
+        let serve = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let read = socket.read(&mut [0; 1_024]).await.unwrap();
+            assert!(read > 0);
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            socket
+        };
+        let (told, _socket) = tokio::join!(fetch.get(bytes_max), serve);
+        told.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_another_status_or_of_too_many_bytes_is_no_document() {
+        assert_eq!(told("200 OK", 10).await, Ok(Bytes::from_static(b"0123456789")));
+        assert_eq!(told("200 OK", 9).await, Err("length limit exceeded".to_owned()));
+        for status in ["302 Found", "404 Not Found", "500 Internal Server Error"] {
+            assert_eq!(told(status, 10).await, Err(format!("the answer is {status}")));
+        }
+    }
+}

@@ -90,6 +90,9 @@ pub struct Tokens {
     /// Certificates of whoever signs the certificate of an https URL, PEM
     #[arg(long, env = "TERCET_JWKS_CA", value_name = "FILE")]
     pub jwks_ca: Option<PathBuf>,
+    /// Read keys from another machine without https
+    #[arg(long, env = "TERCET_INSECURE_JWKS")]
+    pub insecure_jwks: bool,
     /// Seconds between two looks at a URL; one more follows when a token names an unknown key
     #[arg(long, env = "TERCET_JWKS_REFRESH_SECONDS", default_value_t = 300)]
     pub jwks_refresh_seconds: u64,

@@ -1,6 +1,7 @@
 //! Reading a small document over HTTP.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -45,6 +46,13 @@ impl Fetch {
             _ => return Err(refused("its scheme is neither http nor https")),
         };
         Ok(Self { uri, tls })
+    }
+
+    /// Whether somebody on the way could change the document: it comes neither over https nor from this machine.
+    pub fn is_exposed(&self) -> bool {
+        let host = self.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        self.tls.is_none() && !is_here
     }
 
     /// The document as it is now. The caller bounds the time.
@@ -125,6 +133,19 @@ mod tests {
         };
         let (told, _socket) = tokio::join!(fetch.get(bytes_max), serve);
         told.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_comes_without_https_is_safe_from_this_machine_alone() {
+        let is_exposed = |address: &str| Fetch::new(address, None).unwrap().is_exposed();
+        for own in ["http://127.0.0.1/", "http://[::1]:8080/keys", "http://localhost/keys"] {
+            assert!(!is_exposed(own), "{own}");
+        }
+        for other in
+            ["http://192.0.2.1/", "http://[2001:db8::1]/", "http://localhost.example/", "http://127.0.0.1.example/"]
+        {
+            assert!(is_exposed(other), "{other}");
+        }
     }
 
     #[tokio::test]

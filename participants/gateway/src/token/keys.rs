@@ -142,7 +142,8 @@ impl Source {
     /// Reads the set for the first time.
     ///
     /// # Errors
-    /// When it can not be read, or holds nothing that can be used.
+    /// When it can not be read, or holds nothing that can be used, or would come without https from another machine
+    /// and nobody has allowed that.
     pub(crate) async fn open(settings: &Tokens) -> Result<Self, crate::Error> {
         if !settings.jwks.contains("://") {
             let source = files::Source { setting: "jwks", path: PathBuf::from(&settings.jwks) };
@@ -152,7 +153,13 @@ impl Source {
             return Ok(Self::File(Watched::load(vec![source], parse)?));
         }
         let fetch = Fetch::new(&settings.jwks, settings.jwks_ca.as_deref())?;
-        let keys = read(&fetch).await.map_err(|fault| crate::Error::Keys { url: settings.jwks.clone(), fault })?;
+        let faulty = |fault| crate::Error::Keys { url: settings.jwks.clone(), fault };
+        if fetch.is_exposed() && !settings.insecure_jwks {
+            let fault =
+                "anybody on the way could put own keys there: give an https URL, or allow it with --insecure-jwks";
+            return Err(faulty(fault.to_owned()));
+        }
+        let keys = read(&fetch).await.map_err(faulty)?;
         let remote = Remote {
             fetch,
             every: Duration::from_secs(settings.jwks_refresh_seconds.max(1)),

@@ -33,7 +33,7 @@ struct Stage {
 fn tokens(jwks: String, issuer: &[&str], audience: &[&str]) -> Tokens {
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     let (issuer, audience) = (texts(issuer), texts(audience));
-    Tokens { jwks, jwks_ca: None, jwks_refresh_seconds: 300, issuer, audience, leeway_seconds: 5 }
+    Tokens { jwks, jwks_ca: None, insecure_jwks: false, jwks_refresh_seconds: 300, issuer, audience, leeway_seconds: 5 }
 }
 
 async fn stage(issuer: &[&str], audience: &[&str]) -> Stage {
@@ -285,6 +285,19 @@ fn a_set_is_refused_with_what_is_wrong_with_it() {
         let found = Keys::parse(text.as_bytes(), is_public).err().expect("it is refused");
         assert!(found.contains(&fault), "{text}: {found}");
     }
+}
+
+#[tokio::test]
+async fn keys_are_read_without_https_from_this_machine_alone_unless_that_is_allowed() {
+    let told = async |jwks: &str, insecure_jwks: bool| {
+        let settings = Tokens { insecure_jwks, ..tokens(jwks.to_owned(), &[], &[]) };
+        Source::open(&settings).await.err().expect("nobody is there").to_string()
+    };
+    let refusal = "anybody on the way could put own keys there: give an https URL, or allow it with --insecure-jwks";
+    let elsewhere = "http://nobody.invalid/keys";
+    assert_eq!(told(elsewhere, false).await, format!("jwks: {elsewhere}: {refusal}"));
+    assert!(!told(elsewhere, true).await.contains(refusal));
+    assert!(!told("http://127.0.0.1:1/keys", false).await.contains(refusal));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "tercet/admin/v1/admin.proto",
     "tercet/coordinator/v1/coordinator.proto",
     "tercet/coupon/v1/coupon.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 13] = [
     "tercet/events/v1/events.proto",
     "tercet/log/v1/log.proto",
     "tercet/order/v1/order.proto",
+    "tercet/order/v1/orders.proto",
     "tercet/participant/v1/session.proto",
     "tercet/stock/v1/stock.proto",
     "tercet/store/v1/record.proto",

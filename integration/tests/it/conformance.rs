@@ -28,7 +28,9 @@ mod order {
     use tercet_order::*;
 
     mod conformance;
-    pub(crate) use conformance::{place, place_basket, refund};
+    pub(crate) use conformance::{
+        an_order_is_paid_or_closed, one_has_the_job, place, place_basket, refund, what_is_not_paid_in_time_is_found,
+    };
 }
 
 async fn on_mariadb<M: Mode, R: tercet::action::Request>(suite: Suite<MySql, M, R>) -> Option<Suite<MySql, M, R>> {
@@ -52,6 +54,23 @@ conformance! {
     order_place_conforms_on_mariadb: on_mariadb(order::place()).await;
     order_place_basket_conforms_on_mariadb: on_mariadb(order::place_basket()).await;
     order_refund_conforms_on_mariadb: on_mariadb(order::refund()).await;
+}
+
+#[tokio::test]
+async fn orders_that_are_not_paid_in_time_are_found_on_mariadb_by_one() {
+    let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
+    let pool = <MySql as tercet::fence::Dialect>::open(&url).await.expect("the database is there");
+    let watch = crate::plans::Watch::new([pool.clone()]);
+    order::one_has_the_job(pool.clone()).await;
+    order::what_is_not_paid_in_time_is_found(pool).await;
+    watch.check().await;
+}
+
+#[tokio::test]
+async fn an_order_is_paid_or_closed_and_never_both_on_mariadb() {
+    let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
+    let pool = <MySql as tercet::fence::Dialect>::open(&url).await.expect("the database is there");
+    order::an_order_is_paid_or_closed(pool).await;
 }
 
 const BOOK: Action<Tcc, Json<i64>> = Action::tcc("rooms", "book");

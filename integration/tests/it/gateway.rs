@@ -6,6 +6,7 @@ mod coupons;
 mod limits;
 mod log;
 mod occasions;
+mod orders;
 mod plan;
 mod program;
 mod redemptions;

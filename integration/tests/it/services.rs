@@ -150,6 +150,7 @@ async fn orders_are_placed_paid_and_refunded() {
         coupon_id,
         amount_cents: 2_000,
         discount_cents: 500,
+        pay_within_s: None,
     };
     let step = |order_id, from, to| Move { key: Key::single(order_id), from, to };
     let mut db_tx = pool.begin().await.expect("the pool is open");

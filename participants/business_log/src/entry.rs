@@ -83,6 +83,8 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             let row = of_coupon("coupon expired", *coupon_id, before, after);
             vec![Entry { template_id: Some(*template_id), ..row }]
         }
+        // Where a person of a shop says so.
+        Payload::OrderPaid(paid) if !paid.operator.is_empty() => vec![of_payment(common, paid)],
         Payload::OrderRefunded(refunded) => {
             let pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason, shop_id } =
                 refunded;
@@ -114,6 +116,17 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
 /// About an order, by its shop and its number there.
 fn about((shop_id, order_id): (i64, i64), row: Entry) -> Entry {
     Entry { shop_id: Some(shop_id), order_id: Some(order_id), ..row }
+}
+
+fn of_payment(common: Entry, payment: &pb::OrderPaid) -> Entry {
+    let pb::OrderPaid { order_id, paid_cents, shop_id, operator } = payment;
+    let row = about((*shop_id, *order_id), Entry { action: "order paid".into(), ..common });
+    Entry {
+        operator: Some(operator.clone()),
+        before: text(json!({"status": paid(false)})),
+        after: text(json!({"status": paid(true), "paid_cents": paid_cents})),
+        ..row
+    }
 }
 
 fn of_change(common: Entry, change: &pb::OperatorChange) -> Entry {
@@ -199,6 +212,15 @@ mod tests {
         );
         assert_eq!((row.template_id, row.reason.as_str(), row.after.as_str()), (Some(11), "双十一", r#"{"a":1}"#));
         assert_eq!((row.at_ms, row.xid.as_str()), (5, "01010101-0101-0101-0101-010101010101"));
+    }
+
+    #[test]
+    fn a_payment_is_logged_with_whoever_says_so() {
+        let payment = pb::OrderPaid { order_id: 3, paid_cents: 100, shop_id: 9, operator: "ann".into() };
+        let rows = entries(&event(Payload::OrderPaid(payment)));
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!((row.action.as_str(), row.order_id, row.operator.as_deref()), ("order paid", Some(3), Some("ann")));
+        assert_eq!((row.shop_id, row.after.as_str()), (Some(9), r#"{"paid_cents":100,"status":"paid"}"#));
     }
 
     #[test]

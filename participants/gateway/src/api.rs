@@ -4,6 +4,7 @@ pub(crate) mod coupons;
 pub(crate) mod log;
 pub(crate) mod occasions;
 pub(crate) mod offers;
+pub(crate) mod orders;
 pub(crate) mod redemptions;
 pub(crate) mod stock;
 pub(crate) mod templates;

@@ -30,6 +30,9 @@ pub struct Config {
     /// URL of the redemption service
     #[arg(long, env = "TERCET_REDEMPTION", default_value = "http://127.0.0.1:7077")]
     pub redemption: String,
+    /// URL of the order service
+    #[arg(long, env = "TERCET_ORDER", default_value = "http://127.0.0.1:7073")]
+    pub order: String,
     /// URL of the stock service
     #[arg(long, env = "TERCET_STOCK", default_value = "http://127.0.0.1:7071")]
     pub stock: String,

@@ -4,7 +4,7 @@ use axum::http::Method;
 use bytes::Bytes;
 use tercet_rules::Code;
 
-use crate::api::{coupons, log, occasions, offers, redemptions, stock, templates};
+use crate::api::{coupons, log, occasions, offers, orders, redemptions, stock, templates};
 use crate::limits::{LARGE_BODY_BYTES_MAX, ORDER_BODY_BYTES_MAX};
 use crate::openapi;
 use crate::route::Route;
@@ -47,6 +47,9 @@ const REDEEM: &[Code] = &[
 
 /// Why an order is not taken back.
 const REFUND: &[Code] = &[Code::NotFound, Code::NotRefundable];
+
+/// Why an order is not paid.
+const PAY: &[Code] = &[Code::NotFound, Code::PaymentDiffers, Code::OrderClosed, Code::OrderRefunded];
 
 /// All routes.
 pub(crate) fn table() -> Vec<Route> {
@@ -95,6 +98,9 @@ fn customers() -> Vec<Route> {
             .says("What coupons take off an order, or why nothing, and which of them are best together")
             .takes(ORDER_BODY_BYTES_MAX)
             .fails(&[Code::NotFound]),
+        Route::new(Method::GET, "/v1/shops/{shop_id}/orders/{order_id}", "get_own_order", orders::own)
+            .says("How an order of the user stands: placed, paid, closed or refunded, and until when it can be paid")
+            .fails(&[Code::NotFound]),
         Route::new(
             Method::GET,
             "/v1/shops/{shop_id}/orders/{order_id}/redemption",
@@ -133,6 +139,12 @@ fn shops() -> Vec<Route> {
         .says("How the redemption of an order of the shop stands")
         .answers(&[200, 202])
         .fails(&[Code::NotFound]),
+        Route::new(Method::GET, "/v1/shop/users/{user_id}/orders/{order_id}", "get_order", orders::of_shop)
+            .says("How an order of the shop stands: placed, paid, closed or refunded, and until when it can be paid")
+            .fails(&[Code::NotFound]),
+        Route::new(Method::POST, "/v1/shop/users/{user_id}/orders/{order_id}/pay", "pay", orders::pay)
+            .says("Notes that an order of the shop is paid, for all that it costs; the same again changes nothing")
+            .fails(PAY),
         Route::new(
             Method::POST,
             "/v1/shop/users/{user_id}/orders/{order_id}/refund",

@@ -11,6 +11,7 @@ use tercet_proto::coupon::v1::issuing_client::IssuingClient;
 use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
 use tercet_proto::log::v1::business_log_client::BusinessLogClient;
+use tercet_proto::order::v1::orders_client::OrdersClient;
 use tercet_proto::stock::v1::stocks_client::StocksClient;
 use tercet_rules::{Code, Fault, Language};
 use tercet_secure::client::Credentials;
@@ -38,6 +39,8 @@ pub struct Within {
     pub redemption: Option<Routes>,
     /// The stock service.
     pub stock: Option<Routes>,
+    /// The order service.
+    pub order: Option<Routes>,
 }
 
 /// The way to a service.
@@ -77,6 +80,7 @@ pub(crate) struct Services {
     pub(crate) log: BusinessLogClient<Way>,
     pub(crate) redemption: RedemptionClient<Way>,
     pub(crate) stock: StocksClient<Way>,
+    pub(crate) orders: OrdersClient<Way>,
 }
 
 impl Services {
@@ -99,6 +103,7 @@ impl Services {
             log: BusinessLogClient::new(way(within.business_log, &config.business_log)?),
             redemption: RedemptionClient::new(way(within.redemption, &config.redemption)?),
             stock: StocksClient::new(way(within.stock, &config.stock)?),
+            orders: OrdersClient::new(way(within.order, &config.order)?),
         })
     }
 }

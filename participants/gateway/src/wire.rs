@@ -4,6 +4,7 @@ pub(crate) mod common;
 pub(crate) mod coupon;
 pub(crate) mod log;
 pub(crate) mod occasion;
+pub(crate) mod order;
 pub(crate) mod redemption;
 pub(crate) mod rules;
 pub(crate) mod stock;

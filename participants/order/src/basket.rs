@@ -13,14 +13,9 @@ use tercet_proto::events::v1 as events;
 use tercet_proto::order::v1 as pb;
 use tercet_rules::Code;
 
+use crate::limits::{COUPONS_MAX, LINES_MAX, PAY_WITHIN_S_MAX};
 use crate::store::{BasketCoupon, BasketLine, Key, Order, Status, Store};
 use crate::{Moved, end};
-
-/// The most coupons of one order.
-const COUPONS_MAX: usize = 20;
-
-/// The most lines of one order.
-const LINES_MAX: usize = 500;
 
 /// What a basket has where an order of one thing says which.
 pub(crate) const BASKET: i64 = 0;
@@ -47,6 +42,9 @@ fn fault(request: &pb::PlaceBasket) -> Option<String> {
         [("shop_id", shop_id, 1), ("order_id", order_id, 1), ("user_id", user_id, 1), ("count", count.into(), 1)];
     if let Some((name, value, least)) = least.into_iter().find(|(_, value, least)| value < least) {
         return Some(format!("{name} is {value}: it is at least {least}"));
+    }
+    if request.pay_within_s > PAY_WITHIN_S_MAX {
+        return Some(format!("pay_within_s is {}: it is at most {PAY_WITHIN_S_MAX}", request.pay_within_s));
     }
     if coupons.len() > COUPONS_MAX {
         return Some(format!("{} coupons: at most {COUPONS_MAX}", coupons.len()));
@@ -114,15 +112,17 @@ impl<Db: Store> SliceParticipant for PlaceBasket<Db> {
             if let Some(fault) = fault(request) {
                 return Answer::refused(fault);
             }
-            let &pb::PlaceBasket { order_id, user_id, count, amount_cents, discount_cents, .. } = request;
+            let &pb::PlaceBasket { user_id, count, amount_cents, discount_cents, pay_within_s, .. } = request;
             let key = key(request);
             if closed.get(&key) == Some(&user_id) {
                 closed.remove(&key);
                 reopened.push(key);
             } else if !taken.insert(key) {
-                return Answer::refused(Code::OrderExists.fault([("order_id", order_id.to_string())]).reason());
+                return Answer::refused(Code::OrderExists.fault([("order_id", key.order_id.to_string())]).reason());
             }
-            orders.push(Order { key, user_id, item: BASKET, count, coupon_id: None, amount_cents, discount_cents });
+            let pay_within_s = (pay_within_s > 0).then_some(pay_within_s);
+            let (item, coupon_id) = (BASKET, None);
+            orders.push(Order { key, user_id, item, count, coupon_id, amount_cents, discount_cents, pay_within_s });
             coupons.extend(request.coupons.iter().map(|own| BasketCoupon {
                 key,
                 coupon_id: own.coupon_id,

@@ -5,8 +5,9 @@ use tercet::action::{Action, Request, Saga, Tcc};
 use tercet_proto::order::v1 as pb;
 use tercet_testing::{Database, Mode, Suite};
 
-use super::store::{Key, Move, Order, Status, Store};
-use super::{PLACE, PLACE_BASKET, REFUND, audit, service};
+use super::store::unpaid::Unpaid;
+use super::store::{Key, Move, Order, Standing, Status, Store};
+use super::{PLACE, PLACE_BASKET, PayError, Payment, REFUND, audit, pay, service};
 
 /// Order 1 is placed, order 2 is paid, and order 3 is frozen.
 async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
@@ -18,6 +19,7 @@ async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
         coupon_id,
         amount_cents: 2_000,
         discount_cents: 0,
+        pay_within_s: None,
     };
     let step = |order_id, from, to| Move { key: Key::single(order_id), from, to };
     let mut db_tx = pool.begin().await?;
@@ -28,13 +30,152 @@ async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
     db_tx.commit().await
 }
 
+/// Of the orders that the job finds, those that were not paid in time, each once; and none that is paid or taken back.
+pub(crate) async fn what_is_not_paid_in_time_is_found<Db: Unpaid>(pool: Pool<Db>) {
+    Db::migrate(&pool).await.expect("the schema is sound");
+    let mut db = pool.acquire().await.expect("the pool is open");
+    let key = |order_id| Key { shop_id: 3, order_id };
+    let order = |order_id, pay_within_s| Order {
+        key: key(order_id),
+        user_id: 7,
+        item: 0,
+        count: 1,
+        coupon_id: None,
+        amount_cents: 2_000,
+        discount_cents: 500,
+        pay_within_s,
+    };
+    // The first two are due at once, the third later and the fourth never.
+    let orders = [order(1, Some(0)), order(2, Some(0)), order(3, Some(600)), order(4, None)];
+    Db::insert(&mut db, &orders).await.expect("they are new");
+    macro_rules! unpaid {
+        () => {
+            Db::unpaid(&mut db, 9).await.expect("the statement is sound").iter().map(|(key, _)| key.order_id)
+        };
+    }
+    assert_eq!(unpaid!().count(), 0, "none is placed");
+    let step = |order_id, from, to| Move { key: key(order_id), from, to };
+    let placed = [1, 2, 3, 4].map(|order_id| step(order_id, Status::Frozen, Status::Placed));
+    Db::advance(&mut db, &placed).await.expect("they are frozen");
+    assert_eq!(unpaid!().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(Db::unpaid(&mut db, 1).await.expect("the statement is sound"), [(key(1), 7)]);
+    let mut times = Vec::new();
+    for order in Db::standings(&mut db, &[1, 2, 3, 4].map(key)).await.expect("the statement is sound") {
+        let look = Db::look(&mut db, order.key).await.expect("the statement is sound");
+        assert_eq!(look.map(|order| order.pay_by_ms), Some(order.pay_by_ms));
+        times.push(order.pay_by_ms);
+    }
+    let [Some(first), Some(_), Some(third), None] = times[..] else { panic!("{times:?}") };
+    assert_eq!(third - first, 600_000, "from one moment on");
+    assert!(Db::look(&mut db, key(9)).await.expect("the statement is sound").is_none());
+
+    let all = [1, 2, 3, 4].map(key);
+    Db::look_later(&mut db, &all, 60_000).await.expect("the statement is sound");
+    assert_eq!(unpaid!().count(), 0, "somebody is about it");
+    Db::look_later(&mut db, &all, 0).await.expect("the statement is sound");
+    let mut found: Vec<_> = unpaid!().collect();
+    found.sort_unstable();
+    assert_eq!(found, [1, 2, 3]);
+    let outbox = tercet_events::outbox::Outbox::off();
+    let paid = |order_id| Payment { key: key(order_id), user_id: 7, paid_cents: 1_500, operator: "bob" };
+    pay::<Db>(&mut db, &outbox, paid(1)).await.expect("it is placed");
+    let refunds = [step(2, Status::Placed, Status::Refunded), step(3, Status::Placed, Status::Refunded)];
+    Db::advance(&mut db, &refunds).await.expect("they are placed");
+    assert_eq!(unpaid!().count(), 0, "one is paid and two are taken back");
+    assert!(matches!(pay::<Db>(&mut db, &outbox, paid(2)).await, Err(PayError::Closed(_))));
+    // A refund that comes to nothing is asked for again, and not at once.
+    Db::advance(&mut db, &[step(2, Status::Refunded, Status::Placed)]).await.expect("it is refunded");
+    assert_eq!(unpaid!().count(), 0);
+    Db::look_later(&mut db, &all, 0).await.expect("the statement is sound");
+    assert_eq!(unpaid!().collect::<Vec<_>>(), [2]);
+    let second = Db::look(&mut db, key(2)).await.expect("the statement is sound");
+    assert_eq!(second.map(|order| order.pay_by_ms), Some(times[1]), "its time is what it was");
+    Db::advance(&mut db, &[step(1, Status::Paid, Status::Refunded)]).await.expect("it is paid");
+    assert!(matches!(pay::<Db>(&mut db, &outbox, paid(1)).await, Err(PayError::Refunded(_))));
+}
+
+/// One runner has the job until it leaves it, or says nothing for too long.
+pub(crate) async fn one_has_the_job<Db: Unpaid>(pool: Pool<Db>) {
+    Db::migrate(&pool).await.expect("the schema is sound");
+    let mut db = pool.acquire().await.expect("the pool is open");
+    for (runner, length_ms, has) in [
+        ("a", 60_000, true),
+        ("b", 60_000, false),
+        // It goes on, and then says nothing.
+        ("a", 0, true),
+        ("b", 60_000, true),
+        ("a", 60_000, false),
+    ] {
+        assert_eq!(Db::lease_job(&mut db, runner, length_ms).await.expect("the statement is sound"), has, "{runner}");
+    }
+    for (leaver, has) in [("a", false), ("b", true)] {
+        Db::leave_job(&mut db, leaver).await.expect("the statement is sound");
+        assert_eq!(Db::lease_job(&mut db, "a", 60_000).await.expect("the statement is sound"), has, "{leaver} left");
+    }
+}
+
+/// An order that is paid and taken back at the same time for want of it is one or the other.
+pub(crate) async fn an_order_is_paid_or_closed<Db: Unpaid>(pool: Pool<Db>) {
+    use tercet::participant::{Answer, Op, SliceCompensable as _};
+    Db::migrate(&pool).await.expect("the schema is sound");
+    let outbox = tercet_events::outbox::Outbox::off();
+    let key = |order_id| Key { shop_id: 3, order_id };
+    let (mut paid, mut closed) = (0, 0);
+    for order_id in 1..=20 {
+        let (key, user_id, pay_within_s) = (key(order_id), 7, Some(0));
+        let (item, count, coupon_id, amount_cents, discount_cents) = (0, 1, None, 2_000, 0);
+        let order = Order { key, user_id, item, count, coupon_id, amount_cents, discount_cents, pay_within_s };
+        let mut db = pool.acquire().await.expect("the pool is open");
+        Db::insert(&mut db, &[order]).await.expect("it is new");
+        Db::advance(&mut db, &[Move { key, from: Status::Frozen, to: Status::Placed }]).await.expect("it is frozen");
+        drop(db);
+        let pays = async {
+            let mut db_tx = pool.begin_with(Db::BEGIN_WRITE).await.expect("the pool is open");
+            let payment = Payment { key, user_id, paid_cents: 2_000, operator: "bob" };
+            let told = pay::<Db>(&mut db_tx, &outbox, payment).await;
+            tokio::task::yield_now().await;
+            db_tx.commit().await.expect("the constraints hold");
+            told
+        };
+        let closes = async {
+            let mut db_tx = pool.begin_with(Db::BEGIN_WRITE).await.expect("the pool is open");
+            let context =
+                tercet::context::Context { xid: tercet::xid::Xid::new([0; 16]), branch: 0, not_after_ms: u64::MAX };
+            let request = pb::Refund { order_id, shop_id: 3, only_unpaid: true, ..pb::Refund::default() };
+            let op = Op { context, traceparent: String::new(), request };
+            let told = super::Refund::<Db>::new(outbox.clone()).try_(&mut db_tx, &[op]).await;
+            tokio::task::yield_now().await;
+            db_tx.commit().await.expect("the constraints hold");
+            told.expect("the statements are sound").remove(0)
+        };
+        // Each is first in half of the cases, as far as it goes.
+        let (told, answer) = if order_id % 2 == 0 {
+            tokio::join!(pays, closes)
+        } else {
+            let (answer, told) = tokio::join!(closes, pays);
+            (told, answer)
+        };
+        let order = Db::look(&mut *pool.acquire().await.expect("the pool is open"), key).await;
+        let status = order.expect("the statement is sound").map(|Standing { status, .. }| status);
+        match (told, answer) {
+            (Ok(_), Answer::Refused(_)) if status == Some(Status::Paid) => paid += 1,
+            (Err(PayError::Closed(_)), answer) if answer == Answer::done() && status == Some(Status::Refunded) => {
+                closed += 1;
+            }
+            (told, answer) => panic!("{told:?}, {answer:?}: {status:?}"),
+        }
+    }
+    assert!(paid > 0 && closed > 0, "{paid} paid and {closed} closed");
+}
+
 async fn coupons_once<Db: Store>(pool: Pool<Db>) -> Result<(), String> {
     let totals = audit(&pool).await.map_err(|error| error.to_string())?;
     if totals.coupons_twice == 0 { Ok(()) } else { Err(format!("{totals:?}")) }
 }
 
 fn suite<Db: Store + Database, M: Mode, R: Request>(action: Action<M, R>) -> Suite<Db, M, R> {
-    Suite::new(action, |pool| service::<Db>(pool, None)).seed(rows::<Db>).invariant(coupons_once::<Db>)
+    let suite = Suite::new(action, |pool| service::<Db>(pool, None)).seed(rows::<Db>);
+    suite.invariant(coupons_once::<Db>).ignoring(&["pay_by_ms", "close_at_ms"])
 }
 
 pub(crate) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {
@@ -56,7 +197,8 @@ pub(crate) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {
 
 pub(crate) fn refund<Db: Store + Database>() -> Suite<Db, Saga, pb::Refund> {
     let refund = |order_id| pb::Refund { order_id, ..pb::Refund::default() };
-    suite(REFUND).granting([refund(1), refund(2)]).refusing([refund(1), refund(9)])
+    let unpaid = |order_id| pb::Refund { only_unpaid: true, ..refund(order_id) };
+    suite(REFUND).granting([refund(1), refund(2)]).refusing([refund(1), refund(9), unpaid(2)])
 }
 
 pub(crate) fn place_basket<Db: Store + Database>() -> Suite<Db, Tcc, pb::PlaceBasket> {
@@ -72,6 +214,7 @@ pub(crate) fn place_basket<Db: Store + Database>() -> Suite<Db, Tcc, pb::PlaceBa
             pb::Line { product_id: 1, price_cents: 500, quantity: 2 },
             pb::Line { product_id: 2, price_cents: 1_000, quantity: 1 },
         ],
+        pay_within_s: 600,
     };
     let wrong_sum = pb::PlaceBasket { discount_cents: 300, ..basket(14, &[8, 9]) };
     let no_lines = pb::PlaceBasket { lines: Vec::new(), ..basket(15, &[]) };

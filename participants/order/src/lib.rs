@@ -1,7 +1,9 @@
 //! The order service: what was bought, for how much, and whether it is paid.
 //!
 //! An order is frozen while its placing is under way: its amounts stand from its first row on. Then it is placed or
-//! closed; a placed one is paid; a placed or paid one may be refunded. Money is in cents.
+//! closed; a placed one is paid; a placed or paid one may be refunded. One that was not paid
+//! in time is refunded by a job ([`closing()`]); what was refunded before it was paid is said to be closed. Whether it
+//! was paid or taken back is decided by its row, once. Money is in cents.
 //!
 //! What happens to orders is told on the topic "order". It is told in turn which coupons orders have used
 //! ([`coupon_use`]).
@@ -24,14 +26,25 @@ use tercet_events::outbox::Outbox;
 use tercet_events::relayed;
 use tercet_proto::events::v1 as events;
 use tercet_proto::order::v1 as pb;
+use tercet_proto::order::v1::orders_server::OrdersServer;
+use tonic::service::Routes;
+use tonic::transport::Channel;
 
+mod api;
 mod basket;
+mod closing;
 pub mod coupon_use;
 mod key;
+pub mod limits;
+mod metrics;
+mod payment;
 mod status;
 pub mod store;
 
 pub use basket::PlaceBasket;
+use limits::COUNT_MAX;
+pub use payment::{Paid, PayError, Payment, pay};
+use store::unpaid::Unpaid;
 use store::{BasketLine, Key, Move, Order, Standing, Status, Store, Totals};
 
 /// The service's name.
@@ -45,9 +58,6 @@ pub const REFUND: Action<Saga, pb::Refund> = Action::saga(SERVICE, "refund");
 /// Sends word that an order was paid, once [`pay`] has committed.
 pub const PAID: Action<Sender, pb::Paid> = Action::sender(SERVICE, "paid");
 
-/// The most units of one order.
-pub const COUNT_MAX: u32 = 1_000_000;
-
 /// The service over this database, whose tables are made where they are missing. With a bus it tells what happens to
 /// orders, and is told what happens to coupons.
 ///
@@ -59,7 +69,10 @@ pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Resu
         Some(_) => Outbox::open(std::slice::from_ref(&pool)).await?,
         None => Outbox::off(),
     };
+    metrics::ready();
+    let server = OrdersServer::new(api::Api::new(pool.clone(), outbox.clone()));
     let service = Service::new(SERVICE, [pool.clone()])
+        .routes(Routes::new(server), tercet_proto::DESCRIPTORS)
         .tables(["orders", "basket_coupon", "basket_line"])
         .tcc_slice(PLACE, Place::new(outbox.clone()))
         .tcc_slice(PLACE_BASKET, PlaceBasket::new(outbox.clone()))
@@ -69,6 +82,14 @@ pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Resu
     let consuming = Consuming::new(coupon_use::CouponUse::default(), [pool.clone()], bus.clone());
     let service = service.beside("coupon use", |stop| consuming.run(stop));
     Ok(relayed(service, SERVICE, &[pool], &outbox, bus))
+}
+
+/// The service with a job beside it that has the redemption service there take back what nobody has paid in time. It
+/// runs in one process at a time; without it such orders stay placed.
+#[must_use]
+pub fn closing<Db: Unpaid>(service: Service<Db>, pool: sqlx::Pool<Db>, redemption: Channel) -> Service<Db> {
+    let closing = closing::Closing::new(pool, redemption);
+    service.beside("unpaid orders", |stop| closing.run(stop))
 }
 
 /// The orders by status. `coupons_twice` is 0 at any time, and `unconfirmed` when all events have been taken.
@@ -93,43 +114,6 @@ pub async fn coupons<Db: Store>(pool: &sqlx::Pool<Db>) -> sqlx::Result<Vec<(i64,
 /// The database's.
 pub async fn lines<Db: Store>(pool: &sqlx::Pool<Db>, key: Key) -> sqlx::Result<Vec<BasketLine>> {
     Db::lines_of(&mut *pool.acquire().await?, key).await
-}
-
-/// Why an order can not be marked paid.
-#[derive(Debug, thiserror::Error)]
-pub enum PayError {
-    /// It is no placed order of this user, or the sum is not what it costs: tell the payer.
-    #[error("{0}")]
-    Refused(String),
-    /// The database's word: roll back and try again.
-    #[error("the order's database")]
-    Database(#[from] sqlx::Error),
-}
-
-/// Marks a placed order of one thing as paid, in a local transaction of the caller's, who commits it together with the
-/// sender's fence row of [`PAID`], and rolls it back on an error.
-///
-/// # Errors
-/// Those of [`PayError`].
-pub async fn pay<Db: Store>(db_tx: &mut DbTx<Db>, outbox: &Outbox, paid: &pb::Paid) -> Result<(), PayError> {
-    let &pb::Paid { order_id, user_id, paid_cents } = paid;
-    let key = Key::single(order_id);
-    let found = Db::standings(db_tx, &[key]).await?;
-    let refused = |reason: String| Err(PayError::Refused(reason));
-    let step = match found.first() {
-        None => return refused(format!("order {order_id} does not exist")),
-        Some(order) if order.user_id != user_id => return refused(format!("order {order_id} is not user {user_id}'s")),
-        Some(order) if order.status != Status::Placed => {
-            return refused(format!("order {order_id} is {}", order.status.name()));
-        }
-        Some(order) if order.due_cents != paid_cents => {
-            return refused(format!("paid_cents is {paid_cents}: order {order_id} costs {}", order.due_cents));
-        }
-        Some(_) => Move { key, from: Status::Placed, to: Status::Paid },
-    };
-    Db::advance(db_tx, &[step]).await?;
-    let paid = || Event::new(user_id, Payload::OrderPaid(events::OrderPaid { order_id, paid_cents }));
-    Ok(outbox.append::<Db>(db_tx, std::iter::once_with(paid)).await?)
 }
 
 /// [`PLACE`].
@@ -171,7 +155,7 @@ fn order(request: &pb::Place) -> Order {
     let &pb::Place { order_id, user_id, item, count, coupon_id, amount_cents, discount_cents } = request;
     let coupon_id = (coupon_id != 0).then_some(coupon_id);
     let key = Key::single(order_id);
-    Order { key, user_id, item, count, coupon_id, amount_cents, discount_cents }
+    Order { key, user_id, item, count, coupon_id, amount_cents, discount_cents, pay_within_s: None }
 }
 
 fn keys(operations: &[Op<pb::Place>]) -> impl Iterator<Item = Key> {
@@ -266,7 +250,7 @@ const FROZEN_DELAY: Duration = Duration::from_millis(50);
 async fn advance_each<'a, Db: Store>(
     db_tx: &mut DbTx<Db>,
     operations: &'a [Op<pb::Refund>],
-    next: fn(&Standing) -> Result<Status, Answer>,
+    next: fn(&Standing, &pb::Refund) -> Result<Status, Answer>,
 ) -> sqlx::Result<(Vec<Answer>, Vec<Moved<'a>>)> {
     let key = |op: &Op<pb::Refund>| Key { shop_id: op.request.shop_id, order_id: op.request.order_id };
     let keys: BTreeSet<Key> = operations.iter().map(key).collect();
@@ -280,7 +264,7 @@ async fn advance_each<'a, Db: Store>(
         let Some(order) = orders.get_mut(&key) else {
             return Answer::refused(format!("{key} does not exist"));
         };
-        let (from, to) = match next(order) {
+        let (from, to) = match next(order, &op.request) {
             Ok(to) => (order.status, to),
             Err(answer) => return answer,
         };
@@ -316,7 +300,8 @@ impl<Db: Store> SliceCompensable for Refund<Db> {
     type Request = pb::Refund;
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Refund>]) -> sqlx::Result<Vec<Answer>> {
-        let refund = |order: &Standing| match order.status {
+        let refund = |order: &Standing, request: &pb::Refund| match order.status {
+            Status::Paid if request.only_unpaid => Err(Answer::refused(format!("{} is paid", order.key))),
             Status::Placed | Status::Paid => Ok(Status::Refunded),
             // Whoever was told that it is placed may be quicker than what places it.
             Status::Frozen => Err(Answer::not_now(FROZEN_DELAY)),
@@ -330,7 +315,7 @@ impl<Db: Store> SliceCompensable for Refund<Db> {
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Refund>]) -> sqlx::Result<Vec<Answer>> {
-        let take_back = |order: &Standing| {
+        let take_back = |order: &Standing, _: &pb::Refund| {
             order.refunded_from.ok_or_else(|| Answer::refused(format!("{} is {}", order.key, order.status.name())))
         };
         let (answers, moved) = advance_each::<Db>(db_tx, operations, take_back).await?;

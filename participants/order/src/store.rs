@@ -4,8 +4,17 @@ use tercet::participant::DbTx;
 use tercet::tables;
 use tercet_events::store::Store as EventStore;
 
+mod statements;
+pub mod unpaid;
+
 pub use crate::key::Key;
+use crate::limits::AGAIN_MS;
 pub use crate::status::Status;
+#[cfg(feature = "mysql")]
+use statements::MYSQL;
+#[cfg(feature = "sqlite")]
+use statements::SQLITE;
+use statements::{COUPONS, TOTALS};
 
 /// A new order. Its amounts never change.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
@@ -24,6 +33,8 @@ pub struct Order {
     pub amount_cents: i64,
     /// What the coupon takes off.
     pub discount_cents: i64,
+    /// For how many seconds from its placing it waits to be paid; without end where it is left out.
+    pub pay_within_s: Option<u32>,
 }
 
 /// A coupon of an order that may have several.
@@ -69,6 +80,15 @@ pub struct Standing {
     pub status: Status,
     /// Of a refunded order: where it stood before.
     pub refunded_from: Option<Status>,
+    /// Until when it waits to be paid, once it is placed, by the database.
+    pub pay_by_ms: Option<i64>,
+}
+
+impl Standing {
+    /// Whether it came to nothing, or was taken back before it was paid.
+    pub fn is_closed(&self) -> bool {
+        self.status == Status::Closed || self.refunded_from == Some(Status::Placed)
+    }
 }
 
 /// One order's step from a status to the next.
@@ -155,7 +175,11 @@ pub trait Store: EventStore {
     /// Locks these orders, in their order, and reads them; those that do not exist are left out.
     fn standings(db_tx: &mut DbTx<Self>, keys: &[Key]) -> impl Future<Output = sqlx::Result<Vec<Standing>>> + Send;
 
-    /// Moves each order once. A step to refunded keeps where it came from.
+    /// How an order stands; locks nothing.
+    fn look(db_tx: &mut DbTx<Self>, key: Key) -> impl Future<Output = sqlx::Result<Option<Standing>>> + Send;
+
+    /// Moves each order once. A step to refunded keeps where it came from; with one to placed its time to be paid
+    /// begins.
     ///
     /// # Errors
     /// Besides the database's own: `RowNotFound` when one of them does not stand where it has to.
@@ -171,165 +195,6 @@ pub trait Store: EventStore {
     /// The coupon of every placed or paid order, with the order, by coupon.
     fn coupons(db_tx: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<Vec<(i64, i64)>>> + Send;
 }
-
-/// The text of each statement for one database. Rows come sorted by key, so that two transactions lock in one order.
-struct Statements {
-    taken: &'static str,
-    drop_closed: &'static [&'static str],
-    insert: &'static str,
-    insert_coupons: &'static str,
-    insert_lines: &'static str,
-    lines_of: &'static str,
-    coupons_of: &'static str,
-    standings: &'static str,
-    advance: &'static str,
-    note_uses: &'static str,
-    note_basket_uses: &'static str,
-}
-
-#[cfg(feature = "sqlite")]
-const SQLITE: Statements = Statements {
-    taken: "-- order_taken
-        SELECT shop_id, order_id FROM orders
-        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
-    drop_closed: &[
-        "-- order_drop_closed_coupons
-        DELETE FROM basket_coupon
-        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
-        "-- order_drop_closed_lines
-        DELETE FROM basket_line
-        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
-        "-- order_drop_closed
-        DELETE FROM orders
-        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1)) AND status = 2",
-    ],
-    insert: "-- order_insert
-        INSERT INTO orders(shop_id, order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
-        SELECT value->>'$.key[0]', value->>'$.key[1]', value->>'user_id', value->>'item', value->>'count',
-            value->>'coupon_id', value->>'amount_cents', value->>'discount_cents', 0 FROM json_each($1)",
-    insert_coupons: "-- order_insert_coupons
-        INSERT INTO basket_coupon(shop_id, order_id, coupon_id, discount_cents)
-        SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each($1)",
-    insert_lines: "-- order_insert_lines
-        INSERT INTO basket_line(shop_id, order_id, line, product_id, price_cents, quantity)
-        SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each($1)",
-    lines_of: "-- order_lines_of
-        SELECT line, product_id, price_cents, quantity FROM basket_line WHERE shop_id = $1 AND order_id = $2
-        ORDER BY line",
-    coupons_of: "-- order_coupons_of
-        SELECT shop_id, order_id, coupon_id FROM basket_coupon
-        WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))
-        ORDER BY shop_id, order_id, coupon_id",
-    standings: "-- order_standings
-        SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from
-        FROM orders WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
-    advance: "-- order_advance
-        UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END
-        FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS before, value->>3 AS next
-              FROM json_each($1)) AS j
-        WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.status = j.before",
-    note_uses: "-- order_note_uses
-        UPDATE orders SET coupon_use = j.now
-        FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS coupon_id, value->>3 AS now,
-                  value->>4 AS discount_cents FROM json_each($1)) AS j
-        WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.coupon_id = j.coupon_id
-            AND orders.status <> 2 AND orders.discount_cents = COALESCE(j.discount_cents, orders.discount_cents)",
-    note_basket_uses: "-- order_note_basket_uses
-        UPDATE basket_coupon SET coupon_use = j.now
-        FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS coupon_id, value->>3 AS now,
-                  value->>4 AS discount_cents FROM json_each($1)) AS j
-        WHERE basket_coupon.shop_id = j.shop_id AND basket_coupon.order_id = j.order_id
-            AND basket_coupon.coupon_id = j.coupon_id
-            AND basket_coupon.discount_cents = COALESCE(j.discount_cents, basket_coupon.discount_cents)
-            AND EXISTS (SELECT 1 FROM orders
-                WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.status <> 2)",
-};
-
-// Without FORCE INDEX a small table is scanned, and every row in it locked.
-#[cfg(feature = "mysql")]
-const MYSQL: Statements = Statements {
-    taken: "-- order_taken
-        SELECT o.shop_id, o.order_id FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]',
-            order_id BIGINT PATH '$[1]')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id",
-    drop_closed: &["-- order_drop_closed
-        DELETE o, c, l FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]',
-            order_id BIGINT PATH '$[1]')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
-        LEFT JOIN basket_coupon c ON c.shop_id = o.shop_id AND c.order_id = o.order_id
-        LEFT JOIN basket_line l ON l.shop_id = o.shop_id AND l.order_id = o.order_id
-        WHERE o.status = 2"],
-    insert: "-- order_insert
-        INSERT INTO orders(shop_id, order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, status)
-        SELECT shop_id, order_id, user_id, item, count, coupon_id, amount_cents, discount_cents, 0
-        FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$.key[0]', order_id BIGINT PATH '$.key[1]',
-            user_id BIGINT PATH '$.user_id', item BIGINT PATH '$.item', count BIGINT PATH '$.count',
-            coupon_id BIGINT PATH '$.coupon_id', amount_cents BIGINT PATH '$.amount_cents',
-            discount_cents BIGINT PATH '$.discount_cents')) AS j",
-    insert_coupons: "-- order_insert_coupons
-        INSERT INTO basket_coupon(shop_id, order_id, coupon_id, discount_cents)
-        SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
-            coupon_id BIGINT PATH '$[2]', discount_cents BIGINT PATH '$[3]')) AS j",
-    insert_lines: "-- order_insert_lines
-        INSERT INTO basket_line(shop_id, order_id, line, product_id, price_cents, quantity)
-        SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
-            line BIGINT PATH '$[2]', product_id BIGINT PATH '$[3]', price_cents BIGINT PATH '$[4]',
-            quantity BIGINT PATH '$[5]')) AS j",
-    lines_of: "-- order_lines_of
-        SELECT line, product_id, price_cents, quantity FROM basket_line FORCE INDEX (PRIMARY)
-        WHERE shop_id = ? AND order_id = ? ORDER BY line",
-    coupons_of: "-- order_coupons_of
-        SELECT b.shop_id, b.order_id, b.coupon_id FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]',
-            order_id BIGINT PATH '$[1]')) AS j
-        STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY) ON b.shop_id = j.shop_id AND b.order_id = j.order_id
-        ORDER BY b.shop_id, b.order_id, b.coupon_id",
-    standings: "-- order_standings
-        SELECT o.shop_id, o.order_id, o.user_id, o.amount_cents - o.discount_cents, o.coupon_id,
-            o.item = 0, CAST(o.status AS SIGNED), CAST(o.refunded_from AS SIGNED)
-        FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
-        FOR UPDATE",
-    advance: "-- order_advance
-        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
-            before_ TINYINT PATH '$[2]', next_ TINYINT PATH '$[3]')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
-        SET o.status = j.next_, o.refunded_from = CASE j.next_ WHEN 4 THEN j.before_ END WHERE o.status = j.before_",
-    note_uses: "-- order_note_uses
-        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
-            coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]')) AS j
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
-        SET o.coupon_use = j.now_ WHERE o.coupon_id = j.coupon_id AND o.status <> 2
-            AND o.discount_cents = COALESCE(j.discount_cents, o.discount_cents)",
-    note_basket_uses: "-- order_note_basket_uses
-        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
-            coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]')) AS j
-        STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY)
-            ON b.shop_id = j.shop_id AND b.order_id = j.order_id AND b.coupon_id = j.coupon_id
-        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
-        SET b.coupon_use = j.now_
-        WHERE o.status <> 2 AND b.discount_cents = COALESCE(j.discount_cents, b.discount_cents)",
-};
-
-const TOTALS: &str = "-- order_totals
-    SELECT
-        (SELECT COUNT(*) FROM orders WHERE status = 0), (SELECT COUNT(*) FROM orders WHERE status = 1),
-        (SELECT COUNT(*) FROM orders WHERE status = 2), (SELECT COUNT(*) FROM orders WHERE status = 3),
-        (SELECT COUNT(*) FROM orders WHERE status = 4),
-        (SELECT COUNT(*) FROM (
-            SELECT 1 FROM (SELECT coupon_id FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL
-                           UNION ALL SELECT b.coupon_id FROM basket_coupon b
-                               JOIN orders o ON o.shop_id = b.shop_id AND o.order_id = b.order_id
-                               WHERE o.status IN (1, 3)) AS c
-            GROUP BY coupon_id HAVING COUNT(*) > 1) AS a),
-        (SELECT COUNT(*) FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL AND coupon_use <> 1)
-        + (SELECT COUNT(*) FROM orders o WHERE o.status IN (1, 3) AND EXISTS (SELECT 1 FROM basket_coupon b
-               WHERE b.shop_id = o.shop_id AND b.order_id = o.order_id AND b.coupon_use <> 1))";
-
-const COUPONS: &str = "-- order_coupons
-    SELECT coupon_id, order_id FROM orders WHERE status IN (1, 3) AND coupon_id IS NOT NULL
-    UNION ALL SELECT b.coupon_id, b.order_id FROM basket_coupon b JOIN orders o
-        ON o.shop_id = b.shop_id AND o.order_id = b.order_id WHERE o.status IN (1, 3)
-    ORDER BY coupon_id";
 
 macro_rules! store {
     ($database:ty, $sql:ident, $folder:literal) => {
@@ -399,6 +264,12 @@ macro_rules! store {
                 rows.into_iter().map(Standing::from_row).collect()
             }
 
+            async fn look(db_tx: &mut DbTx<Self>, key: Key) -> sqlx::Result<Option<Standing>> {
+                let query = sqlx::query_as($sql.look).bind(key.shop_id).bind(key.order_id);
+                let row: Option<StandingRow> = query.fetch_optional(db_tx).await?;
+                row.map(Standing::from_row).transpose()
+            }
+
             async fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> sqlx::Result<()> {
                 if moves.is_empty() {
                     return Ok(());
@@ -406,7 +277,7 @@ macro_rules! store {
                 let row = |step: &Move| (step.key.shop_id, step.key.order_id, step.from as i64, step.to as i64);
                 let mut rows: Vec<_> = moves.iter().map(row).collect();
                 rows.sort_unstable();
-                let done = sqlx::query($sql.advance).bind(json(&rows)).execute(db_tx).await?;
+                let done = sqlx::query($sql.advance).bind(json(&rows)).bind(AGAIN_MS).execute(db_tx).await?;
                 if done.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
             }
 
@@ -459,15 +330,15 @@ impl BasketLine {
 
 type LineRow = (i64, i64, i64, i64);
 
-type StandingRow = (i64, i64, i64, i64, Option<i64>, bool, i64, Option<i64>);
+type StandingRow = (i64, i64, i64, i64, Option<i64>, bool, i64, Option<i64>, Option<i64>);
 
 impl Standing {
     fn from_row(row: StandingRow) -> sqlx::Result<Self> {
-        let (shop_id, order_id, user_id, due_cents, coupon_id, is_basket, status, refunded_from) = row;
+        let (shop_id, order_id, user_id, due_cents, coupon_id, is_basket, status, refunded_from, pay_by_ms) = row;
         let (status, refunded_from) =
             (Status::from_number(status)?, refunded_from.map(Status::from_number).transpose()?);
         let key = Key { shop_id, order_id };
-        Ok(Self { key, user_id, due_cents, coupon_id, is_basket, status, refunded_from })
+        Ok(Self { key, user_id, due_cents, coupon_id, is_basket, status, refunded_from, pay_by_ms })
     }
 }
 

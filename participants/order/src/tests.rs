@@ -30,7 +30,7 @@ fn place(order_id: i64, coupon_id: i64) -> pb::Place {
 }
 
 fn refund_of(order_id: i64) -> pb::Refund {
-    pb::Refund { order_id, operator: "ann".into(), reason: "broken".into(), shop_id: 0 }
+    pb::Refund { order_id, operator: "ann".into(), reason: "broken".into(), shop_id: 0, only_unpaid: false }
 }
 
 fn refund(order_id: i64) -> Vec<Op<pb::Refund>> {
@@ -53,15 +53,15 @@ macro_rules! run {
     }};
 }
 
-async fn mark_paid(pool: &SqlitePool, order_id: i64) -> Result<(), PayError> {
+async fn mark_paid(pool: &SqlitePool, order_id: i64) -> Result<Paid, PayError> {
     mark(pool, pb::Paid { order_id, user_id: 7, paid_cents: 2_000 }).await
 }
 
-async fn mark(pool: &SqlitePool, paid: pb::Paid) -> Result<(), PayError> {
+async fn mark(pool: &SqlitePool, paid: pb::Paid) -> Result<Paid, PayError> {
     let mut db_tx = pool.begin().await.expect("the pool is open");
-    pay::<Sqlite>(&mut db_tx, &Outbox::off(), &paid).await?;
+    let paid = pay::<Sqlite>(&mut db_tx, &Outbox::off(), &paid).await?;
     db_tx.commit().await.expect("the constraints hold");
-    Ok(())
+    Ok(paid)
 }
 
 #[track_caller]
@@ -110,12 +110,13 @@ async fn only_a_placed_order_is_paid_and_only_once() {
     assert!(mark_paid(&pool, 1).await.is_err_and(|error| error.to_string() == "order 1 is not placed yet"));
     run!(pool, PLACER.confirm, slice([place(1, 0)]));
     let other = |user_id, paid_cents| mark(&pool, pb::Paid { order_id: 1, user_id, paid_cents });
-    assert!(other(8, 2_000).await.is_err_and(|error| error.to_string() == "order 1 is not user 8's"));
-    assert!(other(7, 1_999).await.is_err_and(|error| error.to_string() == "paid_cents is 1999: order 1 costs 2000"));
-    mark_paid(&pool, 1).await.expect("it is placed");
+    assert!(other(8, 2_000).await.is_err_and(|error| error.to_string() == "user 8 has no order 1"));
+    assert!(other(7, 1_999).await.is_err_and(|error| error.to_string() == "order 1 costs 2000"));
+    assert!(mark_paid(&pool, 1).await.expect("it is placed").is_new);
     assert_eq!(statuses(&pool).await, [0, 0, 0, 1, 0]);
-    assert!(mark_paid(&pool, 1).await.is_err_and(|error| error.to_string() == "order 1 is paid"));
-    assert!(mark_paid(&pool, 9).await.is_err_and(|error| error.to_string() == "order 9 does not exist"));
+    assert!(!mark_paid(&pool, 1).await.expect("it is paid").is_new);
+    assert!(other(7, 1_999).await.is_err_and(|error| error.to_string() == "order 1 costs 2000"));
+    assert!(mark_paid(&pool, 9).await.is_err_and(|error| error.to_string() == "user 7 has no order 9"));
 }
 
 #[tokio::test]
@@ -206,8 +207,8 @@ fn basket(order_id: i64, coupon_ids: &[i64]) -> pb::PlaceBasket {
         pb::Line { product_id: 1, price_cents: 500, quantity: 2 },
         pb::Line { product_id: 2, price_cents: 1_000, quantity: 1 },
     ];
-    let (shop_id, user_id) = (3, 7);
-    pb::PlaceBasket { order_id, user_id, count: 3, coupons, amount_cents: 2_000, discount_cents, lines, shop_id }
+    let (shop_id, user_id, count, amount_cents, pay_within_s) = (3, 7, 3, 2_000, 0);
+    pb::PlaceBasket { order_id, user_id, count, coupons, amount_cents, discount_cents, lines, shop_id, pay_within_s }
 }
 
 #[tokio::test]
@@ -244,7 +245,7 @@ async fn a_basket_is_placed_or_closed_and_each_of_its_coupons_is_noted() {
     }
     let mut db_tx = pool.begin().await.expect("the pool is open");
     let refund = slice([pb::Refund { shop_id: 3, ..refund_of(1) }]);
-    let refund = advance_each::<Sqlite>(&mut db_tx, &refund, |_| Ok(Status::Refunded)).await;
+    let refund = advance_each::<Sqlite>(&mut db_tx, &refund, |_, _| Ok(Status::Refunded)).await;
     let (_, moved) = refund.expect("the statements are sound");
     assert_eq!(moved[0].coupon_ids, [5, 6], "the event of its refund names them");
 }
@@ -319,6 +320,40 @@ async fn what_happens_to_an_order_is_told_with_it() {
         ("taken back", 2, 2_000),
     ];
     assert_eq!(told.collect::<Vec<_>>(), want);
+}
+
+#[tokio::test]
+async fn what_is_not_paid_in_time_is_found() {
+    conformance::what_is_not_paid_in_time_is_found(orders().await).await;
+}
+
+#[tokio::test]
+async fn one_process_has_the_job() {
+    conformance::one_has_the_job(orders().await).await;
+}
+
+#[tokio::test]
+async fn an_order_is_paid_or_closed_and_never_both() {
+    conformance::an_order_is_paid_or_closed(orders().await).await;
+}
+
+#[tokio::test]
+async fn only_for_want_of_payment_a_paid_order_is_kept() {
+    let pool = orders().await;
+    let placer = PlaceBasket::<Sqlite>::new(Outbox::off());
+    run!(pool, placer.try_, slice([basket(1, &[]), basket(2, &[])]));
+    run!(pool, placer.confirm, slice([basket(1, &[]), basket(2, &[])]));
+    let mut db_tx = pool.begin().await.expect("the pool is open");
+    let payment = Payment { key: Key { shop_id: 3, order_id: 1 }, user_id: 7, paid_cents: 2_000, operator: "bob" };
+    pay::<Sqlite>(&mut db_tx, &Outbox::off(), payment).await.expect("it is placed");
+    db_tx.commit().await.expect("the constraints hold");
+    let unpaid = |order_id| pb::Refund { shop_id: 3, only_unpaid: true, ..refund_of(order_id) };
+    let answers = run!(pool, REFUNDER.try_, slice([unpaid(1), unpaid(2)]));
+    assert_refused(&answers[0], "order 1 of shop 3 is paid");
+    assert_eq!(answers[1], Answer::done());
+    assert_eq!(statuses(&pool).await, [0, 0, 0, 1, 1]);
+    let too_long = pb::PlaceBasket { pay_within_s: 1_209_601, ..basket(3, &[]) };
+    assert_refused(&run!(pool, placer.try_, slice([too_long]))[0], "pay_within_s is 1209601: it is at most 1209600");
 }
 
 tercet_testing::conformance! {

@@ -106,7 +106,9 @@ pub async fn pay(client: &Client, orders: &SqlitePool, outbox: &Outbox, payment:
     let prepared = client.prepare(sender, receivers, QUERY_AFTER).await?;
     let mut db_tx = orders.begin_with("BEGIN IMMEDIATE").await?;
     let marked = async {
-        tercet_order::pay::<Sqlite>(&mut db_tx, outbox, payment).await?;
+        if !tercet_order::pay::<Sqlite>(&mut db_tx, outbox, payment).await?.is_new {
+            anyhow::bail!("order {} is paid", payment.order_id);
+        }
         fence::commit_sender(&mut *db_tx, &prepared.context()).await?;
         anyhow::Ok(())
     };

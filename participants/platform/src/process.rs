@@ -262,8 +262,9 @@ fn gateway_config(addresses: &Addresses) -> anyhow::Result<tercet_gateway::confi
     let log = addresses.own_url(tercet_business_log::SERVICE)?;
     let redemption = addresses.own_url(redemption::SERVICE)?;
     let stock = addresses.own_url(tercet_stock::SERVICE)?;
+    let order = addresses.own_url(tercet_order::SERVICE)?;
     let services = [
-        ["--template", &template, "--issuing", &issuing].as_slice(),
+        ["--template", &template, "--issuing", &issuing, "--order", &order].as_slice(),
         &["--business-log", &log, "--redemption", &redemption, "--stock", &stock],
     ]
     .concat();
@@ -279,6 +280,7 @@ fn note(within: &mut Within, service: &str, routes: Routes) {
         tercet_business_log::SERVICE => &mut within.business_log,
         redemption::SERVICE => &mut within.redemption,
         tercet_stock::SERVICE => &mut within.stock,
+        tercet_order::SERVICE => &mut within.order,
         _ => return,
     };
     *place = Some(routes);
@@ -301,7 +303,12 @@ async fn make(service: &str, addresses: &Addresses, bus: &Bus) -> anyhow::Result
     let made = match service {
         tercet_stock::SERVICE => tercet_stock::service(pool, bus).await.map_err(anyhow::Error::from),
         tercet_coupon::SERVICE => tercet_coupon::service(Shards::one(pool), bus).await.map_err(anyhow::Error::from),
-        tercet_order::SERVICE => tercet_order::service(pool, bus).await.map_err(anyhow::Error::from),
+        tercet_order::SERVICE => {
+            let redemption = addresses.own_url(redemption::SERVICE)?;
+            let redemption = Credentials::default().target(&redemption)?.connect_lazy();
+            let service = tercet_order::service(pool.clone(), bus).await.map_err(anyhow::Error::from);
+            service.map(|service| tercet_order::closing(service, pool, redemption))
+        }
         tercet_coupon_template::SERVICE => {
             tercet_coupon_template::service(pool, bus).await.map_err(anyhow::Error::from)
         }

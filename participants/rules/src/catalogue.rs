@@ -142,6 +142,15 @@ codes! {
     /// The order does not stand where it can be taken back.
     NotRefundable = "NOT_REFUNDABLE", FailedPrecondition, 409,
         "订单 {order_id} 当前不能退款", "Order {order_id} can not be refunded now";
+    /// The order came to nothing, or was taken back before it was paid.
+    OrderClosed = "ORDER_CLOSED", FailedPrecondition, 409,
+        "订单 {order_id} 已关闭，不能付款", "Order {order_id} is closed and can not be paid";
+    /// The order was taken back after it was paid.
+    OrderRefunded = "ORDER_REFUNDED", FailedPrecondition, 409,
+        "订单 {order_id} 已退款，不能付款", "Order {order_id} was refunded and can not be paid";
+    /// The sum that was paid is not what the order costs.
+    PaymentDiffers = "PAYMENT_DIFFERS", FailedPrecondition, 409,
+        "订单 {order_id} 应付 {due} 元", "Order {order_id} costs {due} yuan";
     /// This installation has nothing that carries events.
     NoEvents = "NO_EVENTS", FailedPrecondition, 409,
         "未接入事件总线，无法使用此功能", "No events come here: this needs a broker";

@@ -488,6 +488,7 @@ fn every_fault_travels_and_reads_in_both_languages() {
         "discount",
         "order_id",
         "product_id",
+        "due",
     ];
     for code in Code::ALL {
         let fault = code.fault(all.map(|name| (name, format!("<{name}>"))));

@@ -12,9 +12,23 @@ CREATE TABLE IF NOT EXISTS orders (
   status TINYINT NOT NULL CHECK (status BETWEEN 0 AND 4),
   -- Of a refunded order: what it was before, for when the refund is taken back.
   refunded_from TINYINT,
+  -- For how many seconds from its placing it waits to be paid, until when that is, and when it is looked at whether it was; NULL:
+  -- without end.
+  pay_within_s BIGINT,
+  pay_by_ms BIGINT,
+  close_at_ms BIGINT,
   -- What the coupon service has said about the order's coupon: 0 nothing, 1 it was used for this order, 2 it was given back.
   coupon_use TINYINT NOT NULL DEFAULT 0 CHECK (coupon_use BETWEEN 0 AND 2),
   PRIMARY KEY (order_id, shop_id),
+  KEY orders_to_close (close_at_ms),
   CHECK (discount_cents BETWEEN 0 AND amount_cents),
   CHECK ((refunded_from IS NULL) = (status <> 4))
 ) ENGINE = InnoDB;
+
+-- Which process closes orders that nobody has paid. Nothing but speed hangs on it.
+CREATE TABLE IF NOT EXISTS order_job (
+  name VARCHAR(64) CHARACTER SET ascii PRIMARY KEY,
+  runner VARCHAR(64) CHARACTER SET ascii NOT NULL,
+  lease_ms BIGINT NOT NULL
+) ENGINE = InnoDB;
+INSERT IGNORE INTO order_job (name, runner, lease_ms) VALUES ('unpaid', '', 0);

@@ -76,14 +76,14 @@ impl Apart {
             spec.with("--kafka-partitions", partitions.join(",")).with("--kafka-option", name)
         };
         let of_coupons_all = of_coupons.join(",");
-        let [at_template, at_issuing, at_redemption, at_log, at_stock, gateway] = [(); 6].map(|()| port());
+        let [at_template, at_issuing, at_redemption, at_log, at_stock, at_order, gateway] = [(); 7].map(|()| port());
         let listening = |spec: Spec, at: SocketAddr| spec.with("--listen", at.to_string());
         let url = |at: SocketAddr| format!("http://{at}");
         let started = |spec: Spec| spec.start().expect("it starts");
         let mut participants = vec![
             started(listening(told(spec("stock", stock)), at_stock)),
             started(told(spec("coupon", &of_coupons_all)).with("--shards", shards)),
-            started(told(spec("order", order))),
+            started(listening(told(spec("order", order)).with("--redemption", url(at_redemption)), at_order)),
         ];
         let others = [
             started(listening(told(spec("coupon-template", template)), at_template)),
@@ -99,6 +99,7 @@ impl Apart {
         let before = listening(measured(before), gateway).with("--jwks", &keys.path).with("--stock", url(at_stock));
         let before = before.with("--template", url(at_template)).with("--business-log", url(at_log));
         let before = before.with("--issuing", url(at_issuing)).with("--redemption", url(at_redemption));
+        let before = before.with("--order", url(at_order));
         coordinator.wait_for(&mut participants).await.expect("they have sessions");
         participants.extend(others);
         participants.push(started(before));
@@ -117,6 +118,7 @@ impl Apart {
             ("/v1/operator/log", &ann),
             ("/v1/operator/products/1/stock", &ann),
             ("/v1/shops/9/orders/1/redemption", &user),
+            ("/v1/shops/9/orders/1", &user),
         ] {
             let answers = async || {
                 let connects = tokio::net::TcpStream::connect(self.gateway).await.is_ok();
@@ -153,7 +155,7 @@ async fn databases(count: usize) -> Option<Vec<String>> {
     Some(urls)
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !holds().await {
         assert!(begun.elapsed() < PATIENCE, "not in time: {what}");
@@ -256,7 +258,8 @@ async fn every_process_shows_what_it_was_asked(apart: &Apart) {
             }
             "business-log" => &["{service=\"business_log\",method=\"BusinessLog/"],
             "stock" => &["{service=\"stock\",method=\"Stocks/SetStock\",code=\"OK\"} 1", "tercet_stock_low{"],
-            "coupon" | "order" => &["tercet_participant_operations_total{"],
+            "coupon" => &["tercet_participant_operations_total{"],
+            "order" => &["tercet_participant_operations_total{", "{service=\"order\",method=\"Orders/GetOrder\""],
             other => panic!("{other}"),
         };
         for text in wanted {

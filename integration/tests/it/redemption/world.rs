@@ -205,6 +205,7 @@ pub(crate) fn wanted(key: &str, order_id: i64, coupon_ids: &[i64]) -> pb::Redeem
         discount_cents: None,
         shop_id: SHOP,
         operator: "bob".into(),
+        pay_within_s: None,
     }
 }
 
@@ -215,7 +216,7 @@ pub(crate) fn by_key(key: &str) -> pb::GetRedemptionRequest {
 
 pub(crate) fn refund(order_id: i64) -> pb::RefundRequest {
     let (operator, reason) = ("ann".to_owned(), "broken".to_owned());
-    pb::RefundRequest { user_id: USER, order_id, shop_id: SHOP, operator, reason }
+    pb::RefundRequest { user_id: USER, order_id, shop_id: SHOP, operator, reason, only_unpaid: false }
 }
 
 impl<Db: Databases> World<Db> {

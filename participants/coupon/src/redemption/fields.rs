@@ -8,7 +8,9 @@ use tercet_proto::coupon::v1 as pb;
 use tercet_rules::limits::LINES_MAX;
 use tercet_rules::{Cents, Code, Fault, Invalid, Limit, Line, Order, text};
 
-use super::limits::{COUPONS_MAX, KEY_BYTES_MAX, OPERATOR_BYTES_MAX, PRODUCTS_MAX, REASON_BYTES_MAX, UNITS_MAX};
+use super::limits::{
+    COUPONS_MAX, KEY_BYTES_MAX, OPERATOR_BYTES_MAX, PAY_WITHIN_S_MAX, PRODUCTS_MAX, REASON_BYTES_MAX, UNITS_MAX,
+};
 use crate::stock::PRODUCT_MAX;
 
 pub(super) use crate::issuing::id;
@@ -57,6 +59,11 @@ pub(super) fn redeem(request: &pb::RedeemRequest) -> Result<Order, Fault> {
     id("order_id", request.order_id)?;
     text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
     coupons(&request.coupon_ids, 1)?;
+    if let Some(seconds) = request.pay_within_s
+        && !(1..=PAY_WITHIN_S_MAX).contains(&seconds)
+    {
+        return Err(Invalid::new("pay_within_s", Limit::Between(1, PAY_WITHIN_S_MAX.into())).into());
+    }
     let order = order(&request.lines)?;
     products(&request.lines)?;
     of_shop(request.shop_id, &request.lines)?;
@@ -102,7 +109,10 @@ pub(super) fn refund(request: &pb::RefundRequest) -> Result<(), Invalid> {
     id("user_id", request.user_id)?;
     id("shop_id", request.shop_id)?;
     id("order_id", request.order_id)?;
-    text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
+    // Nobody takes back what is not paid in time.
+    if !request.only_unpaid {
+        text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
+    }
     text("reason", &request.reason, REASON_BYTES_MAX).map(drop)
 }
 

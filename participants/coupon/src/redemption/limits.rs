@@ -20,6 +20,9 @@ pub const COUPONS_MAX: usize = tercet_rules::limits::COMBINED_MAX;
 pub const PRODUCTS_MAX: usize = 200;
 /// Most units of a product in an order.
 pub const UNITS_MAX: u32 = 1_000_000;
+/// The most seconds for which an order waits to be paid: fewer than the days for which its redemption is kept at least,
+/// by which it is closed.
+pub const PAY_WITHIN_S_MAX: u32 = 1_209_600;
 /// Most bytes of an idempotency key.
 pub const KEY_BYTES_MAX: usize = 128;
 /// Most bytes of the name of whoever uses coupons for a user, or takes an order back.

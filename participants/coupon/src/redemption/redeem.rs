@@ -123,8 +123,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             busy()
         })?;
         let now_ms = self.ids.clock_ms().ok_or_else(busy)?;
-        let (lines, operator) = (request.lines.clone(), request.operator.clone());
-        let content = pb::KeptRedemption { lines, combination: Some(combination), operator };
+        let (lines, operator, pay_within_s) = (request.lines.clone(), request.operator.clone(), request.pay_within_s);
+        let content = pb::KeptRedemption { lines, combination: Some(combination), operator, pay_within_s };
         let row = Row {
             redemption_id,
             user_id,
@@ -380,7 +380,9 @@ fn plan(row: &Row) -> anyhow::Result<Plan<Tcc>> {
         quantity,
     };
     let lines = kept.lines.iter().map(line).collect();
-    let place = PlaceBasket { order_id, user_id, count, coupons, amount_cents, discount_cents, lines, shop_id };
+    let pay_within_s = kept.pay_within_s.unwrap_or_default();
+    let place =
+        PlaceBasket { order_id, user_id, count, coupons, amount_cents, discount_cents, lines, shop_id, pay_within_s };
     plan.branch(order::PLACE_BASKET.with(&place)?.business_key(&order_key));
     Ok(plan.build()?)
 }

@@ -97,7 +97,7 @@ fn plan(
     plan.branch(TAKE_BACK.with(&take_back)?.business_key(format!("redemption/{redemption_id}")));
     let order_key = format!("order/{shop_id}/{order_id}");
     let (operator, reason) = (request.operator.clone(), request.reason.clone());
-    let refund = Refund { order_id, operator, reason, shop_id };
+    let refund = Refund { order_id, operator, reason, shop_id, only_unpaid: request.only_unpaid };
     plan.branch(order::REFUND.with(&refund)?.business_key(&order_key));
     for (item, count) in fields::units(lines) {
         plan.branch(stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));

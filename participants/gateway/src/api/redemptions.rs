@@ -40,6 +40,7 @@ pub(crate) async fn redeem(call: Call<ShopForUser, Nothing, Redeem>) -> Answer<R
         discount_cents: wanted.discount_cents,
         shop_id: caller.shop.id,
         operator: caller.shop.name,
+        pay_within_s: wanted.pay_within_s,
     });
     let told = context.services.redemption.clone().redeem(request).await.told()?;
     stands(told.redemption, &context)
@@ -80,14 +81,14 @@ fn stands(wire: Option<pb::RedemptionView>, context: &Context) -> Answer<Redempt
 
 pub(crate) async fn refund_by_shop(call: Call<Shop, UserOrderId, RefundReason>) -> Answer<Refund> {
     let UserOrderId { user_id: Id(user_id), order_id: Id(order_id) } = call.params;
-    let (shop_id, operator, reason) = (call.caller.id, call.caller.name, call.body.reason);
-    refunded(pb::RefundRequest { user_id, order_id, shop_id, operator, reason }, &call.context).await
+    let (shop_id, operator, reason, only_unpaid) = (call.caller.id, call.caller.name, call.body.reason, false);
+    refunded(pb::RefundRequest { user_id, order_id, shop_id, operator, reason, only_unpaid }, &call.context).await
 }
 
 pub(crate) async fn refund_by_operator(call: Call<Operator, ShopUserOrderId, RefundReason>) -> Answer<Refund> {
     let ShopUserOrderId { shop_id: Id(shop_id), user_id: Id(user_id), order_id: Id(order_id) } = call.params;
-    let (operator, reason) = (call.caller.name, call.body.reason);
-    refunded(pb::RefundRequest { user_id, order_id, shop_id, operator, reason }, &call.context).await
+    let (operator, reason, only_unpaid) = (call.caller.name, call.body.reason, false);
+    refunded(pb::RefundRequest { user_id, order_id, shop_id, operator, reason, only_unpaid }, &call.context).await
 }
 
 async fn refunded(request: pb::RefundRequest, context: &Context) -> Answer<Refund> {

@@ -141,6 +141,8 @@ records! {
         coupon_ids: Vec<Id>,
         /// What the user was shown: refused when they take off another amount.
         discount_cents: Option<i64>,
+        /// Seconds that the order waits to be paid before it is closed, at most 1,209,600; without end when left out.
+        pay_within_s: Option<u32>,
     }
 
     /// What became of using coupons for an order.

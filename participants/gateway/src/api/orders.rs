@@ -1,0 +1,33 @@
+//! Orders after their checkout: paid, and looked at.
+
+use tercet_proto::order::v1 as pb;
+
+use crate::route::{Answer, Call, Reply, Shop, User};
+use crate::schema::{Id, Nothing};
+use crate::services::{Context, Told as _};
+use crate::wire::common::given;
+use crate::wire::order::{Order, Payment};
+use crate::wire::redemption::{OrderId, UserOrderId};
+
+pub(crate) async fn pay(call: Call<Shop, UserOrderId, Payment>) -> Answer<Order> {
+    let UserOrderId { user_id: Id(user_id), order_id: Id(order_id) } = call.params;
+    let (shop_id, operator, paid_cents) = (call.caller.id, call.caller.name, call.body.paid_cents);
+    let request = call.context.request(pb::PayRequest { shop_id, order_id, user_id, paid_cents, operator });
+    let told = call.context.services.orders.clone().pay(request).await.told()?;
+    Ok(Reply::ok(given(told.order)?.into()))
+}
+
+pub(crate) async fn of_shop(call: Call<Shop, UserOrderId, Nothing>) -> Answer<Order> {
+    let UserOrderId { user_id: Id(user_id), order_id: Id(order_id) } = call.params;
+    find(pb::GetOrderRequest { shop_id: call.caller.id, order_id, user_id }, &call.context).await
+}
+
+pub(crate) async fn own(call: Call<User, OrderId, Nothing>) -> Answer<Order> {
+    let OrderId { shop_id: Id(shop_id), order_id: Id(order_id) } = call.params;
+    find(pb::GetOrderRequest { shop_id, order_id, user_id: call.caller.id }, &call.context).await
+}
+
+async fn find(request: pb::GetOrderRequest, context: &Context) -> Answer<Order> {
+    let told = context.services.orders.clone().get_order(context.request(request)).await.told()?;
+    Ok(Reply::ok(given(told.order)?.into()))
+}

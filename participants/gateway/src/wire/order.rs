@@ -1,0 +1,49 @@
+//! Orders as they stand after their checkout.
+
+use tercet_proto::order::v1 as pb;
+
+use crate::schema::{Id, choices, records};
+
+choices! {
+    /// Where an order stands: closed is what came to nothing, or was taken back before it was paid.
+    OrderStatus: pb::OrderStatus {
+        Frozen = "frozen",
+        Placed = "placed",
+        Paid = "paid",
+        Closed = "closed",
+        Refunded = "refunded",
+    }
+}
+
+records! {
+    /// That an order is paid.
+    Payment {
+        /// What was paid: all that the order costs.
+        paid_cents: i64,
+    }
+
+    /// An order.
+    Order {
+        /// Whose order it is, who numbers them.
+        shop_id: Id,
+        /// The order.
+        order_id: Id,
+        /// The user.
+        user_id: Id,
+        /// Where it stands.
+        status: Option<OrderStatus>,
+        /// What it costs after its coupons.
+        due_cents: i64,
+        /// When it is closed if it is not paid by then; left out where that is never.
+        pay_by_ms: Option<i64>,
+    }
+}
+
+impl From<pb::OrderView> for Order {
+    fn from(wire: pb::OrderView) -> Self {
+        let pb::OrderView { shop_id, order_id, user_id, status, due_cents, pay_by_ms } = wire;
+        let (shop_id, order_id, user_id) = (Id(shop_id), Id(order_id), Id(user_id));
+        let (status, pay_by_ms) = (OrderStatus::of(status), (pay_by_ms != 0).then_some(pay_by_ms));
+        Self { shop_id, order_id, user_id, status, due_cents, pay_by_ms }
+    }
+}

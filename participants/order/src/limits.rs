@@ -1,0 +1,28 @@
+//! Every limit of the order service.
+
+use std::time::Duration;
+
+/// The most units of one order of one thing.
+pub const COUNT_MAX: u32 = 1_000_000;
+/// The most coupons of one order.
+pub const COUPONS_MAX: usize = 20;
+/// The most lines of one order.
+pub const LINES_MAX: usize = 500;
+/// The most seconds for which an order waits to be paid.
+pub const PAY_WITHIN_S_MAX: u32 = 1_209_600;
+/// Most bytes of the name of whoever says that an order is paid.
+pub const OPERATOR_BYTES_MAX: usize = 64;
+/// How often the job looks for orders that were not paid in time.
+pub const TICK: Duration = Duration::from_secs(1);
+/// How long a process that says nothing keeps the job. It says something before each page of orders, which takes less.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// Orders of one page.
+pub const PAGE: u32 = 32;
+/// Orders that are closed at a time.
+pub const AT_ONCE: usize = 8;
+/// For the redemption service to take an order back, from which it answers sooner.
+pub const CALL_MAX: Duration = Duration::from_secs(5);
+/// For the database to say what is due.
+pub const LOOK_MAX: Duration = Duration::from_secs(5);
+/// An order that could not be closed, or whose refund came to nothing, is looked at again after so long.
+pub const AGAIN_MS: i64 = 60_000;

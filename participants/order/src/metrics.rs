@@ -1,0 +1,32 @@
+//! Every metric of the order service; labels are codes of the catalogue. Its calls are counted and timed by the SDK.
+
+use metrics::counter;
+
+/// Those that alerts may look at are there from the start: of a counter that begins with 1 nobody sees that it rose.
+pub(crate) fn ready() {
+    for outcome in ["OK", "REPEATED"] {
+        counter!("tercet_order_payments_total", "outcome" => outcome).increment(0);
+    }
+    for outcome in ["done", "failed"] {
+        counter!("tercet_order_job_rounds_total", "outcome" => outcome).increment(0);
+    }
+    for outcome in ["CLOSED", "NOT_REFUNDABLE", "SYSTEM_BUSY"] {
+        counter!("tercet_order_unpaid_total", "outcome" => outcome).increment(0);
+    }
+}
+
+/// Payments by what they came to: `OK`, `REPEATED`, or the code of a fault.
+pub(crate) fn paid(outcome: &'static str) {
+    counter!("tercet_order_payments_total", "outcome" => outcome).increment(1);
+}
+
+/// A round of the job: `done` or `failed`. Not counted where another process has the job.
+pub(crate) fn round(outcome: &'static str) {
+    counter!("tercet_order_job_rounds_total", "outcome" => outcome).increment(1);
+}
+
+/// Orders that were not paid in time: `CLOSED`, `SUBMITTED` where their refund goes on, or why not: `NOT_REFUNDABLE`
+/// where they were paid meanwhile, and another code of a fault.
+pub(crate) fn unpaid(outcome: &'static str) {
+    counter!("tercet_order_unpaid_total", "outcome" => outcome).increment(1);
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tercet_integration::platform::Platform;
-use tercet_integration::processes::{Spec, free_port};
+use tercet_integration::processes::{Process, Spec, free_port};
 use tercet_secure::client::{Credentials, Settings};
 use tercet_secure::fetch::Fetch;
 use tokio::net::TcpStream;
@@ -67,6 +67,16 @@ fn programs(folder: &Path) -> [Program; 3] {
     })
 }
 
+/// Waits until it does.
+async fn listens(process: &mut Process, at: SocketAddr) {
+    let until = Instant::now() + PATIENCE;
+    while TcpStream::connect(at).await.is_err() {
+        process.check().expect("it goes on");
+        assert!(Instant::now() < until, "{} does not listen at {at}", process.name());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Whether it answers a call.
 async fn answers(url: &str, settings: &Settings) -> bool {
     let credentials = Credentials::load(settings).expect("the files are sound");
@@ -99,13 +109,8 @@ async fn with_tls_every_port_speaks_nothing_else_and_asks_for_certificates_where
             let spec = spec.with("--tls-cert", &cert).with("--tls-key", &key);
             let spec = if is_mutual { spec.with("--tls-client-ca", &ca) } else { spec };
             let mut process = spec.start().expect("it starts");
-            let until = Instant::now() + PATIENCE;
             for at in calls.iter().map(|(_, at)| at).chain(pages.iter().map(|(_, _, at)| at)) {
-                while TcpStream::connect(at).await.is_err() {
-                    process.check().expect("it goes on");
-                    assert!(Instant::now() < until, "{} does not listen at {at}", spec.name);
-                    sleep(Duration::from_millis(20)).await;
-                }
+                listens(&mut process, *at).await;
             }
             for (flag, at) in &calls {
                 let what = format!("{} {flag}, mutual: {is_mutual}", spec.name);
@@ -123,13 +128,17 @@ async fn with_tls_every_port_speaks_nothing_else_and_asks_for_certificates_where
     }
 }
 
-/// What it says when one of its ports is for everyone, and ends; nothing when it goes on.
-async fn says(spec: &Spec, flag: &str, address: &str) -> String {
-    let mut command = tokio::process::Command::new(&spec.program);
+/// The same program with one of its ports at this address.
+fn elsewhere(mut spec: Spec, flag: &str, address: &str) -> Spec {
     let place = spec.arguments.iter().position(|argument| argument == flag).expect("it is given");
-    let mut arguments = spec.arguments.clone();
-    arguments[place + 1] = address.into();
-    command.args(arguments).kill_on_drop(true);
+    spec.arguments[place + 1] = address.into();
+    spec
+}
+
+/// What it says, and ends; nothing when it goes on.
+async fn says(spec: &Spec) -> String {
+    let mut command = tokio::process::Command::new(&spec.program);
+    command.args(&spec.arguments).kill_on_drop(true);
     let ended = timeout(PATIENCE, command.output()).await.map(|output| output.expect("it starts"));
     ended.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -149,8 +158,25 @@ async fn without_tls_no_port_is_for_more_than_this_machine() {
     cases.extend(flags.map(|flag| (embedded.clone(), flag)));
     for (spec, flag) in cases {
         let address = format!("0.0.0.0:{}", free_port().expect("there is one"));
-        let said = says(&spec, flag, &address).await;
+        let spec = elsewhere(spec, flag, &address);
+        let said = says(&spec).await;
         let refusal = format!("{address} is not loopback: give --tls-cert and --tls-key, or allow it with");
         assert!(said.contains(&refusal), "{} {flag}: {said}", spec.name);
     }
+}
+
+/// Their routes know callers by their certificates, and by nothing else.
+#[tokio::test]
+async fn what_services_do_they_do_for_everybody_only_where_that_is_allowed_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let (cert, key) = Authority::new().issue(path, "server", false);
+    let [_, Program { spec, .. }, _] = programs(path);
+    let address = SocketAddr::from(([0, 0, 0, 0], port().port()));
+    let spec = elsewhere(spec, "--listen", &address.to_string()).with("--tls-cert", cert).with("--tls-key", key);
+    let said = says(&spec).await;
+    let refusal = format!("{address} is not loopback: give --tls-client-ca, or allow it with --insecure-any-caller");
+    assert!(said.contains(&refusal), "{said}");
+    let mut process = spec.word("--insecure-any-caller").start().expect("it starts");
+    listens(&mut process, SocketAddr::from(([127, 0, 0, 1], address.port()))).await;
 }

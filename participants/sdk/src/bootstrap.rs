@@ -65,6 +65,9 @@ pub struct Config {
     /// How the own ports are secured.
     #[command(flatten)]
     pub own_ports: server::Settings,
+    /// Take calls of clients without a certificate on other addresses than loopback
+    #[arg(long, env = "TERCET_INSECURE_ANY_CALLER")]
+    pub insecure_any_caller: bool,
     /// How the connections to coordinators are.
     #[command(flatten)]
     pub security: client::Settings,
@@ -128,7 +131,7 @@ impl Config {
     pub async fn serve<Db: Dialect>(self, service: Service<Db>) -> anyhow::Result<()> {
         let mut service = self.coordinator.into_iter().fold(service.version(self.version), Service::coordinator);
         if let Some(address) = self.listen {
-            service = service.listen(address).own_port(self.own_ports);
+            service = service.listen(address).own_port(self.own_ports).any_caller(self.insecure_any_caller);
         }
         service = service.security(self.security);
         Ok(service.run(stop_signal()?).await?)

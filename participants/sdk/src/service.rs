@@ -69,6 +69,7 @@ pub struct Service<Db: Dialect> {
     concurrency: u32,
     address: Option<SocketAddr>,
     own_port: server::Settings,
+    any_caller: bool,
     security: client::Settings,
     routes: Routes,
     descriptors: Vec<&'static [u8]>,
@@ -98,6 +99,7 @@ impl<Db: Dialect> Service<Db> {
             concurrency: 0,
             address: None,
             own_port: server::Settings::default(),
+            any_caller: false,
             security: client::Settings::default(),
             routes: Routes::default(),
             descriptors: Vec::new(),
@@ -163,6 +165,14 @@ impl<Db: Dialect> Service<Db> {
     #[must_use]
     pub fn own_port(mut self, settings: server::Settings) -> Self {
         self.own_port = settings;
+        self
+    }
+
+    /// Whether clients without a certificate may call the routes of the own port where it is not on loopback: routes
+    /// know their callers by nothing else.
+    #[must_use]
+    pub const fn any_caller(mut self, is_allowed: bool) -> Self {
+        self.any_caller = is_allowed;
         self
     }
 
@@ -348,6 +358,9 @@ impl<Db: Dialect> Service<Db> {
         let port = match self.address {
             Some(address) => {
                 self.own_port.check("listen", address)?;
+                if !self.descriptors.is_empty() && !self.any_caller {
+                    self.own_port.check_callers("listen", address)?;
+                }
                 let tls = self.own_port.load(Protocol::Http2)?;
                 let (address, serving) =
                     port::open(address, tls, routes, &self.descriptors, welcome, stopped.clone()).await?;

@@ -96,6 +96,19 @@ impl Settings {
         let (needs, flag) = ("--tls-cert and --tls-key", "--insecure-plaintext");
         Err(Error::Exposed { setting, address, needs, flag })
     }
+
+    /// Whether nobody but who may can call what is at the address of this setting, where a certificate is all that
+    /// tells callers apart.
+    ///
+    /// # Errors
+    /// When it is neither loopback nor for clients with a certificate alone.
+    pub fn check_callers(&self, setting: &'static str, address: SocketAddr) -> Result<(), Error> {
+        if address.ip().is_loopback() || self.tls_client_ca.is_some() {
+            return Ok(());
+        }
+        let (needs, flag) = ("--tls-client-ca", "--insecure-any-caller");
+        Err(Error::Exposed { setting, address, needs, flag })
+    }
 }
 
 fn config(protocol: Protocol, sources: &[Source], bytes: &[Vec<u8>]) -> Result<ServerConfig, Error> {

@@ -1,6 +1,7 @@
 //! The calling side: whom it trusts, and how it is known.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,6 +48,9 @@ pub struct Settings {
     /// The own secret, a file that `tercet token` wrote
     #[arg(long, global = true, env = "TERCET_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Send the own secret without TLS to other machines
+    #[arg(long, global = true, env = "TERCET_INSECURE_PLAINTEXT_TOKEN")]
+    pub insecure_plaintext_token: bool,
 }
 
 /// [`Settings`] with what their files say. Clones are one.
@@ -55,6 +59,7 @@ pub struct Credentials {
     tls: Option<Arc<Watched<ClientConfig>>>,
     server_name: Option<ServerName<'static>>,
     secret: Option<Arc<Watched<Secret>>>,
+    plaintext_token: bool,
 }
 
 impl Credentials {
@@ -88,13 +93,15 @@ impl Credentials {
                 Secret::parse(text).map_err(|fault| sources[0].invalid(fault))
             })
         });
-        Ok(Self { tls, server_name: server_name.transpose()?, secret: secret.transpose()?.map(Arc::new) })
+        let (server_name, secret) = (server_name.transpose()?, secret.transpose()?.map(Arc::new));
+        Ok(Self { tls, server_name, secret, plaintext_token: settings.insecure_plaintext_token })
     }
 
     /// The server at `http://HOST:PORT` or `https://HOST:PORT`; without a scheme it is http.
     ///
     /// # Errors
-    /// When it is no such address, or https without certificates to trust.
+    /// When it is no such address, https without certificates to trust, or http to another machine that could read the
+    /// secret on its way, unless that is allowed.
     pub fn target(&self, address: &str) -> Result<Target, Error> {
         let refused = |fault| Error::Address { address: address.to_owned(), fault };
         let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
@@ -104,6 +111,11 @@ impl Credentials {
             return Err(refused("it has no port"));
         }
         let tls = match uri.scheme_str() {
+            Some("http") if self.secret.is_some() && !self.plaintext_token && !is_loopback(host) => {
+                return Err(refused(
+                    "everybody on the way could read the token: use https, or --insecure-plaintext-token",
+                ));
+            }
             Some("http") => None,
             Some("https") => {
                 let tls = self.tls.clone().ok_or(Error::Incomplete { setting: "https", needs: "--ca" })?;
@@ -128,6 +140,12 @@ impl Credentials {
     pub fn key(&self) -> Option<Key> {
         self.secret.as_ref().and_then(|secret| secret.current().key.clone())
     }
+}
+
+/// Whether it is this machine by what it is called.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    address.map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
 }
 
 impl Interceptor for Credentials {
@@ -236,5 +254,26 @@ mod tests {
         assert_eq!(told("localhost"), "\"localhost\" is not an address: it has no port");
         let other = "\"ftp://a:1\" is not an address: its scheme is neither http nor https";
         assert_eq!(told("ftp://a:1"), other);
+    }
+
+    #[test]
+    fn a_token_leaves_the_machine_encrypted_unless_anything_else_is_allowed_by_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        std::fs::write(&file, "ab".repeat(32)).expect("it is written");
+        let mut settings = Settings { token_file: Some(file), ..Settings::default() };
+        let told = |settings: &Settings, address: &str| {
+            Credentials::load(settings).expect("the files are there").target(address).map_err(|error| error.to_string())
+        };
+        for here in ["127.0.0.1:7070", "http://[::1]:7070", "localhost:7070"] {
+            told(&settings, here).expect("nobody else hears it");
+        }
+        for away in ["10.0.0.1:7070", "http://[fd00::1]:7070", "tercet:7070", "localhost.example:7070"] {
+            let fault = told(&settings, away).err().unwrap_or_default();
+            assert!(fault.contains("--insecure-plaintext-token"), "{away}: {fault}");
+            told(&Settings::default(), away).expect("there is no token");
+        }
+        settings.insecure_plaintext_token = true;
+        told(&settings, "10.0.0.1:7070").expect("it is allowed");
     }
 }

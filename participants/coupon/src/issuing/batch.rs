@@ -256,10 +256,12 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             Ok(()) => (State::Done, "done", ""),
             Err(fault) => (State::Stopped, "stopped", fault.code.name()),
         };
-        if self.step(batch.batch, (State::Running, state), refusal).await? {
+        let has_stepped = self.step(batch.batch, (State::Running, state), refusal).await?;
+        if has_stepped {
             metrics::batch(name);
         }
-        if state == State::Done {
+        // Whoever goes on with one that an operator has ended meanwhile has to know whom it is for.
+        if has_stepped && state == State::Done {
             self.drop_list(batch.batch).await.map_err(database)?;
         }
         let batch = self.batch(&batch.batch_id).await?.ok_or_else(busy)?;

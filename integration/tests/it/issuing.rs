@@ -9,15 +9,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::redemption::world::{Databases as Hands, stop};
-use sqlx::MySql;
+use sqlx::Sqlite;
 use tercet_coupon::issuing::{self, CRON};
-use tercet_coupon::store::jobs::Jobs as _;
-use tercet_coupon::{Shards, audit, claim_by_hand, seed_coupons};
-use tercet_integration::servers;
+use tercet_coupon::{audit, claim_by_hand, seed_coupons};
+use tercet_proto::admin::v1::ListTransactionsRequest;
+use tercet_proto::admin::v1::admin_client::AdminClient;
+use tercet_proto::coordinator::v1::Status as Ended;
 use tercet_proto::coupon::v1::{self as pb, CouponStatus};
 use tercet_proto::coupon_template::v1 as templates;
 use tercet_rules::{Code, Fault};
-use tercet_shards::{ShardMap, Slot};
+use tercet_shards::Slot;
 use world::{Databases, EVERY_SECOND, FROM_MS, TO_MS, World, change, fault, on_mariadb, on_sqlite, rules, until};
 
 /// The same test on both.
@@ -43,6 +44,8 @@ macro_rules! on_both {
 }
 
 mod batches;
+mod jobs;
+mod logged;
 
 on_both! {
     a_user_claims_within_his_limits_and_a_key_finds_what_it_made(super::CRON);
@@ -53,9 +56,6 @@ on_both! {
     a_version_that_is_tried_beside_another_keeps_its_own_budget(super::EVERY_SECOND);
     a_change_of_the_template_takes_effect_within_a_second(super::CRON);
     coupons_are_listed_by_pages(super::CRON);
-    what_has_ended_expires_and_unclaimed_stock_goes_back(super::EVERY_SECOND);
-    a_database_and_a_template_that_fail_keep_nothing_else_from_being_done(super::EVERY_SECOND);
-    stock_stays_while_an_audience_may_claim(super::EVERY_SECOND);
 }
 
 #[track_caller]
@@ -129,6 +129,7 @@ async fn a_key_makes_one_coupon_whatever_the_coordinator_forgets<Db: Databases>(
     world.coordinator.crash().await;
     assert_eq!(code(world.claim(7, one, "k2").await), Code::PerUserLimit);
     assert_eq!(coupon(world.claim(7, one, "last").await, false), last);
+    assert_eq!(code(world.claim(8, one, "k").await), Code::SystemBusy, "nobody has said no");
 }
 
 /// The claim before is cancelled, and its coupon not deleted yet.
@@ -140,7 +141,19 @@ async fn a_claim_that_still_holds_is_no_limit_to_its_repeat<Db: Databases + Hand
     let (pool, table) = (world.shards.pool(slot).expect("it is served").clone(), map.table(slot));
     Db::by_hand(&pool, format!("UPDATE coupon_{table:03} SET status = 0")).await;
     assert_eq!(code(world.claim(7, template_id, "k").await), Code::SystemBusy);
+    let cancelled = async || {
+        let mut admin = AdminClient::connect(world.coordinator.admin_url()).await.expect("it listens");
+        let request = ListTransactionsRequest { status: Ended::Cancelled.into(), ..ListTransactionsRequest::default() };
+        admin.list_transactions(request).await.expect("it lists").into_inner().transactions.len()
+    };
+    // It is deleted while whoever asks again waits for it.
+    let (before, mut issuing) = (cancelled().await, world.issuing.clone());
+    let request = pb::ClaimRequest { user_id: 7, template_id, idempotency_key: "k".into(), groups: Vec::new() };
+    let again = tokio::spawn(async move { issuing.claim(request).await });
+    until("its transaction came to nothing", async || cancelled().await > before).await;
     Db::by_hand(&pool, format!("DELETE FROM coupon_{table:03}")).await;
+    let refused = again.await.expect("it does not panic").expect_err("it came to nothing");
+    assert_eq!(fault(&refused).code, Code::SystemBusy, "its key is free again");
     Db::by_hand(&pool, format!("UPDATE claimed_{table:03} SET claimed = 0, today = 0")).await;
     coupon(world.claim(7, template_id, "k").await, true);
 }
@@ -182,10 +195,11 @@ async fn what_is_refused_has_its_code<Db: Databases>(mut world: World<Db>) {
         assert_eq!((refused.code, refused.argument("field")), (Code::Invalid, Some(field)));
     }
     assert_eq!(code(world.issue(&issue(vec![5, 6], 2)).await), Code::SoldOut);
-    assert_eq!(
-        code(world.issue(&pb::IssueRequest { template_id: draft, ..issue(vec![5], 1) }).await),
-        Code::NotOffered
-    );
+    for (template_id, wanted) in [(draft, Code::NotOffered), (early, Code::NotStarted), (77_777, Code::NotFound)] {
+        assert_eq!(code(world.issue(&pb::IssueRequest { template_id, ..issue(vec![5], 1) }).await), wanted);
+    }
+    let lists = Db::number(world.shards.home(), "SELECT COUNT(*) FROM issue_user".to_owned()).await;
+    assert_eq!(lists, 0, "nobody needs to know whom it was for");
     let missing = world.issuing.get_coupon(pb::GetCouponRequest { coupon_id: 77, user_id: 0 }).await;
     assert_eq!(fault(&missing.expect_err("there is none")).code, Code::NotFound);
     let missing = world.issuing.get_issue(pb::GetIssueRequest { batch_id: "b".into() }).await;
@@ -210,19 +224,7 @@ async fn a_gray_version_is_for_its_audience<Db: Databases>(mut world: World<Db>)
 async fn a_version_that_is_tried_beside_another_keeps_its_own_budget<Db: Databases>(mut world: World<Db>) {
     let template_id = world.publish("a", rules(1_000, 2, FROM_MS)).await;
     coupon(world.claim(1, template_id, "k").await, true);
-    let get = templates::GetTemplateRequest { template_id };
-    let found = world.templates.get_template(get).await.expect("it is there").into_inner().template;
-    let next = rules(1, 1, FROM_MS);
-    let request = templates::SetRulesRequest {
-        template_id,
-        rules: Some(next),
-        change: change(found.expect("a template").revision),
-    };
-    let written = world.templates.set_rules(request).await.expect("it is sound").into_inner().template;
-    let audience = templates::Audience { basis_points: 0, groups: vec!["gray".into()], user_ids: Vec::new() };
-    let revision = written.expect("a template").revision;
-    let request = templates::StartGrayRequest { template_id, audience: Some(audience), change: change(revision) };
-    let gray = world.templates.start_gray(request).await.expect("it has a version").into_inner().template;
+    let gray = world.beside(template_id, rules(1, 1, FROM_MS)).await;
     let ask = |user_id| pb::ClaimRequest {
         user_id,
         template_id,
@@ -240,14 +242,29 @@ async fn a_version_that_is_tried_beside_another_keeps_its_own_budget<Db: Databas
     assert_eq!(coupon(world.claim(8, template_id, "k").await, true).version, 1, "the others have the live one's");
     world.coordinator.all_ended().await;
     assert_eq!(world.units().await, (997, 0, 4), "three of the template's, one of the candidate's");
-    // What is not tried any more has no units, and leaves none.
-    let revision = gray.expect("a template").revision;
-    let request = templates::RollBackRequest { template_id, version: 2, change: change(revision) };
+    let request = templates::RollBackRequest { template_id, version: 2, change: change(gray.revision) };
     world.templates.roll_back(request).await.expect("it is tried");
-    tokio::time::sleep(issuing::FRESH).await;
-    assert_eq!(issuing.claim(ask(9)).await.expect("it is granted").into_inner().coupon.expect("a coupon").version, 1);
+    let mut version = async |user_id| {
+        tokio::time::sleep(issuing::FRESH).await;
+        issuing.claim(ask(user_id)).await.expect("it is granted").into_inner().coupon.expect("a coupon").version
+    };
+    assert_eq!(version(9).await, 1);
     world.coordinator.all_ended().await;
     assert_eq!(world.units().await, (996, 0, 5));
+    // What is not tried any more has no units, and leaves none.
+    let gray = world.beside(template_id, rules(5, 1, FROM_MS)).await;
+    assert_eq!(version(10).await, 3);
+    let request = templates::RollBackRequest { template_id, version: 3, change: change(gray.revision) };
+    world.templates.roll_back(request).await.expect("it is tried");
+    assert_eq!(version(11).await, 1);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (994, 0, 8));
+    // Nor does what is tried when the template ends.
+    let gray = world.beside(template_id, rules(5, 1, FROM_MS)).await;
+    assert_eq!(version(12).await, 4);
+    let request = templates::EndRequest { template_id, change: change(gray.revision) };
+    world.templates.end(request).await.expect("it is tried");
+    until("nothing is left of either", async || world.units().await == (0, 0, 10)).await;
 }
 
 async fn a_change_of_the_template_takes_effect_within_a_second<Db: Databases>(mut world: World<Db>) {
@@ -281,6 +298,31 @@ async fn a_change_of_the_template_takes_effect_within_a_second<Db: Databases>(mu
     assert_eq!(world.units().await, (1, 0, 4));
 }
 
+/// Its tables are away, so it has no answer.
+#[tokio::test]
+async fn without_the_template_service_what_was_known_is_good_to_grant_by_for_a_while_and_never_to_refuse_by() {
+    let mut world = on_sqlite(CRON).await;
+    let template_id = world.publish("a", rules(10_000, 1, FROM_MS)).await;
+    coupon(world.claim(7, template_id, "k").await, true);
+    world.coordinator.all_ended().await;
+    assert_eq!(code(world.claim(7, template_id, "k1").await), Code::PerUserLimit);
+    Sqlite::by_hand(&world.stock, "ALTER TABLE template RENAME TO away".to_owned()).await;
+    tokio::time::sleep(issuing::FRESH).await;
+    assert_eq!(code(world.claim(7, template_id, "k2").await), Code::SystemBusy, "he may have more by now");
+    coupon(world.claim(8, template_id, "k").await, true);
+    let mut user_id = 8;
+    until("it is too old to grant by", async || {
+        user_id += 1;
+        world.claim(user_id, template_id, "k").await.is_err_and(|fault| fault.code == Code::SystemBusy)
+    })
+    .await;
+    Sqlite::by_hand(&world.stock, "ALTER TABLE away RENAME TO template".to_owned()).await;
+    until("it is known again", async || {
+        world.claim(7, template_id, "k3").await.is_err_and(|fault| fault.code == Code::PerUserLimit)
+    })
+    .await;
+}
+
 /// Longer away than a supply is tried for.
 #[tokio::test]
 async fn a_template_can_be_claimed_once_stock_is_back() {
@@ -311,23 +353,31 @@ async fn a_claim_that_a_person_stopped_is_not_refused() {
     until("nothing was learnt of it", async || world.claim(7, template_id, "k").await.is_ok()).await;
 }
 
-async fn coupons_are_listed_by_pages<Db: Databases>(mut world: World<Db>) {
+async fn coupons_are_listed_by_pages<Db: Databases + Hands>(mut world: World<Db>) {
     let all: Vec<_> = (1..=120).map(|number| claim_by_hand(number, 1 + number % 12, 1 + number % 3, 99)).collect();
     seed_coupons(&world.shards, &all).await.expect("they are new");
-    let mut after = String::new();
-    let mut of_user = Vec::new();
-    loop {
-        let request = pb::ListUserCouponsRequest { user_id: 5, status: 0, limit: 4, after };
-        let page = world.issuing.list_user_coupons(request).await.expect("it is a page").into_inner();
-        assert!(page.coupons.len() <= 4);
-        of_user.extend(page.coupons.iter().map(|coupon| coupon.coupon_id));
-        after = page.next;
-        if after.is_empty() {
-            break;
+    let of_5 = all.iter().filter(|claim| claim.user_id == 5).map(|claim| claim.coupon_id);
+    let of_5: Vec<i64> = of_5.rev().collect();
+    let (ended, open): (Vec<_>, Vec<_>) = of_5.iter().enumerate().partition(|(at, _)| at % 2 == 1);
+    let [ended, open] = [ended, open].map(|all| all.into_iter().map(|(_, id)| *id).collect::<Vec<i64>>());
+    let (slot, listed) = (Slot::of_user(5), ended.iter().map(i64::to_string).collect::<Vec<_>>().join(","));
+    let (pool, table) = (world.shards.pool(slot).expect("it is served"), world.shards.map().table(slot));
+    Db::by_hand(pool, format!("UPDATE coupon_{table:03} SET status = 4 WHERE coupon_id IN ({listed})")).await;
+    let of_status = [(0, &of_5), (CouponStatus::Available.into(), &open), (CouponStatus::Expired.into(), &ended)];
+    for (status, expected) in of_status {
+        let (mut found, mut after) = (Vec::new(), String::new());
+        loop {
+            let request = pb::ListUserCouponsRequest { user_id: 5, status, limit: 4, after };
+            let page = world.issuing.list_user_coupons(request).await.expect("it is a page").into_inner();
+            assert!(page.coupons.len() <= 4);
+            found.extend(page.coupons.iter().map(|coupon| coupon.coupon_id));
+            after = page.next;
+            if after.is_empty() {
+                break;
+            }
         }
+        assert_eq!(found, *expected, "newest first");
     }
-    let expected: BTreeSet<i64> = all.iter().filter(|claim| claim.user_id == 5).map(|claim| claim.coupon_id).collect();
-    assert_eq!(of_user, expected.iter().rev().copied().collect::<Vec<_>>(), "newest first");
 
     let (mut found, mut after) = (BTreeSet::new(), String::new());
     loop {
@@ -343,126 +393,13 @@ async fn coupons_are_listed_by_pages<Db: Databases>(mut world: World<Db>) {
             break;
         }
     }
-    let expected: BTreeSet<i64> =
-        all.iter().filter(|claim| claim.template_id == 2).map(|claim| claim.coupon_id).collect();
+    let of_template = all.iter().filter(|claim| claim.template_id == 2).map(|claim| claim.coupon_id);
+    let expected: BTreeSet<i64> = of_template.filter(|coupon_id| !ended.contains(coupon_id)).collect();
     assert_eq!(found, expected);
-    let own = pb::GetCouponRequest { coupon_id: of_user[0], user_id: 5 };
+    let own = pb::GetCouponRequest { coupon_id: of_5[0], user_id: 5 };
     let shown = world.issuing.get_coupon(own).await.expect("it is his").into_inner().coupon.expect("a coupon");
-    assert_eq!((shown.coupon_id, shown.user_id), (of_user[0], 5));
+    assert_eq!((shown.coupon_id, shown.user_id), (of_5[0], 5));
     let another = pb::GetCouponRequest { user_id: 6, ..own };
     let refused = world.issuing.get_coupon(another).await.expect_err("it is another's");
     assert_eq!(fault(&refused).code, Code::NotFound);
-}
-
-async fn what_has_ended_expires_and_unclaimed_stock_goes_back<Db: Databases + Hands>(mut world: World<Db>) {
-    // More than one transaction of one table, with one end for many.
-    let ended: Vec<_> = (1..=1_300)
-        .map(|number| pb::Claim { valid_until_ms: 1 + number % 2, ..claim_by_hand(number, 1 + number % 40, 9, 9_999) })
-        .collect();
-    let open: Vec<_> = (2_001..=2_010).map(|number| claim_by_hand(number, 7, 9, 9_999)).collect();
-    seed_coupons(&world.shards, &ended).await.expect("they are new");
-    seed_coupons(&world.shards, &open).await.expect("they are new");
-    let template_id = world.publish("a", rules(100, 1, FROM_MS)).await;
-    coupon(world.claim(7, template_id, "k").await, true);
-    let get = templates::GetTemplateRequest { template_id };
-    let found = world.templates.get_template(get).await.expect("it is there").into_inner().template;
-    let request = templates::EndRequest { template_id, change: change(found.expect("a template").revision) };
-    world.templates.end(request).await.expect("it is published");
-    // Of another the claims alone have ended.
-    let other = world.publish("b", rules(50, 1, FROM_MS)).await;
-    coupon(world.claim(8, other, "k").await, true);
-    let end = format!("UPDATE template SET start_time = 1, end_time = 2 WHERE template_id = {other}");
-    Db::by_hand(&world.stock, end).await;
-    let shards = world.shards.clone();
-    until("all that ended are expired", async || {
-        let totals = audit(&shards).await.expect("the tables are there");
-        totals.expired == 1_300 && totals.issued == 12
-    })
-    .await;
-    let (stock, wanted) = (world.stock.clone(), (0, 0, 2));
-    until("nothing is left of both templates", async || {
-        let totals = tercet_stock::audit(&stock).await.expect("the table is there");
-        (totals.free, totals.reserved, totals.issued) == wanted && totals.total == 2
-    })
-    .await;
-    // Another process has the jobs only when this one has been silent for long.
-    let mut connection = shards.home().acquire().await.expect("the pool is open");
-    assert!(!Db::lease_jobs(&mut connection, 77, 1_000).await.expect("the table is there"));
-}
-
-async fn a_database_and_a_template_that_fail_keep_nothing_else_from_being_done<Db: Databases + Hands>(
-    mut world: World<Db>,
-) {
-    let ended: Vec<_> = (1..=400)
-        .map(|number| pb::Claim { valid_until_ms: 1, ..claim_by_hand(number, 1 + number % 40, 9, 9_999) })
-        .collect();
-    Db::by_hand(world.shards.home(), "ALTER TABLE expiry RENAME TO away".to_owned()).await;
-    let unknown = world.draft("first", rules(3, 1, FROM_MS)).await.template_id;
-    Db::by_hand(&world.stock, format!("DELETE FROM template WHERE template_id = {unknown}")).await;
-    let mut connection = world.shards.home().acquire().await.expect("the pool is open");
-    Db::supplied(&mut connection, unknown, 1, 0).await.expect("the table is there");
-    drop(connection);
-    let template_id = world.publish("a", rules(100, 1, FROM_MS)).await;
-    assert!(template_id > unknown);
-    coupon(world.claim(7, template_id, "k").await, true);
-    seed_coupons(&world.shards, &ended).await.expect("they are new");
-    let end = format!("UPDATE template SET start_time = 1, end_time = 2 WHERE template_id = {template_id}");
-    Db::by_hand(&world.stock, end).await;
-    let elsewhere = ended.iter().filter(|claim| world.shards.map().database(Slot::of_id(claim.coupon_id)) == 1).count();
-    let shards = world.shards.clone();
-    until("those of the other database are expired, and the other stock is returned", async || {
-        let expired = audit(&shards).await.expect("the tables are there").expired;
-        expired == elsewhere as i64 && world.units().await == (0, 0, 1)
-    })
-    .await;
-    Db::by_hand(world.shards.home(), "ALTER TABLE away RENAME TO expiry".to_owned()).await;
-    until("and the rest once it is possible", async || {
-        audit(&shards).await.expect("the tables are there").expired == 400
-    })
-    .await;
-}
-
-/// The live version's claims have ended, those of the version that is tried have not.
-async fn stock_stays_while_an_audience_may_claim<Db: Databases + Hands>(mut world: World<Db>) {
-    let template_id = world.publish("a", rules(10, 2, FROM_MS)).await;
-    let get = templates::GetTemplateRequest { template_id };
-    let found = world.templates.get_template(get).await.expect("it is there").into_inner().template;
-    let request = templates::SetRulesRequest {
-        template_id,
-        rules: Some(rules(10, 2, FROM_MS)),
-        change: change(found.expect("a template").revision),
-    };
-    let written = world.templates.set_rules(request).await.expect("it is sound").into_inner().template;
-    world.gray(&written.expect("a template"), 42).await;
-    coupon(world.claim(42, template_id, "k").await, true);
-    let other = world.publish("b", rules(50, 1, FROM_MS)).await;
-    coupon(world.claim(8, other, "k").await, true);
-    let end = format!("UPDATE template SET start_time = 1, end_time = 2 WHERE template_id IN ({template_id}, {other})");
-    Db::by_hand(&world.stock, end).await;
-    let stock = world.stock.clone();
-    until("what nobody can claim is returned", async || {
-        let totals = tercet_stock::audit(&stock).await.expect("the table is there");
-        totals.free < 20
-    })
-    .await;
-    // Both are looked at in one round, the first one first.
-    coupon(world.claim(42, template_id, "k2").await, true);
-}
-
-#[tokio::test]
-async fn the_jobs_of_a_process_that_died_are_taken_over_on_mariadb() {
-    let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
-    let shards = Shards::<MySql>::open(ShardMap::one(), &[url]).await.expect("the database is there");
-    shards.migrate().await.expect("the schema is sound");
-    let mut connection = shards.home().acquire().await.expect("the pool is open");
-    let mut lease = async |runner, length_ms| {
-        MySql::lease_jobs(&mut connection, runner, length_ms).await.expect("the table is there")
-    };
-    assert!(lease(1, 300).await && lease(1, 300).await, "its holder keeps it");
-    assert!(!lease(2, 300).await, "nobody else has it meanwhile");
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    assert!(lease(2, 60_000).await, "it has ended by itself");
-    assert!(!lease(1, 300).await, "and is gone for the one who was away");
-    MySql::leave_jobs(&mut connection, 2).await.expect("the table is there");
-    assert!(MySql::lease_jobs(&mut connection, 1, 300).await.expect("the table is there"), "given up, it is free");
 }

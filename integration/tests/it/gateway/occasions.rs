@@ -110,6 +110,10 @@ async fn whoever_registers_or_is_of_a_campaign_has_his_coupon_in_the_embedded_de
     ] {
         assert_eq!(actions.iter().filter(|own| **own == action).count(), times, "{action} of {actions:?}");
     }
+    let stopped = logged.iter().find(|entry| entry["action"] == "occasion stop").expect("it was stopped");
+    for (name, state) in [("before", r#""state":"active""#), ("after", r#""state":"stopped""#)] {
+        assert!(stopped[name].as_str().is_some_and(|text| text.contains(state)), "{stopped}");
+    }
     for (code, ask) in [
         ("FORBIDDEN", Ask::get(OCCASIONS).by(&keys.user(41))),
         ("NOT_FOUND", Ask::get(format!("{OCCASIONS}/5")).by(&ann)),

@@ -36,6 +36,7 @@ on_both! {
     each_user_gets_his_once_however_often_it_is_told;
     what_is_refused_says_why_and_can_be_tried_again;
     what_was_stopped_long_ago_is_deleted_and_all_else_knows_its_users;
+    what_is_not_known_is_tried_again_and_is_no_refusal;
 }
 
 fn registered(group: &str) -> On {
@@ -285,6 +286,25 @@ async fn what_was_stopped_long_ago_is_deleted_and_all_else_knows_its_users<Db: D
     assert_eq!((world.counts(lately).await, world.counts(waiting).await), ((1, 1, 0), (1, 1, 0)));
 }
 
+async fn what_is_not_known_is_tried_again_and_is_no_refusal<Db: Databases>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(100, 1, FROM_MS)).await;
+    let spring = world.on(campaign(7), template_id, 1, "k").await;
+    // From now on its stock is there.
+    world.claim(9, template_id, "k").await.expect("it is his first");
+    world.coordinator.crash().await;
+    world.start(7, &[1, 2]).await;
+    let home = world.shards.home().clone();
+    until("it was tried in vain", async || {
+        let sql = "SELECT COUNT(*) FROM occasion_run WHERE state = 0 AND tries > 1";
+        Db::number(&home, sql.to_owned()).await == 1
+    })
+    .await;
+    world.coordinator.start_again().await;
+    world.until_counts(spring, (2, 2, 0)).await;
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (97, 0, 3));
+}
+
 #[tokio::test]
 async fn what_an_occasion_can_not_be_is_named() {
     let mut world = told_on_sqlite().await;
@@ -314,6 +334,13 @@ async fn what_an_occasion_can_not_be_is_named() {
         pb::StartCampaignRequest { campaign_id: 7, user_ids: vec![5, 5], operator: "ann".into(), reason: "r".into() };
     let refused = fault(&world.issuing.start_campaign(told).await.expect_err("one is there twice"));
     assert_eq!((refused.code, refused.argument("field")), (Code::Invalid, Some("user_ids[1]")));
+    let many = "INSERT INTO occasion(occasion_id, idempotency_key, digest, what, user_group, campaign_id, template_id,
+            coupons_per_user, state, revision, operator, reason, created_ms)
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999)
+        SELECT i, 'by hand ' || i, '', 2, '', 1, 1, 1, 1, 1, 'ann', 'r', 1 FROM n";
+    sqlx::Sqlite::by_hand(world.shards.home(), many.to_owned()).await;
+    let refused = world.create(occasion(registered(""), template_id, 1, "l")).await.expect_err("there are enough");
+    assert_eq!((refused.code, refused.argument("field")), (Code::Invalid, Some("occasions")));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use tercet::client::Wait;
 use tercet::plan;
-use tercet_coupon::REDEEM;
+use tercet_coupon::{GIVE_BACK, REDEEM};
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::coupon_template::v1 as templates;
 
@@ -52,11 +52,24 @@ async fn compared<Db: Databases>(mut world: World<Db>) {
         let view = world.coordinator.client().submit(plan, Wait::Ended).await.expect("it is decided");
         view.confirmed().expect("it is his");
     }
-    let totals = |claimed, used, use_basis_points| {
-        let (discount_cents, order_cents) = (500 * used, 3_000 * used);
-        Some(templates::UsageTotals { claimed, used, refunded: 0, discount_cents, order_cents, use_basis_points })
+    let back = pb::GiveBack { coupon_id: coupons[2].coupon_id, order_id: 1_002, discount_cents: 500, shop_id: 3 };
+    let mut plan = plan::saga();
+    plan.branch(GIVE_BACK.with(&back).expect("it has a form"));
+    let plan = plan.build().expect("it is sound");
+    let view = world.coordinator.client().submit(plan, Wait::Ended).await.expect("it is decided");
+    view.confirmed().expect("its order used it");
+    let totals = |claimed, refunded, use_basis_points| {
+        let discount_cents = 500 * (1 - refunded);
+        Some(templates::UsageTotals {
+            claimed,
+            used: 1,
+            refunded,
+            discount_cents,
+            order_cents: 3_000,
+            use_basis_points,
+        })
     };
-    let wanted = (totals(2, 1, 5_000), totals(3, 1, 3_333));
+    let wanted = (totals(2, 0, 5_000), totals(3, 1, 3_333));
     until("all of it is counted", async || {
         let request = templates::CompareUsageRequest { template_id, version: 2 };
         let found = world.templates.compare_usage(request).await.expect("it exists").into_inner();

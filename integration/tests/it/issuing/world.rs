@@ -56,6 +56,8 @@ pub(super) struct World<Db: Databases> {
     pub(super) stock: Pool<Db>,
     pub(super) templates: CouponTemplatesClient<Channel>,
     pub(super) issuing: IssuingClient<Channel>,
+    /// Where the business log is, if there are events.
+    pub(super) log: Option<Pool<Db>>,
     urls: Vec<String>,
     at_templates: SocketAddr,
     _folder: Option<TempDir>,
@@ -70,8 +72,8 @@ fn channel(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).expect("it is an address").connect_lazy()
 }
 
-/// `urls` are of the stock, and of as many databases as the map has.
-async fn world<Db: Databases + tercet_coupon_template::store::Store>(
+/// `urls` are of the stock, of as many databases as the map has, and of the business log where there is a bus.
+async fn world<Db: Databases + tercet_coupon_template::store::Store + tercet_business_log::store::Store>(
     urls: &[String],
     cron: &str,
     folder: Option<TempDir>,
@@ -79,6 +81,12 @@ async fn world<Db: Databases + tercet_coupon_template::store::Store>(
 ) -> World<Db> {
     let mut world = without_stock(urls, cron, folder, bus).await;
     world.serve_stock().await;
+    if bus.is_some() {
+        let log = <Db as Dialect>::open(&urls[3]).await.expect("the database is there");
+        let service = tercet_business_log::service(log.clone(), bus, tercet_business_log::Settings::default());
+        world.coordinator.serve(service.await.expect("the schema is sound"));
+        world.log = Some(log);
+    }
     world
 }
 
@@ -92,7 +100,7 @@ async fn without_stock<Db: Databases + tercet_coupon_template::store::Store>(
     let mut coordinator = Coordinator::start().await;
     let stock = <Db as Dialect>::open(&urls[0]).await.expect("the database is there");
     let map: ShardMap = "2x4".parse().expect("it is a map");
-    let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
+    let shards = Shards::<Db>::open(map, &urls[1..3]).await.expect("as many databases as the map has");
     coordinator.serve(tercet_coupon::service(shards.clone(), bus).await.expect("the schema is sound"));
     let (at_templates, at_issuing) = (free_port(), free_port());
     let service = tercet_coupon_template::service(stock.clone(), bus).await.expect("the schema is sound");
@@ -108,7 +116,17 @@ async fn without_stock<Db: Databases + tercet_coupon_template::store::Store>(
         lists.is_ok() && issuing.list_coupons(pb::ListCouponsRequest::default()).await.is_ok()
     })
     .await;
-    World { coordinator, shards, stock, templates, issuing, urls: urls[1..].to_vec(), at_templates, _folder: folder }
+    World {
+        coordinator,
+        shards,
+        stock,
+        templates,
+        issuing,
+        urls: urls[1..3].to_vec(),
+        at_templates,
+        log: None,
+        _folder: folder,
+    }
 }
 
 pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -132,11 +150,11 @@ pub(super) async fn without_stock_on_sqlite() -> World<Sqlite> {
     without_stock(&urls, super::CRON, Some(folder), None).await
 }
 
-/// The same, with events within the process.
+/// The same, with events within the process, and with the business log.
 pub(super) async fn told_on_sqlite() -> World<Sqlite> {
     let folder = tempfile::tempdir().expect("a folder");
-    let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
-    let groups = [issuing::occasions::GROUP, tercet_coupon_template::usage::GROUP];
+    let urls = ["stock", "a", "b", "log"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
+    let groups = [issuing::occasions::GROUP, tercet_coupon_template::usage::GROUP, tercet_business_log::writer::GROUP];
     world(&urls, EVERY_SECOND, Some(folder), Some(&Bus::in_process(&groups))).await
 }
 
@@ -144,7 +162,7 @@ pub(super) async fn told_on_sqlite() -> World<Sqlite> {
 pub(super) async fn told_on_mariadb() -> Option<World<MySql>> {
     let (address, prefix) = servers::kafka()?;
     let mut urls = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         urls.push(servers::mariadb().await.expect("the server answers")?);
     }
     // Few, since each of them costs the broker files.
@@ -241,6 +259,19 @@ impl<Db: Databases> World<Db> {
             audience: Some(audience),
             change: change(template.revision),
         };
+        let made = self.templates.start_gray(request).await.expect("it has a version").into_inner();
+        made.template.expect("a template")
+    }
+
+    /// Tries these rules beside those that are live, with the group "gray".
+    pub(super) async fn beside(&mut self, template_id: i64, rules: templates::Rules) -> templates::Template {
+        let get = templates::GetTemplateRequest { template_id };
+        let found = self.templates.get_template(get).await.expect("it is there").into_inner().template;
+        let change_of = |template: Option<templates::Template>| change(template.expect("a template").revision);
+        let request = templates::SetRulesRequest { template_id, rules: Some(rules), change: change_of(found) };
+        let written = self.templates.set_rules(request).await.expect("it is sound").into_inner().template;
+        let audience = templates::Audience { basis_points: 0, groups: vec!["gray".into()], user_ids: Vec::new() };
+        let request = templates::StartGrayRequest { template_id, audience: Some(audience), change: change_of(written) };
         let made = self.templates.start_gray(request).await.expect("it has a version").into_inner();
         made.template.expect("a template")
     }

@@ -49,7 +49,6 @@ on_both! {
     what_ended_long_ago_is_deleted_and_nothing_else_is;
     shops_number_orders_and_make_keys_beside_each_other;
     an_order_takes_its_units_out_of_stock_and_a_refund_brings_them_back;
-    what_is_more_than_may_be_kept_is_told_at_once_to_come_again;
     what_is_more_than_can_be_answered_at_a_time_is_told_at_once_to_come_again;
 }
 
@@ -148,6 +147,9 @@ async fn coupons_are_used_once_at_the_computed_price_and_given_back<Db: Database
     until("it is done", async || world.get("k").await.state() == State::Done).await;
     let view = world.redeem(&request).await.expect("it is done");
     assert_eq!(view, world.get("k").await);
+    let by_another = pb::RedeemRequest { operator: "eve".into(), ..request.clone() };
+    assert_eq!(world.redeem(&by_another).await.as_ref(), Ok(&view), "whichever person of the shop asks");
+    let done_ms = view.updated_ms;
     let combination = view.combination.expect("what was taken off");
     assert_eq!((combination.amount_cents, combination.discount_cents), (10_000, 800));
     assert_eq!(code(world.redeem(&pb::RedeemRequest { order_id: 101, ..request.clone() }).await), Code::KeyReused);
@@ -162,7 +164,8 @@ async fn coupons_are_used_once_at_the_computed_price_and_given_back<Db: Database
     let told = world.refund(shop(3)).await.expect("it is the shop's");
     assert_eq!((told.state(), &told.returned_coupon_ids), (pb::RefundState::Done, &vec![one, two]));
     assert_eq!(world.refund(refund(100)).await.expect("it is done"), told);
-    assert_eq!(world.get("k").await.state(), State::Refunded);
+    let view = world.get("k").await;
+    assert!(view.state() == State::Refunded && view.updated_ms > done_ms, "{view:?}");
     assert_eq!(world.uses().await, (vec![], vec![]));
 
     // Used again, for another order; by its refund the time of one has ended.
@@ -190,6 +193,11 @@ async fn what_is_refused_has_its_code_and_uses_nothing<Db: Databases>(mut world:
         (wanted("k", 1, &[ended]), Code::Expired, None),
         (wanted("k", 1, &[one, alone]), Code::NotStackable, None),
         (pb::RedeemRequest { discount_cents: Some(301), ..wanted("k", 1, &[one]) }, Code::AmountChanged, None),
+        (
+            pb::RedeemRequest { lines: vec![pb::OrderLine { shop_id: 4, ..line(10_000) }], ..wanted("k", 1, &[one]) },
+            Code::OtherShop,
+            None,
+        ),
         // The first makes the order free.
         (pb::RedeemRequest { lines: vec![line(200)], ..wanted("k", 1, &[one, two]) }, Code::NoGain, None),
         (wanted("", 1, &[one]), Code::Invalid, Some("idempotency_key")),
@@ -237,6 +245,7 @@ async fn what_is_asked_for_while_the_coordinator_is_away_is_done_once_when_it_is
         assert_eq!(kept.combination.as_ref().map(|own| own.discount_cents), Some(500));
         let again = world.redeem(&wanted(key, order_id, &[two])).await.expect("it is kept");
         assert_eq!((again.state(), world.get(key).await.state()), (State::Kept, State::Kept));
+        assert_eq!(code(world.refund(refund(order_id)).await), Code::SystemBusy, "it may be placed yet");
     }
     // What needs no coordinator goes on.
     let (lines, coupon_ids) = (vec![line(10_000)], vec![two]);
@@ -264,25 +273,36 @@ async fn what_is_kept_too_long_is_given_up_never_done_and_owed_until_it_is_made_
     mut world: World<Db>,
 ) {
     world.with_orders(&[(1, 100)]).await;
-    let one = world.own(universal(300, 2)).await;
+    let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
+    let both = [("k", one), ("l", two)];
     world.coordinator.crash().await;
-    let kept = world.redeem(&wanted("k", 1, &[one])).await.expect("it is kept");
-    assert_eq!(kept.state(), State::Kept);
-    world.redemptions_by_hand("created_ms = 1, due_ms = 1").await;
-    until("it is given up", async || world.get("k").await.state() == State::Refused).await;
-    let view = world.get("k").await;
-    assert_eq!(refused(view.refusal.as_ref()).0, Code::SystemBusy);
+    for (key, coupon) in both {
+        let kept = world.redeem(&wanted(key, 1, &[coupon])).await.expect("it is kept");
+        assert_eq!(kept.state(), State::Kept);
+    }
+    // One is kept for long, and the other was tried often.
+    world.redemptions_by_hand("created_ms = 1, due_ms = 1 WHERE idempotency_key = 'k'").await;
+    world.redemptions_by_hand("tries = 100, due_ms = 1 WHERE idempotency_key = 'l'").await;
+    for (key, _) in both {
+        until("it is given up", async || world.get(key).await.state() == State::Refused).await;
+        assert_eq!(refused(world.get(key).await.refusal.as_ref()).0, Code::SystemBusy);
+    }
     world.coordinator.start_again().await;
-    until("it is owed", async || world.compensations().await == [(Some(one), 0)]).await;
+    let are = async |status| {
+        let (mut found, mut wanted) = (world.compensations().await, [(Some(one), status), (Some(two), status)]);
+        (found.sort_unstable(), wanted.sort_unstable());
+        found == wanted
+    };
+    until("each is owed", async || are(0).await).await;
     // Under a new key it is another, by which the order gets what it was promised.
-    until("it is granted", async || {
-        world.redeem(&wanted("again", 1, &[one])).await.is_ok_and(|view| view.state() == State::Done)
-    })
-    .await;
-    assert_eq!(code(world.redeem(&wanted("k", 1, &[one])).await), Code::SystemBusy);
-    until("it is made good", async || world.compensations().await == [(Some(one), 1)]).await;
+    let again = wanted("again", 1, &[one, two]);
+    until("it is granted", async || world.redeem(&again).await.is_ok_and(|view| view.state() == State::Done)).await;
+    for (key, coupon) in both {
+        assert_eq!(code(world.redeem(&wanted(key, 1, &[coupon])).await), Code::SystemBusy);
+    }
+    until("each is made good", async || are(1).await).await;
     world.coordinator.all_ended().await;
-    assert_eq!(world.uses().await, (vec![(one, 1)], vec![(one, 1)]));
+    assert_eq!(world.uses().await, (vec![(one, 1), (two, 1)], vec![(one, 1), (two, 1)]));
 }
 
 async fn what_came_to_nothing_in_time_is_begun_again<Db: Databases>(mut world: World<Db>) {
@@ -296,28 +316,6 @@ async fn what_came_to_nothing_in_time_is_begun_again<Db: Databases>(mut world: W
     until("it is done", async || world.get("k").await.state() == State::Done).await;
     world.coordinator.all_ended().await;
     assert_eq!(world.uses().await, (vec![(one, 1)], vec![(one, 1)]));
-}
-
-async fn what_is_more_than_may_be_kept_is_told_at_once_to_come_again<Db: Databases>(mut world: World<Db>) {
-    world.with_orders(&[(1, 100)]).await;
-    let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
-    let few = world.another(Settings { kept_max: 1, ..Settings::default() }).await;
-    let redeem = async |request: pb::RedeemRequest| match few.clone().redeem(request).await {
-        Ok(answer) => Ok(answer.into_inner().redemption.expect("a redemption").state()),
-        Err(status) => Err(world::fault(&status)),
-    };
-    world.coordinator.crash().await;
-    assert_eq!(redeem(wanted("k", 1, &[one])).await, Ok(State::Kept));
-    for _ in 0..2 {
-        assert_eq!(code(redeem(wanted("l", 2, &[two])).await), Code::SystemBusy);
-    }
-    let missing = few.clone().get_redemption(world::by_key("l")).await.expect_err("nothing was kept");
-    assert_eq!(world::fault(&missing).code, Code::NotFound);
-    world.coordinator.start_again().await;
-    until("it is done", async || world.get("k").await.state() == State::Done).await;
-    until("there is room again", async || redeem(wanted("l", 2, &[two])).await == Ok(State::Done)).await;
-    world.coordinator.all_ended().await;
-    assert_eq!(world.compensations().await, [], "what was promised was done");
 }
 
 async fn what_is_more_than_can_be_answered_at_a_time_is_told_at_once_to_come_again<Db: Databases>(

@@ -281,9 +281,9 @@ pub async fn advance<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, moves: &[M
     let mut moves: Vec<&Move> = moves.iter().collect();
     moves.sort_unstable_by_key(|step| step.coupon_id);
     let row = |step: &&&Move| {
-        let order = step.order.map(|Order { shop_id, order_id, discount_cents }| (shop_id, order_id, discount_cents));
-        let (shop_id, order_id, discount_cents) = (order.map(|of| of.0), order.map(|of| of.1), order.map(|of| of.2));
-        (step.coupon_id, step.from as i64, step.to as i64, shop_id, order_id, discount_cents)
+        let Move { coupon_id, from, to, order } = ***step;
+        let (shop_id, order_id) = (order.map(|of| of.shop_id), order.map(|of| of.order_id));
+        (coupon_id, from as i64, to as i64, shop_id, order_id, order.map(|of| of.discount_cents))
     };
     let tables = by_table(map, &moves, |step| step.coupon_id);
     let statements = tables

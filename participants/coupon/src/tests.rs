@@ -12,10 +12,13 @@ use tercet::participant::{
 use tercet::xid::Xid;
 use tercet_events::event::Payload;
 use tercet_events::outbox::Outbox;
+use tercet_rules::Code;
 use tercet_shards::ShardMap;
 
-use super::redeem::LOCKED_DELAY;
+use super::redeem::{LOCKED_DELAY, unusable};
 use super::slots::Slots;
+use super::store::Coupon;
+use super::store::batches::{Lists as _, State};
 use super::*;
 
 type Claimer = Claim<Sqlite>;
@@ -100,6 +103,21 @@ async fn a_user_gets_no_more_than_the_limit_in_one_slice_or_in_several() {
 }
 
 #[tokio::test]
+async fn a_key_names_one_coupon_of_its_user_in_one_slice_or_in_several() {
+    let shards = coupons().await;
+    let table = |user_id| shards.map().table(Slot::of_user(user_id));
+    let neighbour = (8..).find(|user_id| table(*user_id) == table(7)).expect("there are many");
+    let keyed = |number, user_id| pb::Claim { key: 5, ..claim_by_hand(number, user_id, 1, 1) };
+    let answers = run!(shards, Claimer.try_, slice([keyed(1, 7), keyed(2, 7), keyed(3, neighbour)]));
+    assert_eq!((&answers[0], &answers[2]), (&Answer::done(), &Answer::done()), "each user has his own keys");
+    // Before the limit, which it has reached.
+    let wanted = format!("KEY_REUSED(coupon_id={})", id(1, 7));
+    assert_refused(&answers[1], &wanted);
+    assert_refused(&run!(shards, Claimer.try_, slice([keyed(4, 7)]))[0], &wanted);
+    assert_eq!(statuses(&shards).await, [2, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
 async fn a_limit_is_final_when_nothing_is_left_that_could_be_cancelled() {
     let shards = coupons().await;
     run!(shards, Claimer.try_, claims([(1, 1, 7), (2, 1, 7)]));
@@ -130,6 +148,16 @@ async fn a_day_has_its_own_limit_and_a_day_that_is_over_comes_not_back() {
     run!(shards, Claimer.cancel, on(100, [1, 2])[..1]);
     assert_refused(&run!(shards, Claimer.try_, on(101, [9, 10]))[0], "PER_USER_DAY_LIMIT");
     assert_eq!(statuses(&shards).await, [1, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn what_is_claimed_by_a_clock_that_is_behind_counts_for_the_latest_day() {
+    let shards = coupons().await;
+    let on = |day, number| slice([pb::Claim { per_user_day: 2, day, ..claim_by_hand(number, 7, 1, 9) }]);
+    for (day, number) in [(101, 1), (100, 2)] {
+        assert_eq!(run!(shards, Claimer.try_, on(day, number)), [Answer::done()]);
+    }
+    assert_refused(&run!(shards, Claimer.try_, on(101, 3))[0], "PER_USER_DAY_LIMIT");
 }
 
 #[tokio::test]
@@ -197,6 +225,25 @@ async fn owner_spend_time_and_promise_are_checked() {
     assert_eq!(statuses(&shards).await, [1, 3, 0, 0, 0]);
 }
 
+#[test]
+fn a_coupon_may_be_used_from_its_first_moment_to_before_its_end() {
+    let coupon = Coupon {
+        coupon_id: 1,
+        user_id: 7,
+        template_id: 1,
+        version: 1,
+        status: Status::Issued,
+        order_id: None,
+        discount_cents: None,
+        claimed_ms: 100,
+        valid_from_ms: 100,
+        valid_until_ms: 200,
+        used_ms: None,
+    };
+    let code = |now_ms| unusable(&coupon, now_ms).map(|fault| fault.code);
+    assert_eq!([99, 100, 199, 200].map(code), [Some(Code::NotYetValid), None, None, Some(Code::Expired)]);
+}
+
 #[tokio::test]
 async fn a_coupon_whose_time_ended_while_it_was_locked_is_expired_when_it_is_released() {
     let shards = coupons().await;
@@ -206,8 +253,15 @@ async fn a_coupon_whose_time_ended_while_it_was_locked_is_expired_when_it_is_rel
     let end = "UPDATE coupon_000 SET valid_until_ms = 1; UPDATE coupon_001 SET valid_until_ms = 1;
         UPDATE coupon_002 SET valid_until_ms = 1; UPDATE coupon_003 SET valid_until_ms = 1";
     sqlx::raw_sql(end).execute(shards.home()).await.expect("the tables are there");
-    run!(shards, Redeemer.cancel, request());
+    let outbox = Outbox::open(shards.pools()).await.expect("the schema is sound");
+    let mut db_tx = shards.home().begin().await.expect("the pool is open");
+    let redeemer = Redeemer::new(shards.slots()).telling(outbox);
+    redeemer.cancel(&mut db_tx, &request()).await.expect("the statements are sound");
+    db_tx.commit().await.expect("the constraints hold");
     assert_eq!(statuses(&shards).await, [0, 0, 0, 0, 1]);
+    let told = told(&shards).await;
+    let [(7, Some(Payload::CouponExpired(event)))] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(event.coupon_id, id(1, 7));
     assert_refused(&run!(shards, Redeemer.try_, request())[0], "EXPIRED");
 }
 
@@ -228,6 +282,7 @@ async fn only_the_order_that_used_a_coupon_gives_it_back() {
     assert_eq!(statuses(&shards).await, [0, 1, 0, 0, 0]);
     assert_eq!(run!(shards, GiverBack.cancel, give_back(100)), [Answer::done()]);
     assert_eq!(used(&shards).await.expect("the tables are there"), [(id(1, 7), 100)]);
+    assert_eq!(run!(shards, GiverBack.try_, give_back(100)), [Answer::done()], "it is used for as much as before");
 }
 
 #[tokio::test]
@@ -383,6 +438,31 @@ async fn every_step_of_a_coupon_is_told_and_that_it_ended_meanwhile_too() {
 }
 
 #[tokio::test]
+async fn whom_a_batch_is_for_is_kept_for_as_long_as_somebody_may_go_on_with_it() {
+    let shards = coupons().await;
+    let mut db_tx = shards.home().begin().await.expect("the pool is open");
+    let open = Open::<Sqlite>::telling(Outbox::off());
+    // One is done, and of the last nothing came; nor of another, which may be opened just now.
+    for batch in 1..=4 {
+        Sqlite::keep_users(&mut db_tx, batch, 0, &[7]).await.expect("the table is there");
+        if batch <= 2 {
+            let request = pb::OpenBatch { batch, batch_id: batch.to_string(), ..pb::OpenBatch::default() };
+            open.try_(&mut db_tx, request.clone()).await.expect("the statements are sound");
+            open.confirm(&mut db_tx, request).await.expect("the statements are sound");
+        }
+    }
+    <Sqlite as Batches>::step(&mut db_tx, 2, (State::Running, State::Done), "").await.expect("the table is there");
+    let old = sqlx::query("UPDATE issue_user SET made_ms = made_ms - 10000 WHERE batch < 4");
+    old.execute(&mut *db_tx).await.expect("the table is there");
+    Sqlite::drop_old_users(&mut db_tx, 5_000).await.expect("the table is there");
+    let left: Vec<i64> = sqlx::query_scalar("SELECT batch FROM issue_user ORDER BY batch")
+        .fetch_all(&mut *db_tx)
+        .await
+        .expect("the table is there");
+    assert_eq!(left, [1, 4]);
+}
+
+#[tokio::test]
 async fn a_batch_that_an_operator_asks_for_is_told_as_his_change() {
     let shards = coupons().await;
     let outbox = Outbox::open(shards.pools()).await.expect("the schema is sound");
@@ -400,3 +480,5 @@ async fn a_batch_that_an_operator_asks_for_is_told_as_his_change() {
     let (what, action, operator) = (change.what.as_str(), change.action.as_str(), change.operator.as_str());
     assert_eq!((what, action, operator, change.id), ("batch", "issue", "ann", 1));
 }
+
+mod redemptions;

@@ -14,7 +14,8 @@ use tercet::service::Service;
 use tercet_coupon::redemption::Settings;
 use tercet_events::outbox::Outbox;
 use tercet_order::{PLACE_BASKET, PlaceBasket};
-use tercet_proto::coupon::v1::{RedemptionState as State, RefundState};
+use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
+use tercet_proto::coupon::v1::{self as pb, RedemptionState as State, RefundState};
 use tercet_proto::order::v1 as order;
 use tercet_proto::stock::v1 as stock;
 use tercet_rules::Code;
@@ -25,8 +26,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
-use tonic::transport::Server;
+use tonic::transport::{Channel, Server};
 
+use super::code;
 use super::world::{self, Databases, World, on_mariadb, on_sqlite, refund, universal, until, wanted};
 
 on_both! {
@@ -34,6 +36,7 @@ on_both! {
     a_refund_that_ran_out_of_time_is_not_refused_and_is_done_later;
     a_redemption_that_a_person_stopped_is_not_refused_and_is_begun_again;
     what_somebody_was_told_is_kept_no_other_call_of_its_key_forgets;
+    what_is_more_than_may_be_kept_is_told_at_once_to_come_again;
 }
 
 /// Places orders; once it is asked to cancel, it does not for so long.
@@ -207,4 +210,35 @@ async fn what_somebody_was_told_is_kept_no_other_call_of_its_key_forgets<Db: Dat
         }
     }
     assert_eq!(world.get("k").await.state(), State::Kept, "{told:?}");
+}
+
+async fn what_is_more_than_may_be_kept_is_told_at_once_to_come_again<Db: Databases>(mut world: World<Db>) {
+    world.with_orders(&[(1, 100)]).await;
+    let (one, two) = (world.own(universal(300, 2)).await, world.own(universal(500, 2)).await);
+    let few = world.another(Settings { kept_max: 1, ..Settings::default() }).await;
+    let none = world.another(Settings { kept_max: 0, ..Settings::default() }).await;
+    let redeem_by = async |client: &RedemptionClient<Channel>, request: pb::RedeemRequest| {
+        let answer = client.clone().redeem(request).await;
+        let state = answer.map(|answer| answer.into_inner().redemption.expect("a redemption").state());
+        state.map_err(|status| world::fault(&status))
+    };
+    let redeem = async |request: pb::RedeemRequest| redeem_by(&few, request).await;
+    world.coordinator.crash().await;
+    // Before it knows that the coordinator is away, and after.
+    for _ in 0..2 {
+        assert_eq!(code(redeem_by(&none, wanted("m", 3, &[one])).await), Code::SystemBusy);
+    }
+    assert_eq!(redeem(wanted("k", 1, &[one])).await, Ok(State::Kept));
+    for _ in 0..2 {
+        assert_eq!(code(redeem(wanted("l", 2, &[two])).await), Code::SystemBusy);
+    }
+    for key in ["l", "m"] {
+        let missing = few.clone().get_redemption(world::by_key(key)).await.expect_err("nothing was kept");
+        assert_eq!(world::fault(&missing).code, Code::NotFound, "{key}");
+    }
+    world.coordinator.start_again().await;
+    until("it is done", async || world.get("k").await.state() == State::Done).await;
+    until("there is room again", async || redeem(wanted("l", 2, &[two])).await == Ok(State::Done)).await;
+    world.coordinator.all_ended().await;
+    assert_eq!(world.compensations().await, [], "what was promised was done");
 }

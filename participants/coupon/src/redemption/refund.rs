@@ -60,8 +60,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         }
     }
 
-    /// Which of the coupons are their user's again. They come last: while the order has one of them, the refund may come
-    /// to nothing yet.
+    /// Which of the coupons are their user's again. They come last: while the order has one of them, the refund may
+    /// come to nothing yet.
     async fn refunded(&self, row: &Row, deductions: &[pb::Deduction]) -> Result<pb::RefundResponse, Fault> {
         let key = (row.shop_id, row.order_id);
         let ids: Vec<i64> = deductions.iter().map(|own| own.coupon_id).collect();

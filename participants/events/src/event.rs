@@ -139,6 +139,32 @@ mod tests {
     }
 
     #[test]
+    fn what_happens_to_a_user_keeps_its_order_by_him_and_all_else_by_what_it_is_about() {
+        for payload in [
+            Payload::CouponIssued(pb::CouponIssued::default()),
+            Payload::CouponUsed(pb::CouponUsed::default()),
+            Payload::CouponGivenBack(pb::CouponGivenBack::default()),
+            Payload::CouponExpired(pb::CouponExpired::default()),
+        ] {
+            assert_eq!(Event::new(7, payload).place(), (Topic::Coupon, 7));
+        }
+        for payload in [
+            Payload::OrderPlaced(pb::OrderPlaced::default()),
+            Payload::OrderPaid(pb::OrderPaid::default()),
+            Payload::OrderRefunded(pb::OrderRefunded::default()),
+            Payload::OrderRefundTakenBack(pb::OrderRefundTakenBack::default()),
+        ] {
+            assert_eq!(Event::new(7, payload).place(), (Topic::Order, 7));
+        }
+        let registered = Payload::UserRegistered(pb::UserRegistered::default());
+        assert_eq!(Event::new(7, registered).place(), (Topic::User, 7));
+        let change = pb::OperatorChange { id: 8, ..Default::default() };
+        assert_eq!(Event::new(0, Payload::OperatorChange(change)).place(), (Topic::Operator, 8));
+        let started = pb::CampaignStarted { campaign_id: 9, ..Default::default() };
+        assert_eq!(Event::new(0, Payload::CampaignStarted(started)).place(), (Topic::Campaign, 9));
+    }
+
+    #[test]
     fn every_topic_is_found_by_its_name() {
         assert_eq!(Topic::ALL.map(|topic| Topic::of(topic.name())), Topic::ALL.map(Some));
         assert_eq!(Topic::of("coupons"), None);

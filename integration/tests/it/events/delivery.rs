@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use prost::Message as _;
 use tercet_events::bus::Record;
-use tercet_events::event::{Payload, Topic};
+use tercet_events::event::{Event, Payload, Topic};
+use tercet_events::limits::EVENT_BYTES_MAX;
 use tercet_proto::events::v1 as pb;
 
 use super::on_all;
@@ -16,6 +17,8 @@ on_all! {
     a_consumer_that_dies_between_effect_and_commit_leaves_nothing_of_it;
     one_relay_at_a_time_publishes_and_another_takes_over;
     a_batch_is_published_again_under_the_same_numbers;
+    a_relay_that_lost_its_place_changes_nothing_any_more;
+    what_is_larger_than_a_statement_is_written_once_and_in_order;
 }
 
 fn record(sequence: i64, source: &str, n: i64) -> Record {
@@ -52,6 +55,10 @@ async fn what_is_published_twice_has_one_effect<D: Db>(stage: Stage<D>) {
     let ledger = stage.ledger();
     stage.bus.publish(&[record(1, "a", 1), record(5, "a", 5)]).await.expect("it is up");
     assert_eq!(stage.until(&LEDGER, 1, 6).await, [1, 2, 3, 10, 4, 5]);
+    // What is a repeat stays one, whatever came since.
+    stage.bus.publish(&[record(2, "a", 2)]).await.expect("it is up");
+    stage.bus.publish(&[record(3, "a", 3), record(6, "a", 6)]).await.expect("it is up");
+    assert_eq!(stage.until(&LEDGER, 1, 7).await, [1, 2, 3, 10, 4, 5, 6]);
     for running in [ledger, witness] {
         running.stop().await;
     }
@@ -124,7 +131,8 @@ async fn a_batch_is_published_again_under_the_same_numbers<D: Db>(stage: Stage<D
         outside.done(batch).expect("it is up");
     }
     let source = &seen[0].0;
-    // Whether its repeat was needed depends on how far it had come.
+    // Whether its repeat was needed depends on how far it had come: within a process nobody had taken it.
+    assert!(stage.kafka.is_some() || seen.len() == 7, "{seen:?}");
     assert!(seen.iter().all(|(own, sequence, n)| own == source && *sequence == n.unsigned_abs()), "{seen:?}");
     let rows = async || {
         let look = D::outbox_look(&mut *stage.source.acquire().await.expect("it is open")).await.expect("it is sound");
@@ -132,6 +140,50 @@ async fn a_batch_is_published_again_under_the_same_numbers<D: Db>(stage: Stage<D
     };
     eventually("the outbox is empty", rows).await;
     for running in [witness, relay] {
+        running.stop().await;
+    }
+}
+
+/// One that was frozen thinks that it is still the one.
+async fn a_relay_that_lost_its_place_changes_nothing_any_more<D: Db>(stage: Stage<D>) {
+    stage.write(1, 1..=3).await;
+    let mut db = stage.source.acquire().await.expect("it is open");
+    let taken = D::outbox_take(&mut db, "first", 60_000, false).await.expect("it is sound");
+    let mut first = taken.expect("it is free");
+    assert!(D::outbox_take(&mut db, "second", 60_000, false).await.expect("it is sound").is_none(), "it is held");
+    let rows = D::outbox_next(&mut db, &mut first, 60_000).await.expect("it is sound").expect("it is the one");
+    assert_eq!(rows.len(), 3);
+    // Its time is over.
+    assert!(D::outbox_renew(&mut db, first.epoch, -1).await.expect("it is sound"));
+    let taken = D::outbox_take(&mut db, "second", 60_000, false).await.expect("it is sound");
+    let mut second = taken.expect("it is free again");
+    assert_eq!((&second.batch, second.sequence), (&first.batch, first.sequence), "it goes on with what was begun");
+    assert!(!D::outbox_renew(&mut db, first.epoch, 60_000).await.expect("it is sound"));
+    let mut db_tx = stage.source.begin_with(D::BEGIN_WRITE).await.expect("it is open");
+    assert!(D::outbox_next(&mut db_tx, &mut first, 60_000).await.expect("it is sound").is_none());
+    db_tx.rollback().await.expect("it is open");
+    let begun = D::outbox_batch(&mut db, &second).await.expect("it is sound");
+    assert_eq!(begun.iter().map(|row| row.id).collect::<Vec<_>>(), second.batch);
+    let rows = D::outbox_next(&mut db, &mut second, 60_000).await.expect("it is sound").expect("it is the one");
+    assert_eq!((rows.len(), second.sequence), (0, first.sequence + 3));
+}
+
+async fn what_is_larger_than_a_statement_is_written_once_and_in_order<D: Db>(stage: Stage<D>) {
+    let large = |n, bytes| {
+        let used = pb::CouponUsed { coupon_id: n, operator: "x".repeat(bytes), ..pb::CouponUsed::default() };
+        Event::new(1, Payload::CouponUsed(used))
+    };
+    let (ledger, witness, relay) = (stage.ledger(), stage.witness(), stage.relay());
+    let mut db_tx = stage.source.begin_with(D::BEGIN_WRITE).await.expect("it is open");
+    stage.outbox.append::<D>(&mut db_tx, (1..=7).map(|n| large(n, 400 << 10))).await.expect("each is small enough");
+    db_tx.commit().await.expect("nothing is in its way");
+    let mut db_tx = stage.source.begin_with(D::BEGIN_WRITE).await.expect("it is open");
+    let refused = stage.outbox.append::<D>(&mut db_tx, [large(8, EVENT_BYTES_MAX)]).await;
+    assert!(matches!(refused, Err(sqlx::Error::Encode(_))), "{refused:?}");
+    db_tx.rollback().await.expect("it is open");
+    stage.write(1, [9]).await;
+    assert_eq!(stage.until(&LEDGER, 1, 8).await, [1, 2, 3, 4, 5, 6, 7, 9]);
+    for running in [ledger, witness, relay] {
         running.stop().await;
     }
 }

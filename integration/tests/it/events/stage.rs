@@ -107,6 +107,8 @@ pub(super) const WITNESS: Group = Group { name: "witness", topics: &[Topic::Coup
 pub(super) struct Trap {
     /// Refuses this number.
     pub(super) refused: AtomicI64,
+    /// So often its database is out of reach.
+    pub(super) away: AtomicI64,
     /// Holds on between effect and commit, for ever.
     pub(super) held: AtomicBool,
     pub(super) holds: Notify,
@@ -123,6 +125,9 @@ impl<D: Db> Consumer for Ledger<D> {
 
     async fn consume(&self, db_tx: &mut DbTx<D>, events: &[pb::Event]) -> Result<(), Trouble> {
         assert!(!self.0.panics.swap(false, Ordering::SeqCst), "as the test wants it");
+        if self.0.away.fetch_sub(1, Ordering::SeqCst) > 0 {
+            return Err(sqlx::Error::PoolTimedOut.into());
+        }
         for event in events {
             let n = number(event);
             if n == self.0.refused.load(Ordering::SeqCst) {

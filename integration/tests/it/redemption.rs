@@ -290,7 +290,8 @@ async fn what_is_kept_too_long_is_given_up_never_done_and_owed_until_it_is_made_
     world.coordinator.start_again().await;
     let are = async |status| {
         let (mut found, mut wanted) = (world.compensations().await, [(Some(one), status), (Some(two), status)]);
-        (found.sort_unstable(), wanted.sort_unstable());
+        found.sort_unstable();
+        wanted.sort_unstable();
         found == wanted
     };
     until("each is owed", async || are(0).await).await;

@@ -224,6 +224,57 @@ mod tests {
     }
 
     #[test]
+    fn every_step_is_kept_with_what_it_was_before_and_after() {
+        let used = pb::CouponUsed {
+            coupon_id: 4,
+            order_id: 3,
+            discount_cents: 50,
+            shop_id: 9,
+            operator: "bob".into(),
+            ..Default::default()
+        };
+        let back = pb::OrderRefundTakenBack { order_id: 3, refunded_cents: 100, is_paid: true, ..Default::default() };
+        for (payload, action, before, after) in [
+            (
+                Payload::CouponIssued(pb::CouponIssued { template_version: 2, ..Default::default() }),
+                "coupon issued",
+                "",
+                r#"{"status":"issued","template_version":2}"#,
+            ),
+            (
+                Payload::CouponUsed(used),
+                "coupon used",
+                r#"{"status":"issued"}"#,
+                r#"{"discount_cents":50,"order_id":3,"shop_id":9,"status":"used"}"#,
+            ),
+            (
+                Payload::CouponGivenBack(pb::CouponGivenBack { order_id: 3, ..Default::default() }),
+                "coupon given back",
+                r#"{"order_id":3,"status":"used"}"#,
+                r#"{"status":"issued"}"#,
+            ),
+            (
+                Payload::CouponExpired(pb::CouponExpired::default()),
+                "coupon expired",
+                r#"{"status":"issued"}"#,
+                r#"{"status":"expired"}"#,
+            ),
+            (
+                Payload::OrderRefundTakenBack(back),
+                "order refund taken back",
+                r#"{"refunded_cents":100,"status":"refunded"}"#,
+                r#"{"status":"paid"}"#,
+            ),
+        ] {
+            let rows = entries(&event(payload));
+            let [row] = &rows[..] else { panic!("{rows:?}") };
+            assert_eq!((row.action.as_str(), row.before.as_str(), row.after.as_str()), (action, before, after));
+            assert_eq!((row.user_id, row.sequence), (Some(7), 9));
+            assert_eq!(row.operator.as_deref(), (action == "coupon used").then_some("bob"));
+        }
+    }
+
+    #[test]
     fn what_is_no_deed_of_anybody_s_is_not_logged() {
         assert!(entries(&event(Payload::OrderPaid(pb::OrderPaid::default()))).is_empty());
         assert!(entries(&pb::Event::default()).is_empty());

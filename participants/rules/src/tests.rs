@@ -424,6 +424,9 @@ fn a_growing_part_keeps_its_users_and_has_its_size() {
         assert!(now.len().abs_diff(want) <= want / 10 + 20, "{part}: {}", now.len());
         before = now;
     }
+    let on_edge = (100..).find(|user| bucket(7, 1, *user) == 100).expect("there are many");
+    let is_in = |part| audience(part).includes(7, 1, on_edge, &[] as &[&str]);
+    assert!(!is_in(100) && is_in(101));
     // Another version draws anew: of a tenth, a tenth again.
     let both = in_it(1_000, 1).intersection(&in_it(1_000, 2)).count();
     assert!((120..=280).contains(&both), "{both}");

@@ -5,16 +5,16 @@ use tercet_proto::coupon::v1 as pb;
 
 use super::Hands;
 use super::batches::{close, open};
-use super::world::{Databases, FROM_MS, World, rules, told_on_mariadb, told_on_sqlite, until};
+use super::world::{Databases, FROM_MS, World, logged_on_mariadb, logged_on_sqlite, rules, until};
 
 #[tokio::test]
 async fn what_expires_and_what_is_done_with_batches_is_logged() {
-    logged(told_on_sqlite().await).await;
+    logged(logged_on_sqlite().await).await;
 }
 
 #[tokio::test]
 async fn what_expires_and_what_is_done_with_batches_is_logged_through_kafka() {
-    let Some(world) = told_on_mariadb().await else { return };
+    let Some(world) = logged_on_mariadb().await else { return };
     logged(world).await;
 }
 
@@ -52,7 +52,7 @@ async fn logged<Db: Databases + Hands>(mut world: World<Db>) {
         ("action = 'batch issue' AND operator = 'ann' AND reason = 'sale' AND state_after <> ''", 1),
         ("action = 'batch end' AND operator = 'bob' AND reason = 'too many' AND state_after <> ''", 1),
     ];
-    let log = world.log.clone().expect("there are events");
+    let log = world.log.clone().expect("there is one");
     for (entries, count) in wanted {
         let sql = format!("SELECT COUNT(*) FROM business_log WHERE {entries}");
         until(entries, async || Db::number(&log, sql.clone()).await == count).await;

@@ -289,8 +289,9 @@ async fn what_was_stopped_long_ago_is_deleted_and_all_else_knows_its_users<Db: D
 async fn what_is_not_known_is_tried_again_and_is_no_refusal<Db: Databases>(mut world: World<Db>) {
     let template_id = world.publish("a", rules(100, 1, FROM_MS)).await;
     let spring = world.on(campaign(7), template_id, 1, "k").await;
-    // From now on its stock is there.
-    world.claim(9, template_id, "k").await.expect("it is his first");
+    // From now on its stock is there, and events come.
+    world.start(7, &[9]).await;
+    world.until_counts(spring, (1, 1, 0)).await;
     world.coordinator.crash().await;
     world.start(7, &[1, 2]).await;
     let home = world.shards.home().clone();
@@ -300,7 +301,7 @@ async fn what_is_not_known_is_tried_again_and_is_no_refusal<Db: Databases>(mut w
     })
     .await;
     world.coordinator.start_again().await;
-    world.until_counts(spring, (2, 2, 0)).await;
+    world.until_counts(spring, (3, 3, 0)).await;
     world.coordinator.all_ended().await;
     assert_eq!(world.units().await, (97, 0, 3));
 }

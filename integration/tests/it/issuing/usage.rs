@@ -44,6 +44,7 @@ async fn compared<Db: Databases>(mut world: World<Db>) {
             order_id,
             amount_cents: 3_000,
             discount_cents: 500,
+            shop_id: 3,
             ..pb::Redeem::default()
         };
         let mut plan = plan::tcc();

@@ -11,7 +11,7 @@ use tercet_coupon::Shards;
 use tercet_coupon::issuing::{self, Peers, Settings};
 use tercet_coupon::store::old::Old;
 use tercet_coupon::store::redemptions::Redemptions;
-use tercet_events::bus::Bus;
+use tercet_events::bus::{Bus, Group};
 use tercet_events::event::Topic;
 use tercet_events::settings::Kafka;
 use tercet_integration::servers;
@@ -56,7 +56,7 @@ pub(super) struct World<Db: Databases> {
     pub(super) stock: Pool<Db>,
     pub(super) templates: CouponTemplatesClient<Channel>,
     pub(super) issuing: IssuingClient<Channel>,
-    /// Where the business log is, if there are events.
+    /// Where the business log is, if there is one.
     pub(super) log: Option<Pool<Db>>,
     urls: Vec<String>,
     at_templates: SocketAddr,
@@ -72,7 +72,7 @@ fn channel(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).expect("it is an address").connect_lazy()
 }
 
-/// `urls` are of the stock, of as many databases as the map has, and of the business log where there is a bus.
+/// `urls` are of the stock, of as many databases as the map has, and of the business log where there is to be one.
 async fn world<Db: Databases + tercet_coupon_template::store::Store + tercet_business_log::store::Store>(
     urls: &[String],
     cron: &str,
@@ -81,8 +81,8 @@ async fn world<Db: Databases + tercet_coupon_template::store::Store + tercet_bus
 ) -> World<Db> {
     let mut world = without_stock(urls, cron, folder, bus).await;
     world.serve_stock().await;
-    if bus.is_some() {
-        let log = <Db as Dialect>::open(&urls[3]).await.expect("the database is there");
+    if let Some(url) = urls.get(3) {
+        let log = <Db as Dialect>::open(url).await.expect("the database is there");
         let service = tercet_business_log::service(log.clone(), bus, tercet_business_log::Settings::default());
         world.coordinator.serve(service.await.expect("the schema is sound"));
         world.log = Some(log);
@@ -150,19 +150,38 @@ pub(super) async fn without_stock_on_sqlite() -> World<Sqlite> {
     without_stock(&urls, super::CRON, Some(folder), None).await
 }
 
-/// The same, with events within the process, and with the business log.
+/// The same, with events within the process.
 pub(super) async fn told_on_sqlite() -> World<Sqlite> {
-    let folder = tempfile::tempdir().expect("a folder");
-    let urls = ["stock", "a", "b", "log"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
+    within_sqlite(&["stock", "a", "b"], &[issuing::occasions::GROUP, tercet_coupon_template::usage::GROUP]).await
+}
+
+/// The same, and the business log.
+pub(super) async fn logged_on_sqlite() -> World<Sqlite> {
     let groups = [issuing::occasions::GROUP, tercet_coupon_template::usage::GROUP, tercet_business_log::writer::GROUP];
-    world(&urls, EVERY_SECOND, Some(folder), Some(&Bus::in_process(&groups))).await
+    within_sqlite(&["stock", "a", "b", "log"], &groups).await
+}
+
+async fn within_sqlite(names: &[&str], groups: &[Group]) -> World<Sqlite> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = |name: &&str| format!("sqlite://{}/{name}.db", folder.path().display());
+    let urls: Vec<String> = names.iter().map(url).collect();
+    world(&urls, EVERY_SECOND, Some(folder), Some(&Bus::in_process(groups))).await
 }
 
 /// The same, with events through a real Kafka.
 pub(super) async fn told_on_mariadb() -> Option<World<MySql>> {
+    through_kafka(3).await
+}
+
+/// The same, and the business log.
+pub(super) async fn logged_on_mariadb() -> Option<World<MySql>> {
+    through_kafka(4).await
+}
+
+async fn through_kafka(databases: usize) -> Option<World<MySql>> {
     let (address, prefix) = servers::kafka()?;
     let mut urls = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..databases {
         urls.push(servers::mariadb().await.expect("the server answers")?);
     }
     // Few, since each of them costs the broker files.

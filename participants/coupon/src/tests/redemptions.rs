@@ -1,7 +1,7 @@
 //! The rows of redemptions: which transaction carries one out, and what may become of it where it stands.
 
 use super::*;
-use crate::store::redemptions::{Change, Redemption, Redemptions as _, State};
+use crate::store::redemptions::{Change, Redemption, State};
 
 type Honourer = HonourIt<Sqlite>;
 type TakerBack = TakeItBack<Sqlite>;

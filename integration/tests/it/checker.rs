@@ -59,9 +59,10 @@ const PLANTED: [Planted; 8] = [
     Planted {
         what: "two orders have used one coupon",
         database: "order.db",
-        sql: "INSERT INTO orders SELECT shop_id, order_id + (1 << 40), user_id, item, count, coupon_id, amount_cents,
-              discount_cents, status, refunded_from, coupon_use FROM orders
-              WHERE status = 1 AND coupon_id IS NOT NULL LIMIT 1",
+        sql: "INSERT INTO orders(shop_id, order_id, user_id, item, count, coupon_id, amount_cents, discount_cents,
+              status)
+              SELECT shop_id, order_id + (1 << 40), user_id, item, count, coupon_id, amount_cents, discount_cents,
+              status FROM orders WHERE status = 1 AND coupon_id IS NOT NULL LIMIT 1",
         kind: Kind::Conservation,
         found: "used by 2 orders",
     },

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, decode, decode_header, encode, get_current_timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tercet_rules::{Code, Fault};
 
 use self::keys::Keys;
@@ -95,11 +95,18 @@ struct Said {
     role: Role,
     #[serde(default)]
     groups: Vec<String>,
+    #[serde(default, deserialize_with = "said")]
     shop_id: Option<Id>,
+    #[serde(default, deserialize_with = "said")]
     order_id: Option<Id>,
     /// Its last second; that it is there, and not over, is checked before.
     #[serde(default)]
     exp: f64,
+}
+
+/// What narrows a token is there or not: one that names it as null says nothing that may be gone by.
+fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Id>, D::Error> {
+    Id::deserialize(deserializer).map(Some)
 }
 
 /// What a token that is made here says.

@@ -100,9 +100,14 @@ impl Books {
         let (mut findings, mut after) = (Vec::new(), Key { shop_id: i64::MIN, order_id: i64::MIN });
         loop {
             let Key { shop_id, order_id } = after;
+            // Each half goes by the key from where it begins, however many shops have an order of one number.
             let sql = format!(
-                "SELECT shop_id, order_id FROM orders
-                 WHERE order_id >= {order_id} AND (order_id > {order_id} OR shop_id > {shop_id})
+                "SELECT shop_id, order_id FROM (
+                     SELECT shop_id, order_id FROM orders WHERE order_id = {order_id} AND shop_id > {shop_id}
+                     ORDER BY shop_id LIMIT {PAGE}) same
+                 UNION ALL SELECT shop_id, order_id FROM (
+                     SELECT shop_id, order_id FROM orders WHERE order_id > {order_id}
+                     ORDER BY order_id, shop_id LIMIT {PAGE}) higher
                  ORDER BY order_id, shop_id LIMIT {PAGE}"
             );
             let keys: Vec<Key> = self.order.numbers::<2>(sql).await?.into_iter().filter_map(key).collect();

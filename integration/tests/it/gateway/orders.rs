@@ -86,7 +86,7 @@ impl<'a, A: Asks> Market<'a, A> {
 
     /// What the log says of an order, once it does.
     async fn logged(&self, order_id: i64, action: &str) -> Value {
-        let (ask, mut found) = (format!("/v1/operator/log?user_id=42&order_id={order_id}"), Value::Null);
+        let (ask, mut found) = (format!("/v1/operator/log?user_id=42&shop_id=9&order_id={order_id}"), Value::Null);
         until(action, async || {
             let told = self.asks.ask(Ask::get(&ask).by(&self.keys.operator("ann"))).await.good(200);
             let entry = told["items"].as_array().expect("a list").iter().find(|entry| entry["action"] == action);
@@ -162,10 +162,10 @@ async fn is_paid_once<A: Asks>(market: &mut Market<'_, A>) {
 /// What was paid before stays.
 async fn is_closed_when_nobody_pays<A: Asks>(market: &mut Market<'_, A>) {
     let asks = market.asks;
-    let kept = market.place(2, Some(1)).await;
+    let over = Instant::now() + Duration::from_secs(7);
+    let kept = market.place(2, Some(5)).await;
     assert_eq!(asks.ask(market.pay(2, 9_500)).await.good(200)["status"], "paid");
     let coupon = market.place(3, Some(1)).await;
-    assert_eq!(market.issued().await, 4);
     until("it is closed", async || market.order(3).await["status"] == "closed").await;
     until("its coupon is back", async || market.coupon(&coupon).await == "available").await;
     until("its units are back", async || market.issued().await == 2).await;
@@ -179,22 +179,29 @@ async fn is_closed_when_nobody_pays<A: Asks>(market: &mut Market<'_, A>) {
     let entry = market.logged(3, "order refunded").await;
     assert_eq!((&entry["reason"], &entry["before"]), (&json!("not paid in time"), &json!(r#"{"status":"placed"}"#)));
     assert!(entry.get("operator").is_none(), "{entry}");
-    // Its turn was before that of the other.
+    // Its time is over too.
+    sleep_until(over).await;
     assert_eq!(market.order(2).await["status"], "paid");
     assert_eq!(market.coupon(&kept).await, "used");
 }
 
-/// One of both, with all that belongs to it.
+/// One of both, with all that belongs to it: the first is paid long before its time is over and the last long after,
+/// and the others when it is.
 async fn is_paid_or_closed_at_its_last_moment<A: Asks>(market: &mut Market<'_, A>) {
+    let (first, last) = (10, 10 + LATE - 1);
     let mut late = Vec::new();
-    for order_id in 10..10 + LATE {
-        let begun = Instant::now();
-        late.push((order_id, begun + Duration::from_secs(2), market.place(order_id, Some(2)).await));
+    for order_id in first..=last {
+        let seconds = if order_id == first { 600 } else { 2 };
+        let due = Instant::now() + Duration::from_secs(if order_id == first { 0 } else { 2 });
+        late.push((order_id, due, market.place(order_id, Some(seconds)).await));
     }
     let mut paid = 0;
     for (at, (order_id, due, coupon)) in late.iter().enumerate() {
         // The job looks each second: some are before it, and some are not.
         sleep_until(*due + at as u32 * Duration::from_millis(300)).await;
+        if *order_id == last {
+            until("it is closed", async || market.order(last).await["status"] == "closed").await;
+        }
         let told = market.asks.ask(market.pay(*order_id, 9_500)).await;
         let wanted = if told.status == 200 { ("paid", "used") } else { ("closed", "available") };
         if told.status == 200 {
@@ -202,6 +209,8 @@ async fn is_paid_or_closed_at_its_last_moment<A: Asks>(market: &mut Market<'_, A
         } else {
             assert_eq!(told.code(), "ORDER_CLOSED");
         }
+        assert!(*order_id != first || told.status == 200, "{told:?}");
+        assert!(*order_id != last || told.status != 200, "{told:?}");
         until("it has ended", async || market.coupon(coupon).await == wanted.1).await;
         assert_eq!(market.order(*order_id).await["status"], wanted.0);
     }

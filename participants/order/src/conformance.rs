@@ -88,8 +88,13 @@ pub(crate) async fn what_is_not_paid_in_time_is_found<Db: Unpaid>(pool: Pool<Db>
     assert_eq!(unpaid!().count(), 0);
     Db::look_later(&mut db, &all, 0).await.expect("the statement is sound");
     assert_eq!(unpaid!().collect::<Vec<_>>(), [2]);
+    // Nor before its own time is over.
+    Db::advance(&mut db, &[step(3, Status::Refunded, Status::Placed)]).await.expect("it is refunded");
+    let ahead = Db::look(&mut db, key(3)).await.expect("the statement is sound").expect("it is there");
+    assert_eq!((ahead.close_at_ms, ahead.is_ahead), (Some(third), true));
     let second = Db::look(&mut db, key(2)).await.expect("the statement is sound");
-    assert_eq!(second.map(|order| order.pay_by_ms), Some(times[1]), "its time is what it was");
+    let second = second.expect("it is there");
+    assert_eq!((second.pay_by_ms, second.is_ahead), (times[1], false), "its time is what it was");
     Db::advance(&mut db, &[step(1, Status::Paid, Status::Refunded)]).await.expect("it is paid");
     assert!(matches!(pay::<Db>(&mut db, &outbox, paid(1)).await, Err(PayError::Refunded(_))));
 }

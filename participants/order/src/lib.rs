@@ -302,6 +302,9 @@ impl<Db: Store> SliceCompensable for Refund<Db> {
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Refund>]) -> sqlx::Result<Vec<Answer>> {
         let refund = |order: &Standing, request: &pb::Refund| match order.status {
             Status::Paid if request.only_unpaid => Err(Answer::refused(format!("{} is paid", order.key))),
+            Status::Placed if request.only_unpaid && order.is_ahead => {
+                Err(Answer::refused(format!("{} may be paid yet", order.key)))
+            }
             Status::Placed | Status::Paid => Ok(Status::Refunded),
             // Whoever was told that it is placed may be quicker than what places it.
             Status::Frozen => Err(Answer::not_now(FROZEN_DELAY)),

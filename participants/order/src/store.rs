@@ -82,6 +82,10 @@ pub struct Standing {
     pub refunded_from: Option<Status>,
     /// Until when it waits to be paid, once it is placed, by the database.
     pub pay_by_ms: Option<i64>,
+    /// Of one that waits to be paid: when it is looked at whether it was.
+    pub close_at_ms: Option<i64>,
+    /// It may be paid yet: that time was ahead when this was read.
+    pub is_ahead: bool,
 }
 
 impl Standing {
@@ -178,8 +182,8 @@ pub trait Store: EventStore {
     /// How an order stands; locks nothing.
     fn look(db_tx: &mut DbTx<Self>, key: Key) -> impl Future<Output = sqlx::Result<Option<Standing>>> + Send;
 
-    /// Moves each order once. A step to refunded keeps where it came from; with one to placed its time to be paid
-    /// begins.
+    /// Moves each order once. A step to refunded keeps where it came from; with one from frozen to placed its time to
+    /// be paid begins, and where a refund is taken back it is looked at when that is over, and not at once.
     ///
     /// # Errors
     /// Besides the database's own: `RowNotFound` when one of them does not stand where it has to.
@@ -330,15 +334,37 @@ impl BasketLine {
 
 type LineRow = (i64, i64, i64, i64);
 
-type StandingRow = (i64, i64, i64, i64, Option<i64>, bool, i64, Option<i64>, Option<i64>);
+type StandingRow = (i64, i64, i64, i64, Option<i64>, bool, i64, Option<i64>, Option<i64>, Option<i64>, bool);
 
 impl Standing {
     fn from_row(row: StandingRow) -> sqlx::Result<Self> {
-        let (shop_id, order_id, user_id, due_cents, coupon_id, is_basket, status, refunded_from, pay_by_ms) = row;
-        let (status, refunded_from) =
-            (Status::from_number(status)?, refunded_from.map(Status::from_number).transpose()?);
+        let (
+            shop_id,
+            order_id,
+            user_id,
+            due_cents,
+            coupon_id,
+            is_basket,
+            status,
+            from,
+            pay_by_ms,
+            close_at_ms,
+            is_ahead,
+        ) = row;
+        let (status, refunded_from) = (Status::from_number(status)?, from.map(Status::from_number).transpose()?);
         let key = Key { shop_id, order_id };
-        Ok(Self { key, user_id, due_cents, coupon_id, is_basket, status, refunded_from, pay_by_ms })
+        Ok(Self {
+            key,
+            user_id,
+            due_cents,
+            coupon_id,
+            is_basket,
+            status,
+            refunded_from,
+            pay_by_ms,
+            close_at_ms,
+            is_ahead,
+        })
     }
 }
 

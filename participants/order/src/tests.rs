@@ -341,18 +341,22 @@ async fn an_order_is_paid_or_closed_and_never_both() {
 async fn only_for_want_of_payment_a_paid_order_is_kept() {
     let pool = orders().await;
     let placer = PlaceBasket::<Sqlite>::new(Outbox::off());
-    run!(pool, placer.try_, slice([basket(1, &[]), basket(2, &[])]));
-    run!(pool, placer.confirm, slice([basket(1, &[]), basket(2, &[])]));
+    let early = pb::PlaceBasket { pay_within_s: 600, ..basket(3, &[]) };
+    run!(pool, placer.try_, slice([basket(1, &[]), basket(2, &[]), early.clone()]));
+    run!(pool, placer.confirm, slice([basket(1, &[]), basket(2, &[]), early]));
     let mut db_tx = pool.begin().await.expect("the pool is open");
     let payment = Payment { key: Key { shop_id: 3, order_id: 1 }, user_id: 7, paid_cents: 2_000, operator: "bob" };
     pay::<Sqlite>(&mut db_tx, &Outbox::off(), payment).await.expect("it is placed");
     db_tx.commit().await.expect("the constraints hold");
     let unpaid = |order_id| pb::Refund { shop_id: 3, only_unpaid: true, ..refund_of(order_id) };
-    let answers = run!(pool, REFUNDER.try_, slice([unpaid(1), unpaid(2)]));
+    let answers = run!(pool, REFUNDER.try_, slice([unpaid(1), unpaid(2), unpaid(3)]));
     assert_refused(&answers[0], "order 1 of shop 3 is paid");
     assert_eq!(answers[1], Answer::done());
-    assert_eq!(statuses(&pool).await, [0, 0, 0, 1, 1]);
-    let too_long = pb::PlaceBasket { pay_within_s: 1_209_601, ..basket(3, &[]) };
+    assert_refused(&answers[2], "order 3 of shop 3 may be paid yet");
+    assert_eq!(statuses(&pool).await, [0, 1, 0, 1, 1]);
+    let of_anybody = slice([pb::Refund { shop_id: 3, ..refund_of(3) }]);
+    assert_eq!(run!(pool, REFUNDER.try_, of_anybody), [Answer::done()], "its shop may");
+    let too_long = pb::PlaceBasket { pay_within_s: 1_209_601, ..basket(4, &[]) };
     assert_refused(&run!(pool, placer.try_, slice([too_long]))[0], "pay_within_s is 1209601: it is at most 1209600");
 }
 

@@ -1,4 +1,4 @@
-//! An order that is taken back: a saga over its redemption, the order, its units and its coupons, which come last.
+//! An order that is taken back: a saga over the order, its redemption, its units and its coupons, which come last.
 
 use tercet::action::Saga;
 use tercet::client::{Outcome, Wait};
@@ -94,11 +94,12 @@ fn plan(
     let take_back =
         pb::TakeBack { redemption_id, order_id, operator: request.operator.clone(), reason: request.reason.clone() };
     let mut plan = plan::saga().deadline(DEADLINE);
-    plan.branch(TAKE_BACK.with(&take_back)?.business_key(format!("redemption/{redemption_id}")));
     let order_key = format!("order/{shop_id}/{order_id}");
     let (operator, reason) = (request.operator.clone(), request.reason.clone());
     let refund = Refund { order_id, operator, reason, shop_id, only_unpaid: request.only_unpaid };
+    // What decides comes first: where somebody has paid, nothing else was done yet.
     plan.branch(order::REFUND.with(&refund)?.business_key(&order_key));
+    plan.branch(TAKE_BACK.with(&take_back)?.business_key(format!("redemption/{redemption_id}")));
     for (item, count) in fields::units(lines) {
         plan.branch(stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
     }

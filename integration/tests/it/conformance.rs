@@ -29,7 +29,8 @@ mod order {
 
     mod conformance;
     pub(crate) use conformance::{
-        an_order_is_paid_or_closed, one_has_the_job, place, place_basket, refund, what_is_not_paid_in_time_is_found,
+        an_order_is_paid_or_closed, one_has_the_job, place, place_basket, refund, settle_refund,
+        what_is_not_paid_in_time_is_found,
     };
 }
 
@@ -54,6 +55,7 @@ conformance! {
     order_place_conforms_on_mariadb: on_mariadb(order::place()).await;
     order_place_basket_conforms_on_mariadb: on_mariadb(order::place_basket()).await;
     order_refund_conforms_on_mariadb: on_mariadb(order::refund()).await;
+    order_settle_refund_conforms_on_mariadb: on_mariadb(order::settle_refund()).await;
 }
 
 #[tokio::test]

@@ -41,8 +41,9 @@ impl From<PayError> for Fault {
         let of = |code: Code, key: Key| code.fault([("order_id", key.order_id.to_string())]);
         match error {
             PayError::Unknown { key, .. } => missing(key),
-            // Whoever was told that it is placed may be quicker than what places it.
-            PayError::Frozen(_) => Code::SystemBusy.fault([]),
+            // Whoever was told that it is placed may be quicker than what places it; and what is being taken back may be
+            // what it was before yet.
+            PayError::Frozen(_) | PayError::Refunding(_) => Code::SystemBusy.fault([]),
             PayError::Closed(key) => of(Code::OrderClosed, key),
             PayError::Refunded(key) => of(Code::OrderRefunded, key),
             PayError::Differs { key, due_cents } => Cents::new("due_cents", due_cents).map_or_else(Self::from, |due| {
@@ -59,6 +60,7 @@ fn view(order: &Standing) -> pb::OrderView {
         Status::Frozen => pb::OrderStatus::Frozen,
         Status::Placed => pb::OrderStatus::Placed,
         Status::Paid => pb::OrderStatus::Paid,
+        Status::Refunded if order.is_refunding() => pb::OrderStatus::Refunding,
         Status::Closed | Status::Refunded if order.is_closed() => pb::OrderStatus::Closed,
         Status::Closed | Status::Refunded => pb::OrderStatus::Refunded,
     };

@@ -7,9 +7,10 @@ use tercet_testing::{Database, Mode, Suite};
 
 use super::store::unpaid::Unpaid;
 use super::store::{Key, Move, Order, Standing, Status, Store};
-use super::{PLACE, PLACE_BASKET, PayError, Payment, REFUND, audit, pay, service};
+use super::{PLACE, PLACE_BASKET, PayError, Payment, REFUND, SETTLE_REFUND, audit, pay, service};
 
-/// Order 1 is placed, order 2 is paid, and order 3 is frozen.
+/// Order 1 is placed, orders 2 and 7 are paid, and order 3 is frozen; orders 4, 5 and 6 are refunded, and that of 6 is
+/// final.
 async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
     let order = |order_id, coupon_id| Order {
         key: Key::single(order_id),
@@ -23,10 +24,13 @@ async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
     };
     let step = |order_id, from, to| Move { key: Key::single(order_id), from, to };
     let mut db_tx = pool.begin().await?;
-    Db::insert(&mut db_tx, &[order(1, None), order(2, Some(5)), order(3, None)]).await?;
-    let placed = [1, 2].map(|order_id| step(order_id, Status::Frozen, Status::Placed));
+    let orders = [1, 2, 3, 4, 5, 6, 7].map(|order_id| order(order_id, (order_id == 2).then_some(5)));
+    Db::insert(&mut db_tx, &orders).await?;
+    let placed = [1, 2, 4, 5, 6, 7].map(|order_id| step(order_id, Status::Frozen, Status::Placed));
     Db::advance(&mut db_tx, &placed).await?;
-    Db::advance(&mut db_tx, &[step(2, Status::Placed, Status::Paid)]).await?;
+    Db::advance(&mut db_tx, &[2, 7].map(|order_id| step(order_id, Status::Placed, Status::Paid))).await?;
+    Db::advance(&mut db_tx, &[4, 5, 6].map(|order_id| step(order_id, Status::Placed, Status::Refunded))).await?;
+    Db::end_refunds(&mut db_tx, &[(Key::single(6), true)]).await?;
     db_tx.commit().await
 }
 
@@ -82,7 +86,11 @@ pub(crate) async fn what_is_not_paid_in_time_is_found<Db: Unpaid>(pool: Pool<Db>
     let refunds = [step(2, Status::Placed, Status::Refunded), step(3, Status::Placed, Status::Refunded)];
     Db::advance(&mut db, &refunds).await.expect("they are placed");
     assert_eq!(unpaid!().count(), 0, "one is paid and two are taken back");
+    assert!(matches!(pay::<Db>(&mut db, &outbox, paid(2)).await, Err(PayError::Refunding(_))));
+    Db::end_refunds(&mut db, &[(key(2), true)]).await.expect("it is refunded");
     assert!(matches!(pay::<Db>(&mut db, &outbox, paid(2)).await, Err(PayError::Closed(_))));
+    Db::end_refunds(&mut db, &[(key(2), false)]).await.expect("it is refunded");
+    assert!(Db::end_refunds(&mut db, &[(key(4), true)]).await.is_err(), "it is placed");
     // A refund that comes to nothing is asked for again, and not at once.
     Db::advance(&mut db, &[step(2, Status::Refunded, Status::Placed)]).await.expect("it is refunded");
     assert_eq!(unpaid!().count(), 0);
@@ -96,6 +104,7 @@ pub(crate) async fn what_is_not_paid_in_time_is_found<Db: Unpaid>(pool: Pool<Db>
     let second = second.expect("it is there");
     assert_eq!((second.pay_by_ms, second.is_ahead), (times[1], false), "its time is what it was");
     Db::advance(&mut db, &[step(1, Status::Paid, Status::Refunded)]).await.expect("it is paid");
+    Db::end_refunds(&mut db, &[(key(1), true)]).await.expect("it is refunded");
     assert!(matches!(pay::<Db>(&mut db, &outbox, paid(1)).await, Err(PayError::Refunded(_))));
 }
 
@@ -164,7 +173,7 @@ pub(crate) async fn an_order_is_paid_or_closed<Db: Unpaid>(pool: Pool<Db>) {
         let status = order.expect("the statement is sound").map(|Standing { status, .. }| status);
         match (told, answer) {
             (Ok(_), Answer::Refused(_)) if status == Some(Status::Paid) => paid += 1,
-            (Err(PayError::Closed(_)), answer) if answer == Answer::done() && status == Some(Status::Refunded) => {
+            (Err(PayError::Refunding(_)), answer) if answer == Answer::done() && status == Some(Status::Refunded) => {
                 closed += 1;
             }
             (told, answer) => panic!("{told:?}, {answer:?}: {status:?}"),
@@ -180,7 +189,7 @@ async fn coupons_once<Db: Store>(pool: Pool<Db>) -> Result<(), String> {
 
 fn suite<Db: Store + Database, M: Mode, R: Request>(action: Action<M, R>) -> Suite<Db, M, R> {
     let suite = Suite::new(action, |pool| service::<Db>(pool, None)).seed(rows::<Db>);
-    suite.invariant(coupons_once::<Db>).ignoring(&["pay_by_ms", "close_at_ms"])
+    suite.invariant(coupons_once::<Db>).ignoring(&["pay_by_ms", "close_at_ms", "refunded_ms"])
 }
 
 pub(crate) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {
@@ -203,7 +212,12 @@ pub(crate) fn place<Db: Store + Database>() -> Suite<Db, Tcc, pb::Place> {
 pub(crate) fn refund<Db: Store + Database>() -> Suite<Db, Saga, pb::Refund> {
     let refund = |order_id| pb::Refund { order_id, ..pb::Refund::default() };
     let unpaid = |order_id| pb::Refund { only_unpaid: true, ..refund(order_id) };
-    suite(REFUND).granting([refund(1), refund(2)]).refusing([refund(1), refund(9), unpaid(2)])
+    suite(REFUND).granting([refund(1), refund(2)]).refusing([refund(6), refund(9), unpaid(7)])
+}
+
+pub(crate) fn settle_refund<Db: Store + Database>() -> Suite<Db, Saga, pb::SettleRefund> {
+    let settle = |order_id| pb::SettleRefund { order_id, shop_id: 0 };
+    suite(SETTLE_REFUND).granting([settle(4), settle(5)]).refusing([settle(4), settle(1), settle(6), settle(9)])
 }
 
 pub(crate) fn place_basket<Db: Store + Database>() -> Suite<Db, Tcc, pb::PlaceBasket> {

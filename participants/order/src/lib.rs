@@ -3,7 +3,8 @@
 //! An order is frozen while its placing is under way: its amounts stand from its first row on. Then it is placed or
 //! closed; a placed one is paid; a placed or paid one may be refunded. One that was not paid
 //! in time is refunded by a job ([`closing()`]); what was refunded before it was paid is said to be closed. Whether it
-//! was paid or taken back is decided by its row, once. Money is in cents.
+//! was paid or taken back is decided by its row, once; its refund is final once [`SETTLE_REFUND`] has said so, and may
+//! be taken back until then. Money is in cents.
 //!
 //! What happens to orders is told on the topic "order". It is told in turn which coupons orders have used
 //! ([`coupon_use`]).
@@ -38,12 +39,14 @@ mod key;
 pub mod limits;
 mod metrics;
 mod payment;
+mod settle;
 mod status;
 pub mod store;
 
 pub use basket::PlaceBasket;
 use limits::COUNT_MAX;
 pub use payment::{Paid, PayError, Payment, pay};
+pub use settle::SettleRefund;
 use store::unpaid::Unpaid;
 use store::{BasketLine, Key, Move, Order, Standing, Status, Store, Totals};
 
@@ -55,6 +58,8 @@ pub const PLACE: Action<Tcc, pb::Place> = Action::tcc(SERVICE, "place");
 pub const PLACE_BASKET: Action<Tcc, pb::PlaceBasket> = Action::tcc(SERVICE, "place_basket");
 /// Refunds a placed or paid order.
 pub const REFUND: Action<Saga, pb::Refund> = Action::saga(SERVICE, "refund");
+/// Says that a refund is final, which comes last in it.
+pub const SETTLE_REFUND: Action<Saga, pb::SettleRefund> = Action::saga(SERVICE, "settle_refund");
 /// Sends word that an order was paid, once [`pay`] has committed.
 pub const PAID: Action<Sender, pb::Paid> = Action::sender(SERVICE, "paid");
 
@@ -77,6 +82,7 @@ pub async fn service<Db: Store>(pool: sqlx::Pool<Db>, bus: Option<&Bus>) -> Resu
         .tcc_slice(PLACE, Place::new(outbox.clone()))
         .tcc_slice(PLACE_BASKET, PlaceBasket::new(outbox.clone()))
         .saga_slice(REFUND, Refund::new(outbox.clone()))
+        .saga_slice(SETTLE_REFUND, SettleRefund::new())
         .sender(PAID);
     let Some(bus) = bus else { return Ok(service) };
     let consuming = Consuming::new(coupon_use::CouponUse::default(), [pool.clone()], bus.clone());
@@ -242,7 +248,7 @@ struct Moved<'a> {
     coupon_ids: Vec<i64>,
 }
 
-/// An order that is not placed yet is asked for again after so long.
+/// An order that is not placed yet, or is being refunded, is asked for again after so long.
 const FROZEN_DELAY: Duration = Duration::from_millis(50);
 
 /// Moves each order to what `next` says of it, which is at most one step for each order of a slice. Returns the
@@ -308,6 +314,8 @@ impl<Db: Store> SliceCompensable for Refund<Db> {
             Status::Placed | Status::Paid => Ok(Status::Refunded),
             // Whoever was told that it is placed may be quicker than what places it.
             Status::Frozen => Err(Answer::not_now(FROZEN_DELAY)),
+            // Another refund of it may come to nothing yet.
+            Status::Refunded if order.is_refunding() => Err(Answer::not_now(FROZEN_DELAY)),
             status @ (Status::Closed | Status::Refunded) => {
                 Err(Answer::refused(format!("{} is {}", order.key, status.name())))
             }

@@ -50,6 +50,9 @@ pub enum PayError {
     /// Its placing is under way: ask again.
     #[error("{0} is not placed yet")]
     Frozen(Key),
+    /// It is being taken back, which may come to nothing yet: ask again.
+    #[error("{0} is being refunded")]
+    Refunding(Key),
     /// It came to nothing, or was taken back before it was paid: give the money back.
     #[error("{0} is closed")]
     Closed(Key),
@@ -87,6 +90,7 @@ pub async fn pay<Db: Store>(
     };
     match order.status {
         Status::Frozen => return Err(PayError::Frozen(key)),
+        Status::Refunded if order.is_refunding() => return Err(PayError::Refunding(key)),
         Status::Closed | Status::Refunded if order.is_closed() => return Err(PayError::Closed(key)),
         Status::Closed | Status::Refunded => return Err(PayError::Refunded(key)),
         Status::Placed | Status::Paid if order.due_cents != paid_cents => {

@@ -80,6 +80,8 @@ pub struct Standing {
     pub status: Status,
     /// Of a refunded order: where it stood before.
     pub refunded_from: Option<Status>,
+    /// Of a refunded order: when that was final; it may be taken back until then.
+    pub refunded_ms: Option<i64>,
     /// Until when it waits to be paid, once it is placed, by the database.
     pub pay_by_ms: Option<i64>,
     /// Of one that waits to be paid: when it is looked at whether it was.
@@ -89,6 +91,11 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether it is being taken back, and may yet be what it was before.
+    pub fn is_refunding(&self) -> bool {
+        self.status == Status::Refunded && self.refunded_ms.is_none()
+    }
+
     /// Whether it came to nothing, or was taken back before it was paid.
     pub fn is_closed(&self) -> bool {
         self.status == Status::Closed || self.refunded_from == Some(Status::Placed)
@@ -189,6 +196,12 @@ pub trait Store: EventStore {
     /// Besides the database's own: `RowNotFound` when one of them does not stand where it has to.
     fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
+    /// Says of each of these refunded orders, at most once, whether its refund is final.
+    ///
+    /// # Errors
+    /// Besides the database's own: `RowNotFound` when one of them is not refunded.
+    fn end_refunds(db_tx: &mut DbTx<Self>, orders: &[(Key, bool)]) -> impl Future<Output = sqlx::Result<()>> + Send;
+
     /// Notes what is said about coupons, at most once for each of an order; false when one of the orders is not there
     /// with this coupon and discount, or came to nothing.
     fn note_uses(db_tx: &mut DbTx<Self>, uses: &[Used]) -> impl Future<Output = sqlx::Result<bool>> + Send;
@@ -285,6 +298,17 @@ macro_rules! store {
                 if done.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
             }
 
+            async fn end_refunds(db_tx: &mut DbTx<Self>, orders: &[(Key, bool)]) -> sqlx::Result<()> {
+                if orders.is_empty() {
+                    return Ok(());
+                }
+                let row = |(key, is_final): &(Key, bool)| (key.shop_id, key.order_id, i64::from(*is_final));
+                let mut rows: Vec<_> = orders.iter().map(row).collect();
+                rows.sort_unstable();
+                let done = sqlx::query($sql.settle).bind(json(&rows)).execute(db_tx).await?;
+                if done.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
+            }
+
             async fn note_uses(db_tx: &mut DbTx<Self>, uses: &[Used]) -> sqlx::Result<bool> {
                 if uses.is_empty() {
                     return Ok(true);
@@ -334,33 +358,23 @@ impl BasketLine {
 
 type LineRow = (i64, i64, i64, i64);
 
-type StandingRow = (i64, i64, i64, i64, Option<i64>, bool, i64, Option<i64>, Option<i64>, Option<i64>, bool);
+type StandingRow =
+    (i64, i64, i64, i64, Option<i64>, bool, i64, Option<i64>, Option<i64>, Option<i64>, Option<i64>, bool);
 
 impl Standing {
     fn from_row(row: StandingRow) -> sqlx::Result<Self> {
-        let (
-            shop_id,
-            order_id,
-            user_id,
-            due_cents,
-            coupon_id,
-            is_basket,
-            status,
-            from,
-            pay_by_ms,
-            close_at_ms,
-            is_ahead,
-        ) = row;
+        let (shop_id, order_id, user_id, due_cents, coupon_id, is_basket, status, from, ..) = row;
+        let (.., refunded_ms, pay_by_ms, close_at_ms, is_ahead) = row;
         let (status, refunded_from) = (Status::from_number(status)?, from.map(Status::from_number).transpose()?);
-        let key = Key { shop_id, order_id };
         Ok(Self {
-            key,
+            key: Key { shop_id, order_id },
             user_id,
             due_cents,
             coupon_id,
             is_basket,
             status,
             refunded_from,
+            refunded_ms,
             pay_by_ms,
             close_at_ms,
             is_ahead,

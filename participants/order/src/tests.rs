@@ -11,6 +11,7 @@ use super::*;
 
 const PLACER: Place<Sqlite> = Place::new(Outbox::off());
 const REFUNDER: Refund<Sqlite> = Refund::new(Outbox::off());
+const SETTLER: SettleRefund<Sqlite> = SettleRefund::new();
 
 async fn orders() -> SqlitePool {
     let options = SqlitePoolOptions::new().max_connections(1);
@@ -35,6 +36,10 @@ fn refund_of(order_id: i64) -> pb::Refund {
 
 fn refund(order_id: i64) -> Vec<Op<pb::Refund>> {
     slice([refund_of(order_id)])
+}
+
+fn settle(order_id: i64) -> Vec<Op<pb::SettleRefund>> {
+    slice([pb::SettleRefund { order_id, shop_id: 0 }])
 }
 
 /// Frozen, placed, closed, paid and refunded.
@@ -128,9 +133,38 @@ async fn an_order_is_refunded_once_and_not_before_it_is_placed() {
     run!(pool, PLACER.confirm, slice([place(1, 0)]));
     let answers = run!(pool, REFUNDER.try_, slice([refund_of(1), refund_of(1)]));
     assert_eq!(answers[0], Answer::done());
-    assert_refused(&answers[1], "order 1 is refunded");
+    assert_eq!(answers[1], Answer::not_now(FROZEN_DELAY), "the other may come to nothing yet");
+    assert_eq!(run!(pool, SETTLER.try_, settle(1)), [Answer::done()]);
     assert_refused(&run!(pool, REFUNDER.try_, refund(1))[0], "order 1 is refunded");
     assert_eq!(statuses(&pool).await, [0, 0, 0, 0, 1]);
+}
+
+/// Nobody is told that an order is closed while it may yet be what it was.
+#[tokio::test]
+async fn a_refund_is_final_once_it_is_settled() {
+    let pool = orders().await;
+    run!(pool, PLACER.try_, slice([place(1, 0), place(2, 0)]));
+    run!(pool, PLACER.confirm, slice([place(1, 0), place(2, 0)]));
+    let said = async |order_id| mark_paid(&pool, order_id).await.expect_err("it is taken back").to_string();
+    assert_refused(&run!(pool, SETTLER.try_, settle(1))[0], "order 1 is placed");
+    assert_refused(&run!(pool, SETTLER.try_, settle(9))[0], "order 9 does not exist");
+    assert!(mark_paid(&pool, 2).await.expect("it is placed").is_new);
+    run!(pool, REFUNDER.try_, slice([refund_of(1), refund_of(2)]));
+    assert_eq!(said(1).await, "order 1 is being refunded");
+    let twice = slice([1, 2, 1].map(|order_id| pb::SettleRefund { order_id, shop_id: 0 }));
+    let answers = run!(pool, SETTLER.try_, twice);
+    assert_eq!(answers[..2], [Answer::done(), Answer::done()]);
+    assert_refused(&answers[2], "the refund of order 1 is final");
+    assert_eq!((said(1).await, said(2).await), ("order 1 is closed".into(), "order 2 is refunded".into()));
+
+    assert_eq!(run!(pool, SETTLER.cancel, settle(1)), [Answer::done()]);
+    assert_refused(&run!(pool, SETTLER.cancel, settle(1))[0], "the refund of order 1 is not final");
+    assert_eq!(said(1).await, "order 1 is being refunded");
+    assert_eq!(run!(pool, REFUNDER.cancel, refund(1)), [Answer::done()]);
+    assert!(mark_paid(&pool, 1).await.expect("it is placed again").is_new);
+    // Nothing of that refund is left for the next one.
+    run!(pool, REFUNDER.try_, refund(1));
+    assert_eq!(said(1).await, "order 1 is being refunded");
 }
 
 #[tokio::test]
@@ -270,7 +304,7 @@ async fn two_shops_have_an_order_of_the_same_number() {
     assert_eq!(coupons(&pool).await.expect("the tables are there"), [(4, 1), (6, 1), (7, 1), (8, 1)]);
     let of_4 = |shop_id| slice([pb::Refund { shop_id, ..refund_of(1) }]);
     assert_eq!(run!(pool, REFUNDER.try_, of_4(4)), [Answer::done()]);
-    assert_refused(&run!(pool, REFUNDER.try_, of_4(4))[0], "order 1 of shop 4 is refunded");
+    assert_eq!(run!(pool, REFUNDER.try_, of_4(4)), [Answer::not_now(FROZEN_DELAY)]);
     assert_refused(&run!(pool, REFUNDER.try_, of_4(5))[0], "order 1 of shop 5 does not exist");
     assert_eq!(coupons(&pool).await.expect("the tables are there"), [(4, 1), (8, 1)]);
 }
@@ -364,4 +398,5 @@ tercet_testing::conformance! {
     place_conforms: conformance::place::<Sqlite>();
     place_basket_conforms: conformance::place_basket::<Sqlite>();
     refund_conforms: conformance::refund::<Sqlite>();
+    settle_refund_conforms: conformance::settle_refund::<Sqlite>();
 }

@@ -20,7 +20,7 @@ use tercet::fence;
 use tercet::plan::{self, Branch, Plan};
 use tercet_events::outbox::Outbox;
 use tercet_proto::coupon::v1::{Claim, GiveBack, Redeem};
-use tercet_proto::order::v1::{Paid, Place, Refund};
+use tercet_proto::order::v1::{Paid, Place, Refund, SettleRefund};
 use tercet_proto::stock::v1::{Reserve, Restock};
 pub use tercet_stock::template_item;
 
@@ -68,7 +68,8 @@ pub fn checkout(order: &Place) -> anyhow::Result<Plan<Tcc>> {
     Ok(plan.build()?)
 }
 
-/// A user returns what an order bought. The coupon comes last, since nobody waits for a compensation before using it.
+/// A user returns what an order bought. The coupon comes after what may be refused, since nobody waits for a compensation
+/// before using it; then the order says that its refund is final.
 ///
 /// # Errors
 /// None for plain numbers: the plan is within every limit.
@@ -82,6 +83,8 @@ pub fn refund(order: &Place) -> anyhow::Result<Plan<Saga>> {
         let give_back = GiveBack { coupon_id, order_id, discount_cents, ..GiveBack::default() };
         plan.branch(tercet_coupon::GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));
     }
+    let settle = SettleRefund { order_id, ..SettleRefund::default() };
+    plan.branch(tercet_order::SETTLE_REFUND.with(&settle)?.business_key(&order_key));
     Ok(plan.build()?)
 }
 
@@ -140,8 +143,8 @@ mod tests {
         let without_coupon = Place { coupon_id: 0, ..longest };
         assert_eq!(checkout(&longest).expect("it is within the limits").branch_count(), 3);
         assert_eq!(checkout(&without_coupon).expect("it is within the limits").branch_count(), 2);
-        assert_eq!(refund(&longest).expect("it is within the limits").branch_count(), 3);
-        assert_eq!(refund(&without_coupon).expect("it is within the limits").branch_count(), 2);
+        assert_eq!(refund(&longest).expect("it is within the limits").branch_count(), 4);
+        assert_eq!(refund(&without_coupon).expect("it is within the limits").branch_count(), 3);
         let ids = Claim { coupon_id: i64::MIN, template_id: 1, user_id: i64::MIN, ..Claim::default() };
         assert_eq!(claim(&ids).expect("it is within the limits").branch_count(), 2);
         let notice = Paid { order_id: i64::MIN, user_id: i64::MIN, paid_cents: i64::MIN };

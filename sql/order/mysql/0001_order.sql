@@ -12,6 +12,8 @@ CREATE TABLE IF NOT EXISTS orders (
   status TINYINT NOT NULL CHECK (status BETWEEN 0 AND 4),
   -- Of a refunded order: what it was before, for when the refund is taken back.
   refunded_from TINYINT,
+  -- When its refund was final; NULL: it may be taken back yet.
+  refunded_ms BIGINT,
   -- For how many seconds from its placing it waits to be paid, until when that is, and when it is looked at whether it was; NULL:
   -- without end.
   pay_within_s BIGINT,
@@ -22,7 +24,8 @@ CREATE TABLE IF NOT EXISTS orders (
   PRIMARY KEY (order_id, shop_id),
   KEY orders_to_close (close_at_ms),
   CHECK (discount_cents BETWEEN 0 AND amount_cents),
-  CHECK ((refunded_from IS NULL) = (status <> 4))
+  CHECK ((refunded_from IS NULL) = (status <> 4)),
+  CHECK (refunded_ms IS NULL OR status = 4)
 ) ENGINE = InnoDB;
 
 -- Which process closes orders that nobody has paid. Nothing but speed hangs on it.

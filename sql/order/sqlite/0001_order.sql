@@ -12,6 +12,8 @@ CREATE TABLE orders (
   status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 4),
   -- Of a refunded order: what it was before, for when the refund is taken back.
   refunded_from INTEGER,
+  -- When its refund was final; NULL: it may be taken back yet.
+  refunded_ms INTEGER,
   -- For how many seconds from its placing it waits to be paid, until when that is, and when it is looked at whether it was; NULL:
   -- without end.
   pay_within_s INTEGER,
@@ -20,7 +22,8 @@ CREATE TABLE orders (
   -- What the coupon service has said about the order's coupon: 0 nothing, 1 it was used for this order, 2 it was given back.
   coupon_use INTEGER NOT NULL DEFAULT 0 CHECK (coupon_use BETWEEN 0 AND 2),
   PRIMARY KEY (order_id, shop_id),
-  CHECK ((refunded_from IS NULL) = (status <> 4))
+  CHECK ((refunded_from IS NULL) = (status <> 4)),
+  CHECK (refunded_ms IS NULL OR status = 4)
 ) STRICT;
 CREATE INDEX orders_to_close ON orders (close_at_ms) WHERE close_at_ms IS NOT NULL;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tercet_gateway::token::{Bearer, Role};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::apart::{Apart, SHARDS, until};
 use super::coupons::{claim, published};
@@ -202,7 +202,12 @@ async fn is_paid_or_closed_at_its_last_moment<A: Asks>(market: &mut Market<'_, A
         if *order_id == last {
             until("it is closed", async || market.order(last).await["status"] == "closed").await;
         }
-        let told = market.asks.ask(market.pay(*order_id, 9_500)).await;
+        let mut told = market.asks.ask(market.pay(*order_id, 9_500)).await;
+        // What is being taken back may be what it was before yet.
+        while told.status != 200 && told.code() == "SYSTEM_BUSY" {
+            sleep(Duration::from_millis(50)).await;
+            told = market.asks.ask(market.pay(*order_id, 9_500)).await;
+        }
         let wanted = if told.status == 200 { ("paid", "used") } else { ("closed", "available") };
         if told.status == 200 {
             paid += 1;

@@ -13,6 +13,7 @@ use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
 use tercet_coupon::redemption::Settings;
 use tercet_events::outbox::Outbox;
+use tercet_order::store::{Key, Status as Order};
 use tercet_order::{PLACE_BASKET, PlaceBasket};
 use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
 use tercet_proto::coupon::v1::{self as pb, RedemptionState as State, RefundState};
@@ -29,7 +30,7 @@ use tonic::server::NamedService;
 use tonic::transport::{Channel, Server};
 
 use super::code;
-use super::world::{self, Databases, World, on_mariadb, on_sqlite, refund, universal, until, wanted};
+use super::world::{self, Databases, SHOP, World, on_mariadb, on_sqlite, refund, universal, until, wanted};
 
 on_both! {
     another_attempt_waits_until_the_one_before_holds_nothing;
@@ -112,6 +113,13 @@ impl<Db: tercet_stock::store::Store + Dialect> SliceCompensable for LateRestock<
     }
 }
 
+/// Where order 1 stands, and whether what takes it back may come to nothing yet.
+async fn stands<Db: Databases>(world: &World<Db>) -> (Order, bool) {
+    let mut db = world.orders.acquire().await.expect("the pool is open");
+    let order = Db::look(&mut db, Key { shop_id: SHOP, order_id: 1 }).await.expect("the statement is sound");
+    order.map(|order| (order.status, order.is_refunding())).expect("it is there")
+}
+
 async fn a_refund_that_ran_out_of_time_is_not_refused_and_is_done_later<Db: Databases>(mut world: World<Db>) {
     drop(tercet_stock::service(world.orders.clone(), None).await.expect("the schema is sound"));
     tercet_stock::seed(&world.orders, &[(1, 100)]).await.expect("it is sound");
@@ -129,6 +137,8 @@ async fn a_refund_that_ran_out_of_time_is_not_refused_and_is_done_later<Db: Data
     let redemption = world.redemption.clone();
     let asked = tokio::spawn(async move { redemption.clone().refund(refund(1)).await });
     until("it is under way", async || world.get("k").await.state() == State::Refunded).await;
+    // Nobody is told to give money back for it while it may come to nothing.
+    assert_eq!(stands(&world).await, (Order::Refunded, true));
     // Whoever asks again meanwhile is not told that it is done; where it has come to nothing by now, the same as he.
     match world.refund(refund(1)).await {
         Ok(told) => assert_eq!((told.state(), told.returned_coupon_ids), (RefundState::Submitted, vec![])),
@@ -138,10 +148,12 @@ async fn a_refund_that_ran_out_of_time_is_not_refused_and_is_done_later<Db: Data
     assert_eq!(world::fault(&busy).code, Code::SystemBusy, "nobody has said no");
     world.coordinator.all_ended().await;
     assert_eq!((world.units().await, world.uses().await), ((99, 0, 1), (vec![(one, 1)], vec![(one, 1)])));
+    assert_eq!(stands(&world).await, (Order::Placed, false));
     is_open.store(true, Ordering::Relaxed);
     assert_eq!(world.refund(refund(1)).await.expect("it is placed").state(), RefundState::Done);
     world.coordinator.all_ended().await;
     assert_eq!((world.units().await, world.uses().await), ((100, 0, 0), (vec![], vec![])));
+    assert_eq!(stands(&world).await, (Order::Refunded, false), "it is final");
 }
 
 async fn a_redemption_that_a_person_stopped_is_not_refused_and_is_begun_again<Db: Databases>(mut world: World<Db>) {

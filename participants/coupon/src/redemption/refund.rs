@@ -1,11 +1,12 @@
-//! An order that is taken back: a saga over the order, its redemption, its units and its coupons, which come last.
+//! An order that is taken back: a saga over the order, its redemption, its units and its coupons; then it is
+//! final.
 
 use tercet::action::Saga;
 use tercet::client::{Outcome, Wait};
 use tercet::fence::Dialect;
 use tercet::plan::{self, Plan};
 use tercet_proto::coupon::v1 as pb;
-use tercet_proto::order::v1::Refund;
+use tercet_proto::order::v1::{Refund, SettleRefund};
 use tercet_proto::stock::v1::Restock;
 use tercet_rules::{Code, Fault};
 use tracing::{error, warn};
@@ -107,5 +108,8 @@ fn plan(
         let give_back = pb::GiveBack { coupon_id, order_id, discount_cents, shop_id };
         plan.branch(GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));
     }
+    // Whoever pays is told that it is too late from here on.
+    let settle = SettleRefund { order_id, shop_id };
+    plan.branch(order::SETTLE_REFUND.with(&settle)?.business_key(&order_key));
     Ok(plan.build()?)
 }

@@ -12,6 +12,7 @@ pub(super) struct Statements {
     pub(super) standings: &'static str,
     pub(super) look: &'static str,
     pub(super) advance: &'static str,
+    pub(super) settle: &'static str,
     pub(super) note_uses: &'static str,
     pub(super) note_basket_uses: &'static str,
 }
@@ -53,14 +54,14 @@ pub(super) const SQLITE: Statements = Statements {
         ORDER BY shop_id, order_id, coupon_id",
     standings: "-- order_standings
         SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from,
-            pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
+            refunded_ms, pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
         FROM orders WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
     look: "-- order_look
         SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from,
-            pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
+            refunded_ms, pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
         FROM orders WHERE shop_id = $1 AND order_id = $2",
     advance: "-- order_advance
-        UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END,
+        UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END, refunded_ms = NULL,
             pay_by_ms = CASE WHEN j.before = 0 AND j.next = 1 THEN j.now_ms + pay_within_s * 1000 ELSE pay_by_ms END,
             close_at_ms = CASE WHEN j.next <> 1 OR pay_within_s IS NULL THEN NULL
                 WHEN j.before = 0 THEN j.now_ms + pay_within_s * 1000
@@ -68,6 +69,10 @@ pub(super) const SQLITE: Statements = Statements {
         FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS before, value->>3 AS next,
                   CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now_ms FROM json_each($1)) AS j
         WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.status = j.before",
+    settle: "-- order_settle
+        UPDATE orders SET refunded_ms = CASE j.is_final WHEN 1 THEN CAST(unixepoch('subsec') * 1000 AS INTEGER) END
+        FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS is_final FROM json_each($1)) AS j
+        WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.status = 4",
     note_uses: "-- order_note_uses
         UPDATE orders SET coupon_use = j.now
         FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS coupon_id, value->>3 AS now,
@@ -126,27 +131,33 @@ pub(super) const MYSQL: Statements = Statements {
         ORDER BY b.shop_id, b.order_id, b.coupon_id",
     standings: "-- order_standings
         SELECT o.shop_id, o.order_id, o.user_id, o.amount_cents - o.discount_cents, o.coupon_id,
-            o.item = 0, CAST(o.status AS SIGNED), CAST(o.refunded_from AS SIGNED), o.pay_by_ms,
-            o.close_at_ms, COALESCE(o.pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
+            o.item = 0, CAST(o.status AS SIGNED), CAST(o.refunded_from AS SIGNED), o.refunded_ms,
+            o.pay_by_ms, o.close_at_ms, COALESCE(o.pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
         FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
         FOR UPDATE",
     look: "-- order_look
         SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, CAST(status AS SIGNED),
-            CAST(refunded_from AS SIGNED), pay_by_ms, close_at_ms,
+            CAST(refunded_from AS SIGNED), refunded_ms, pay_by_ms, close_at_ms,
             COALESCE(pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
         FROM orders FORCE INDEX (PRIMARY) WHERE shop_id = ? AND order_id = ?",
     advance: "-- order_advance
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
             before_ TINYINT PATH '$[2]', next_ TINYINT PATH '$[3]')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
-        SET o.status = j.next_, o.refunded_from = CASE j.next_ WHEN 4 THEN j.before_ END,
+        SET o.status = j.next_, o.refunded_from = CASE j.next_ WHEN 4 THEN j.before_ END, o.refunded_ms = NULL,
             o.pay_by_ms = CASE WHEN j.before_ = 0 AND j.next_ = 1
                 THEN CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + o.pay_within_s * 1000 ELSE o.pay_by_ms END,
             o.close_at_ms = CASE WHEN j.next_ <> 1 OR o.pay_within_s IS NULL THEN NULL
                 WHEN j.before_ = 0 THEN CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + o.pay_within_s * 1000
                 ELSE GREATEST(COALESCE(o.pay_by_ms, 0), CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?) END
         WHERE o.status = j.before_",
+    settle: "-- order_settle
+        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
+            is_final TINYINT PATH '$[2]')) AS j
+        STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
+        SET o.refunded_ms = CASE j.is_final WHEN 1 THEN CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) END
+        WHERE o.status = 4",
     note_uses: "-- order_note_uses
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
             coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]')) AS j

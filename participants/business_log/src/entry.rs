@@ -119,12 +119,12 @@ fn about((shop_id, order_id): (i64, i64), row: Entry) -> Entry {
 }
 
 fn of_payment(common: Entry, payment: &pb::OrderPaid) -> Entry {
-    let pb::OrderPaid { order_id, paid_cents, shop_id, operator } = payment;
+    let pb::OrderPaid { order_id, paid_cents, shop_id, operator, payment_id } = payment;
     let row = about((*shop_id, *order_id), Entry { action: "order paid".into(), ..common });
     Entry {
         operator: Some(operator.clone()),
         before: text(json!({"status": paid(false)})),
-        after: text(json!({"status": paid(true), "paid_cents": paid_cents})),
+        after: text(json!({"status": paid(true), "paid_cents": paid_cents, "payment_id": payment_id})),
         ..row
     }
 }
@@ -216,11 +216,15 @@ mod tests {
 
     #[test]
     fn a_payment_is_logged_with_whoever_says_so() {
-        let payment = pb::OrderPaid { order_id: 3, paid_cents: 100, shop_id: 9, operator: "ann".into() };
+        let payment =
+            pb::OrderPaid { order_id: 3, paid_cents: 100, shop_id: 9, operator: "ann".into(), payment_id: "p1".into() };
         let rows = entries(&event(Payload::OrderPaid(payment)));
         let [row] = &rows[..] else { panic!("{rows:?}") };
         assert_eq!((row.action.as_str(), row.order_id, row.operator.as_deref()), ("order paid", Some(3), Some("ann")));
-        assert_eq!((row.shop_id, row.after.as_str()), (Some(9), r#"{"paid_cents":100,"status":"paid"}"#));
+        assert_eq!(
+            (row.shop_id, row.after.as_str()),
+            (Some(9), r#"{"paid_cents":100,"payment_id":"p1","status":"paid"}"#)
+        );
     }
 
     #[test]

@@ -49,7 +49,7 @@ const REDEEM: &[Code] = &[
 const REFUND: &[Code] = &[Code::NotFound, Code::NotRefundable];
 
 /// Why an order is not paid.
-const PAY: &[Code] = &[Code::NotFound, Code::PaymentDiffers, Code::OrderClosed, Code::OrderRefunded];
+const PAY: &[Code] = &[Code::NotFound, Code::PaymentDiffers, Code::OrderPaid, Code::OrderClosed, Code::OrderRefunded];
 
 /// All routes.
 pub(crate) fn table() -> Vec<Route> {

@@ -7,7 +7,7 @@ use tercet_proto::order::v1::orders_server::Orders;
 use tercet_rules::{Cents, Code, Fault, Invalid, Limit, text};
 use tonic::{Request, Response};
 
-use crate::limits::OPERATOR_BYTES_MAX;
+use crate::limits::{OPERATOR_BYTES_MAX, PAYMENT_BYTES_MAX};
 use crate::metrics;
 use crate::payment::{Paid, PayError, Payment, pay};
 use crate::store::{Key, Standing, Status, Store};
@@ -46,6 +46,7 @@ impl From<PayError> for Fault {
             PayError::Frozen(_) | PayError::Refunding(_) => Code::SystemBusy.fault([]),
             PayError::Closed(key) => of(Code::OrderClosed, key),
             PayError::Refunded(key) => of(Code::OrderRefunded, key),
+            PayError::Otherwise(key) => of(Code::OrderPaid, key),
             PayError::Differs { key, due_cents } => Cents::new("due_cents", due_cents).map_or_else(Self::from, |due| {
                 Code::PaymentDiffers.fault([("order_id", key.order_id.to_string()), ("due", due.to_string())])
             }),
@@ -85,9 +86,10 @@ impl<Db: Store> Api<Db> {
         let key = key(request.shop_id, request.order_id)?;
         let user_id = id("user_id", request.user_id)?;
         let paid_cents = Cents::new("paid_cents", request.paid_cents)?.get();
+        let payment_id = text("payment_id", &request.payment_id, PAYMENT_BYTES_MAX)?;
         let operator = text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
         let mut db_tx = self.pool.begin_with(Db::BEGIN_WRITE).await.map_err(database)?;
-        let payment = Payment { key, user_id, paid_cents, operator };
+        let payment = Payment { key, user_id, paid_cents, payment_id, operator };
         let paid = pay::<Db>(&mut db_tx, &self.outbox, payment).await?;
         db_tx.commit().await.map_err(database)?;
         Ok(paid)

@@ -81,8 +81,15 @@ pub(crate) async fn what_is_not_paid_in_time_is_found<Db: Unpaid>(pool: Pool<Db>
     found.sort_unstable();
     assert_eq!(found, [1, 2, 3]);
     let outbox = tercet_events::outbox::Outbox::off();
-    let paid = |order_id| Payment { key: key(order_id), user_id: 7, paid_cents: 1_500, operator: "bob" };
-    pay::<Db>(&mut db, &outbox, paid(1)).await.expect("it is placed");
+    let paid =
+        |order_id| Payment { key: key(order_id), user_id: 7, paid_cents: 1_500, payment_id: "p", operator: "bob" };
+    let told = pay::<Db>(&mut db, &outbox, paid(1)).await.expect("it is placed");
+    assert!(told.is_new);
+    assert!(!pay::<Db>(&mut db, &outbox, paid(1)).await.expect("it is the same").is_new);
+    for payment_id in ["P", "p ", "q", ""] {
+        let told = pay::<Db>(&mut db, &outbox, Payment { payment_id, ..paid(1) }).await;
+        assert!(matches!(told, Err(PayError::Otherwise(_))), "{payment_id:?}: {told:?}");
+    }
     let refunds = [step(2, Status::Placed, Status::Refunded), step(3, Status::Placed, Status::Refunded)];
     Db::advance(&mut db, &refunds).await.expect("they are placed");
     assert_eq!(unpaid!().count(), 0, "one is paid and two are taken back");
@@ -145,7 +152,7 @@ pub(crate) async fn an_order_is_paid_or_closed<Db: Unpaid>(pool: Pool<Db>) {
         drop(db);
         let pays = async {
             let mut db_tx = pool.begin_with(Db::BEGIN_WRITE).await.expect("the pool is open");
-            let payment = Payment { key, user_id, paid_cents: 2_000, operator: "bob" };
+            let payment = Payment { key, user_id, paid_cents: 2_000, payment_id: "p", operator: "bob" };
             let told = pay::<Db>(&mut db_tx, &outbox, payment).await;
             tokio::task::yield_now().await;
             db_tx.commit().await.expect("the constraints hold");

@@ -274,7 +274,7 @@ async fn advance_each<'a, Db: Store>(
             Ok(to) => (order.status, to),
             Err(answer) => return answer,
         };
-        moved.push(Moved { op, order: *order, coupon_ids: coupon_ids(order.coupon_id) });
+        moved.push(Moved { op, order: order.clone(), coupon_ids: coupon_ids(order.coupon_id) });
         // The next of the slice finds it so.
         (order.status, order.refunded_from) = (to, None);
         moves.push(Move { key, from, to });

@@ -12,6 +12,8 @@ pub const LINES_MAX: usize = 500;
 pub const PAY_WITHIN_S_MAX: u32 = 1_209_600;
 /// Most bytes of the name of whoever says that an order is paid.
 pub const OPERATOR_BYTES_MAX: usize = 64;
+/// Most bytes of the number of a payment.
+pub const PAYMENT_BYTES_MAX: usize = 64;
 /// How often the job looks for orders that were not paid in time.
 pub const TICK: Duration = Duration::from_secs(1);
 /// How long a process that says nothing keeps the job. It says something before each page of orders, which takes less.

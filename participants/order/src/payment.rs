@@ -17,18 +17,20 @@ pub struct Payment<'a> {
     pub user_id: i64,
     /// All that it costs.
     pub paid_cents: i64,
+    /// Its number at whoever took the money; none of an order of one thing.
+    pub payment_id: &'a str,
     /// Which person of the shop says so; nobody of an order of one thing.
     pub operator: &'a str,
 }
 
 impl From<&pb::Paid> for Payment<'_> {
     fn from(&pb::Paid { order_id, user_id, paid_cents }: &pb::Paid) -> Self {
-        Self { key: Key::single(order_id), user_id, paid_cents, operator: "" }
+        Self { key: Key::single(order_id), user_id, paid_cents, payment_id: "", operator: "" }
     }
 }
 
 /// An order that is paid.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Paid {
     /// As it stands now.
     pub order: Standing,
@@ -59,6 +61,9 @@ pub enum PayError {
     /// It was taken back after it was paid: give the money back.
     #[error("{0} is refunded")]
     Refunded(Key),
+    /// It was paid by another payment: give the money of this one back.
+    #[error("{0} was paid by another payment")]
+    Otherwise(Key),
     /// The sum is not what it costs: tell the payer.
     #[error("{key} costs {due_cents}")]
     Differs {
@@ -83,9 +88,9 @@ pub async fn pay<Db: Store>(
     outbox: &Outbox,
     payment: impl Into<Payment<'_>>,
 ) -> Result<Paid, PayError> {
-    let Payment { key, user_id, paid_cents, operator } = payment.into();
+    let Payment { key, user_id, paid_cents, payment_id, operator } = payment.into();
     let found = Db::standings(db_tx, &[key]).await?;
-    let Some(order) = found.first().copied().filter(|order| order.user_id == user_id) else {
+    let Some(order) = found.into_iter().next().filter(|order| order.user_id == user_id) else {
         return Err(PayError::Unknown { key, user_id });
     };
     match order.status {
@@ -93,6 +98,9 @@ pub async fn pay<Db: Store>(
         Status::Refunded if order.is_refunding() => return Err(PayError::Refunding(key)),
         Status::Closed | Status::Refunded if order.is_closed() => return Err(PayError::Closed(key)),
         Status::Closed | Status::Refunded => return Err(PayError::Refunded(key)),
+        Status::Paid if order.payment_id.as_deref().unwrap_or_default() != payment_id => {
+            return Err(PayError::Otherwise(key));
+        }
         Status::Placed | Status::Paid if order.due_cents != paid_cents => {
             return Err(PayError::Differs { key, due_cents: order.due_cents });
         }
@@ -100,9 +108,13 @@ pub async fn pay<Db: Store>(
         Status::Placed => {}
     }
     Db::advance(db_tx, &[Move { key, from: Status::Placed, to: Status::Paid }]).await?;
+    if !payment_id.is_empty() {
+        Db::note_payment(db_tx, key, payment_id).await?;
+    }
     let told = || {
         let Key { shop_id, order_id } = key;
-        let paid = OrderPaid { order_id, paid_cents, shop_id, operator: operator.to_owned() };
+        let (operator, payment_id) = (operator.to_owned(), payment_id.to_owned());
+        let paid = OrderPaid { order_id, paid_cents, shop_id, operator, payment_id };
         Event::new(user_id, Payload::OrderPaid(paid))
     };
     outbox.append::<Db>(db_tx, std::iter::once_with(told)).await?;

@@ -64,7 +64,7 @@ pub struct BasketLine {
 }
 
 /// Where one order stands.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Standing {
     /// The order.
     pub key: Key,
@@ -82,6 +82,8 @@ pub struct Standing {
     pub refunded_from: Option<Status>,
     /// Of a refunded order: when that was final; it may be taken back until then.
     pub refunded_ms: Option<i64>,
+    /// Which payment it was paid by.
+    pub payment_id: Option<String>,
     /// Until when it waits to be paid, once it is placed, by the database.
     pub pay_by_ms: Option<i64>,
     /// Of one that waits to be paid: when it is looked at whether it was.
@@ -196,6 +198,13 @@ pub trait Store: EventStore {
     /// Besides the database's own: `RowNotFound` when one of them does not stand where it has to.
     fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
+    /// Notes which payment an order was paid by.
+    fn note_payment(
+        db_tx: &mut DbTx<Self>,
+        key: Key,
+        payment_id: &str,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
     /// Says of each of these refunded orders, at most once, whether its refund is final.
     ///
     /// # Errors
@@ -298,6 +307,11 @@ macro_rules! store {
                 if done.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
             }
 
+            async fn note_payment(db_tx: &mut DbTx<Self>, key: Key, payment_id: &str) -> sqlx::Result<()> {
+                let query = sqlx::query($sql.note_payment).bind(payment_id).bind(key.shop_id).bind(key.order_id);
+                query.execute(db_tx).await.map(drop)
+            }
+
             async fn end_refunds(db_tx: &mut DbTx<Self>, orders: &[(Key, bool)]) -> sqlx::Result<()> {
                 if orders.is_empty() {
                     return Ok(());
@@ -358,13 +372,26 @@ impl BasketLine {
 
 type LineRow = (i64, i64, i64, i64);
 
-type StandingRow =
-    (i64, i64, i64, i64, Option<i64>, bool, i64, Option<i64>, Option<i64>, Option<i64>, Option<i64>, bool);
+type StandingRow = (
+    i64,
+    i64,
+    i64,
+    i64,
+    Option<i64>,
+    bool,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<i64>,
+    Option<i64>,
+    bool,
+);
 
 impl Standing {
     fn from_row(row: StandingRow) -> sqlx::Result<Self> {
         let (shop_id, order_id, user_id, due_cents, coupon_id, is_basket, status, from, ..) = row;
-        let (.., refunded_ms, pay_by_ms, close_at_ms, is_ahead) = row;
+        let (.., refunded_ms, payment_id, pay_by_ms, close_at_ms, is_ahead) = row;
         let (status, refunded_from) = (Status::from_number(status)?, from.map(Status::from_number).transpose()?);
         Ok(Self {
             key: Key { shop_id, order_id },
@@ -375,6 +402,7 @@ impl Standing {
             status,
             refunded_from,
             refunded_ms,
+            payment_id,
             pay_by_ms,
             close_at_ms,
             is_ahead,

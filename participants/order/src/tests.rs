@@ -379,7 +379,13 @@ async fn only_for_want_of_payment_a_paid_order_is_kept() {
     run!(pool, placer.try_, slice([basket(1, &[]), basket(2, &[]), early.clone()]));
     run!(pool, placer.confirm, slice([basket(1, &[]), basket(2, &[]), early]));
     let mut db_tx = pool.begin().await.expect("the pool is open");
-    let payment = Payment { key: Key { shop_id: 3, order_id: 1 }, user_id: 7, paid_cents: 2_000, operator: "bob" };
+    let payment = Payment {
+        key: Key { shop_id: 3, order_id: 1 },
+        user_id: 7,
+        paid_cents: 2_000,
+        payment_id: "p",
+        operator: "bob",
+    };
     pay::<Sqlite>(&mut db_tx, &Outbox::off(), payment).await.expect("it is placed");
     db_tx.commit().await.expect("the constraints hold");
     let unpaid = |order_id| pb::Refund { shop_id: 3, only_unpaid: true, ..refund_of(order_id) };

@@ -148,6 +148,9 @@ codes! {
     /// The order was taken back after it was paid.
     OrderRefunded = "ORDER_REFUNDED", FailedPrecondition, 409,
         "订单 {order_id} 已退款，不能付款", "Order {order_id} was refunded and can not be paid";
+    /// The order was paid by another payment.
+    OrderPaid = "ORDER_PAID", FailedPrecondition, 409,
+        "订单 {order_id} 已由另一笔付款支付", "Order {order_id} was paid by another payment";
     /// The sum that was paid is not what the order costs.
     PaymentDiffers = "PAYMENT_DIFFERS", FailedPrecondition, 409,
         "订单 {order_id} 应付 {due} 元", "Order {order_id} costs {due} yuan";

@@ -14,6 +14,8 @@ CREATE TABLE IF NOT EXISTS orders (
   refunded_from TINYINT,
   -- When its refund was final; NULL: it may be taken back yet.
   refunded_ms BIGINT,
+  -- Which payment it was paid by, at whoever took the money; NULL: none yet.
+  payment_id VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
   -- For how many seconds from its placing it waits to be paid, until when that is, and when it is looked at whether it was; NULL:
   -- without end.
   pay_within_s BIGINT,

@@ -14,6 +14,8 @@ CREATE TABLE orders (
   refunded_from INTEGER,
   -- When its refund was final; NULL: it may be taken back yet.
   refunded_ms INTEGER,
+  -- Which payment it was paid by, at whoever took the money; NULL: none yet.
+  payment_id TEXT,
   -- For how many seconds from its placing it waits to be paid, until when that is, and when it is looked at whether it was; NULL:
   -- without end.
   pay_within_s INTEGER,

@@ -65,8 +65,12 @@ impl<'a, A: Asks> Market<'a, A> {
     }
 
     fn pay(&self, order_id: i64, paid_cents: i64) -> Ask {
+        self.pay_by(order_id, paid_cents, &format!("wx-{order_id}"))
+    }
+
+    fn pay_by(&self, order_id: i64, paid_cents: i64, payment_id: &str) -> Ask {
         let ask = Ask::new("POST", format!("{}/pay", path(order_id))).by(&self.keys.shop("bob"));
-        ask.json(&json!({ "paid_cents": paid_cents }))
+        ask.json(&json!({ "paid_cents": paid_cents, "payment_id": payment_id }))
     }
 
     async fn order(&self, order_id: i64) -> Value {
@@ -131,7 +135,7 @@ async fn is_paid_once<A: Asks>(market: &mut Market<'_, A>) {
     );
     assert_eq!(asks.ask(market.pay(1, -1)).await.body["arguments"]["field"], "paid_cents");
     assert_eq!(asks.ask(market.pay(99, 9_500)).await.code(), "NOT_FOUND");
-    let body = json!({ "paid_cents": 9_500 });
+    let body = json!({ "paid_cents": 9_500, "payment_id": "wx-1" });
     let pay = |by: &str, path: &str| Ask::new("POST", path).by(by).json(&body);
     let rival = keys.mint(Bearer { shop_id: Some(10), ..bearer(Role::Shop, "eve") }, Duration::from_secs(60));
     for (by, user_id, code) in
@@ -146,6 +150,13 @@ async fn is_paid_once<A: Asks>(market: &mut Market<'_, A>) {
     assert_eq!((&paid["status"], &paid["pay_by_ms"]), (&json!("paid"), &order["pay_by_ms"]));
     assert_eq!(asks.ask(market.pay(1, 9_500)).await.good(200), paid, "again is the same");
     assert_eq!(asks.ask(market.pay(1, 9_501)).await.code(), "PAYMENT_DIFFERS");
+    let told = asks.ask(market.pay_by(1, 9_500, "wx-2").with("accept-language", "zh")).await;
+    let title = json!("订单 1 已由另一笔付款支付");
+    assert_eq!((told.code(), told.status, &told.body["title"]), ("ORDER_PAID", 409, &title));
+    for wrong in ["", &"x".repeat(65), "a\u{7}"] {
+        let told = asks.ask(market.pay_by(1, 9_500, wrong)).await;
+        assert_eq!((told.code(), &told.body["arguments"]["field"]), ("INVALID", &json!("payment_id")));
+    }
     let own = "/v1/shops/9/orders/1";
     assert_eq!(asks.ask(Ask::get(own).by(&keys.user(42))).await.good(200), paid);
     assert_eq!(asks.ask(Ask::get(own).by(&keys.user(43))).await.code(), "NOT_FOUND");

@@ -11,8 +11,10 @@ use crate::wire::redemption::{OrderId, UserOrderId};
 
 pub(crate) async fn pay(call: Call<Shop, UserOrderId, Payment>) -> Answer<Order> {
     let UserOrderId { user_id: Id(user_id), order_id: Id(order_id) } = call.params;
-    let (shop_id, operator, paid_cents) = (call.caller.id, call.caller.name, call.body.paid_cents);
-    let request = call.context.request(pb::PayRequest { shop_id, order_id, user_id, paid_cents, operator });
+    let (shop_id, operator) = (call.caller.id, call.caller.name);
+    let Payment { paid_cents, payment_id } = call.body;
+    let request = pb::PayRequest { shop_id, order_id, user_id, paid_cents, operator, payment_id };
+    let request = call.context.request(request);
     let told = call.context.services.orders.clone().pay(request).await.told()?;
     Ok(Reply::ok(given(told.order)?.into()))
 }

@@ -22,6 +22,8 @@ records! {
     Payment {
         /// What was paid: all that the order costs.
         paid_cents: i64,
+        /// Which payment: its number at whoever took the money, 1 to 64 bytes. Another one of a paid order is refused.
+        payment_id: String,
     }
 
     /// An order.

@@ -13,6 +13,7 @@ pub(super) struct Statements {
     pub(super) look: &'static str,
     pub(super) advance: &'static str,
     pub(super) settle: &'static str,
+    pub(super) note_payment: &'static str,
     pub(super) note_uses: &'static str,
     pub(super) note_basket_uses: &'static str,
 }
@@ -54,11 +55,11 @@ pub(super) const SQLITE: Statements = Statements {
         ORDER BY shop_id, order_id, coupon_id",
     standings: "-- order_standings
         SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from,
-            refunded_ms, pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
+            refunded_ms, payment_id, pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
         FROM orders WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
     look: "-- order_look
         SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from,
-            refunded_ms, pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
+            refunded_ms, payment_id, pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
         FROM orders WHERE shop_id = $1 AND order_id = $2",
     advance: "-- order_advance
         UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END, refunded_ms = NULL,
@@ -73,6 +74,8 @@ pub(super) const SQLITE: Statements = Statements {
         UPDATE orders SET refunded_ms = CASE j.is_final WHEN 1 THEN CAST(unixepoch('subsec') * 1000 AS INTEGER) END
         FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS is_final FROM json_each($1)) AS j
         WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.status = 4",
+    note_payment: "-- order_note_payment
+        UPDATE orders SET payment_id = $1 WHERE shop_id = $2 AND order_id = $3",
     note_uses: "-- order_note_uses
         UPDATE orders SET coupon_use = j.now
         FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS coupon_id, value->>3 AS now,
@@ -132,13 +135,13 @@ pub(super) const MYSQL: Statements = Statements {
     standings: "-- order_standings
         SELECT o.shop_id, o.order_id, o.user_id, o.amount_cents - o.discount_cents, o.coupon_id,
             o.item = 0, CAST(o.status AS SIGNED), CAST(o.refunded_from AS SIGNED), o.refunded_ms,
-            o.pay_by_ms, o.close_at_ms, COALESCE(o.pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
+            o.payment_id, o.pay_by_ms, o.close_at_ms, COALESCE(o.pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
         FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
         FOR UPDATE",
     look: "-- order_look
         SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, CAST(status AS SIGNED),
-            CAST(refunded_from AS SIGNED), refunded_ms, pay_by_ms, close_at_ms,
+            CAST(refunded_from AS SIGNED), refunded_ms, payment_id, pay_by_ms, close_at_ms,
             COALESCE(pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
         FROM orders FORCE INDEX (PRIMARY) WHERE shop_id = ? AND order_id = ?",
     advance: "-- order_advance
@@ -158,6 +161,8 @@ pub(super) const MYSQL: Statements = Statements {
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
         SET o.refunded_ms = CASE j.is_final WHEN 1 THEN CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) END
         WHERE o.status = 4",
+    note_payment: "-- order_note_payment
+        UPDATE orders FORCE INDEX (PRIMARY) SET payment_id = ? WHERE shop_id = ? AND order_id = ?",
     note_uses: "-- order_note_uses
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
             coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]')) AS j

@@ -30,7 +30,7 @@ mod order {
     mod conformance;
     pub(crate) use conformance::{
         an_order_is_paid_or_closed, one_has_the_job, place, place_basket, refund, settle_refund,
-        what_is_not_paid_in_time_is_found,
+        what_can_not_be_closed_is_looked_at_later_and_later, what_is_not_paid_in_time_is_found,
     };
 }
 
@@ -66,6 +66,13 @@ async fn orders_that_are_not_paid_in_time_are_found_on_mariadb_by_one() {
     order::one_has_the_job(pool.clone()).await;
     order::what_is_not_paid_in_time_is_found(pool).await;
     watch.check().await;
+}
+
+#[tokio::test]
+async fn what_can_not_be_closed_is_looked_at_later_and_later_on_mariadb() {
+    let Some(url) = servers::mariadb().await.expect("the server answers") else { return };
+    let pool = <MySql as tercet::fence::Dialect>::open(&url).await.expect("the database is there");
+    order::what_can_not_be_closed_is_looked_at_later_and_later(pool).await;
 }
 
 #[tokio::test]

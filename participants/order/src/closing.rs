@@ -3,7 +3,7 @@
 //! It asks the redemption service to take each of them back, as a refund does: the coupons return as their rules allow
 //! and the units are in stock again. The order itself refuses where it was paid meanwhile. Nothing is kept but the time
 //! at which an order is looked at next: what can not be done now, or was begun by a process that died, is asked for
-//! again [`AGAIN_MS`] later. A lease in the database says which process asks; when it dies, another has it [`LEASE`]
+//! again [`AGAIN_MS`] later, and what is refused though nobody has paid it later and later. A lease in the database says which process asks; when it dies, another has it [`LEASE`]
 //! later. Nothing else hangs on it: two that ask for the same order get one refund.
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,11 +15,11 @@ use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
 use tercet_proto::coupon::v1::{RefundRequest, RefundState};
 use tercet_rules::{Code, Fault};
 use tokio::time::{sleep, timeout};
-use tonic::Request;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 use tracing::{debug, info, warn};
 
-use crate::limits::{AGAIN_MS, AT_ONCE, CALL_MAX, LEASE, LOOK_MAX, PAGE, TICK};
+use crate::limits::{AGAIN_MS, AGAIN_MS_MAX, AT_ONCE, CALL_MAX, LEASE, LOOK_MAX, PAGE, TICK};
 use crate::metrics;
 use crate::store::Key;
 use crate::store::unpaid::Unpaid;
@@ -80,7 +80,7 @@ impl<Db: Unpaid> Closing<Db> {
     }
 
     /// Closes what is due, and says how much; `None` where another process has the job. Ends where the redemption
-    /// service can not do it now.
+    /// service can do nothing of a page now.
     async fn all(&self) -> sqlx::Result<Option<usize>> {
         let mut closed = 0;
         loop {
@@ -91,7 +91,7 @@ impl<Db: Unpaid> Closing<Db> {
             let outcomes = futures_util::stream::iter(due.into_iter().map(|(key, user_id)| self.close(key, user_id)));
             let outcomes: Vec<Outcome> = outcomes.buffer_unordered(AT_ONCE).collect().await;
             closed += outcomes.iter().filter(|outcome| **outcome == Outcome::Closed).count();
-            if !full || outcomes.contains(&Outcome::Later) {
+            if !full || outcomes.iter().all(|outcome| *outcome == Outcome::Later) {
                 return Ok(Some(closed));
             }
         }
@@ -131,15 +131,37 @@ impl<Db: Unpaid> Closing<Db> {
             Err(status) => {
                 // What no service of ours says is that it is not there.
                 let code = Fault::from_status(&status).map_or(Code::SystemBusy, |fault| fault.code);
-                metrics::unpaid(code.name());
-                if code == Code::NotRefundable {
-                    debug!(%key, "an order was paid, or taken back, when it was to be closed");
-                    return Outcome::Kept;
+                if matches!(code, Code::NotRefundable | Code::NotFound) {
+                    return self.kept(key, code, &status).await;
                 }
+                metrics::unpaid(code.name());
                 warn!(%key, %status, "an order that was not paid in time is closed later");
-                if code == Code::NotFound { Outcome::Kept } else { Outcome::Later }
+                Outcome::Later
             }
         }
+    }
+
+    /// Of one whose closing was refused: it was paid or taken back meanwhile, or a person has to look.
+    async fn kept(&self, key: Key, code: Code, status: &Status) -> Outcome {
+        let look = async {
+            let mut connection = self.pool.acquire().await?;
+            Db::is_stuck(&mut connection, key, AGAIN_MS, AGAIN_MS_MAX).await
+        };
+        match timeout(LOOK_MAX, look).await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+            Ok(true) => {
+                metrics::unpaid("STUCK");
+                warn!(%key, %status, "an order that nobody has paid in time can not be closed");
+            }
+            Ok(false) => {
+                metrics::unpaid(code.name());
+                debug!(%key, "an order was paid, or taken back, when it was to be closed");
+            }
+            Err(error) => {
+                metrics::unpaid(Code::SystemBusy.name());
+                warn!(%key, %error, "an order whose closing was refused is looked at later");
+            }
+        }
+        Outcome::Kept
     }
 }
 

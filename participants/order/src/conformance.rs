@@ -34,12 +34,13 @@ async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
     db_tx.commit().await
 }
 
-/// Of the orders that the job finds, those that were not paid in time, each once; and none that is paid or taken back.
-pub(crate) async fn what_is_not_paid_in_time_is_found<Db: Unpaid>(pool: Pool<Db>) {
-    Db::migrate(&pool).await.expect("the schema is sound");
-    let mut db = pool.acquire().await.expect("the pool is open");
-    let key = |order_id| Key { shop_id: 3, order_id };
-    let order = |order_id, pay_within_s| Order {
+fn key(order_id: i64) -> Key {
+    Key { shop_id: 3, order_id }
+}
+
+/// User 7's, for 1,500 after a coupon.
+fn basket(order_id: i64, pay_within_s: Option<u32>) -> Order {
+    Order {
         key: key(order_id),
         user_id: 7,
         item: 0,
@@ -48,9 +49,15 @@ pub(crate) async fn what_is_not_paid_in_time_is_found<Db: Unpaid>(pool: Pool<Db>
         amount_cents: 2_000,
         discount_cents: 500,
         pay_within_s,
-    };
+    }
+}
+
+/// Of the orders that the job finds, those that were not paid in time, each once; and none that is paid or taken back.
+pub(crate) async fn what_is_not_paid_in_time_is_found<Db: Unpaid>(pool: Pool<Db>) {
+    Db::migrate(&pool).await.expect("the schema is sound");
+    let mut db = pool.acquire().await.expect("the pool is open");
     // The first two are due at once, the third later and the fourth never.
-    let orders = [order(1, Some(0)), order(2, Some(0)), order(3, Some(600)), order(4, None)];
+    let orders = [basket(1, Some(0)), basket(2, Some(0)), basket(3, Some(600)), basket(4, None)];
     Db::insert(&mut db, &orders).await.expect("they are new");
     macro_rules! unpaid {
         () => {
@@ -115,6 +122,26 @@ pub(crate) async fn what_is_not_paid_in_time_is_found<Db: Unpaid>(pool: Pool<Db>
     assert!(matches!(pay::<Db>(&mut db, &outbox, paid(1)).await, Err(PayError::Refunded(_))));
 }
 
+/// One whose closing is refused though it waits to be paid is looked at later and later; others are left alone.
+pub(crate) async fn what_can_not_be_closed_is_looked_at_later_and_later<Db: Unpaid>(pool: Pool<Db>) {
+    Db::migrate(&pool).await.expect("the schema is sound");
+    let mut db = pool.acquire().await.expect("the pool is open");
+    let key = key(1);
+    Db::insert(&mut db, &[basket(1, Some(0))]).await.expect("it is new");
+    let stuck = async |db: &mut _| Db::is_stuck(db, key, 60_000, 200_000).await.expect("the statement is sound");
+    assert!(!stuck(&mut db).await, "it is not placed");
+    Db::advance(&mut db, &[Move { key, from: Status::Frozen, to: Status::Placed }]).await.expect("it is frozen");
+    let read = async |db: &mut _| Db::look(db, key).await.expect("the statement is sound").expect("it is there");
+    let placed_ms = read(&mut db).await.pay_by_ms.expect("it has a time");
+    for wanted in [60_000, 120_000, 200_000, 200_000] {
+        assert!(stuck(&mut db).await);
+        let after_ms = read(&mut db).await.close_at_ms.expect("it waits") - placed_ms;
+        assert!((wanted..wanted + 30_000).contains(&after_ms), "{after_ms} for {wanted}");
+    }
+    Db::advance(&mut db, &[Move { key, from: Status::Placed, to: Status::Refunded }]).await.expect("it is placed");
+    assert!(!stuck(&mut db).await, "it is being taken back");
+}
+
 /// One runner has the job until it leaves it, or says nothing for too long.
 pub(crate) async fn one_has_the_job<Db: Unpaid>(pool: Pool<Db>) {
     Db::migrate(&pool).await.expect("the schema is sound");
@@ -140,19 +167,16 @@ pub(crate) async fn an_order_is_paid_or_closed<Db: Unpaid>(pool: Pool<Db>) {
     use tercet::participant::{Answer, Op, SliceCompensable as _};
     Db::migrate(&pool).await.expect("the schema is sound");
     let outbox = tercet_events::outbox::Outbox::off();
-    let key = |order_id| Key { shop_id: 3, order_id };
     let (mut paid, mut closed) = (0, 0);
     for order_id in 1..=20 {
-        let (key, user_id, pay_within_s) = (key(order_id), 7, Some(0));
-        let (item, count, coupon_id, amount_cents, discount_cents) = (0, 1, None, 2_000, 0);
-        let order = Order { key, user_id, item, count, coupon_id, amount_cents, discount_cents, pay_within_s };
+        let key = key(order_id);
         let mut db = pool.acquire().await.expect("the pool is open");
-        Db::insert(&mut db, &[order]).await.expect("it is new");
+        Db::insert(&mut db, &[basket(order_id, Some(0))]).await.expect("it is new");
         Db::advance(&mut db, &[Move { key, from: Status::Frozen, to: Status::Placed }]).await.expect("it is frozen");
         drop(db);
         let pays = async {
             let mut db_tx = pool.begin_with(Db::BEGIN_WRITE).await.expect("the pool is open");
-            let payment = Payment { key, user_id, paid_cents: 2_000, payment_id: "p", operator: "bob" };
+            let payment = Payment { key, user_id: 7, paid_cents: 1_500, payment_id: "p", operator: "bob" };
             let told = pay::<Db>(&mut db_tx, &outbox, payment).await;
             tokio::task::yield_now().await;
             db_tx.commit().await.expect("the constraints hold");
@@ -228,7 +252,7 @@ pub(crate) fn settle_refund<Db: Store + Database>() -> Suite<Db, Saga, pb::Settl
 }
 
 pub(crate) fn place_basket<Db: Store + Database>() -> Suite<Db, Tcc, pb::PlaceBasket> {
-    let basket = |order_id, coupon_ids: &[i64]| pb::PlaceBasket {
+    let wanted = |order_id, coupon_ids: &[i64]| pb::PlaceBasket {
         shop_id: 3,
         order_id,
         user_id: 7,
@@ -242,18 +266,18 @@ pub(crate) fn place_basket<Db: Store + Database>() -> Suite<Db, Tcc, pb::PlaceBa
         ],
         pay_within_s: 600,
     };
-    let wrong_sum = pb::PlaceBasket { discount_cents: 300, ..basket(14, &[8, 9]) };
-    let no_lines = pb::PlaceBasket { lines: Vec::new(), ..basket(15, &[]) };
-    let too_few = pb::PlaceBasket { count: 4, ..basket(16, &[]) };
-    let nobodys = pb::PlaceBasket { shop_id: 0, ..basket(18, &[]) };
-    let too_dear = pb::PlaceBasket { amount_cents: 2_001, ..basket(17, &[]) };
+    let wrong_sum = pb::PlaceBasket { discount_cents: 300, ..wanted(14, &[8, 9]) };
+    let no_lines = pb::PlaceBasket { lines: Vec::new(), ..wanted(15, &[]) };
+    let too_few = pb::PlaceBasket { count: 4, ..wanted(16, &[]) };
+    let nobodys = pb::PlaceBasket { shop_id: 0, ..wanted(18, &[]) };
+    let too_dear = pb::PlaceBasket { amount_cents: 2_001, ..wanted(17, &[]) };
     suite(PLACE_BASKET)
-        .granting([basket(11, &[6, 7]), basket(12, &[])])
+        .granting([wanted(11, &[6, 7]), wanted(12, &[])])
         .refusing([
-            basket(11, &[]),
+            wanted(11, &[]),
             nobodys,
-            basket(0, &[]),
-            basket(13, &[8, 8]),
+            wanted(0, &[]),
+            wanted(13, &[8, 8]),
             wrong_sum,
             no_lines,
             too_few,

@@ -28,3 +28,6 @@ pub const CALL_MAX: Duration = Duration::from_secs(5);
 pub const LOOK_MAX: Duration = Duration::from_secs(5);
 /// An order that could not be closed, or whose refund came to nothing, is looked at again after so long.
 pub const AGAIN_MS: i64 = 60_000;
+/// One whose closing is refused though it waits to be paid is looked at again after [`AGAIN_MS`], twice that, and so
+/// on, at most after so long.
+pub const AGAIN_MS_MAX: i64 = 3_600_000;

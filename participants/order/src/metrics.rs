@@ -10,7 +10,7 @@ pub(crate) fn ready() {
     for outcome in ["done", "failed"] {
         counter!("tercet_order_job_rounds_total", "outcome" => outcome).increment(0);
     }
-    for outcome in ["CLOSED", "NOT_REFUNDABLE", "SYSTEM_BUSY"] {
+    for outcome in ["CLOSED", "NOT_REFUNDABLE", "STUCK", "SYSTEM_BUSY"] {
         counter!("tercet_order_unpaid_total", "outcome" => outcome).increment(0);
     }
 }
@@ -26,7 +26,7 @@ pub(crate) fn round(outcome: &'static str) {
 }
 
 /// Orders that were not paid in time: `CLOSED`, `SUBMITTED` where their refund goes on, or why not: `NOT_REFUNDABLE`
-/// where they were paid meanwhile, and another code of a fault.
+/// where they were paid meanwhile, `STUCK` where they wait to be paid all the same, and another code of a fault.
 pub(crate) fn unpaid(outcome: &'static str) {
     counter!("tercet_order_unpaid_total", "outcome" => outcome).increment(1);
 }

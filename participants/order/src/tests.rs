@@ -362,6 +362,11 @@ async fn what_is_not_paid_in_time_is_found() {
 }
 
 #[tokio::test]
+async fn what_can_not_be_closed_is_looked_at_later_and_later() {
+    conformance::what_can_not_be_closed_is_looked_at_later_and_later(orders().await).await;
+}
+
+#[tokio::test]
 async fn one_process_has_the_job() {
     conformance::one_has_the_job(orders().await).await;
 }

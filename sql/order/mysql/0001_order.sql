@@ -21,6 +21,8 @@ CREATE TABLE IF NOT EXISTS orders (
   pay_within_s BIGINT,
   pay_by_ms BIGINT,
   close_at_ms BIGINT,
+  -- How often it could not be closed though it waits to be paid: each doubles the time until the next look.
+  close_tries TINYINT NOT NULL DEFAULT 0,
   -- What the coupon service has said about the order's coupon: 0 nothing, 1 it was used for this order, 2 it was given back.
   coupon_use TINYINT NOT NULL DEFAULT 0 CHECK (coupon_use BETWEEN 0 AND 2),
   PRIMARY KEY (order_id, shop_id),

@@ -22,6 +22,15 @@ pub trait Unpaid: Store {
     /// They are looked at again after so long, those of them that wait to be paid then.
     fn look_later(db_tx: &mut DbTx<Self>, keys: &[Key], after_ms: i64)
     -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// After a closing was refused: whether the order waits to be paid all the same. It is looked at again after so
+    /// long, and after twice as long each next time, at most after `most_ms`.
+    fn is_stuck(
+        db_tx: &mut DbTx<Self>,
+        key: Key,
+        after_ms: i64,
+        most_ms: i64,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
 }
 
 struct Statements {
@@ -29,6 +38,7 @@ struct Statements {
     leave: &'static str,
     unpaid: &'static str,
     look_later: &'static str,
+    is_stuck: &'static str,
 }
 
 #[cfg(feature = "sqlite")]
@@ -44,6 +54,10 @@ const SQLITE: Statements = Statements {
     look_later: "-- order_look_later
         UPDATE orders SET close_at_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
         WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($2)) AND close_at_ms IS NOT NULL",
+    is_stuck: "-- order_is_stuck
+        UPDATE orders SET close_at_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + MIN($1 << close_tries, $2),
+            close_tries = MIN(close_tries + 1, 16)
+        WHERE shop_id = $3 AND order_id = $4 AND close_at_ms IS NOT NULL",
 };
 
 #[cfg(feature = "mysql")]
@@ -64,6 +78,11 @@ const MYSQL: Statements = Statements {
         STRAIGHT_JOIN JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
         SET o.close_at_ms = t.at_ms WHERE o.close_at_ms IS NOT NULL",
+    is_stuck: "-- order_is_stuck
+        UPDATE orders FORCE INDEX (PRIMARY)
+        SET close_at_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + LEAST(? * POW(2, close_tries), ?),
+            close_tries = LEAST(close_tries + 1, 16)
+        WHERE shop_id = ? AND order_id = ? AND close_at_ms IS NOT NULL",
 };
 
 macro_rules! unpaid {
@@ -82,6 +101,12 @@ macro_rules! unpaid {
                 let query = sqlx::query_as($sql.unpaid).bind(i64::from(limit));
                 let rows: Vec<(i64, i64, i64)> = query.fetch_all(db_tx).await?;
                 Ok(rows.into_iter().map(|(shop_id, order_id, user_id)| (Key { shop_id, order_id }, user_id)).collect())
+            }
+
+            async fn is_stuck(db_tx: &mut DbTx<Self>, key: Key, after_ms: i64, most_ms: i64) -> sqlx::Result<bool> {
+                let query =
+                    sqlx::query($sql.is_stuck).bind(after_ms).bind(most_ms).bind(key.shop_id).bind(key.order_id);
+                Ok(query.execute(db_tx).await?.rows_affected() == 1)
             }
 
             async fn look_later(db_tx: &mut DbTx<Self>, keys: &[Key], after_ms: i64) -> sqlx::Result<()> {

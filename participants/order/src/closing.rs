@@ -175,3 +175,6 @@ enum Outcome {
     /// It could not be done.
     Later,
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,7 +113,8 @@ impl<Db: Unpaid> Closing<Db> {
     }
 
     async fn leave(&self) -> sqlx::Result<()> {
-        Db::leave_job(&mut *self.pool.acquire().await?, &self.runner).await
+        let leave = async { Db::leave_job(&mut *self.pool.acquire().await?, &self.runner).await };
+        timeout(LOOK_MAX, leave).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     async fn close(&self, key: Key, user_id: i64) -> Outcome {
@@ -122,7 +123,9 @@ impl<Db: Unpaid> Closing<Db> {
         let operator = String::new();
         let mut request = Request::new(RefundRequest { user_id, order_id, shop_id, operator, reason, only_unpaid });
         request.set_timeout(CALL_MAX);
-        match self.redemption.clone().refund(request).await {
+        // The request's own timeout begins once there is a connection.
+        let told = timeout(CALL_MAX, self.redemption.clone().refund(request)).await;
+        match told.unwrap_or_else(|_| Err(Status::deadline_exceeded("the redemption service says nothing"))) {
             Ok(told) => {
                 let done = told.get_ref().state() == RefundState::Done;
                 metrics::unpaid(if done { "CLOSED" } else { "SUBMITTED" });

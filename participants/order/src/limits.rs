@@ -24,7 +24,7 @@ pub const PAGE: u32 = 32;
 pub const AT_ONCE: usize = 8;
 /// For the redemption service to take an order back, from which it answers sooner.
 pub const CALL_MAX: Duration = Duration::from_secs(5);
-/// For the database to say what is due.
+/// For the database to say what is due, or to take the lease back.
 pub const LOOK_MAX: Duration = Duration::from_secs(5);
 /// An order that could not be closed, or whose refund came to nothing, is looked at again after so long.
 pub const AGAIN_MS: i64 = 60_000;

@@ -31,7 +31,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::client::{Client, Options};
 use crate::fence::Dialect;
-use crate::service::Service;
+use crate::service::{CONNECT_MAX, Service};
 
 /// Seconds: from a commit on a fast disk to one that a person notices.
 const SECONDS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
@@ -107,12 +107,13 @@ impl Config {
     }
 
     /// A connection to another service at `http://HOST:PORT` or `https://HOST:PORT`, made at the first call and again
-    /// after each loss.
+    /// after each loss, within two seconds. What a call may take counts from then on: bound the whole of it yourself.
     ///
     /// # Errors
     /// When it is no such address, or what secures it can not be used.
     pub fn channel(&self, url: &str) -> anyhow::Result<Channel> {
-        Ok(Credentials::load(&self.security)?.target(url)?.connect_lazy())
+        let target = Credentials::load(&self.security)?.target(url)?;
+        Ok(target.with(|endpoint| endpoint.connect_timeout(CONNECT_MAX)).connect_lazy())
     }
 
     /// A client of the coordinators.

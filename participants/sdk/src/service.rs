@@ -34,8 +34,8 @@ mod error;
 
 pub use error::Error;
 
-/// For the first packets of a connection to a coordinator.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// For the first packets of a connection to a coordinator, or to another service.
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// An action and its handler, without types.
 pub(crate) struct Registered<Db: Dialect> {

@@ -41,8 +41,8 @@ impl From<PayError> for Fault {
         let of = |code: Code, key: Key| code.fault([("order_id", key.order_id.to_string())]);
         match error {
             PayError::Unknown { key, .. } => missing(key),
-            // Whoever was told that it is placed may be quicker than what places it; and what is being taken back may be
-            // what it was before yet.
+            // Whoever was told that it is placed may be quicker than what places it; and what is being taken back may
+            // yet be what it was before.
             PayError::Frozen(_) | PayError::Refunding(_) => Code::SystemBusy.fault([]),
             PayError::Closed(key) => of(Code::OrderClosed, key),
             PayError::Refunded(key) => of(Code::OrderRefunded, key),

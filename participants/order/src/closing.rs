@@ -3,8 +3,9 @@
 //! It asks the redemption service to take each of them back, as a refund does: the coupons return as their rules allow
 //! and the units are in stock again. The order itself refuses where it was paid meanwhile. Nothing is kept but the time
 //! at which an order is looked at next: what can not be done now, or was begun by a process that died, is asked for
-//! again [`AGAIN_MS`] later, and what is refused though nobody has paid it later and later. A lease in the database says which process asks; when it dies, another has it [`LEASE`]
-//! later. Nothing else hangs on it: two that ask for the same order get one refund.
+//! again [`AGAIN_MS`] later, and what is refused though nobody has paid it later and later. A lease in the database
+//! says which process asks; when it dies, another has it [`LEASE`] later. Nothing else hangs on it: two that ask for
+//! the same order get one refund.
 
 use std::hash::{BuildHasher as _, RandomState};
 

@@ -68,8 +68,8 @@ pub fn checkout(order: &Place) -> anyhow::Result<Plan<Tcc>> {
     Ok(plan.build()?)
 }
 
-/// A user returns what an order bought. The coupon comes after what may be refused, since nobody waits for a compensation
-/// before using it; then the order says that its refund is final.
+/// A user returns what an order bought. The coupon comes after what may be refused, since nobody waits for a
+/// compensation before using it; then the order says that its refund is final.
 ///
 /// # Errors
 /// None for plain numbers: the plan is within every limit.

@@ -14,7 +14,7 @@ use tercet::service::Service;
 use tercet_coupon::redemption::Settings;
 use tercet_events::outbox::Outbox;
 use tercet_order::store::{Key, Status as Order};
-use tercet_order::{PLACE_BASKET, PlaceBasket};
+use tercet_order::{PLACE_BASKET, Payment, PlaceBasket};
 use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
 use tercet_proto::coupon::v1::{self as pb, RedemptionState as State, RefundState};
 use tercet_proto::order::v1 as order;
@@ -35,6 +35,7 @@ use super::world::{self, Databases, SHOP, World, on_mariadb, on_sqlite, refund, 
 on_both! {
     another_attempt_waits_until_the_one_before_holds_nothing;
     a_refund_that_ran_out_of_time_is_not_refused_and_is_done_later;
+    a_paid_order_is_not_closed_and_nothing_else_of_it_moves;
     a_redemption_that_a_person_stopped_is_not_refused_and_is_begun_again;
     what_somebody_was_told_is_kept_no_other_call_of_its_key_forgets;
     what_is_more_than_may_be_kept_is_told_at_once_to_come_again;
@@ -154,6 +155,30 @@ async fn a_refund_that_ran_out_of_time_is_not_refused_and_is_done_later<Db: Data
     world.coordinator.all_ended().await;
     assert_eq!((world.units().await, world.uses().await), ((100, 0, 0), (vec![], vec![])));
     assert_eq!(stands(&world).await, (Order::Refunded, false), "it is final");
+}
+
+/// Its own row says no before anything else is taken back: nobody is told that it is being refunded.
+async fn a_paid_order_is_not_closed_and_nothing_else_of_it_moves<Db: Databases>(mut world: World<Db>) {
+    world.with_orders(&[(1, 100)]).await;
+    let one = world.own(universal(300, 2)).await;
+    let done = world.redeem(&wanted("k", 1, &[one])).await.expect("it is granted");
+    assert_eq!(done.state(), State::Done);
+    world.coordinator.all_ended().await;
+    let before = world.get("k").await;
+    let key = Key { shop_id: SHOP, order_id: 1 };
+    let mut db_tx = world.orders.begin_with(Db::BEGIN_WRITE).await.expect("the pool is open");
+    let order = Db::look(&mut db_tx, key).await.expect("the statement is sound").expect("it is there");
+    let (user_id, paid_cents) = (order.user_id, order.due_cents);
+    let payment = Payment { key, user_id, paid_cents, payment_id: "p", operator: "bob" };
+    tercet_order::pay::<Db>(&mut db_tx, &Outbox::off(), payment).await.expect("it is placed");
+    db_tx.commit().await.expect("the constraints hold");
+
+    let unpaid = pb::RefundRequest { only_unpaid: true, ..refund(1) };
+    assert_eq!(code(world.refund(unpaid).await), Code::NotRefundable);
+    world.coordinator.all_ended().await;
+    assert_eq!(stands(&world).await, (Order::Paid, false));
+    assert_eq!(world.get("k").await, before, "not even for a moment");
+    assert_eq!((world.units().await, world.uses().await), ((99, 0, 1), (vec![(one, 1)], vec![(one, 1)])));
 }
 
 async fn a_redemption_that_a_person_stopped_is_not_refused_and_is_begun_again<Db: Databases>(mut world: World<Db>) {

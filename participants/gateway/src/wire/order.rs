@@ -5,8 +5,8 @@ use tercet_proto::order::v1 as pb;
 use crate::schema::{Id, choices, records};
 
 choices! {
-    /// Where an order stands: closed is what came to nothing, or was taken back before it was paid, and refunding what may
-    /// yet be what it was before.
+    /// Where an order stands: closed is what came to nothing, or was taken back before it was paid, and refunding what
+    /// may yet be what it was before.
     OrderStatus: pb::OrderStatus {
         Frozen = "frozen",
         Placed = "placed",

@@ -55,11 +55,13 @@ pub(super) const SQLITE: Statements = Statements {
         ORDER BY shop_id, order_id, coupon_id",
     standings: "-- order_standings
         SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from,
-            refunded_ms, payment_id, pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
+            refunded_ms, payment_id, pay_by_ms, close_at_ms,
+            COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
         FROM orders WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($1))",
     look: "-- order_look
         SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from,
-            refunded_ms, payment_id, pay_by_ms, close_at_ms, COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
+            refunded_ms, payment_id, pay_by_ms, close_at_ms,
+            COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
         FROM orders WHERE shop_id = $1 AND order_id = $2",
     advance: "-- order_advance
         UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END, refunded_ms = NULL,
@@ -135,7 +137,8 @@ pub(super) const MYSQL: Statements = Statements {
     standings: "-- order_standings
         SELECT o.shop_id, o.order_id, o.user_id, o.amount_cents - o.discount_cents, o.coupon_id,
             o.item = 0, CAST(o.status AS SIGNED), CAST(o.refunded_from AS SIGNED), o.refunded_ms,
-            o.payment_id, o.pay_by_ms, o.close_at_ms, COALESCE(o.pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
+            o.payment_id, o.pay_by_ms, o.close_at_ms,
+            COALESCE(o.pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
         FROM JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
         FOR UPDATE",

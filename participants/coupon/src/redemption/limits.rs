@@ -31,9 +31,12 @@ pub const OPERATOR_BYTES_MAX: usize = 64;
 pub const REASON_BYTES_MAX: usize = 512;
 /// Versions of templates whose rules are kept.
 pub const TERMS_MAX: usize = 10_000;
-/// For a transaction of a redemption or a refund, from acceptance to its outcome.
+/// For a transaction of a redemption, from acceptance to its outcome.
 pub const DEADLINE: Duration = Duration::from_secs(2);
-/// For a call to the coordinator, its repeats included: longer than the deadline, so that a slow participant is told
+/// The same for a refund, longer than a service is away: once the order has let it begin, nothing in it is refused, and
+/// coupons that somebody has back are not taken from him again.
+pub const REFUND_DEADLINE: Duration = Duration::from_mins(10);
+/// For a call to the coordinator, its repeats included: longer than [`DEADLINE`], so that a slow participant is told
 /// from a coordinator that is away.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a coordinator to say how a transaction stands whose end took longer than that; one that does not is away.

@@ -11,7 +11,7 @@ use tercet_proto::stock::v1::Restock;
 use tercet_rules::{Code, Fault};
 use tracing::{error, warn};
 
-use super::limits::DEADLINE;
+use super::limits::REFUND_DEADLINE;
 use super::redeem::content;
 use super::trial::{busy, database};
 use super::{Redemption, fields};
@@ -44,10 +44,16 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             error!(%error, "a refund is no plan");
             busy()
         })?;
-        let view = self.client.submit(plan, Wait::Ended).await.map_err(|error| {
-            warn!(%error, "a refund of unknown outcome");
-            busy()
-        })?;
+        let view = match self.client.submit(plan, Wait::Ended).await {
+            Ok(view) => view,
+            Err(error) => {
+                warn!(%error, "a refund of which it is not known whether it has ended");
+                return match self.by_order(user_id, (shop_id, order_id)).await? {
+                    Some(now) if now.state == State::Refunded => self.refunded(&now, &deductions).await,
+                    Some(_) | None => Err(busy()),
+                };
+            }
+        };
         match view.outcome() {
             Some(Outcome::Confirmed) => self.refunded(&row, &deductions).await,
             // Out of time, or stopped by a person: nobody has said no.
@@ -94,7 +100,7 @@ fn plan(
     let &Row { redemption_id, shop_id, order_id, .. } = row;
     let take_back =
         pb::TakeBack { redemption_id, order_id, operator: request.operator.clone(), reason: request.reason.clone() };
-    let mut plan = plan::saga().deadline(DEADLINE);
+    let mut plan = plan::saga().deadline(REFUND_DEADLINE);
     let order_key = format!("order/{shop_id}/{order_id}");
     let (operator, reason) = (request.operator.clone(), request.reason.clone());
     let refund = Refund { order_id, operator, reason, shop_id, only_unpaid: request.only_unpaid };

@@ -1,5 +1,7 @@
 //! Batches: issued once, to their end, or until an operator ends them.
 
+use std::ops::RangeInclusive;
+
 use sqlx::Pool;
 use tercet_coupon::audit;
 use tercet_coupon::issuing::CRON;
@@ -20,16 +22,26 @@ on_both! {
     batches_are_listed_by_pages(super::CRON);
 }
 
-async fn a_batch_is_issued_once_however_often_it_is_asked_for<Db: Databases + Hands>(mut world: World<Db>) {
-    let template_id = world.publish("a", rules(10_000, 1, FROM_MS)).await;
-    let request = pb::IssueRequest {
-        batch_id: "spring/1".into(),
+/// One of Ann's for these users.
+fn batch(batch_id: &str, template_id: i64, users: RangeInclusive<i64>, coupons_per_user: u32) -> pb::IssueRequest {
+    pb::IssueRequest {
+        batch_id: batch_id.to_owned(),
         template_id,
-        user_ids: (1..=3_000).collect(),
-        coupons_per_user: 2,
+        user_ids: users.collect(),
+        coupons_per_user,
         operator: "ann".into(),
         reason: "spring".into(),
-    };
+    }
+}
+
+/// Ann ends it.
+fn end(batch_id: &str) -> pb::EndIssueRequest {
+    pb::EndIssueRequest { batch_id: batch_id.to_owned(), operator: "ann".into(), reason: "too many".into() }
+}
+
+async fn a_batch_is_issued_once_however_often_it_is_asked_for<Db: Databases + Hands>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(10_000, 1, FROM_MS)).await;
+    let request = batch("spring/1", template_id, 1..=3_000, 2);
     // Hung up on at once, wherever that leaves it, and asked for by two at a time.
     drop(world.issuing.issue(request.clone()).await.expect("it begins"));
     let mut other = world.issuing.clone();
@@ -105,14 +117,7 @@ async fn a_batch_is_issued_to_its_end_when_its_process_and_its_caller_are_gone<D
     mut world: World<Db>,
 ) {
     let template_id = world.publish("a", rules(30_000, 1, FROM_MS)).await;
-    let request = pb::IssueRequest {
-        batch_id: "spring/2".into(),
-        template_id,
-        user_ids: (1..=12_000).collect(),
-        coupons_per_user: 1,
-        operator: "ann".into(),
-        reason: "spring".into(),
-    };
+    let request = batch("spring/2", template_id, 1..=12_000, 1);
     // It gets as far as one of the databases lets it.
     let (process, mut second) = world.second().await;
     let closed = world.shards.pools()[1].clone();
@@ -151,14 +156,7 @@ async fn a_batch_is_issued_to_its_end_when_its_process_and_its_caller_are_gone<D
 
 async fn a_batch_that_an_operator_ends_gives_the_rest_back<Db: Databases + Hands>(mut world: World<Db>) {
     let template_id = world.publish("a", rules(2_000, 1, FROM_MS)).await;
-    let request = pb::IssueRequest {
-        batch_id: "spring/3".into(),
-        template_id,
-        user_ids: (1..=2_000).collect(),
-        coupons_per_user: 1,
-        operator: "ann".into(),
-        reason: "spring".into(),
-    };
+    let request = batch("spring/3", template_id, 1..=2_000, 1);
     let closed = world.shards.pools()[1].clone();
     close::<Db>(&closed).await;
     let stream = world.issuing.issue(request.clone()).await.expect("it begins");
@@ -174,7 +172,7 @@ async fn a_batch_that_an_operator_ends_gives_the_rest_back<Db: Databases + Hands
     let map = world.shards.map().clone();
     let late = (9_999..).find(|user_id| map.database(Slot::of_user(*user_id)) == 0).expect("there are many");
     assert_eq!(code(world.claim(late, template_id, "k").await), Code::SoldOut);
-    let end = pb::EndIssueRequest { batch_id: "spring/3".into(), operator: "ann".into(), reason: "too many".into() };
+    let end = end("spring/3");
     let ending = world.issuing.end_issue(end.clone()).await.expect("it runs").into_inner().batch;
     assert_eq!(ending.expect("a batch").state(), pb::BatchState::Ending);
     let list = pb::ListIssuesRequest { state: pb::BatchState::Ended.into(), ..pb::ListIssuesRequest::default() };
@@ -202,20 +200,13 @@ async fn a_batch_that_an_operator_ends_gives_the_rest_back<Db: Databases + Hands
 /// There may be nothing left to give back: all the same somebody has to end it.
 async fn a_batch_that_is_ended_while_its_last_coupons_are_written_ends<Db: Databases + Hands>(mut world: World<Db>) {
     let template_id = world.publish("a", rules(1_000, 1, FROM_MS)).await;
-    let request = pb::IssueRequest {
-        batch_id: "spring/4".into(),
-        template_id,
-        user_ids: (1..=200).collect(),
-        coupons_per_user: 1,
-        operator: "ann".into(),
-        reason: "spring".into(),
-    };
+    let request = batch("spring/4", template_id, 1..=200, 1);
     let closed = world.shards.pools()[1].clone();
     close::<Db>(&closed).await;
     let mut stream = world.issuing.issue(request).await.expect("it begins").into_inner();
     let told = stream.message().await.expect("it is told").expect("a batch");
     assert_eq!(told.state(), pb::BatchState::Running);
-    let end = pb::EndIssueRequest { batch_id: "spring/4".into(), operator: "ann".into(), reason: "too many".into() };
+    let end = end("spring/4");
     world.issuing.end_issue(end).await.expect("it runs");
     // Its process looks once a second whether it goes on.
     open::<Db>(&closed).await;
@@ -234,14 +225,7 @@ async fn a_batch_that_is_ended_while_its_last_coupons_are_written_ends<Db: Datab
 
 async fn what_a_batch_gives_back_when_its_template_has_ended_is_returned<Db: Databases + Hands>(mut world: World<Db>) {
     let template_id = world.publish("a", rules(300, 1, FROM_MS)).await;
-    let request = pb::IssueRequest {
-        batch_id: "spring/5".into(),
-        template_id,
-        user_ids: (1..=200).collect(),
-        coupons_per_user: 1,
-        operator: "ann".into(),
-        reason: "spring".into(),
-    };
+    let request = batch("spring/5", template_id, 1..=200, 1);
     let closed = world.shards.pools()[1].clone();
     close::<Db>(&closed).await;
     let mut stream = world.issuing.issue(request).await.expect("it begins").into_inner();
@@ -251,7 +235,7 @@ async fn what_a_batch_gives_back_when_its_template_has_ended_is_returned<Db: Dat
     let request = templates::EndRequest { template_id, change: change(found.expect("a template").revision) };
     world.templates.end(request).await.expect("it is published");
     until("what nobody wants is returned", async || world.units().await == (0, 0, 200)).await;
-    let end = pb::EndIssueRequest { batch_id: "spring/5".into(), operator: "ann".into(), reason: "too many".into() };
+    let end = end("spring/5");
     world.issuing.end_issue(end).await.expect("it runs");
     until("and so is what was wanted and not issued", async || {
         let (free, reserved, issued) = world.units().await;

@@ -83,10 +83,11 @@ else
   maria_user=()
 fi
 own() { if [ "$(id -u)" = 0 ]; then chown "$1": "$2"; fi; }
+# From 3,000 of its own: one that has not started yet does not show that it has a port.
 free_port() {
   local port
   while :; do
-    port=$((20000 + RANDOM % 12000))
+    port=$(($1 + RANDOM % 3000))
     (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
   done
 }
@@ -98,7 +99,7 @@ start_postgres() {
     >"$dir/initdb.log" 2>&1 || { cat "$dir/initdb.log" >&2; return 1; }
   for _ in 1 2 3; do
     local port
-    port=$(free_port)
+    port=$(free_port 20000)
     local options="-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$dir/postgres -c max_connections=300"
     if (cd / && as_postgres "$bin/pg_ctl" -D "$dir/postgres/data" -w -t 30 -l "$dir/postgres/log" -o "$options" start >/dev/null 2>&1)
     then
@@ -118,7 +119,7 @@ start_mariadb() {
   local root=(--no-defaults -S "$dir/mariadb/socket" -u root)
   for _ in 1 2 3; do
     local port
-    port=$(free_port)
+    port=$(free_port 23000)
     mariadbd --no-defaults "${maria_user[@]}" --datadir="$dir/mariadb/data" --port="$port" --bind-address=127.0.0.1 \
       --socket="$dir/mariadb/socket" --pid-file="$dir/mariadb/pid" --max-connections=300 --skip-name-resolve \
       --innodb-flush-log-at-trx-commit=1 --innodb-buffer-pool-size=128M >"$dir/mariadb.log" 2>&1 &
@@ -143,9 +144,9 @@ start_mariadb() {
 # Begins before the databases and is waited for after them: it takes longest.
 start_kafka() {
   mkdir "$dir/kafka"
-  kafka_port=$(free_port)
+  kafka_port=$(free_port 26000)
   local controller
-  controller=$(free_port)
+  controller=$(free_port 29000)
   cat >"$dir/kafka/properties" <<END
 process.roles=broker,controller
 node.id=1

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tokio::net::TcpStream;
 
-use crate::processes::{Process, Spec, free_port};
+use crate::processes::{Process, Spec, free_address};
 
 /// How long a broker may take until it listens.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ impl Broker {
     /// When it does not start.
     pub async fn start(folder: &Path) -> anyhow::Result<Option<Self>> {
         let Some(jars) = jars()? else { return Ok(None) };
-        let (port, controller) = (free_port()?, free_port()?);
+        let (port, controller) = (free_address()?.port(), free_address()?.port());
         let address = format!("127.0.0.1:{port}");
         let data = folder.join("kafka");
         let properties = folder.join("kafka.properties");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use sqlx::{Connection as _, MySqlConnection};
 
-use crate::processes::{Process, Spec, free_port};
+use crate::processes::{Process, Spec, free_address};
 
 /// How long a server may take until it answers; after a kill it recovers first.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ impl Server {
         if !data.exists() {
             copy(&template(folder)?, &data)?;
         }
-        let port = free_port()?;
+        let port = free_address()?.port();
         let spec = Spec {
             name: format!("{name}-db"),
             program: program("mariadbd")?,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use tokio::net::TcpStream;
 
-use crate::processes::{Coordinator, Process, Spec, free_port};
+use crate::processes::{Coordinator, Process, Spec, free_address};
 
 /// How long it may take until its gateway listens.
 const READY_MAX: Duration = Duration::from_secs(30);
@@ -46,9 +46,12 @@ impl Platform {
     /// # Errors
     /// When it is not built, or there is no port.
     pub fn spec(data: &Path) -> anyhow::Result<(Spec, Addresses)> {
-        let address = || Ok::<_, anyhow::Error>(SocketAddr::from(([127, 0, 0, 1], free_port()?)));
-        let addresses =
-            Addresses { gateway: address()?, coordinator: address()?, admin: address()?, metrics: address()? };
+        let addresses = Addresses {
+            gateway: free_address()?,
+            coordinator: free_address()?,
+            admin: free_address()?,
+            metrics: free_address()?,
+        };
         let spec = Spec::new("platform", "tercet-platform", "tercet-platform", data)?;
         let mut spec = spec
             .with("--seconds", "0")
@@ -58,7 +61,7 @@ impl Platform {
             .with("--admin", addresses.admin.to_string())
             .with("--metrics", addresses.metrics.to_string());
         for name in OTHERS {
-            spec = spec.with(&format!("--{name}"), address()?.to_string());
+            spec = spec.with(&format!("--{name}"), free_address()?.to_string());
         }
         Ok((spec, addresses))
     }

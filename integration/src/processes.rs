@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -193,17 +195,55 @@ impl Drop for Process {
     }
 }
 
-/// A port that nobody listens on. Below those that the system gives to outgoing connections: a server that starts again
-/// must find it free.
+/// Ports of servers, below those that the system gives to outgoing connections: one that starts again must find its own
+/// free.
+const PORTS: Range<u16> = 20_000..32_000;
+/// How many of them a process takes at a time.
+const BLOCK: u16 = 100;
+
+/// The ports that this process hands out.
+struct Ports {
+    /// Each listens on the first port of a block, by which no other process takes it.
+    taken: Vec<TcpListener>,
+    left: Range<u16>,
+}
+
+impl Ports {
+    /// One that was not handed out before, while there are any.
+    fn next(&mut self) -> Option<u16> {
+        for _ in PORTS {
+            match self.left.next() {
+                Some(port) if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() => return Some(port),
+                Some(_) => (),
+                None => self.left = self.take()?,
+            }
+        }
+        None
+    }
+
+    /// Another block, or the first once more where all are taken.
+    fn take(&mut self) -> Option<Range<u16>> {
+        let mut firsts = PORTS.step_by(BLOCK.into());
+        let block = |first: u16| first + 1..first + BLOCK;
+        if let Some(listener) = firsts.find_map(|first| TcpListener::bind((Ipv4Addr::LOCALHOST, first)).ok()) {
+            let first = listener.local_addr().ok()?.port();
+            self.taken.push(listener);
+            return Some(block(first));
+        }
+        Some(block(self.taken.first()?.local_addr().ok()?.port()))
+    }
+}
+
+/// A port of loopback that nobody listens on, and that nobody else who asks here is given, in this process or another
+/// one: two servers that start at a time would else take the same now and then.
 ///
 /// # Errors
 /// When there is none.
-pub fn free_port() -> anyhow::Result<u16> {
-    use std::hash::{BuildHasher as _, RandomState};
-    let random = RandomState::new();
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let mut ports = (0..200_u32).map(|attempt| 20_000 + (random.hash_one(attempt) % 12_000) as u16);
-    ports.find(free).context("there is no free port from 20000 to 31999")
+pub fn free_address() -> anyhow::Result<SocketAddr> {
+    static OWN: Mutex<Ports> = Mutex::new(Ports { taken: Vec::new(), left: 0..0 });
+    let port = OWN.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let port = port.with_context(|| format!("there is no free port from {} to {}", PORTS.start, PORTS.end - 1))?;
+    Ok((Ipv4Addr::LOCALHOST, port).into())
 }
 
 /// A coordinator: its own process, or one that was running before.
@@ -222,7 +262,7 @@ impl Coordinator {
     /// # Errors
     /// When the program was not built, or there is no port.
     pub fn spec(folder: &Path) -> anyhow::Result<(Spec, String, String)> {
-        let (address, admin) = (format!("127.0.0.1:{}", free_port()?), format!("127.0.0.1:{}", free_port()?));
+        let (address, admin) = (free_address()?.to_string(), free_address()?.to_string());
         let spec = Spec::new("coordinator", "tercet", "tercet-coordinator", folder)?
             .word("serve")
             .with("--listen", &address)
@@ -330,5 +370,21 @@ impl Coordinator {
     pub async fn statistics(&self) -> anyhow::Result<Statistics> {
         let answer = self.admin.clone().get_statistics(GetStatisticsRequest::default()).await;
         Ok(answer.context("the coordinator does not answer")?.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::{BLOCK, Ports};
+
+    #[test]
+    fn no_port_is_handed_out_twice() {
+        let ports = || Ports { taken: Vec::new(), left: 0..0 };
+        let (mut one, mut other) = (ports(), ports());
+        let handed: Vec<_> = (0..3 * BLOCK).flat_map(|_| [one.next(), other.next()]).collect();
+        let different: HashSet<_> = handed.iter().map(|port| port.expect("there is one")).collect();
+        assert_eq!(different.len(), handed.len());
     }
 }

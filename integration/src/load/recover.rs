@@ -20,7 +20,7 @@ use self::fill::Log;
 use self::scrape::Scrape;
 use super::open::{self, Caller};
 use super::report::round;
-use crate::processes::{Coordinator, Process, free_port};
+use crate::processes::{Coordinator, Process, free_address};
 use crate::{host, noop};
 
 /// How often a coordinator is started to say how long that takes.
@@ -133,7 +133,7 @@ struct Server {
 
 impl Server {
     async fn start(folder: &std::path::Path) -> anyhow::Result<(Self, Duration)> {
-        let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let metrics = free_address()?;
         let begun = Instant::now();
         let coordinator = Coordinator::start_as(folder, |spec| spec.with("--metrics", metrics.to_string())).await?;
         Ok((Self { coordinator, metrics }, begun.elapsed()))

@@ -1,7 +1,6 @@
 //! The platform's flows through a real coordinator and the three services, each a process of its own with its own
 //! database.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tercet::fence::Dialect as _;
 use tercet_coupon::Shards;
 use tercet_coupon::store::Totals as CouponTotals;
 use tercet_events::outbox::Outbox;
+use tercet_integration::processes::free_address;
 use tercet_order::store::Totals as OrderTotals;
 use tercet_platform::flows;
 use tercet_proto::order::v1::{Paid, Place};
@@ -51,9 +51,7 @@ async fn database(folder: &Path, name: &str) -> (String, SqlitePool) {
 impl Platform {
     async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = listener.local_addr().expect("it is bound").to_string();
-        drop(listener);
+        let address = free_address().expect("there is one").to_string();
         let data = folder.path().join("coordinator").display().to_string();
         let coordinator = ["serve", "--listen", &address, "--admin-listen", "127.0.0.1:0", "--data", &data];
         let coordinator = coordinator.map(str::to_owned);

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tercet_gateway::token::Role;
-use tercet_integration::processes::free_port;
+use tercet_integration::processes::free_address;
 use tercet_rules::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -337,7 +337,7 @@ async fn who_finds_no_place_or_no_service_is_told_to_come_again() {
     let told = gateway.ask(Ask::get("/health")).await;
     assert_eq!(told.good(200), json!({ "status": "serving" }));
 
-    let nowhere = format!("http://127.0.0.1:{}", free_port().expect("a port"));
+    let nowhere = format!("http://{}", free_address().expect("there is one"));
     let gateway = Gateway::start(&["--jwks", &jwks, "--template", &nowhere]).await;
     let told = gateway.ask(Ask::get("/v1/offers").by(&user).with("accept-language", "zh")).await;
     assert_eq!((told.code(), &told.body["title"]), ("SYSTEM_BUSY", &json!("系统繁忙，请稍后重试")));

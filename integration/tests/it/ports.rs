@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tercet_integration::platform::Platform;
-use tercet_integration::processes::{Process, Spec, free_port};
+use tercet_integration::processes::{Process, Spec, free_address};
 use tercet_secure::client::{Credentials, Settings};
 use tercet_secure::fetch::Fetch;
 use tokio::net::TcpStream;
@@ -28,7 +28,7 @@ struct Program {
 }
 
 fn port() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], free_port().expect("there is one")))
+    free_address().expect("there is one")
 }
 
 /// Those that are served apart, each with all its ports on loopback. Other services have them from the same place as
@@ -157,7 +157,7 @@ async fn without_tls_no_port_is_for_more_than_this_machine() {
     let flags = ["--coordinator", "--admin", "--gateway", "--metrics", "--stock"];
     cases.extend(flags.map(|flag| (embedded.clone(), flag)));
     for (spec, flag) in cases {
-        let address = format!("0.0.0.0:{}", free_port().expect("there is one"));
+        let address = format!("0.0.0.0:{}", port().port());
         let spec = elsewhere(spec, flag, &address);
         let said = says(&spec).await;
         let refusal = format!("{address} is not loopback: give --tls-cert and --tls-key, or allow it with");

@@ -1,7 +1,6 @@
 //! The template service over gRPC, on SQLite and on a real MariaDB: the life of templates, gray release, lists, usage,
 //! and every error by its code.
 
-use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use sqlx::{MySql, Sqlite};
@@ -12,6 +11,7 @@ use tercet_coupon_template::store::Store;
 use tercet_coupon_template::templates::Templates;
 use tercet_coupon_template::{limits, service};
 use tercet_events::outbox::Outbox;
+use tercet_integration::processes::free_address;
 use tercet_integration::servers;
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
@@ -433,7 +433,7 @@ async fn the_list_of_a_status_uses_its_index() {
 async fn the_service_serves_without_a_coordinator() {
     let folder = tempfile::tempdir().expect("a folder");
     let pool = Sqlite::open(&format!("sqlite://{}/a.db", folder.path().display())).await.expect("a database");
-    let address = free_address();
+    let address = free_address().expect("there is one");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let service = service(pool, None).await.expect("the schema is sound").listen(address);
     let running = tokio::spawn(service.run(async move { drop(stopped.await) }));
@@ -461,9 +461,4 @@ async fn the_service_serves_without_a_coordinator() {
     drop((client, changes));
     stop.send(()).expect("it runs");
     running.await.expect("no panic").expect("it stops");
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
 }

@@ -14,7 +14,7 @@ use tercet_shards::{SLOTS, ShardMap};
 use super::Place;
 use super::site::Held;
 use crate::host;
-use crate::processes::{Coordinator, Process, Spec, free_port};
+use crate::processes::{Coordinator, Process, Spec, free_address};
 
 /// Services that have one database, in this order before those of the shards.
 const SINGLE: [&str; 4] = ["stock", "order", "coupon_template", "business_log"];
@@ -109,8 +109,9 @@ impl Sharded {
             told(spec("coupon", &sharded)?).with("--shards", &spread).start()?,
             told(spec("order", &single[1])?).start()?,
         ];
-        let ports = [free_port()?, free_port()?, free_port()?, free_port()?, free_port()?];
-        let [template, log, issuing, redemption, gateway] = ports.map(|port| format!("127.0.0.1:{port}"));
+        let address = || anyhow::Ok(free_address()?.to_string());
+        let [template, log, issuing, redemption, gateway] =
+            [address()?, address()?, address()?, address()?, address()?];
         let [templates, issues, redeems, logs] =
             [&template, &issuing, &redemption, &log].map(|address| format!("http://{address}"));
         let of_coupons =

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
-use tercet_integration::processes::{Process, Spec, free_port};
+use tercet_integration::processes::{Process, Spec, free_address};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -52,7 +52,7 @@ impl Prometheus {
         let quick = quick.replace("127.0.0.1:7078", &gateway.to_string());
         let config = folder.join("prometheus.yml");
         std::fs::write(&config, quick.replace("../alerts.yaml", "alerts.yaml"))?;
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let address = free_address()?;
         let spec = Spec {
             name: "prometheus".into(),
             program: find("prometheus"),

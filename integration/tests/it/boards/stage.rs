@@ -15,7 +15,7 @@ use tercet::plan;
 use tercet_gateway::token::{self, Bearer, Role};
 use tercet_integration::noop::{self, HOLD, NOTHING, STEP};
 use tercet_integration::platform::Platform;
-use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
+use tercet_integration::processes::{Coordinator, Process, Spec, free_address};
 use tercet_proto::stock::v1::Reserve as Nothing;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -46,7 +46,7 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
-        let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let metrics = free_address()?;
         let coordinator = Coordinator::start_as(folder, |spec| spec.with("--metrics", metrics.to_string())).await?;
         let start = |(service, habit): (&str, &str)| {
             let spec = noop::spec("load", folder, &coordinator.url, &[service], false)?;
@@ -122,8 +122,8 @@ impl Gateway {
     }
 
     async fn start(folder: &Path) -> anyhow::Result<(Self, Process)> {
-        let port = || anyhow::Ok(SocketAddr::from(([127, 0, 0, 1], free_port()?)));
-        let (listen, metrics, nowhere) = (port()?, port()?, format!("http://{}", port()?));
+        let (listen, metrics) = (free_address()?, free_address()?);
+        let nowhere = format!("http://{}", free_address()?);
         let (keys, jwks) = (token::new_keys("first")?, folder.join("jwks.json"));
         std::fs::write(&jwks, &keys)?;
         let spec = Spec::new("gateway", "tercet-gateway", "tercet-gateway", folder)?.word("serve");

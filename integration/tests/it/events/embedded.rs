@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sqlx::{Connection as _, SqliteConnection};
 use tercet::client::{Client, Options, Wait};
 use tercet::plan::Plan;
-use tercet_integration::processes::{Process, Spec, free_port};
+use tercet_integration::processes::{Process, Spec, free_address};
 use tercet_platform::flows;
 use tercet_proto::coupon::v1 as coupons;
 use tercet_proto::coupon::v1::issuing_client::IssuingClient;
@@ -36,7 +36,7 @@ impl Platform {
         let data = folder.join("data");
         let mut spec = spec.with("--seconds", "0").with("--data", &data);
         let mut on = |flag: &str| {
-            let address = format!("127.0.0.1:{}", free_port().expect("there is one"));
+            let address = free_address().expect("there is one").to_string();
             spec = spec.clone().with(&format!("--{flag}"), &address);
             format!("http://{address}")
         };

@@ -10,7 +10,7 @@ use tercet_coupon::Shards;
 use tercet_events::event::Topic;
 use tercet_events::settings::Kafka;
 use tercet_gateway::token::Role;
-use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
+use tercet_integration::processes::{Coordinator, Process, Spec, free_address};
 use tercet_integration::servers;
 use tercet_shards::{ShardMap, Slot};
 use tokio::time::{Duration, Instant, sleep};
@@ -57,7 +57,7 @@ impl Apart {
         let kafka = Kafka { prefix, partitions: Topic::ALL.map(|topic| (topic, 2)).into(), ..Kafka::at(&address) };
         let partitions: Vec<_> = Topic::ALL.iter().map(|topic| format!("{}=2", topic.name())).collect();
         let coordinator = Coordinator::start(at).await.expect("it starts");
-        let port = || SocketAddr::from(([127, 0, 0, 1], free_port().expect("there is one")));
+        let port = || free_address().expect("there is one");
         let mut metrics = Vec::new();
         let mut measured = |spec: Spec| {
             let address = port();

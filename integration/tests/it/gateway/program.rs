@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tercet_integration::processes::{Spec, free_port};
+use tercet_integration::processes::{Spec, free_address};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ async fn the_program_makes_keys_and_tokens_and_shows_its_metrics() {
     let whole = ["token", "--jwks", &jwks, "user", "42", "--for-order", "7"];
     let output = std::process::Command::new(&spec.program).args(whole).output().expect("it starts");
     assert!(!output.status.success(), "it would be good for more than the order: {output:?}");
-    let [listen, metrics] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port().expect("a port")));
+    let [listen, metrics] = [(); 2].map(|()| free_address().expect("there is one").to_string());
     let spec = spec.word("serve").with("--jwks", &jwks).with("--listen", &listen).with("--metrics", &metrics);
     let _process = spec.start().expect("it starts");
     let until = Instant::now() + Duration::from_secs(20);

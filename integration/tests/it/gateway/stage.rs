@@ -22,7 +22,7 @@ use tercet_events::outbox::Outbox;
 use tercet_gateway::Within;
 use tercet_gateway::config::Config;
 use tercet_gateway::token::{self, Bearer, Role};
-use tercet_integration::processes::free_port;
+use tercet_integration::processes::free_address;
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplatesServer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -159,8 +159,7 @@ impl Stage {
     pub(super) async fn within() -> Self {
         let (folder, routes, metadata) = template().await;
         let keys = Keys::new(folder.path().join("jwks.json"), "first");
-        let (jwks, nobody) =
-            (keys.path.display().to_string(), format!("http://127.0.0.1:{}", free_port().expect("one")));
+        let (jwks, nobody) = (keys.path.display().to_string(), format!("http://{}", free_address().expect("one")));
         let within = Within { template: Some(routes), ..Within::default() };
         let gateway = Gateway::before(within, &["--jwks", &jwks, "--template", &nobody]).await;
         Self { gateway, keys, metadata, _folder: folder }

@@ -1,6 +1,6 @@
 //! All services that issuing needs, beside the test.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, MySql, Pool, Sqlite};
@@ -14,6 +14,7 @@ use tercet_coupon::store::redemptions::Redemptions;
 use tercet_events::bus::{Bus, Group};
 use tercet_events::event::Topic;
 use tercet_events::settings::Kafka;
+use tercet_integration::processes::free_address;
 use tercet_integration::servers;
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::coupon::v1::issuing_client::IssuingClient;
@@ -63,11 +64,6 @@ pub(super) struct World<Db: Databases> {
     _folder: Option<TempDir>,
 }
 
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound")
-}
-
 fn channel(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).expect("it is an address").connect_lazy()
 }
@@ -102,7 +98,7 @@ async fn without_stock<Db: Databases + tercet_coupon_template::store::Store>(
     let map: ShardMap = "2x4".parse().expect("it is a map");
     let shards = Shards::<Db>::open(map, &urls[1..3]).await.expect("as many databases as the map has");
     coordinator.serve(tercet_coupon::service(shards.clone(), bus).await.expect("the schema is sound"));
-    let (at_templates, at_issuing) = (free_port(), free_port());
+    let (at_templates, at_issuing) = (free_address().expect("there is one"), free_address().expect("there is one"));
     let service = tercet_coupon_template::service(stock.clone(), bus).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_templates));
     let peers = Peers { client: coordinator.client(), templates: channel(at_templates) };
@@ -239,7 +235,7 @@ impl<Db: Databases> World<Db> {
     pub(super) async fn second(&self) -> (Runtime, IssuingClient<Channel>) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("threads can be had");
-        let (urls, at, map) = (self.urls.clone(), free_port(), self.shards.map().clone());
+        let (urls, at, map) = (self.urls.clone(), free_address().expect("there is one"), self.shards.map().clone());
         let (url, at_templates) = (self.coordinator.url(), self.at_templates);
         runtime.spawn(async move {
             let shards = Shards::<Db>::open(map, &urls).await.expect("the databases are there");

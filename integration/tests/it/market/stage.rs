@@ -12,7 +12,7 @@ use tercet_events::event::Topic;
 use tercet_integration::checker::shards::{self, Places, Report};
 use tercet_integration::kafka::Broker;
 use tercet_integration::mariadb::Server;
-use tercet_integration::processes::{Coordinator, Process, Spec, free_port};
+use tercet_integration::processes::{Coordinator, Process, Spec, free_address};
 use tercet_proto::coupon::v1::issuing_client::IssuingClient;
 use tercet_proto::coupon_template::v1 as templates;
 use tercet_proto::coupon_template::v1::coupon_templates_client::CouponTemplatesClient;
@@ -57,7 +57,7 @@ fn lazy(address: &str) -> Channel {
 }
 
 fn address() -> String {
-    format!("127.0.0.1:{}", free_port().expect("there is one"))
+    free_address().expect("there is one").to_string()
 }
 
 impl Market {

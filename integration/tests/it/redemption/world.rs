@@ -1,6 +1,6 @@
 //! All services that redemption needs, beside the test.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, MySql, Pool, Sqlite};
@@ -11,6 +11,7 @@ use tercet_coupon::redemption::{self, Peers, Settings, limits};
 use tercet_coupon::store::batches::Batches;
 use tercet_coupon::store::redemptions::Redemptions;
 use tercet_coupon::{Shards, seed_coupons};
+use tercet_integration::processes::free_address;
 use tercet_integration::servers;
 use tercet_proto::admin::v1::admin_client::AdminClient;
 use tercet_proto::admin::v1::{Change, ForceCancelRequest, ListCompensationsRequest};
@@ -69,11 +70,6 @@ pub(crate) struct World<Db: Databases> {
     _folder: Option<TempDir>,
 }
 
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound")
-}
-
 fn channel(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).expect("it is an address").connect_lazy()
 }
@@ -85,7 +81,7 @@ async fn world<Db: Databases>(urls: &[String], folder: Option<TempDir>) -> World
     let map: ShardMap = "2x4".parse().expect("it is a map");
     let shards = Shards::<Db>::open(map, &urls[1..]).await.expect("as many databases as the map has");
     coordinator.serve(tercet_coupon::service(shards.clone(), None).await.expect("the schema is sound"));
-    let at_templates = free_port();
+    let at_templates = free_address().expect("there is one");
     let service = tercet_coupon_template::service(orders.clone(), None).await.expect("the schema is sound");
     coordinator.serve(service.listen(at_templates));
     let url = coordinator.url();
@@ -108,7 +104,7 @@ async fn serve<Db: Databases>(
     at_templates: SocketAddr,
     settings: Settings,
 ) -> SocketAddr {
-    let address = free_port();
+    let address = free_address().expect("there is one");
     // As its process has it.
     let options = Options { timeout: limits::CALL_TIMEOUT, ..Options::default() };
     let client = Client::connect([url], options).expect("it is an address");

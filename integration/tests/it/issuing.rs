@@ -6,10 +6,11 @@ mod usage;
 pub(crate) mod world;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::redemption::world::{Databases as Hands, stop};
-use sqlx::Sqlite;
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, MySql, Pool, Sqlite};
 use tercet_coupon::issuing::{self, CRON};
 use tercet_coupon::{audit, claim_by_hand, seed_coupons};
 use tercet_proto::admin::v1::ListTransactionsRequest;
@@ -19,6 +20,7 @@ use tercet_proto::coupon::v1::{self as pb, CouponStatus};
 use tercet_proto::coupon_template::v1 as templates;
 use tercet_rules::{Code, Fault};
 use tercet_shards::Slot;
+use tokio::task::JoinSet;
 use world::{Databases, EVERY_SECOND, FROM_MS, TO_MS, World, change, fault, on_mariadb, on_sqlite, rules, until};
 
 /// The same test on both.
@@ -351,6 +353,52 @@ async fn a_claim_that_a_person_stopped_is_not_refused() {
     assert_eq!(fault(&told).code, Code::SystemBusy, "nobody has said no");
     world.serve_stock().await;
     until("nothing was learnt of it", async || world.claim(7, template_id, "k").await.is_ok()).await;
+}
+
+/// Holds all tables of a database until the connection is closed.
+async fn hang(pool: &Pool<MySql>) -> PoolConnection<MySql> {
+    let mut held = pool.acquire().await.expect("it answers");
+    const TABLES: &str = "SELECT GROUP_CONCAT(CONCAT('`', table_name, '` WRITE')) FROM information_schema.tables \
+         WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'";
+    let tables: String = sqlx::query_scalar(TABLES).fetch_one(&mut *held).await.expect("it has tables");
+    sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLES {tables}"))).execute(&mut *held).await.expect("it may");
+    held
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_keeps_nobody_of_the_others_from_a_coupon() {
+    let Some(mut world) = on_mariadb(CRON).await else { return };
+    let template_id = world.publish("a", rules(10_000, 1, FROM_MS)).await;
+    let map = world.shards.map().clone();
+    let of = |database| {
+        let map = map.clone();
+        (1_i64..).filter(move |user_id| map.database(Slot::of_user(*user_id)) == database)
+    };
+    let (mut hanging, mut others) = (of(0), of(1));
+    coupon(world.claim(hanging.next().expect("one"), template_id, "k").await, true);
+    coupon(world.claim(others.next().expect("one"), template_id, "k").await, true);
+    let held = hang(&world.shards.pools()[0]).await;
+    // More than the batches that the service takes at a time; all have another one's coupon under way meanwhile.
+    let mut waiting = JoinSet::new();
+    for user_id in hanging.by_ref().take(64) {
+        let mut issuing = world.issuing.clone();
+        let request = pb::ClaimRequest { user_id, template_id, idempotency_key: "k".into(), groups: Vec::new() };
+        waiting.spawn(async move { issuing.claim(request).await.map_err(|status| fault(&status).code) });
+    }
+    let mut took = Vec::new();
+    for user_id in others.take(100) {
+        let begun = Instant::now();
+        coupon(world.claim(user_id, template_id, "k").await, true);
+        took.push(begun.elapsed());
+    }
+    took.sort_unstable();
+    assert!(took[90] < Duration::from_millis(500), "{took:?}");
+    held.close().await.expect("it is closed");
+    while let Some(claimed) = waiting.join_next().await {
+        assert!(matches!(claimed.expect("no panic"), Ok(_) | Err(Code::SystemBusy)));
+    }
+    until("it answers again", async || world.claim(hanging.next().expect("one"), template_id, "k").await.is_ok()).await;
+    world.coordinator.all_ended().await;
 }
 
 async fn coupons_are_listed_by_pages<Db: Databases + Hands>(mut world: World<Db>) {

@@ -9,10 +9,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::Pool;
 use tercet_proto::participant::v1::{self as pb, Call, Reply, reply};
-use tokio::time::Instant;
-use tracing::{error, warn};
+use tokio::time::{Instant, timeout_at};
+use tracing::{error, info, warn};
 
 use crate::clock::StoreClock;
 use crate::conserve::Invariant;
@@ -27,10 +30,12 @@ use crate::xid::Xid;
 mod book;
 mod connections;
 mod forget;
+mod late;
 mod local;
 mod overrun;
 
 use connections::Connections;
+use late::Turn;
 use local::Failure;
 
 /// The action of a coordinator's canaries, which only ask whether batches are run.
@@ -40,6 +45,12 @@ const MOVING: Duration = Duration::from_millis(150);
 /// How many keys are remembered for having failed.
 const SUSPECTS_MAX: usize = 1_024;
 type Key = (Xid, u32);
+/// What runs together: the database, and its epoch.
+type Group = (usize, Option<i64>);
+/// The outcome of each call of a group, by its place in the batch.
+type Ended = (Group, Vec<(usize, Outcome)>);
+/// What of a batch goes on after its replies.
+pub(crate) type Rest<'a> = FuturesUnordered<BoxFuture<'a, Ended>>;
 
 /// A call that has been read.
 struct Item {
@@ -150,6 +161,16 @@ impl<Db: Dialect> Executor<Db> {
     /// Runs the calls and answers each, in their order. Never fails: where anything may have happened, the reply
     /// says so.
     pub async fn run(&self, calls: Vec<Call>) -> Vec<Reply> {
+        self.run_batch(calls, true).await.0
+    }
+
+    /// The same, without waiting for a database that is late while there are others: its calls are of unknown outcome.
+    /// Whoever drops the rest rolls it back.
+    pub(crate) async fn run_in_time(&self, calls: Vec<Call>) -> (Vec<Reply>, Rest<'_>) {
+        self.run_batch(calls, self.places.len() == 1).await
+    }
+
+    async fn run_batch(&self, calls: Vec<Call>, waits: bool) -> (Vec<Reply>, Rest<'_>) {
         metrics::batch_ran(self.service, calls.len());
         let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(calls.len());
         let mut items = Vec::with_capacity(calls.len());
@@ -164,30 +185,74 @@ impl<Db: Dialect> Executor<Db> {
                 Err(outcome) => outcomes.push(Some(outcome)),
             }
         }
-        let mut by_place: BTreeMap<(usize, Option<i64>), Vec<Item>> = BTreeMap::new();
+        let mut by_place: BTreeMap<Group, Vec<Item>> = BTreeMap::new();
         for (item, moving) in self.placed(items).await {
             match moving {
                 Some(outcome) => outcomes[item.at] = Some(outcome),
                 None => by_place.entry((item.place.database, item.place.epoch)).or_default().push(item),
             }
         }
-        let places = by_place.into_iter().map(|((database, _), items)| self.run_place(database, items));
-        for (at, outcome) in futures_util::future::join_all(places).await.into_iter().flatten() {
-            outcomes[at] = Some(outcome);
+        let rest = self.run_places(by_place, &mut outcomes, waits).await;
+        let replies: Vec<Reply> = outcomes.into_iter().map(|outcome| reply(outcome.unwrap_or_else(late))).collect();
+        self.count(&kinds, &replies);
+        (replies, rest)
+    }
+
+    /// Runs what is to be run in each database, until all of it has ended, or nobody waits for what goes on.
+    async fn run_places(
+        &self,
+        by_place: BTreeMap<Group, Vec<Item>>,
+        outcomes: &mut [Option<Outcome>],
+        waits: bool,
+    ) -> Rest<'_> {
+        let mut runs = Rest::new();
+        // For how long each is waited for.
+        let mut waited: BTreeMap<Group, Duration> = BTreeMap::new();
+        for (group, items) in by_place {
+            if let Some(turn) = self.places[group.0].lateness.admit() {
+                waited.insert(group, turn.patience);
+                runs.push(self.run_turn(turn, group, items).boxed());
+            } else {
+                for item in items {
+                    outcomes[item.at] = Some(Ok(Answer::not_now(late::AGAIN)));
+                }
+            }
         }
-        let unanswered = || Err("the call was not run".to_owned());
-        let replies: Vec<Reply> =
-            outcomes.into_iter().map(|outcome| reply(outcome.unwrap_or_else(unanswered))).collect();
+        let begun = Instant::now();
+        while let Some(patience) = waited.values().max() {
+            let next = runs.next();
+            let ended = if waits { Ok(next.await) } else { timeout_at(begun + *patience, next).await };
+            let Ok(Some((group, ended))) = ended else { break };
+            waited.remove(&group);
+            for (at, outcome) in ended {
+                outcomes[at] = Some(outcome);
+            }
+        }
+        for (database, _) in waited.into_keys() {
+            if self.places[database].lateness.given_up() {
+                warn!(service = self.service, database, "a database is late, and nobody waits for it");
+            }
+        }
+        runs
+    }
+
+    async fn run_turn(&self, turn: Turn<'_>, group: Group, items: Vec<Item>) -> Ended {
+        let outcomes = self.run_place(group.0, items).await;
+        if outcomes.iter().any(|(_, outcome)| outcome.is_ok()) && turn.answered() {
+            info!(service = self.service, database = group.0, "a database that was late answers again");
+        }
+        (group, outcomes)
+    }
+
+    fn count(&self, kinds: &[Option<(usize, Operation)>], replies: &[Reply]) {
         let mut counts: BTreeMap<_, u64> = BTreeMap::new();
-        for ((action, operation), reply) in
-            kinds.into_iter().zip(&replies).filter_map(|(kind, reply)| kind.zip(Some(reply)))
+        for ((action, operation), reply) in kinds.iter().zip(replies).filter_map(|(kind, reply)| kind.zip(Some(reply)))
         {
             *counts.entry((self.actions[action].name, operation, metrics::name(reply))).or_default() += 1;
         }
         for ((action, operation, reply), count) in counts {
             metrics::operations_ran(self.service, action, operation, reply, count);
         }
-        replies
     }
 
     fn read(&self, at: usize, call: Call) -> Result<Item, Outcome> {
@@ -400,6 +465,10 @@ impl<Db: Dialect> Executor<Db> {
     fn suspects(&self) -> MutexGuard<'_, Suspects> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn late() -> Outcome {
+    Err("its database does not answer in time".to_owned())
 }
 
 fn reply(outcome: Outcome) -> Reply {

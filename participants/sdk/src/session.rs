@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use prost::Message as _;
@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 use tracing::{error, info, warn};
 
-use crate::batch::Executor;
+use crate::batch::{Executor, Rest};
 use crate::fence::Dialect;
 use crate::retry::reconnect_delays;
 use crate::service::is_set;
@@ -214,7 +214,7 @@ impl<'a, Db: Dialect> Session<'a, Db> {
         up: &mpsc::Sender<OpenRequest>,
         (down, signing): (&mut Streaming<OpenResponse>, &mut Option<Signing>),
         welcome: &Registered,
-        batches: &mut FuturesUnordered<BoxFuture<'a, Up>>,
+        batches: &mut FuturesUnordered<BoxFuture<'a, (Up, Rest<'a>)>>,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), Ended> {
         let mut beside = FuturesUnordered::<BoxFuture<'a, Option<Up>>>::new();
@@ -231,7 +231,12 @@ impl<'a, Db: Dialect> Session<'a, Db> {
                     send(up, Up::Leaving(Leaving {}))?;
                     leaving = true;
                 }
-                Some(replies) = batches.next(), if !batches.is_empty() => send(up, replies)?,
+                Some((replies, rest)) = batches.next(), if !batches.is_empty() => {
+                    send(up, replies)?;
+                    if !rest.is_empty() {
+                        beside.push(rest.for_each(|_| ready(())).map(|()| None).boxed());
+                    }
+                }
                 Some(finished) = beside.next(), if !beside.is_empty() => {
                     if let Some(message) = finished {
                         send(up, message)?;
@@ -254,9 +259,13 @@ impl<'a, Db: Dialect> Session<'a, Db> {
         Ok(())
     }
 
-    fn run_batch(&self, Calls { batch, calls }: Calls) -> BoxFuture<'a, Up> {
+    fn run_batch(&self, Calls { batch, calls }: Calls) -> BoxFuture<'a, (Up, Rest<'a>)> {
         let executor = self.executor;
-        async move { Up::Replies(Replies { batch, replies: executor.run(calls).await }) }.boxed()
+        async move {
+            let (replies, rest) = executor.run_in_time(calls).await;
+            (Up::Replies(Replies { batch, replies }), rest)
+        }
+        .boxed()
     }
 
     fn audit(&self, audit: Audit) -> BoxFuture<'a, Option<Up>> {

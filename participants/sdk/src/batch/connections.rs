@@ -6,6 +6,7 @@ use sqlx::Pool;
 use tokio::sync::Semaphore;
 
 use super::forget::Forgotten;
+use super::late::Lateness;
 use super::overrun::Overruns;
 use crate::fence::Dialect;
 
@@ -17,6 +18,7 @@ pub(super) struct Connections<Db: Dialect> {
     pub(super) writers: Semaphore,
     overruns: Mutex<Overruns>,
     pub(super) forgotten: Forgotten,
+    pub(super) lateness: Lateness,
 }
 
 impl<Db: Dialect> Connections<Db> {
@@ -27,6 +29,7 @@ impl<Db: Dialect> Connections<Db> {
             writers: Semaphore::new(Db::WRITERS),
             overruns: Mutex::default(),
             forgotten: Forgotten::default(),
+            lateness: Lateness::default(),
         }
     }
 

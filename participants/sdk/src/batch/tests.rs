@@ -188,7 +188,7 @@ impl Receiver for Wandering {
 struct Looks(Arc<Mutex<(Option<Place>, Option<Place>)>>);
 
 impl Moves for Looks {
-    fn look(&self) -> futures_util::future::BoxFuture<'_, ()> {
+    fn look(&self) -> BoxFuture<'_, ()> {
         let mut known = self.0.lock().unwrap();
         known.0 = known.1;
         Box::pin(std::future::ready(()))
@@ -254,6 +254,51 @@ async fn each_call_runs_in_the_database_of_its_request() {
     assert!(matches!(replies[4], reply::Answer::Unknown(_)), "where a request that does not fit belongs is not known");
     assert_eq!(replies[5], done("1"));
     assert_eq!((shelf(&one).await, shelf(&two).await), ((10, 1), (10, 2)));
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_keeps_no_other_from_its_answers() {
+    let ((_one, one), (_two, two)) = (shop_database().await, shop_database().await);
+    let deliver = Action::message("shop", "deliver");
+    let service = Service::new("shop", [one.clone(), two.clone()]).tables(["shop"]).receiver(deliver, Spread);
+    let executor = service.executor().await.unwrap();
+    let call = |number: u8, request: &'static str| Call {
+        action: "deliver".into(),
+        tried: false,
+        request: request.into(),
+        not_after_ms: 600_000,
+        ..call(number, Confirm, 0)
+    };
+    let (late, again) = (unknown("its database does not answer in time"), reply::Answer::NotNowMs(250));
+    let slow = executor.places[1].writers.acquire().await.unwrap();
+    let (replies, mut first) = executor.run_in_time(vec![call(1, "1"), call(2, "0")]).await;
+    assert_eq!(answers(replies), [late.clone(), done("0")]);
+    // While that is under way nothing else is begun there.
+    let (replies, none) = executor.run_in_time(vec![call(3, "0"), call(4, "1"), call(5, "1")]).await;
+    assert_eq!((answers(replies), none.len()), (vec![done("0"), again.clone(), again.clone()], 0));
+    drop(slow);
+    assert_eq!(first.next().await.map(|(_, ended)| ended.len()), Some(1));
+    assert_eq!((shelf(&one).await, shelf(&two).await), ((10, 2), (10, 1)));
+    // It has answered: it is waited for again, and the fence knows what was not known.
+    let slow = executor.places[1].writers.acquire().await.unwrap();
+    let run = executor.run_in_time(vec![call(1, "1"), call(6, "0")]);
+    let soon = async {
+        tokio::time::sleep(2 * late::PROBE).await;
+        drop(slow);
+    };
+    let ((replies, none), ()) = tokio::join!(run, soon);
+    assert_eq!((answers(replies), none.len()), (vec![done("1"), done("0")], 0));
+    assert_eq!(shelf(&two).await, (10, 1));
+    // A session that ends takes with it what is under way; one call after the other finds out when it is over.
+    let slow = executor.places[1].writers.acquire().await.unwrap();
+    drop(executor.run_in_time(vec![call(7, "1")]).await);
+    let run = executor.run_in_time(vec![call(7, "1")]);
+    let (replies, probe) = tokio::time::timeout(late::PATIENCE, run).await.expect("it is late, so not for as long");
+    assert_eq!((answers(replies), probe.len()), (vec![late], 1));
+    assert_eq!(answers(executor.run_in_time(vec![call(8, "1")]).await.0), [again]);
+    drop((probe, slow));
+    assert_eq!(answers(executor.run_in_time(vec![call(8, "1"), call(9, "1")]).await.0), [done("1"), done("1")]);
+    assert_eq!(shelf(&two).await, (10, 3), "the seventh was rolled back");
 }
 
 /// Fence rows, and the floor.

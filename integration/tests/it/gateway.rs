@@ -15,7 +15,7 @@ pub(crate) mod stage;
 mod tls;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tercet_gateway::token::Role;
@@ -194,8 +194,11 @@ async fn every_error_has_its_code_in_both_languages() {
 
 #[tokio::test]
 async fn a_token_is_refused_when_it_is_stolen_expired_or_of_nobody() {
-    let stage = Stage::start(&["--token-audience", "coupons"]).await;
     let folder = tempfile::tempdir().expect("a folder");
+    let list = folder.path().join("revoked.json");
+    std::fs::write(&list, "{}").expect("it can be written");
+    let revoked = list.display().to_string();
+    let stage = Stage::start(&["--token-audience", "coupons", "--revoked", &revoked]).await;
     let for_us = |role, subject: &str| {
         let mut bearer = bearer(role, subject);
         bearer.audience = Some("coupons".into());
@@ -205,10 +208,10 @@ async fn a_token_is_refused_when_it_is_stolen_expired_or_of_nobody() {
     let good = stage.keys.mint(for_us(Role::User, "42"), minute);
     stage.ask(Ask::get("/v1/offers").by(&good)).await.good(200);
     // Somebody's own secret under the name of ours, and under another.
-    let stolen = Keys::new(folder.path().join("stolen"), "first");
+    let others = Keys::new(folder.path().join("others"), "first");
     let unknown = Keys::new(folder.path().join("unknown"), "second");
     for (code, token) in [
-        ("TOKEN_SIGNATURE", stolen.mint(for_us(Role::User, "42"), minute)),
+        ("TOKEN_SIGNATURE", others.mint(for_us(Role::User, "42"), minute)),
         ("TOKEN_KEY_UNKNOWN", unknown.mint(for_us(Role::User, "42"), minute)),
         ("TOKEN_AUDIENCE", stage.keys.user(42)),
         ("TOKEN_INVALID", stage.keys.mint(for_us(Role::User, "everybody"), minute)),
@@ -227,6 +230,22 @@ async fn a_token_is_refused_when_it_is_stolen_expired_or_of_nobody() {
         assert!(Instant::now() < until, "it does not expire");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    // All that the bearer of a stolen one had so far is refused, while it runs.
+    let stolen = stage.keys.mint(for_us(Role::User, "43"), minute);
+    stage.ask(Ask::get("/v1/offers").by(&stolen)).await.good(200);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
+    let bearer = json!({ "role": "user", "sub": "43", "issued_before": now + 1 });
+    std::fs::write(&list, json!({ "bearers": [bearer] }).to_string()).expect("it can be written");
+    let until = Instant::now() + Duration::from_secs(5);
+    while stage.ask(Ask::get("/v1/offers").by(&stolen)).await.status != 401 {
+        assert!(Instant::now() < until, "it is not revoked");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(stage.ask(Ask::get("/v1/offers").by(&stolen)).await.code(), "TOKEN_REVOKED");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let fresh = stage.keys.mint(for_us(Role::User, "43"), minute);
+    stage.ask(Ask::get("/v1/offers").by(&fresh)).await.good(200);
+    stage.ask(Ask::get("/v1/offers").by(&good)).await.good(200);
     // Another key takes the place of the first one, while it runs.
     let renewed = Keys::new(stage.keys.path.clone(), "second");
     let token = renewed.mint(for_us(Role::User, "42"), minute);

@@ -99,6 +99,9 @@ pub struct Tokens {
     /// Seconds between two looks at a URL; one more follows when a token names an unknown key
     #[arg(long, env = "TERCET_JWKS_REFRESH_SECONDS", default_value_t = 300)]
     pub jwks_refresh_seconds: u64,
+    /// Tokens that are refused before their time is over, a file that is read again when it changes
+    #[arg(long, env = "TERCET_REVOKED", value_name = "FILE")]
+    pub revoked: Option<PathBuf>,
     /// The issuers that are trusted, with commas between them; any when left out
     #[arg(long = "token-issuer", env = "TERCET_TOKEN_ISSUER", value_delimiter = ',')]
     pub issuer: Vec<String>,

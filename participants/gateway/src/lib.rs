@@ -78,7 +78,7 @@ pub async fn run(
     config.own_ports.check("listen", config.listen)?;
     let tls = config.own_ports.load(Protocol::Http1)?;
     let services = Services::new(&config, within)?;
-    let verifier = Verifier::new(Source::open(&config.tokens).await?, &config.tokens);
+    let verifier = Verifier::new(Source::open(&config.tokens).await?, &config.tokens)?;
     metrics::describe();
     let front = Arc::new(Front::new(routes::table(), services, verifier, &config));
     let port = |source| Error::Port { address: config.listen, source };

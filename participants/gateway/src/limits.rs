@@ -46,6 +46,11 @@ pub const TOKENS_KNOWN_MAX: usize = 32_768;
 /// See there.
 pub const TOKEN_KNOWN_BYTES_MAX: usize = 1 << 10;
 
+/// Most bytes of a list of revoked tokens, and most entries of it.
+pub const REVOKED_BYTES_MAX: usize = 8 << 20;
+/// See there.
+pub const REVOKED_MAX: usize = 100_000;
+
 /// Most user groups of a token.
 pub const TOKEN_GROUPS_MAX: usize = 32;
 

@@ -10,7 +10,7 @@ use crate::schema::{Schema as _, Schemas};
 /// What any route may fail with, the others only where there is a token, a user's consent or a body.
 const ANYWHERE: [Code; 6] =
     [Code::SystemBusy, Code::Invalid, Code::TooMany, Code::Internal, Code::Timeout, Code::NoMethod];
-const WITH_TOKEN: [Code; 10] = [
+const WITH_TOKEN: [Code; 11] = [
     Code::Unauthenticated,
     Code::TokenInvalid,
     Code::TokenKey,
@@ -18,6 +18,7 @@ const WITH_TOKEN: [Code; 10] = [
     Code::TokenSignature,
     Code::TokenExpired,
     Code::TokenEarly,
+    Code::TokenRevoked,
     Code::TokenIssuer,
     Code::TokenAudience,
     Code::Forbidden,

@@ -6,6 +6,7 @@
 mod crypto;
 mod keys;
 mod known;
+mod revoked;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,17 +16,19 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, decode, decode_header, encode, get_current_timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
 use tercet_rules::{Code, Fault};
+use tercet_secure::token::random;
 
-use self::keys::Keys;
 pub(crate) use self::keys::Source;
 pub use self::keys::new_keys;
+use self::keys::{Keys, base64url};
 use self::known::Known;
+use self::revoked::{Revocations, Revoked};
 use crate::config::Tokens;
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_GROUPS_MAX};
 use crate::schema::Id;
 
 /// What a caller may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Has coupons, and sees only his own.
@@ -102,6 +105,12 @@ struct Said {
     /// Its last second; that it is there, and not over, is checked before.
     #[serde(default)]
     exp: f64,
+    /// Its own name.
+    #[serde(default)]
+    jti: Option<String>,
+    /// Its first second.
+    #[serde(default)]
+    iat: Option<f64>,
 }
 
 /// What narrows a token is there or not: one that names it as null says nothing that may be gone by.
@@ -120,6 +129,8 @@ struct Claims {
     shop_id: Option<Id>,
     #[serde(skip_serializing_if = "Option::is_none")]
     order_id: Option<Id>,
+    jti: String,
+    iat: u64,
     exp: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<String>,
@@ -130,6 +141,7 @@ struct Claims {
 /// Checks tokens.
 pub(crate) struct Verifier {
     keys: Source,
+    revoked: Revocations,
     /// With which issuers and audiences, for each algorithm.
     validations: [(Algorithm, Validation); 3],
     leeway: u64,
@@ -137,7 +149,11 @@ pub(crate) struct Verifier {
 }
 
 impl Verifier {
-    pub(crate) fn new(keys: Source, settings: &Tokens) -> Self {
+    /// With these keys.
+    ///
+    /// # Errors
+    /// When the list of revoked tokens can not be read or used.
+    pub(crate) fn new(keys: Source, settings: &Tokens) -> Result<Self, tercet_secure::Error> {
         crypto::install();
         let validation = |algorithm| {
             let mut validation = Validation::new(algorithm);
@@ -157,7 +173,8 @@ impl Verifier {
             (algorithm, validation)
         };
         let validations = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256].map(validation);
-        Self { keys, validations, leeway: settings.leeway_seconds, known: Known::default() }
+        let revoked = Revocations::open(settings.revoked.as_deref())?;
+        Ok(Self { keys, revoked, validations, leeway: settings.leeway_seconds, known: Known::default() })
     }
 
     /// Keeps the keys fresh until it is dropped.
@@ -173,17 +190,22 @@ impl Verifier {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(invalid("it is too long"));
         }
-        let keys = self.keys.current();
-        if let Some(identity) = self.known.find(token, &keys, get_current_timestamp()) {
+        let (keys, revoked) = (self.keys.current(), self.revoked.current());
+        if let Some(identity) = self.known.find(token, (&keys, &revoked), get_current_timestamp()) {
             return Ok(identity);
         }
-        let (keys, until, identity) = self.check(token, keys).await?;
-        self.known.keep(token, keys, until, identity.clone());
+        let (keys, until, identity) = self.check(token, keys, &revoked).await?;
+        self.known.keep(token, (keys, revoked), until, identity.clone());
         Ok(identity)
     }
 
     /// Whom a token names that was not verified before; with the keys that it was found by, and its last second.
-    async fn check(&self, token: &str, keys: Arc<Keys>) -> Result<(Arc<Keys>, u64, Identity), Fault> {
+    async fn check(
+        &self,
+        token: &str,
+        keys: Arc<Keys>,
+        revoked: &Revoked,
+    ) -> Result<(Arc<Keys>, u64, Identity), Fault> {
         let header = decode_header(token).map_err(|error| header_fault(&error))?;
         // Parts that have to be understood, and are not, make a signature worth nothing (RFC 7515, 4.1.11).
         if header.crit.is_some() {
@@ -198,6 +220,9 @@ impl Verifier {
         let validation = self.validations.iter().find(|(own, _)| *own == key.algorithm).map(|(_, own)| own);
         let validation = validation.ok_or_else(|| Code::TokenAlgorithm.fault([]))?;
         let said = decode::<Said>(token, &key.decoding, validation).map_err(|error| fault(&error))?.claims;
+        if revoked.has(said.jti.as_deref(), said.role, &said.sub, said.iat.map(|iat| iat as u64)) {
+            return Err(Code::TokenRevoked.fault([]));
+        }
         // A number out of range becomes the nearest one.
         let until = (said.exp.round() as u64).saturating_add(self.leeway);
         Ok((keys, until, identity(said)?))
@@ -290,6 +315,9 @@ pub enum MintError {
     /// The set has only public keys.
     #[error("the set has no secret to sign with")]
     NoSecret,
+    /// The system gives no random bytes.
+    #[error("the token gets no name of its own")]
+    NoName(#[source] std::io::Error),
     /// The signature can not be made.
     #[error("the token can not be signed")]
     Signing(#[source] Error),
@@ -303,13 +331,16 @@ pub fn mint(keys: &[u8], bearer: Bearer, lasts: Duration) -> Result<String, Mint
     crypto::install();
     let keys = Keys::parse(keys, false).map_err(MintError::Keys)?;
     let (kid, secret) = keys.secret().ok_or(MintError::NoSecret)?;
+    let (name, now) = (random::<16>().map_err(MintError::NoName)?, get_current_timestamp());
     let claims = Claims {
         sub: bearer.subject,
         role: bearer.role,
         groups: bearer.groups,
         shop_id: bearer.shop_id.map(Id),
         order_id: bearer.order_id.map(Id),
-        exp: get_current_timestamp() + lasts.as_secs(),
+        jti: base64url(&name),
+        iat: now,
+        exp: now + lasts.as_secs(),
         iss: bearer.issuer,
         aud: bearer.audience,
     };

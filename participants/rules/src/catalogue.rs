@@ -181,6 +181,9 @@ codes! {
     /// The token's time has not come.
     TokenEarly = "TOKEN_NOT_YET_VALID", Unauthenticated, 401,
         "令牌尚未生效", "The token is not valid yet";
+    /// The token is refused by name, or its bearer's tokens up to some time are.
+    TokenRevoked = "TOKEN_REVOKED", Unauthenticated, 401,
+        "令牌已被吊销，请重新登录", "The token has been revoked, please sign in again";
     /// The token is of another issuer.
     TokenIssuer = "TOKEN_ISSUER", Unauthenticated, 401,
         "令牌签发者不被信任", "The token's issuer is not trusted";

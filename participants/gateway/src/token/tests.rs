@@ -33,7 +33,21 @@ struct Stage {
 fn tokens(jwks: String, issuer: &[&str], audience: &[&str]) -> Tokens {
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     let (issuer, audience) = (texts(issuer), texts(audience));
-    Tokens { jwks, jwks_ca: None, insecure_jwks: false, jwks_refresh_seconds: 300, issuer, audience, leeway_seconds: 5 }
+    Tokens {
+        jwks,
+        jwks_ca: None,
+        insecure_jwks: false,
+        jwks_refresh_seconds: 300,
+        revoked: None,
+        issuer,
+        audience,
+        leeway_seconds: 5,
+    }
+}
+
+async fn verifier(settings: &Tokens) -> Verifier {
+    let keys = Source::open(settings).await.expect("the set is sound");
+    Verifier::new(keys, settings).expect("the list is sound")
 }
 
 async fn stage(issuer: &[&str], audience: &[&str]) -> Stage {
@@ -54,7 +68,7 @@ async fn stage(issuer: &[&str], audience: &[&str]) -> Stage {
     let path = folder.path().join("jwks.json");
     std::fs::write(&path, set.to_string()).expect("it can be written");
     let settings = tokens(path.display().to_string(), issuer, audience);
-    let verifier = Verifier::new(Source::open(&settings).await.expect("the set is sound"), &settings);
+    let verifier = verifier(&settings).await;
     Stage { verifier, point, _folder: folder }
 }
 
@@ -225,20 +239,23 @@ async fn a_token_says_who_its_bearer_is_or_is_none() {
 async fn a_token_that_is_known_is_known_no_longer_than_its_keys_and_its_time() {
     let stage = stage(&[], &[]).await;
     let (known, keys, now) = (&stage.verifier.known, stage.verifier.keys.current(), get_current_timestamp());
+    let revoked = stage.verifier.revoked.current();
+    let force = (&keys, &revoked);
     let token = shared(json!({ "exp": now + 60 }));
-    assert_eq!(known.find(&token, &keys, now), None);
+    assert_eq!(known.find(&token, force, now), None);
     assert_eq!(code(&stage, &token).await, Ok(user(42)));
     // The leeway of five seconds counts as it does when it is checked.
     for (second, found) in [(now, Some(user(42))), (now + 65, Some(user(42))), (now + 66, None)] {
-        assert_eq!(known.find(&token, &keys, second), found, "{}", second - now);
+        assert_eq!(known.find(&token, force, second), found, "{}", second - now);
     }
-    assert_eq!(known.find(&token, &Arc::new(Keys::clone(&keys)), now), None, "they were read again");
+    assert_eq!(known.find(&token, (&Arc::new(Keys::clone(&keys)), &revoked), now), None, "they were read again");
+    assert_eq!(known.find(&token, (&keys, &Arc::default()), now), None, "there is another list of revoked ones");
     let other = with_signature_of(&token, &shared(json!({ "sub": "43" })));
     assert_eq!(code(&stage, &other).await, Err(Code::TokenSignature));
-    assert_eq!(known.find(&other, &keys, now), None);
+    assert_eq!(known.find(&other, force, now), None);
     let long = shared(json!({ "x": "x".repeat(1 << 10) }));
     assert_eq!(code(&stage, &long).await, Ok(user(42)));
-    assert_eq!(known.find(&long, &keys, now), None, "it is too long to be kept");
+    assert_eq!(known.find(&long, force, now), None, "it is too long to be kept");
 }
 
 #[tokio::test]
@@ -252,7 +269,7 @@ async fn the_tokens_of_a_key_that_has_gone_are_refused_though_they_were_taken() 
     };
     write(&["shared", "other"]);
     let settings = tokens(path.display().to_string(), &[], &[]);
-    let verifier = Verifier::new(Source::open(&settings).await.expect("the set is sound"), &settings);
+    let verifier = verifier(&settings).await;
     let token = shared(json!({}));
     assert_eq!(verifier.verify(&token).await, Ok(user(42)));
     write(&["other"]);
@@ -308,13 +325,43 @@ async fn keys_are_read_without_https_from_this_machine_alone_unless_that_is_allo
 }
 
 #[tokio::test]
+async fn a_token_that_is_revoked_is_refused_though_it_was_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [path, list] = ["jwks.json", "revoked.json"].map(|name| folder.path().join(name));
+    let set = json!({ "keys": [{ "kty": "oct", "kid": "shared", "k": base64url(&SECRET) }] });
+    std::fs::write(&path, set.to_string()).expect("it can be written");
+    let settings = Tokens { revoked: Some(list.clone()), ..tokens(path.display().to_string(), &[], &[]) };
+    let keys = Source::open(&settings).await.expect("the set is sound");
+    let missing = Verifier::new(keys, &settings).err().expect("there is no list").to_string();
+    assert!(missing.starts_with("revoked: can not read "), "{missing}");
+    std::fs::write(&list, "{}").expect("it can be written");
+    let verifier = verifier(&settings).await;
+    let now = get_current_timestamp();
+    let stolen = shared(json!({ "jti": "stolen", "iat": now }));
+    let (old, new) = (shared(json!({ "sub": "43", "iat": now - 1 })), shared(json!({ "sub": "43", "iat": now })));
+    for (token, user_id) in [(&stolen, 42), (&old, 43), (&new, 43)] {
+        assert_eq!(verifier.verify(token).await, Ok(user(user_id)));
+    }
+    let bearer = json!({ "role": "user", "sub": "43", "issued_before": now });
+    let revoked = json!({ "tokens": ["stolen"], "bearers": [bearer] });
+    std::fs::write(&list, revoked.to_string()).expect("it can be written");
+    // The file is looked at once a second.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for token in [&stolen, &old] {
+        assert_eq!(verifier.verify(token).await.map_err(|fault| fault.code), Err(Code::TokenRevoked));
+    }
+    assert_eq!(verifier.verify(&new).await, Ok(user(43)));
+    assert_eq!(verifier.verify(&shared(json!({ "iat": now }))).await, Ok(user(42)));
+}
+
+#[tokio::test]
 async fn a_token_that_is_made_here_is_taken_here() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("jwks.json");
     let keys = new_keys("first").expect("there is chance");
     std::fs::write(&path, &keys).expect("it can be written");
     let settings = tokens(path.display().to_string(), &["me"], &["you"]);
-    let verifier = Verifier::new(Source::open(&settings).await.expect("the set is sound"), &settings);
+    let verifier = verifier(&settings).await;
     let bearer = Bearer {
         role: Role::Shop,
         subject: "li".into(),

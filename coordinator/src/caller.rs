@@ -54,6 +54,9 @@ pub trait Caller: Send + 'static {
     /// when one is.
     fn call(&mut self, call: Outgoing) -> bool;
 
+    /// Whether an instance of a service is connected.
+    fn reaches(&self, service: &str) -> bool;
+
     /// What was taken over since the last flush may go out: batches form between two of them. Returns, as unreachable,
     /// what has waited for longer than it may: nothing of that was or will be sent.
     fn flush(&mut self) -> Vec<Incoming>;

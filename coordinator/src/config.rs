@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use tercet_secure::{Error, server};
+
+use crate::limits;
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,7 +58,7 @@ pub struct Config {
     pub node: u16,
 
     /// Most transactions in memory; past it new ones are refused.
-    #[arg(long, env = "TERCET_LIVE_MAX", default_value_t = 200_000)]
+    #[arg(long, env = "TERCET_LIVE_MAX", default_value_t = 200_000, value_parser = live_max())]
     pub live_max: usize,
 
     /// When compensation_log is scanned: a cron expression with seconds first.
@@ -101,6 +104,11 @@ impl Config {
             Err(Error::Exposed { setting, address, needs: "--tokens", flag: "--insecure-no-tokens" })
         })
     }
+}
+
+/// What operators may set it to while it runs.
+fn live_max() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=limits::LIVE_MAX_MAX)
 }
 
 /// The lease of a node in milliseconds. Another node may take its transactions over after this; a call of it is valid

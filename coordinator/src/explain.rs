@@ -10,7 +10,7 @@ use tercet_proto::admin::v1::next::Kind;
 use crate::audit::AuditRow;
 use crate::live::Live;
 use crate::names;
-use crate::session::Health;
+use crate::session::{Health, State};
 use crate::store::{Compensation, CompensationStatus};
 use crate::text::{both, iso, relative};
 
@@ -26,6 +26,8 @@ pub struct Facts<'a> {
     pub services: &'a [Health],
     /// The coordinator's time.
     pub now: Timestamp,
+    /// The first time from this one on at which the scanner looks, if there is one.
+    pub looks: &'a dyn Fn(Timestamp) -> Option<Timestamp>,
 }
 
 impl Facts<'_> {
@@ -43,9 +45,15 @@ impl Facts<'_> {
         self.health(service).is_some_and(|health| health.sessions > 0)
     }
 
-    /// Whether a branch is a sender that has the word: nobody has asked it yet.
+    /// Whether the scanner gives a service anything.
+    fn takes_retries(&self, service: &str) -> bool {
+        self.health(service).is_some_and(|health| health.sessions > 0 && health.state != State::Stuck)
+    }
+
+    /// Whether a branch is a sender that may still have the word: nobody has asked it yet.
     fn at_work(&self, branch: u8) -> bool {
-        let unasked = |of: &Branch| of.progress == Progress::Delayed && of.attempts == 0;
+        let may_wait = |progress| matches!(progress, Progress::Delayed | Progress::Parked(_) | Progress::Logged);
+        let unasked = |of: &Branch| may_wait(of.progress) && of.attempts == 0;
         self.live.tx.operation(branch) == Some(Operation::Ask)
             && self.live.tx.branches.get(usize::from(branch)).is_some_and(unasked)
     }
@@ -169,7 +177,8 @@ fn told(facts: &Facts<'_>) -> pb::Next {
         let relative = if at <= facts.now { "now".to_owned() } else { relative(at.0, facts.now) };
         format!("{} ({relative})", iso(at.0))
     };
-    let (at, what, scanner) = match next(&facts.live.tx, facts.now) {
+    let scan = |branch, due| (facts.looks)(due).filter(|_| facts.takes_retries(facts.service(branch)));
+    let (at, what, scanner) = match next(&facts.live.tx, facts.now, scan) {
         Next::Ended => {
             let text = format!("nothing: it has ended, {}", names::status_name(facts.live.tx.status));
             return pb::Next { kind: Kind::Nothing.into(), text, ..pb::Next::default() };
@@ -180,6 +189,7 @@ fn told(facts: &Facts<'_>) -> pb::Next {
         }
         Next::Woken { at, what } => (at, what, false),
         Next::Scanned { at, what, .. } => (at, what, true),
+        Next::Service { branch, what } => return away(facts, branch, what),
     };
     let told = |kind: Kind, operation: Option<Operation>, branch: u8, again: Timestamp, text: String| pb::Next {
         kind: kind.into(),
@@ -200,14 +210,18 @@ fn told(facts: &Facts<'_>) -> pb::Next {
             told(Kind::Cancel, None, 0, never, text)
         }
         What::Call(operation, branch) => {
+            if !facts.connected(facts.service(branch)) {
+                return away(facts, branch, what);
+            }
             let (name, operation_name) = (facts.name(branch), names::operation_name(operation));
             let who = if scanner { "the scanner has" } else { "the coordinator has" };
-            let away = match facts.connected(facts.service(branch)) {
-                true => String::new(),
-                false => format!(", as soon as an instance of {} is connected", facts.service(branch)),
-            };
-            let text = format!("{when}: {who} the {operation_name} of {name} called{away}");
-            told(Kind::Call, Some(operation), branch, never, text)
+            told(
+                Kind::Call,
+                Some(operation),
+                branch,
+                never,
+                format!("{when}: {who} the {operation_name} of {name} called"),
+            )
         }
         What::AskAgain(operation, branch, again) => {
             let (name, operation_name) = (facts.name(branch), names::operation_name(operation));
@@ -230,6 +244,29 @@ fn told(facts: &Facts<'_>) -> pb::Next {
     }
 }
 
+/// That a branch is called once its service can be.
+fn away(facts: &Facts<'_>, branch: u8, what: What) -> pb::Next {
+    let (name, service) = (facts.name(branch), facts.service(branch));
+    let operation = match what {
+        What::Call(operation, _)
+        | What::AskAgain(operation, ..)
+        | What::Log(operation, ..)
+        | What::Park(operation, _) => names::operation_name(operation),
+        What::Decide(_) | What::Nothing => "",
+    };
+    let until = match facts.connected(service) {
+        true => format!("{service}, which is stuck, answers something"),
+        false => format!("an instance of {service} is connected"),
+    };
+    pb::Next {
+        kind: Kind::Service.into(),
+        branch: branch.into(),
+        operation: operation.into(),
+        text: format!("nothing until {until}: then the {operation} of {name} is called"),
+        ..pb::Next::default()
+    }
+}
+
 /// What a person can do, what is safe first.
 fn remedies(facts: &Facts<'_>) -> Vec<pb::Remedy> {
     let (tx, xid) = (&facts.live.tx, facts.xid());
@@ -242,9 +279,12 @@ fn remedies(facts: &Facts<'_>) -> Vec<pb::Remedy> {
         let on = format!("{xid} --branch {index}");
         let parkable = tx.operation(index as u8) != Some(Operation::Try);
         match branch.progress {
-            Progress::Delayed if facts.at_work(index as u8) => {
+            Progress::Delayed | Progress::Parked(_) | Progress::Logged if facts.at_work(index as u8) => {
                 let text = "only when its sender will not commit any more: asked before it has, it may not";
                 all.push(remedy(false, format!("tercet tx retry {on}"), text));
+                if matches!(branch.progress, Progress::Parked(_)) {
+                    all.push(remedy(false, format!("tercet tx resume {on}"), text));
+                }
             }
             Progress::Delayed | Progress::Unreachable | Progress::Logged => {
                 all.push(remedy(true, format!("tercet tx retry {on}"), "call it now instead"));
@@ -317,7 +357,6 @@ mod tests {
 
     use super::*;
     use crate::plan::Plan;
-    use crate::session::State;
 
     /// A confirm that its participant refused, one second after it was accepted.
     fn refused() -> Live {
@@ -340,7 +379,11 @@ mod tests {
     }
 
     fn explained(live: Live, connected: bool) -> pb::ExplainResponse {
-        let state = if connected { State::Stuck } else { State::Absent };
+        explained_as(live, if connected { State::Stuck } else { State::Absent })
+    }
+
+    fn explained_as(live: Live, state: State) -> pb::ExplainResponse {
+        let connected = state != State::Absent;
         let coupon = Health {
             service: "coupon".into(),
             state,
@@ -351,7 +394,8 @@ mod tests {
             replies: [0; 4],
             failure: None,
         };
-        explain(Facts { live, rows: &[], acts: &[], services: &[coupon], now: Timestamp(3_000) })
+        let looks = &|from: Timestamp| Some(from.after_ms(500));
+        explain(Facts { live, rows: &[], acts: &[], services: &[coupon], now: Timestamp(3_000), looks })
     }
 
     #[test]
@@ -370,11 +414,17 @@ mod tests {
         let plan = Plan::prepared(request).expect("it is sound");
         let mut live = Live::new(Xid([0; 16]), plan, Timestamp(0));
         step(&mut live.tx, Event::Woken, Timestamp(0), &mut Effects::default());
-        let told = explained(live, true);
+        let told = explained(live.clone(), true);
         let expected = "branch 0 (coupon/send): its ask waits for its sender to commit or roll back until \
             1970-01-01T00:00:10.000Z (in 7s), then it is asked";
         assert_eq!(told.waits[0].text, expected);
         assert!(told.remedies.iter().all(|remedy| !remedy.safe), "{:?}", told.remedies);
+        for act in [Act::Park { branch: 0 }, Act::Resume { branch: 0 }] {
+            step(&mut live.tx, Event::Operator(act), Timestamp(2_000), &mut Effects::default());
+            let told = explained(live.clone(), true);
+            let asks: Vec<_> = told.remedies.iter().filter(|one| one.command.contains("tx re")).collect();
+            assert!(!asks.is_empty() && asks.iter().all(|one| !one.safe), "after {act:?}: {asks:?}");
+        }
     }
 
     #[test]
@@ -417,11 +467,21 @@ mod tests {
         let mut live = refused();
         let resume = Event::Operator(Act::Resume { branch: 0 });
         step(&mut live.tx, resume, Timestamp(2_000), &mut Effects::default());
-        let told = explained(live, false);
+        let told = explained(live.clone(), false);
         let wait = &told.waits[0];
         assert!(!wait.connected && wait.text.ends_with("no instance of the service is connected"), "{}", wait.text);
-        let expected = "Next: 1970-01-01T00:00:02.000Z (now): the scanner has the confirm of branch 0 (coupon/redeem) \
-            called, as soon as an instance of coupon is connected";
+        let expected = "Next: nothing until an instance of coupon is connected: then the confirm of branch 0 \
+            (coupon/redeem) is called";
+        assert_eq!(told.lines.last().map(String::as_str), Some(expected));
+        assert_eq!(told.next.map(|next| next.kind()), Some(Kind::Service));
+        // The scanner gives nothing to who is stuck either, and takes what is due when it looks.
+        let told = explained_as(live.clone(), State::Stuck);
+        let expected = "Next: nothing until coupon, which is stuck, answers something: then the confirm of branch 0 \
+            (coupon/redeem) is called";
+        assert_eq!(told.lines.last().map(String::as_str), Some(expected));
+        let told = explained_as(live, State::Behind);
+        let expected = "Next: 1970-01-01T00:00:03.500Z (in 500ms): the scanner has the confirm of branch 0 \
+            (coupon/redeem) called";
         assert_eq!(told.lines.last().map(String::as_str), Some(expected));
     }
 }

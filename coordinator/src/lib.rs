@@ -54,7 +54,7 @@ use crate::config::{Config, LEASE_MS};
 use crate::door::Door;
 use crate::driver::{Driver, Gauges, Settings};
 use crate::request::Input;
-use crate::scanner::Scanner;
+use crate::scanner::{Looks, Scanner};
 use crate::server::{Addresses, Ports, Security, Services, report};
 use crate::session::Sessions;
 use crate::store::sqlite::SqliteStore;
@@ -157,6 +157,7 @@ pub async fn serve<S: Store>(
     let (schedule, watchdog) = scanner::schedule(&config.scanner_cron, clock.clone(), Arc::clone(&tick))
         .await
         .map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
+    let looks = Looks::new(&config.scanner_cron, owner).map_err(|_| Error::Schedule(config.scanner_cron.clone()))?;
     let (superseded, mut ended) = oneshot::channel();
     let parts = (Arc::clone(&store), clock.clone(), inbox.clone(), Arc::clone(&gauges), settings);
     let mut work = background(parts, &sessions, tick, &config, superseded);
@@ -174,6 +175,7 @@ pub async fn serve<S: Store>(
         inbox: inbox.clone(),
         gauges: Arc::clone(&gauges),
         settings,
+        looks,
         started_at: clock.now(),
         clock: clock.clone(),
     };

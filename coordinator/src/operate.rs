@@ -4,9 +4,12 @@
 //! An order and its dry run are the same steps of the machine; a dry run makes them on a copy.
 
 use serde_json::{Map, Value, json};
-use tercet_core::{Act, Effects, Event, Operation, Progress, RetryPolicy, RowStatus, Status, Timestamp, Tx, step};
+use tercet_core::{
+    Act, Call, Effects, Event, Operation, Progress, Reply, RetryPolicy, RowStatus, Status, Timestamp, Tx, step,
+};
 use tercet_proto::admin::v1 as pb;
 use tercet_proto::coordinator::v1 as coordinator;
+use tercet_proto::store::v1::Plan;
 
 use crate::audit::AuditWrite;
 use crate::live::Live;
@@ -136,11 +139,18 @@ impl Wanted {
 }
 
 impl Order {
-    /// Carries the order out on `live` and adds to `effects` what that wants done. Answers what it changes.
+    /// Carries the order out on `live` and adds to `effects` what that wants done. Answers what it changes; `reaches` says
+    /// whether an instance of a service is connected: a call to one that is not goes nowhere.
     ///
     /// # Errors
     /// When it does not apply. `live` may have moved all the same, because its deadline has passed.
-    pub fn carry_out(&self, live: &mut Live, now: Timestamp, effects: &mut Effects) -> Result<pb::Difference, Error> {
+    pub fn carry_out(
+        &self,
+        live: &mut Live,
+        now: Timestamp,
+        effects: &mut Effects,
+        reaches: impl Fn(&str) -> bool,
+    ) -> Result<pb::Difference, Error> {
         let before = live.tx.clone();
         for act in self.wanted.acts(&before)? {
             step(&mut live.tx, Event::Operator(act), now, effects);
@@ -161,7 +171,19 @@ impl Order {
             | Wanted::ForceCancel => {}
         }
         live.note(&effects.notes, now);
-        refused.map_or_else(|| Ok(difference(&before, live, effects)), Err)
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        let (mut after, mut all) = (live.tx.clone(), effects.clone());
+        all.calls.retain(|call| reaches(&live.plan.branches[usize::from(call.branch)].service));
+        for Call { branch, operation, attempt, .. } in &effects.calls {
+            if all.calls.iter().all(|call| call.branch != *branch) {
+                let (branch, operation, attempt) = (*branch, *operation, *attempt);
+                let unheard = Event::Replied { branch, operation, attempt, reply: Reply::Unreachable };
+                step(&mut after, unheard, now, &mut all);
+            }
+        }
+        Ok(difference((&before, &after), &live.plan, &all))
     }
 
     /// Its row in the audit log.
@@ -172,13 +194,13 @@ impl Order {
     }
 }
 
-/// What has changed from `before` to `live`, and what goes out for it.
-fn difference(before: &Tx, live: &Live, effects: &Effects) -> pb::Difference {
+/// What has changed, and what goes out for it.
+fn difference((before, after): (&Tx, &Tx), plan: &Plan, effects: &Effects) -> pb::Difference {
     let name = |branch: u8| {
-        let plan = &live.plan.branches[usize::from(branch)];
+        let plan = &plan.branches[usize::from(branch)];
         (plan.service.clone(), plan.action.clone())
     };
-    let pairs = before.branches.iter().zip(&live.tx.branches).enumerate();
+    let pairs = before.branches.iter().zip(&after.branches).enumerate();
     let moved = pairs.filter(|(_, (before, after))| {
         (before.progress, before.attempts, before.retry) != (after.progress, after.attempts, after.retry)
     });
@@ -218,7 +240,7 @@ fn difference(before: &Tx, live: &Live, effects: &Effects) -> pb::Difference {
     });
     pb::Difference {
         status_before: names::status_number(before.status).into(),
-        status_after: names::status_number(live.tx.status).into(),
+        status_after: names::status_number(after.status).into(),
         branches: branches.collect(),
         calls: calls.collect(),
         rows: rows.collect(),

@@ -24,7 +24,7 @@ use crate::driver::{Gauges, Settings};
 use crate::live::Live;
 use crate::outage::Outage;
 use crate::request::Input;
-use crate::store::{CLAIM_SERVICES_MAX, ClaimCompensations, Claimed, Store};
+use crate::store::{CLAIM_SERVICES_MAX, ClaimCompensations, Claimed, Owner, Store};
 use crate::{limits, metrics};
 
 mod places;
@@ -73,10 +73,47 @@ pub struct Scanner<S, K> {
     pub services: Services,
     /// The driver.
     pub inbox: mpsc::Sender<Input>,
-    /// How full the driver is.
+    /// What operators have set.
     pub gauges: Arc<Gauges>,
     /// What the driver was told.
     pub settings: Settings,
+}
+
+/// When a scanner looks.
+#[derive(Clone)]
+pub struct Looks {
+    cron: Cron,
+    offset_ms: u64,
+}
+
+impl Looks {
+    /// Of a coordinator's start.
+    ///
+    /// # Errors
+    /// When `cron` (seconds first) can not be read.
+    pub fn new(cron: &str, owner: Owner) -> Result<Self, JobSchedulerError> {
+        Ok(Self { cron: parsed(cron)?, offset_ms: offset_ms(owner) })
+    }
+
+    /// The first look from this time on, `None` when there is none any more. What has finished meanwhile may bring one
+    /// sooner.
+    pub fn next(&self, from: Timestamp) -> Option<Timestamp> {
+        let from = Timestamp(from.0.saturating_sub(self.offset_ms));
+        occurrence(&self.cron, from).map(|tick| tick.after_ms(self.offset_ms))
+    }
+}
+
+/// The first time of a schedule from this one on. Its times are whole seconds.
+fn occurrence(cron: &Cron, from: Timestamp) -> Option<Timestamp> {
+    let from = DateTime::from_timestamp_secs(from.0.div_ceil(1_000).try_into().ok()?)?;
+    let next = cron.find_next_occurrence(&from, true).ok()?;
+    next.timestamp_millis().try_into().ok().map(Timestamp)
+}
+
+/// The same for one start of one node.
+fn offset_ms(owner: Owner) -> u64 {
+    let which = u64::from(owner.node) << 32 | owner.epoch & 0xffff_ffff;
+    (which.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % OFFSET_MS_MAX
 }
 
 /// Starts a schedule that notifies, and what watches over it. Keep both: the schedule ends with the first.
@@ -136,9 +173,7 @@ impl<K: Clock> Watchdog<K> {
 
     /// When the schedule ticks next by the coordinator's own clock.
     fn due(&self) -> Option<Timestamp> {
-        let now = DateTime::from_timestamp_millis(self.clock.now().0.try_into().ok()?)?;
-        let next = self.cron.find_next_occurrence(&now, false).ok()?;
-        next.timestamp_millis().try_into().ok().map(Timestamp)
+        occurrence(&self.cron, self.clock.now().after_ms(1))
     }
 }
 
@@ -152,7 +187,7 @@ impl<S: Store, K: Clock> Scanner<S, K> {
     pub async fn run(self, tick: Arc<Notify>) {
         let mut scanning = Outage::new("scanning compensation_log");
         let places = Places::default();
-        let offset = Duration::from_millis(self.offset_ms());
+        let offset = Duration::from_millis(offset_ms(self.settings.owner));
         let mut turn = 0;
         // Those that had nothing due when they were last looked at: not again before the next tick.
         let mut idle = HashSet::new();
@@ -165,11 +200,12 @@ impl<S: Store, K: Clock> Scanner<S, K> {
                 }
                 () = places.freed() => {}
             }
-            // Never more than the driver has room for: a row would spend its lease in a queue.
-            while self.gauges.live.load(Ordering::Relaxed) < self.gauges.controls.live_max() as u64 / 2 {
+            loop {
                 turn += 1;
-                let wanted =
-                    wanted((self.services)(), &places, &idle, (turn, self.gauges.controls.scan_rows() as usize));
+                let controls = &self.gauges.controls;
+                // Beside those that live: what waits in memory for one service must not stop the retries of another.
+                let most = limits::RETRIES_MAX.min(controls.live_max().div_ceil(4));
+                let wanted = wanted((self.services)(), &places, &idle, (turn, most, controls.scan_rows() as usize));
                 if wanted.is_empty() {
                     break;
                 }
@@ -181,13 +217,6 @@ impl<S: Store, K: Clock> Scanner<S, K> {
                 scanning.over();
             }
         }
-    }
-
-    /// The same for one start of one node.
-    fn offset_ms(&self) -> u64 {
-        let owner = self.settings.owner;
-        let which = u64::from(owner.node) << 32 | owner.epoch & 0xffff_ffff;
-        (which.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % OFFSET_MS_MAX
     }
 
     /// Claims what is due of each service, at most so many rows, and wakes it.
@@ -233,15 +262,15 @@ impl<S: Store, K: Clock> Scanner<S, K> {
     }
 }
 
-/// How many rows to claim of whom: those with half of their places free, the same number of each, beginning with
+/// How many rows to claim of whom, of so many under way in all: those with half of their places free, the same number of each, beginning with
 /// another one each time, since one claim is bounded and there may be more services than it has rows.
 fn wanted(
     mut rooms: Vec<Room>,
     places: &Places,
     idle: &HashSet<String>,
-    (turn, scan_rows): (usize, usize),
+    (turn, most, scan_rows): (usize, usize, usize),
 ) -> Vec<(String, u32)> {
-    let share = (limits::RETRIES_MAX / rooms.len().max(1)).clamp(1, scan_rows);
+    let share = (most / rooms.len().max(1)).clamp(1, scan_rows);
     let free = |room: &Room| {
         let under_way = places.under_way(&room.service);
         let most = room.places(under_way).min(share);
@@ -298,7 +327,7 @@ mod tests {
     }
 
     fn asked(rooms: &[Room], places: &Places, turn: usize) -> Vec<(String, u32)> {
-        wanted(rooms.to_vec(), places, &HashSet::new(), (turn, 1_000))
+        wanted(rooms.to_vec(), places, &HashSet::new(), (turn, limits::RETRIES_MAX, 1_000))
     }
 
     fn named(list: &[(&str, u32)]) -> Vec<(String, u32)> {
@@ -319,7 +348,7 @@ mod tests {
         held.clear();
         assert_eq!(asked(&[room("a", 1, 0)], &places, 0), named(&[("a", 1)]));
         assert_eq!(asked(&[room("a", 0, 900)], &places, 0), [], "it answers nothing");
-        let few = wanted(vec![room("a", 10, 0)], &places, &HashSet::new(), (0, 2));
+        let few = wanted(vec![room("a", 10, 0)], &places, &HashSet::new(), (0, limits::RETRIES_MAX, 2));
         assert_eq!(few, named(&[("a", 2)]), "an operator wants no more");
     }
 
@@ -362,9 +391,18 @@ mod tests {
     }
 
     #[test]
+    fn it_looks_at_the_times_of_its_schedule_and_a_little_later() {
+        let looks = Looks { offset_ms: 120, ..Looks::new("30 * * * * *", Owner { node: 0, epoch: 1 }).expect("one") };
+        let at = |from| looks.next(Timestamp(from)).map(|at| at.0);
+        assert_eq!((at(0), at(30_120), at(30_121)), (Some(30_120), Some(30_120), Some(90_120)));
+        assert!(offset_ms(Owner { node: 7, epoch: 9 }) < OFFSET_MS_MAX);
+    }
+
+    #[test]
     fn who_had_nothing_due_is_not_asked() {
         let idle = HashSet::from(["a".to_owned()]);
         let rooms = vec![room("a", 10, 0), room("b", 10, 0)];
-        assert_eq!(wanted(rooms, &Places::default(), &idle, (0, 1_000)), named(&[("b", 10)]));
+        let most = limits::RETRIES_MAX;
+        assert_eq!(wanted(rooms, &Places::default(), &idle, (0, most, 1_000)), named(&[("b", 10)]));
     }
 }

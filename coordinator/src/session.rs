@@ -456,6 +456,10 @@ impl Caller for Sessions {
         true
     }
 
+    fn reaches(&self, service: &str) -> bool {
+        self.lock().services.get(service).is_some_and(|service| !service.sessions.is_empty())
+    }
+
     fn flush(&mut self) -> Vec<Incoming> {
         let mut inner = self.lock();
         let mut unsent = Vec::new();

@@ -21,10 +21,17 @@ pub enum Next {
         /// What.
         what: What,
     },
-    /// By the scanner, at its first tick from this time on that finds an instance of the branch's service connected.
+    /// By the scanner, when it looks at this time.
     Scanned {
-        /// From when on.
+        /// When.
         at: Timestamp,
+        /// The branch whose row it is.
+        branch: u8,
+        /// What.
+        what: What,
+    },
+    /// Nothing before the service of this branch can be called again: then the scanner does it.
+    Service {
         /// The branch whose row it is.
         branch: u8,
         /// What.
@@ -50,8 +57,9 @@ pub enum What {
 }
 
 /// What `tx` does next by itself, from `now` on. A branch in `compensation_log` has the time of its row in `wake_at`:
-/// who has read the transaction from a store puts it there.
-pub fn next(tx: &Tx, now: Timestamp) -> Next {
+/// who has read the transaction from a store puts it there. `scan` says when the scanner takes the row of a branch that
+/// is due from a time on; `None`: not as its service stands now.
+pub fn next(tx: &Tx, now: Timestamp, scan: impl Fn(u8, Timestamp) -> Option<Timestamp>) -> Next {
     if tx.status.ended() {
         return Next::Ended;
     }
@@ -59,13 +67,17 @@ pub fn next(tx: &Tx, now: Timestamp) -> Next {
     // Just read from the store, it is due at once.
     let at_once = tx.branches.iter().enumerate().any(due).then_some(now);
     let woken = at_once.or_else(|| tx.wake_at());
-    let logged = tx.branches.iter().enumerate().filter(|(_, branch)| branch.progress == Progress::Logged);
-    let scanned = logged.map(|(index, branch)| (branch.wake_at, index as u8)).min();
+    let logged = |(_, branch): &(usize, &Branch)| branch.progress == Progress::Logged;
+    let rows = || tx.branches.iter().enumerate().filter(logged).map(|(index, branch)| (branch.wake_at, index as u8));
+    let scanned = rows().filter_map(|(due, branch)| Some((scan(branch, due.max(now))?, branch))).min();
     match (woken, scanned) {
         (Some(at), None) => Next::Woken { at, what: what(tx, Event::Woken, at.max(now)) },
         (Some(at), Some((row, _))) if at <= row => Next::Woken { at, what: what(tx, Event::Woken, at.max(now)) },
         (_, Some((at, branch))) => Next::Scanned { at, branch, what: what(tx, Event::Retry { branch }, at.max(now)) },
         (None, None) => {
+            if let Some((due, branch)) = rows().min() {
+                return Next::Service { branch, what: what(tx, Event::Retry { branch }, due.max(now)) };
+            }
             let parked = tx.branches.iter().position(|branch| matches!(branch.progress, Progress::Parked(_)));
             // What does not end, is not due and is in no log waits for a parked branch.
             Next::Person { branch: parked.unwrap_or_default() as u8 }

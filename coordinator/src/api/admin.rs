@@ -24,6 +24,7 @@ use crate::live::Live;
 use crate::operate::Wanted;
 use crate::plan::Invalid;
 use crate::request::{Error, Input};
+use crate::scanner::Looks;
 use crate::session::Sessions;
 use crate::store::{Record, Store};
 
@@ -41,6 +42,8 @@ pub struct Service<S> {
     pub gauges: Arc<Gauges>,
     /// What the driver was told.
     pub settings: Settings,
+    /// When the scanner looks.
+    pub looks: Looks,
     /// The store's time.
     pub clock: SystemClock,
     /// When the coordinator started.

@@ -38,7 +38,8 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
             let read = || live.map(|live| recovered(*live));
             let Some(mut copy) = here.or_else(read) else { return drop(answer.send(Err(Error::NotHere))) };
             let transaction = Some(copy.view());
-            let difference = order.carry_out(&mut copy, now, &mut Effects::default());
+            let reaches = |service: &str| self.caller.reaches(service);
+            let difference = order.carry_out(&mut copy, now, &mut Effects::default(), reaches);
             let changed = difference.map(|difference| admin::Changed { difference: Some(difference), transaction });
             return drop(answer.send(changed));
         }
@@ -52,7 +53,7 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         };
         self.effects.clear();
         let mut audit = None;
-        match order.carry_out(&mut slot.live, now, &mut self.effects) {
+        match order.carry_out(&mut slot.live, now, &mut self.effects, |service| self.caller.reaches(service)) {
             Ok(difference) => {
                 audit = Some(Box::new(order.audit(&slot.live, &difference)));
                 slot.waiters.push(Waiter::Changed { difference: Box::new(difference), answer });

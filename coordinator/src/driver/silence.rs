@@ -117,6 +117,9 @@ mod tests {
         fn call(&mut self, call: Outgoing) -> bool {
             self.0.send(call.call).is_ok()
         }
+        fn reaches(&self, _: &str) -> bool {
+            true
+        }
         fn flush(&mut self) -> Vec<Incoming> {
             Vec::new()
         }

@@ -60,6 +60,10 @@ impl Caller for Network {
         self.sessions.call(call)
     }
 
+    fn reaches(&self, service: &str) -> bool {
+        self.sessions.reaches(service)
+    }
+
     fn flush(&mut self) -> Vec<Incoming> {
         self.sessions.flush()
     }

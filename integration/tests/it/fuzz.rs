@@ -99,7 +99,8 @@ fn told(live: &Live) -> Vec<(i32, Bytes, String)> {
 fn drive(mut live: Live, read: &Record, choices: &mut Choices<'_>) {
     let now = Timestamp(choices.number());
     let services = [healthy("shop")];
-    let facts = Facts { live: live.clone(), rows: &[], acts: &[], services: &services, now };
+    let looks = &|from: Timestamp| from.0.is_multiple_of(2).then_some(from);
+    let facts = Facts { live: live.clone(), rows: &[], acts: &[], services: &services, now, looks };
     assert!(!explain(facts).lines.is_empty());
     live.history().for_each(drop);
     live.tx.recover();

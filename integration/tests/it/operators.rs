@@ -18,7 +18,7 @@ use tercet_coordinator::names;
 use tercet_coordinator::operate::{Order, Wanted};
 use tercet_coordinator::plan::Plan;
 use tercet_coordinator::request::{Answer, Error, Input, Waits};
-use tercet_coordinator::scanner::{Room, Scanner};
+use tercet_coordinator::scanner::{Looks, Room, Scanner};
 use tercet_coordinator::session::{Health, State};
 use tercet_coordinator::store::{AuditQuery, Compensation, CompensationQuery, Lookup, MemoryStore, Owner, Store as _};
 use tercet_core::{Operation, Progress, Reply, Status, Timestamp, Xid};
@@ -31,7 +31,8 @@ use tokio::time::sleep;
 
 const START: Timestamp = Timestamp(1_700_000_000_000);
 const SERVICES: [&str; 3] = ["a", "b", "c"];
-const TICK_MS: u64 = 1_000;
+/// Schedules of the scanner, in milliseconds too. The beginning is a time of each.
+const SCHEDULES: [(&str, u64); 2] = [("* * * * * *", 1_000), ("*/5 * * * * *", 5_000)];
 
 /// Chance from one seed: SplitMix64 (Steele, Lea, Flood 2014).
 struct Chance(u64);
@@ -60,6 +61,7 @@ struct World {
     clock: SystemClock,
     store: MemoryStore,
     inbox: mpsc::Sender<Input>,
+    looks: Looks,
 }
 
 /// What the runs showed, so that a test in which nothing is compared fails.
@@ -87,10 +89,10 @@ impl Caller for World {
     fn call(&mut self, call: Outgoing) -> bool {
         let now = self.clock.now();
         let mut inner = self.inner.lock().expect("no panic");
-        inner.calls.push((now, call.xid, call.call.branch, call.call.operation));
         if !inner.connected[call.service()] {
             return false;
         }
+        inner.calls.push((now, call.xid, call.call.branch, call.call.operation));
         let (luck, delay_ms) = (inner.chance.below(100), 1 + inner.chance.below(900));
         let reply = match luck {
             0..45 => return true,
@@ -107,6 +109,10 @@ impl Caller for World {
             drop(world.inbox.try_send(Input::Replies(vec![incoming])));
         });
         true
+    }
+
+    fn reaches(&self, service: &str) -> bool {
+        self.inner.lock().expect("no panic").connected[service]
     }
 
     fn flush(&mut self) -> Vec<tercet_coordinator::caller::Incoming> {
@@ -217,17 +223,14 @@ impl World {
         let calls = self.inner.lock().expect("no panic").calls.len();
         let (live, rows, now) = (self.look(xid).await, self.rows(xid).await, self.clock.now());
         let services: Vec<_> = self.connected().iter().map(|service| healthy(service)).collect();
-        let told = explain(Facts { live, rows: &rows, acts: &[], services: &services, now });
+        let looks = &|from| self.looks.next(from);
+        let told = explain(Facts { live, rows: &rows, acts: &[], services: &services, now, looks });
         let next = told.next.expect("it tells");
         assert_eq!(told.lines.last(), Some(&format!("Next: {}", next.text)));
         let (branch, at) = (next.branch as u8, Timestamp(next.at_ms));
         let until = match next.kind() {
-            Kind::Person => now.after_ms(5_000),
+            Kind::Person | Kind::Service => now.after_ms(5_000),
             Kind::Nothing | Kind::Unspecified => return,
-            // A tick, and whatever time the scanner takes.
-            Kind::Call | Kind::AskAgain | Kind::Log | Kind::Park | Kind::Confirm | Kind::Cancel if next.scanner => {
-                at.max(now).after_ms(TICK_MS + 10)
-            }
             Kind::Call | Kind::AskAgain | Kind::Log | Kind::Park | Kind::Confirm | Kind::Cancel => at,
         };
         if next.at_ms > 0 {
@@ -238,8 +241,7 @@ impl World {
         }
         sleep(Duration::from_millis(until.0.saturating_sub(now.0) + 1)).await;
         let later = self.clock.now();
-        let away = next.scanner && told.waits.iter().any(|wait| !wait.connected);
-        if self.disturbed(xid, now, later) || away {
+        if self.disturbed(xid, now, later) {
             return;
         }
         let (after, rows) = (self.look(xid).await, self.rows(xid).await);
@@ -251,11 +253,8 @@ impl World {
         let operation = |call: &&(Timestamp, u8, Operation)| names::operation_name(call.2) == next.operation;
         let came = match next.kind() {
             Kind::Call => {
-                let first = called.iter().find(|call| call.1 == branch && call.0 >= at);
-                first.filter(operation).is_some_and(|call| match next.scanner {
-                    true => call.0 >= at && call.0 <= until,
-                    false => call.0 == at.max(now),
-                })
+                let first = called.iter().find(|call| call.1 == branch);
+                first.filter(operation).is_some_and(|call| call.0 == at.max(now))
             }
             Kind::AskAgain => progress == Some((Progress::Delayed, Timestamp(next.again_ms))),
             Kind::Log => {
@@ -264,7 +263,7 @@ impl World {
             Kind::Park => matches!(progress, Some((Progress::Parked(_), _))),
             Kind::Confirm => matches!(after.tx.status, Status::Confirming | Status::Confirmed),
             Kind::Cancel => matches!(after.tx.status, Status::Cancelling | Status::Cancelled),
-            Kind::Person => called.iter().all(|call| call.0 <= now),
+            Kind::Person | Kind::Service => called.iter().all(|call| call.0 <= now),
             Kind::Nothing | Kind::Unspecified => true,
         };
         assert!(came, "told {next:?} at {now:?}; came {called:?}, {progress:?}, {:?}", after.tx);
@@ -378,8 +377,10 @@ async fn simulate(seed: u64, seen: &mut Seen) {
     let connected = SERVICES.map(|name| (name, true)).into();
     let inner = Inner { chance: Chance(seed), connected, calls: Vec::new(), disturbances: Vec::new() };
     let inner = Arc::new(Mutex::new(inner));
-    let world = World { inner, clock: clock.clone(), store: store.clone(), inbox: inbox.clone() };
     let owner = Owner { node: 0, epoch: beat.epoch };
+    let (cron, tick_ms) = SCHEDULES[seed as usize % 2];
+    let looks = Looks::new(cron, owner).expect("it is one");
+    let world = World { inner, clock: clock.clone(), store: store.clone(), inbox: inbox.clone(), looks };
     let settings = Settings { owner, live_max: 1_000, lease_end: beat.now.after_ms(3_600_000) };
     let driver = Driver::new(Arc::new(store.clone()), world.clone(), clock.clone(), settings, inputs);
     let gauges = driver.gauges();
@@ -396,7 +397,7 @@ async fn simulate(seed: u64, seen: &mut Seen) {
         tokio::spawn(world.clone().toggle()),
         tokio::spawn(async move {
             loop {
-                sleep(Duration::from_millis(TICK_MS)).await;
+                sleep(Duration::from_millis(tick_ms)).await;
                 ticks.notify_one();
             }
         }),
@@ -424,7 +425,7 @@ fn what_is_foretold_comes_and_what_a_dry_run_tells_is_done_in_500_runs() {
         runtime.block_on(simulate(seed, &mut seen));
     }
     println!("foretold: {:?}\nordered: {:?}", seen.effects, seen.orders);
-    for kind in ["Call, scanner false", "Call, scanner true", "AskAgain", "Log", "Cancel", "Person"] {
+    for kind in ["Call, scanner false", "Call, scanner true", "AskAgain", "Log", "Cancel", "Person", "Service"] {
         let times = seen.effects.iter().filter(|(name, _)| name.starts_with(kind)).map(|(_, times)| times);
         assert!(times.sum::<u64>() >= 10, "{kind} was hardly ever foretold: {:?}", seen.effects);
     }

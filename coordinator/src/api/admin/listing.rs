@@ -194,7 +194,8 @@ impl<S: Store> Service<S> {
         let acts = self.store.list(AuditQuery { xid: Some(xid), before_id, limit, after_id: 0 }).await;
         let acts = acts.map_err(|error| unavailable(&error))?;
         let services = self.sessions.health();
-        Ok(explain(Facts { live, rows: &rows, acts: &acts, services: &services, now: self.clock.now() }))
+        let (now, looks) = (self.clock.now(), &|from| self.looks.next(from));
+        Ok(explain(Facts { live, rows: &rows, acts: &acts, services: &services, now, looks }))
     }
 
     /// What waited in `compensation_log` at the last beat.

@@ -112,7 +112,9 @@ async fn transactions_with_a_service_that_hangs_are_refused_and_no_others() {
 #[tokio::test]
 async fn what_waits_for_a_service_that_does_not_come_leaves_room_for_others() {
     let coordinator = Coordinator::with(|config| config.live_max = 8).await;
-    let _desk = Party::join(&coordinator, "desk", agrees).await;
+    let fails = |heard: Heard| heard.operation == "confirm" && heard.number == 100 && heard.before < 3;
+    let script = move |heard| if fails(heard) { Say::Fails } else { Say::Done };
+    let _desk = Party::join(&coordinator, "desk", script).await;
     let mut accepted = Vec::new();
     for number in 0..4 {
         accepted
@@ -124,6 +126,12 @@ async fn what_waits_for_a_service_that_does_not_come_leaves_room_for_others() {
         let view = coordinator.submit(tcc(vec![branch("desk", number)]), pb::Wait::Ended).await.expect("desk is well");
         assert_eq!(view.status(), pb::Status::Confirmed);
     }
+    // Nor does it keep the scanner from what others have in the log.
+    let retry = pb::RetryPolicy { first_delay_ms: 1, delay_max_ms: 10, quick_attempts: 1, ..Default::default() };
+    let logged = tcc(vec![pb::Branch { retry: Some(retry), ..branch("desk", 100) }]);
+    let logged = coordinator.submit(logged, pb::Wait::Accepted).await.expect("desk is well").xid;
+    coordinator.reaches(&logged, pb::Status::Confirmed).await;
+    assert_eq!(coordinator.compensations().await.len(), 1);
     let _shop = Party::join(&coordinator, "shop", agrees).await;
     for xid in &accepted {
         coordinator.reaches(xid, pb::Status::Confirmed).await;

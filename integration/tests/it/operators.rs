@@ -20,8 +20,10 @@ use tercet_coordinator::plan::Plan;
 use tercet_coordinator::request::{Answer, Error, Input, Waits};
 use tercet_coordinator::scanner::{Looks, Room, Scanner};
 use tercet_coordinator::session::{Health, State};
-use tercet_coordinator::store::{AuditQuery, Compensation, CompensationQuery, Lookup, MemoryStore, Owner, Store as _};
-use tercet_core::{Operation, Progress, Reply, Status, Timestamp, Xid};
+use tercet_coordinator::store::{
+    AuditQuery, Compensation, CompensationQuery, CompensationStatus, Lookup, MemoryStore, Owner, Store as _,
+};
+use tercet_core::{Operation, Progress, Reply, RetryPolicy, Status, Timestamp, Xid};
 use tercet_proto::admin::v1 as admin;
 use tercet_proto::admin::v1::next::Kind;
 use tercet_proto::coordinator::v1 as pb;
@@ -322,6 +324,15 @@ impl World {
             return;
         }
         self.compare(&before, &after, difference).await;
+        let (answer, shown) = oneshot::channel();
+        self.inbox.try_send(Input::Look { xid, answer }).expect("there is room");
+        if let Some(here) = shown.await.expect("the driver runs").filter(|_| self.clock.now() == now) {
+            for told in &difference.branches {
+                let progress = here.tx.branches[told.branch as usize].progress;
+                assert_eq!(names::progress_name(progress), told.after, "{name} of {:?}: {difference:?}", before.tx);
+                *seen.orders.entry(format!("branch {}", told.after)).or_default() += 1;
+            }
+        }
         let made: Vec<_> = {
             let inner = self.inner.lock().expect("no panic");
             let made = inner.calls[calls..].iter().filter(|call| call.1 == xid && call.0 == now);
@@ -345,8 +356,25 @@ impl World {
             let expected = moved.map_or(was, |one| &one.after);
             assert_eq!(moved.map_or(was, |one| &one.before), was);
             assert_eq!(kept(names::progress_name(stored.progress)), kept(expected), "branch {index}: {difference:?}");
-            if let Some(retry) = moved.and_then(|one| one.retry_after) {
-                assert_eq!(stored.retry.attempts, retry.attempts);
+            if let Some(told) = moved.and_then(|one| one.retry_after) {
+                let RetryPolicy {
+                    first_delay_ms,
+                    factor_percent,
+                    delay_max_ms,
+                    jitter_percent,
+                    quick_attempts,
+                    attempts,
+                } = stored.retry;
+                let jitter_percent = jitter_percent.into();
+                let kept = pb::RetryPolicy {
+                    first_delay_ms,
+                    factor_percent,
+                    delay_max_ms,
+                    jitter_percent,
+                    quick_attempts,
+                    attempts,
+                };
+                assert_eq!(kept, told);
             }
         }
         let rows = self.rows(before.tx.xid).await;
@@ -356,7 +384,9 @@ impl World {
                 (u32::from(row.branch), operation) == (told.branch, Some(told.operation.as_str()))
             };
             let row = rows.iter().find(fits).expect("it was written");
-            assert_eq!((row.status as u32, row.retry_count), (told.status, told.retry_count));
+            let due = if row.status == CompensationStatus::Pending { row.next_retry_time.0 } else { 0 };
+            let kept = (row.status as u32, row.retry_count, due);
+            assert_eq!(kept, (told.status, told.retry_count, told.next_retry_time_ms), "{difference:?}");
         }
     }
 }

@@ -130,8 +130,8 @@ pub const PAGE_MAX: u32 = 1_000;
 /// Rows of one page when the caller does not say.
 pub const PAGE_DEFAULT: u32 = 50;
 
-/// Rows of `compensation_log` that are under way at a time, of all services; each may have the same share of them. With a
-/// small `--live-max` it is a quarter of that.
+/// Rows of `compensation_log` that are under way at a time, of all services; each may have the same share of them. With
+/// a small `--live-max` it is a quarter of that.
 pub const RETRIES_MAX: usize = 4_096;
 
 /// And of one service, unless an operator wants fewer.

@@ -139,8 +139,8 @@ impl Wanted {
 }
 
 impl Order {
-    /// Carries the order out on `live` and adds to `effects` what that wants done. Answers what it changes; `reaches` says
-    /// whether an instance of a service is connected: a call to one that is not goes nowhere.
+    /// Carries the order out on `live` and adds to `effects` what that wants done. Answers what it changes; `reaches`
+    /// says whether an instance of a service is connected: a call to one that is not goes nowhere.
     ///
     /// # Errors
     /// When it does not apply. `live` may have moved all the same, because its deadline has passed.

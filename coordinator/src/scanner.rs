@@ -262,8 +262,9 @@ impl<S: Store, K: Clock> Scanner<S, K> {
     }
 }
 
-/// How many rows to claim of whom, of so many under way in all: those with half of their places free, the same number of each, beginning with
-/// another one each time, since one claim is bounded and there may be more services than it has rows.
+/// How many rows to claim of whom, when so many may be under way in all: of those with half of their places free, the
+/// same number of each, beginning with another one each time, since one claim is bounded and there may be more services
+/// than it has rows.
 fn wanted(
     mut rooms: Vec<Room>,
     places: &Places,

@@ -1,9 +1,9 @@
 //! Tokens that were verified before: a bearer sends the same one with each request, and to check its signature costs
 //! more than all else that is done about it.
 //!
-//! A token is known as long as the very set of keys and the very list of revoked tokens that it was checked with are in
-//! force, and no longer than it is good: one whose key has gone, that is revoked, or whose time is over, is checked anew,
-//! and refused. What was not verified is never kept.
+//! A token is known as long as the very set of keys and the very list of revoked tokens that it was checked with are
+//! in force, and no longer than it is good: one whose key has gone, that is revoked, or whose time is over, is checked
+//! anew, and refused. What was not verified is never kept.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

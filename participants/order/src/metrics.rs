@@ -1,16 +1,26 @@
 //! Every metric of the order service; labels are codes of the catalogue. Its calls are counted and timed by the SDK.
 
 use metrics::counter;
+use tercet_rules::Code;
 
-/// Those that alerts may look at are there from the start: of a counter that begins with 1 nobody sees that it rose.
+/// Those that alerts and boards look at are there from the start: of a counter that begins with 1 nobody sees that it
+/// rose.
 pub(crate) fn ready() {
-    for outcome in ["OK", "REPEATED"] {
+    let codes = [
+        Code::NotFound,
+        Code::OrderClosed,
+        Code::OrderPaid,
+        Code::OrderRefunded,
+        Code::PaymentDiffers,
+        Code::SystemBusy,
+    ];
+    for outcome in ["OK", "REPEATED"].into_iter().chain(codes.map(Code::name)) {
         counter!("tercet_order_payments_total", "outcome" => outcome).increment(0);
     }
     for outcome in ["done", "failed"] {
         counter!("tercet_order_job_rounds_total", "outcome" => outcome).increment(0);
     }
-    for outcome in ["CLOSED", "NOT_REFUNDABLE", "STUCK", "SYSTEM_BUSY"] {
+    for outcome in ["CLOSED", "NOT_FOUND", "NOT_REFUNDABLE", "STUCK", "SUBMITTED", "SYSTEM_BUSY"] {
         counter!("tercet_order_unpaid_total", "outcome" => outcome).increment(0);
     }
 }

@@ -76,6 +76,7 @@ fn redemption(number: i64) -> Redemption {
         created_ms: 0,
         ended_ms: None,
         refunded_ms: None,
+        refund_xid: None,
     }
 }
 
@@ -94,6 +95,7 @@ fn suite<Db: Batches + Redemptions + Database, M: Mode, R: Request>(action: Acti
         "created_ms",
         "ended_ms",
         "refunded_ms",
+        "refund_xid",
     ])
 }
 

@@ -14,7 +14,7 @@ use tercet_rules::Code;
 use tercet_shards::Slot;
 
 use crate::slots::Slots;
-use crate::store::redemptions::{Redemptions, State, Step};
+use crate::store::redemptions::{Redemptions, Refund, State, Step};
 
 /// [`HONOUR`](crate::HONOUR).
 #[derive(Debug)]
@@ -108,9 +108,10 @@ impl<Db> TakeItBack<Db> {
                 && *state == from
             {
                 *state = to;
-                let refund = (to == State::Refunded).then_some((&*request.operator, &*request.reason));
-                steps
-                    .push((op.context, Step { redemption_id: request.redemption_id, from, to, attempt: None, refund }));
+                let pb::TakeBack { redemption_id, operator, reason, .. } = request;
+                let refund = Refund { xid: op.context.xid, operator, reason };
+                let refund = (to == State::Refunding).then_some(refund);
+                steps.push((op.context, Step { redemption_id: *redemption_id, from, to, attempt: None, refund }));
             }
         }
         let moved: Vec<_> = steps.iter().map(|(_, step)| *step).collect();
@@ -135,11 +136,11 @@ impl<Db: Redemptions + Dialect> SliceCompensable for TakeItBack<Db> {
     }
 
     async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::TakeBack>]) -> sqlx::Result<Vec<Answer>> {
-        self.each(db_tx, operations, (State::Done, State::Refunded)).await
+        self.each(db_tx, operations, (State::Done, State::Refunding)).await
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::TakeBack>]) -> sqlx::Result<Vec<Answer>> {
-        self.each(db_tx, operations, (State::Refunded, State::Done)).await
+        self.each(db_tx, operations, (State::Refunding, State::Done)).await
     }
 }
 

@@ -71,7 +71,7 @@ pub const GIVE_BACK: Action<Saga, pb::GiveBack> = Action::saga(SERVICE, "give_ba
 pub const HONOUR: Action<Tcc, pb::Honour> = Action::tcc(SERVICE, "honour");
 /// Stands for a redemption that was promised and came to nothing, until it is made good.
 pub const OWED: Action<Tcc, pb::Owed> = Action::tcc(SERVICE, "owed");
-/// Takes a redemption back, as the first step of a refund.
+/// Begins to take a redemption back, in a refund; that it is taken back is noted once that is decided.
 pub const TAKE_BACK: Action<Saga, pb::TakeBack> = Action::saga(SERVICE, "take_back");
 /// Is told that an order was paid.
 pub const PAID: Action<Message, PaidNotice> = Action::message(SERVICE, "paid");

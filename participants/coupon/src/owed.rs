@@ -69,7 +69,7 @@ impl<Db: Redemptions + Dialect> SliceParticipant for Owed<Db> {
         for Op { request, .. } in operations {
             let now = Db::by_order(db_tx, request.user_id, (request.shop_id, request.order_id)).await?;
             answers.push(match now.map(|now| now.state) {
-                Some(State::Done | State::Refunded) => Answer::done(),
+                Some(State::Done | State::Refunding | State::Refunded) => Answer::done(),
                 Some(State::Kept | State::Submitted | State::Refused | State::GivenUp) | None => Answer::not_now(LOOK),
             });
         }

@@ -1,7 +1,7 @@
 -- Redemptions, each in the database of its user; its id carries his slot. state: 0 kept, 1 with the coordinator,
--- 2 done, 3 refused, 4 taken back, 5 given up and not yet with the coordinator as owed. A transaction moves it from 0
--- to 1 and on, in the commit in which it does the same to the coupons; so one that was given up, at 0, can not be
--- carried out any more. content is a tercet.coupon.v1.KeptRedemption.
+-- 2 done, 3 refused, 4 taken back, 5 given up and not yet with the coordinator as owed, 6 being taken back. A transaction
+-- moves it from 0 to 1 and on, in the commit in which it does the same to the coupons; so one that was given up, at 0,
+-- can not be carried out any more. content is a tercet.coupon.v1.KeptRedemption.
 CREATE TABLE redemption (
   redemption_id INTEGER PRIMARY KEY,
   user_id INTEGER NOT NULL,
@@ -11,7 +11,7 @@ CREATE TABLE redemption (
   idempotency_key TEXT NOT NULL,
   digest TEXT NOT NULL,
   content BLOB NOT NULL,
-  state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 5),
+  state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 6),
   refusal TEXT NOT NULL DEFAULT '',
   attempt INTEGER NOT NULL DEFAULT 0,
   tries INTEGER NOT NULL DEFAULT 0,
@@ -20,10 +20,12 @@ CREATE TABLE redemption (
   promised INTEGER NOT NULL DEFAULT 0 CHECK (promised IN (0, 1)),
   created_ms INTEGER NOT NULL,
   ended_ms INTEGER,
+  -- When it was taken back, or that began, by which transaction and person, and why.
   refunded_ms INTEGER,
+  refund_xid TEXT,
   refund_operator TEXT,
   refund_reason TEXT,
-  CHECK ((refunded_ms IS NULL) = (state <> 4)),
+  CHECK ((refunded_ms IS NULL) = (state NOT IN (4, 6)) AND (refund_xid IS NULL) = (refunded_ms IS NULL)),
   UNIQUE (user_id, shop_id, idempotency_key)
 ) STRICT;
 CREATE INDEX redemption_of_order ON redemption (user_id, shop_id, order_id);

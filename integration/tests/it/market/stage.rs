@@ -249,7 +249,7 @@ impl Market {
         for database in self.coupon_databases() {
             let mut connection = self.connect(database).await;
             until("all redemptions have ended", async || {
-                let open = sqlx::query_scalar("SELECT COUNT(*) FROM redemption WHERE state IN (0, 1, 5)");
+                let open = sqlx::query_scalar("SELECT COUNT(*) FROM redemption WHERE state IN (0, 1, 5, 6)");
                 open.fetch_one(&mut connection).await.ok().filter(|open: &i64| *open == 0).map(drop)
             })
             .await;

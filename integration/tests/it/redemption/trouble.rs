@@ -8,17 +8,15 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tercet::fence::Dialect;
 use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
 use tercet_coupon::redemption::Settings;
 use tercet_events::outbox::Outbox;
 use tercet_order::store::{Key, Status as Order};
-use tercet_order::{PLACE_BASKET, Payment, PlaceBasket};
+use tercet_order::{PLACE_BASKET, Payment, PlaceBasket, Refund, SettleRefund};
 use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
 use tercet_proto::coupon::v1::{self as pb, RedemptionState as State, RefundState};
 use tercet_proto::order::v1 as order;
-use tercet_proto::stock::v1 as stock;
 use tercet_rules::Code;
 use tercet_stock::{Reserve, Restock};
 use tokio::net::TcpListener;
@@ -35,6 +33,7 @@ use super::world::{self, Databases, SHOP, World, on_mariadb, on_sqlite, refund, 
 on_both! {
     another_attempt_waits_until_the_one_before_holds_nothing;
     a_refund_goes_on_until_it_is_done_or_a_person_stops_it;
+    a_refund_that_has_ended_is_done_for_whoever_asks_next;
     a_paid_order_is_not_closed_and_nothing_else_of_it_moves;
     a_redemption_that_a_person_stopped_is_not_refused_and_is_begun_again;
     what_somebody_was_told_is_kept_no_other_call_of_its_key_forgets;
@@ -92,24 +91,31 @@ async fn another_attempt_waits_until_the_one_before_holds_nothing<Db: Databases>
     assert!(world.compensations().await.iter().all(|(_, status)| *status == 1), "nothing is owed");
 }
 
-/// Takes units back as soon as it is let to.
-struct LateRestock<Db> {
-    inner: Restock<Db>,
+/// Does it as soon as it is let to.
+struct Late<P> {
+    inner: P,
     is_open: Arc<AtomicBool>,
 }
 
-impl<Db: tercet_stock::store::Store + Dialect> SliceCompensable for LateRestock<Db> {
-    type Db = Db;
-    type Request = stock::Restock;
+impl<P> Late<P> {
+    fn new(inner: P) -> (Self, Arc<AtomicBool>) {
+        let is_open = Arc::new(AtomicBool::new(false));
+        (Self { inner, is_open: Arc::clone(&is_open) }, is_open)
+    }
+}
 
-    async fn try_(&self, db_tx: &mut DbTx<Db>, operations: &[Op<stock::Restock>]) -> sqlx::Result<Vec<Answer>> {
+impl<P: SliceCompensable> SliceCompensable for Late<P> {
+    type Db = P::Db;
+    type Request = P::Request;
+
+    async fn try_(&self, db_tx: &mut DbTx<P::Db>, operations: &[Op<P::Request>]) -> sqlx::Result<Vec<Answer>> {
         if !self.is_open.load(Ordering::Relaxed) {
             return Ok(vec![Answer::not_now(Duration::from_millis(200)); operations.len()]);
         }
         self.inner.try_(db_tx, operations).await
     }
 
-    async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<stock::Restock>]) -> sqlx::Result<Vec<Answer>> {
+    async fn cancel(&self, db_tx: &mut DbTx<P::Db>, operations: &[Op<P::Request>]) -> sqlx::Result<Vec<Answer>> {
         self.inner.cancel(db_tx, operations).await
     }
 }
@@ -124,20 +130,25 @@ async fn stands<Db: Databases>(world: &World<Db>) -> (Order, bool) {
 async fn a_refund_goes_on_until_it_is_done_or_a_person_stops_it<Db: Databases>(mut world: World<Db>) {
     drop(tercet_stock::service(world.orders.clone(), None).await.expect("the schema is sound"));
     tercet_stock::seed(&world.orders, &[(1, 100)]).await.expect("it is sound");
-    let is_open = Arc::new(AtomicBool::new(false));
-    let late = LateRestock { inner: Restock::<Db>(PhantomData), is_open: Arc::clone(&is_open) };
+    let (restock, may_restock) = Late::new(Restock::<Db>(PhantomData));
     let service = Service::new(tercet_stock::SERVICE, [world.orders.clone()]).tables(["stock"]);
     let service = service.tcc_slice(tercet_stock::RESERVE, Reserve(PhantomData));
-    world.coordinator.serve(service.saga_slice(tercet_stock::RESTOCK, late));
-    let service = tercet_order::service(world.orders.clone(), None).await.expect("the schema is sound");
-    world.coordinator.serve(service);
+    world.coordinator.serve(service.saga_slice(tercet_stock::RESTOCK, restock));
+    drop(tercet_order::service(world.orders.clone(), None).await.expect("the schema is sound"));
+    let (settle, may_settle) = Late::new(SettleRefund::<Db>::new());
+    let service = Service::new(tercet_order::SERVICE, [world.orders.clone()]);
+    let service = service.tables(["orders", "basket_coupon", "basket_line"]);
+    let service = service.tcc_slice(PLACE_BASKET, PlaceBasket::<Db>::new(Outbox::off()));
+    let service = service.saga_slice(tercet_order::REFUND, Refund::<Db>::new(Outbox::off()));
+    world.coordinator.serve(service.saga_slice(tercet_order::SETTLE_REFUND, settle));
     let one = world.own(universal(300, 2)).await;
     assert_eq!(world.redeem(&wanted("k", 1, &[one])).await.expect("it is granted").state(), State::Done);
     world.coordinator.all_ended().await;
+    let before = world.get("k").await;
 
     let redemption = world.redemption.clone();
     let asked = tokio::spawn(async move { redemption.clone().refund(refund(1)).await });
-    until("it is under way", async || world.get("k").await.state() == State::Refunded).await;
+    until("it is under way", async || world.get("k").await.state() == State::Refunding).await;
     // Nobody is told to give money back for it while it may come to nothing.
     assert_eq!(stands(&world).await, (Order::Refunded, true));
     world::stop(&world.coordinator, "restock", "stock refused: none").await;
@@ -145,19 +156,45 @@ async fn a_refund_goes_on_until_it_is_done_or_a_person_stops_it<Db: Databases>(m
     assert_eq!(world::fault(&busy).code, Code::SystemBusy, "nobody has said no");
     world.coordinator.all_ended().await;
     assert_eq!((world.units().await, world.uses().await), ((99, 0, 1), (vec![(one, 1)], vec![(one, 1)])));
-    assert_eq!(stands(&world).await, (Order::Placed, false));
+    assert_eq!((stands(&world).await, world.get("k").await), ((Order::Placed, false), before));
 
     // Its caller waits for less than it takes; whoever asks again is not told that it is done.
     for _ in 0..2 {
-        let told = world.refund(refund(1)).await.expect("it is under way");
-        assert_eq!((told.state(), told.returned_coupon_ids), (RefundState::Submitted, vec![]));
-        assert_eq!(stands(&world).await, (Order::Refunded, true));
+        is_under_way(&world).await;
     }
-    is_open.store(true, Ordering::Relaxed);
+    may_restock.store(true, Ordering::Relaxed);
+    until("the coupon is back", async || world.uses().await.0.is_empty()).await;
+    // Nor when all is back, since it may be taken away again yet.
+    is_under_way(&world).await;
+    assert_eq!((world.units().await, world.uses().await.0), ((100, 0, 0), vec![]));
+    may_settle.store(true, Ordering::Relaxed);
     world.coordinator.all_ended().await;
-    assert_eq!(world.refund(refund(1)).await.expect("it is refunded").state(), RefundState::Done);
-    assert_eq!((world.units().await, world.uses().await), ((100, 0, 0), (vec![], vec![])));
     assert_eq!(stands(&world).await, (Order::Refunded, false), "it is final");
+    until("that is noted though nobody asks", async || world.get("k").await.state() == State::Refunded).await;
+    let told = world.refund(refund(1)).await.expect("it is refunded");
+    assert_eq!((told.state(), told.returned_coupon_ids), (RefundState::Done, vec![one]));
+}
+
+async fn is_under_way<Db: Databases>(world: &World<Db>) {
+    let told = world.refund(refund(1)).await.expect("it is under way");
+    assert_eq!((told.state(), told.returned_coupon_ids), (RefundState::Submitted, vec![]));
+    assert_eq!((stands(world).await, world.get("k").await.state()), ((Order::Refunded, true), State::Refunding));
+}
+
+/// Whoever asks again finds out by himself, before the job has looked.
+async fn a_refund_that_has_ended_is_done_for_whoever_asks_next<Db: Databases>(mut world: World<Db>) {
+    world.with_orders(&[(1, 100)]).await;
+    let one = world.own(universal(300, 2)).await;
+    world.redeem(&wanted("k", 1, &[one])).await.expect("it is granted");
+    world.coordinator.all_ended().await;
+    assert_eq!(world.refund(refund(1)).await.expect("it is placed").state(), RefundState::Done);
+    // As if whoever waited for it had died before he noted that, and the job had just looked.
+    let later = world.get("k").await.updated_ms + 600_000;
+    world.redemptions_by_hand(&format!("state = 6, due_ms = {later} WHERE order_id = 1")).await;
+    assert_eq!(world.get("k").await.state(), State::Refunding);
+    let told = world.refund(refund(1)).await.expect("it is refunded");
+    assert_eq!((told.state(), told.returned_coupon_ids), (RefundState::Done, vec![one]));
+    assert_eq!(world.get("k").await.state(), State::Refunded);
 }
 
 /// Its own row says no before anything else is taken back: nobody is told that it is being refunded.

@@ -1,12 +1,15 @@
 //! A redemption is changed by the epoch at which its writer knew where it is, or not at all.
 
 use sqlx::{Connection as _, MySql, MySqlConnection};
+use tercet::xid::Xid;
 use tercet_coupon::store::redemptions::{Change, Redemption, Redemptions as _, State};
 use tercet_shards::Slot;
 
 use super::World;
 
-const KEPT: &str = "UPDATE redemption SET state = 0, due_ms = 5";
+const KEPT: &str = "UPDATE redemption SET state = 0, due_ms = 5, refunded_ms = NULL, refund_xid = NULL";
+const REFUNDING: &str =
+    "UPDATE redemption SET state = 6, refunded_ms = 5, refund_xid = '00000000-0000-0000-0000-000000000000'";
 
 async fn run(connection: &mut MySqlConnection, sql: &'static str) -> sqlx::Result<u64> {
     Ok(sqlx::raw_sql(sql).execute(connection).await?.rows_affected())
@@ -30,6 +33,7 @@ fn kept() -> Redemption {
         created_ms: 5,
         ended_ms: None,
         refunded_ms: None,
+        refund_xid: None,
     }
 }
 
@@ -47,11 +51,13 @@ async fn what_is_changed_by_an_epoch_that_is_over_is_not_and_an_epoch_stays_whil
         Change::Refuse { attempt: 0, refusal },
         Change::Promise,
         Change::GiveUp(refusal),
+        Change::TakenBack(Xid::new([0; 16])),
         Change::Forget,
     ];
     for change in changes {
         let is_first = matches!(change, Change::Keep(..));
-        assert_eq!(run(&mut writer, KEPT).await.expect("the table is there"), u64::from(!is_first));
+        let before = if matches!(change, Change::TakenBack(_)) { REFUNDING } else { KEPT };
+        assert_eq!(run(&mut writer, before).await.expect("the table is there"), u64::from(!is_first));
         let mut db_tx = writer.begin().await.expect("it answers");
         let id = own.redemption_id;
         assert!(!MySql::change(&mut db_tx, id, change, 1).await.expect("it is sound"), "{change:?} by another epoch");

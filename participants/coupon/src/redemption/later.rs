@@ -1,6 +1,7 @@
 //! What was kept, submitted by a job that every process of the service runs: whoever takes a row has it until it is due
 //! again, and two that submit the same one submit the same transaction. What came to nothing all the same is handed to
-//! the coordinator as owed, so that it stands in its `compensation_log` and not only in a row here.
+//! the coordinator as owed, so that it stands in its `compensation_log` and not only in a row here. And of refunds for
+//! which nobody waits any more it notes that they are done.
 
 use std::sync::atomic::Ordering;
 
@@ -60,7 +61,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         self.kept[at].store(kept, Ordering::Relaxed);
         metrics::waiting(at, kept);
         self.all_due(at, State::Kept).await?;
-        self.all_due(at, State::GivenUp).await
+        self.all_due(at, State::GivenUp).await?;
+        self.all_due(at, State::Refunding).await
     }
 
     /// Does what is due for those that stand there.
@@ -83,10 +85,12 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
                 metrics::oldest(at, oldest_ms);
             }
             let all = due.into_iter().map(|(row, age_ms)| async move {
-                if row.state == State::GivenUp {
-                    timely(self.owe(&row)).await
-                } else {
-                    timely(self.later(row, age_ms)).await
+                match row.state {
+                    State::GivenUp => timely(self.owe(&row)).await,
+                    State::Refunding => timely(self.end_refund(&row)).await,
+                    State::Kept | State::Submitted | State::Done | State::Refused | State::Refunded => {
+                        timely(self.later(row, age_ms)).await
+                    }
                 }
             });
             let done: Vec<Result<(), Fault>> =
@@ -118,6 +122,14 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             }
         }
         Ok(())
+    }
+
+    /// Finds out what became of a refund for which nobody waits.
+    async fn end_refund(&self, row: &Row) -> Result<(), Fault> {
+        if self.is_away() || !self.take(row).await? {
+            return Ok(());
+        }
+        self.look_back(row).await.map(drop)
     }
 
     /// Takes one that is due, to be due again after a while; whether nobody else has.

@@ -142,6 +142,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             created_ms: now_ms,
             ended_ms: None,
             refunded_ms: None,
+            refund_xid: None,
         };
         if self.change(user_id, redemption_id, Change::Keep(&row, FIRST_DUE_MS)).await? {
             return Ok(Ok(row));
@@ -336,6 +337,7 @@ fn view(row: &Row) -> Result<pb::RedemptionView, Fault> {
         State::Submitted => pb::RedemptionState::Submitted,
         State::Done => pb::RedemptionState::Done,
         State::Refused | State::GivenUp => pb::RedemptionState::Refused,
+        State::Refunding => pb::RedemptionState::Refunding,
         State::Refunded => pb::RedemptionState::Refunded,
     };
     Ok(pb::RedemptionView {

@@ -1,22 +1,24 @@
-//! An order that is taken back: a saga over the order, its redemption, its units and its coupons; then it is
-//! final.
+//! An order that is taken back: a saga over the order, its redemption, its units and its coupons; then it is final.
+//! The redemption is being taken back until somebody knows that the saga is confirmed: whoever waited for it, whoever
+//! asks again, or the job of those that were kept.
 
 use tercet::action::Saga;
-use tercet::client::{Outcome, Wait};
+use tercet::client::{Error, Outcome, Wait};
 use tercet::fence::Dialect;
 use tercet::plan::{self, Plan};
+use tercet::xid::Xid;
 use tercet_proto::coupon::v1 as pb;
 use tercet_proto::order::v1::{Refund, SettleRefund};
 use tercet_proto::stock::v1::Restock;
 use tercet_rules::{Code, Fault};
 use tracing::{error, warn};
 
-use super::limits::REFUND_DEADLINE;
+use super::limits::{LOOK_TIMEOUT, REFUND_DEADLINE};
 use super::redeem::content;
 use super::trial::{busy, database};
 use super::{Redemption, fields};
-use crate::store::redemptions::{Redemption as Row, Redemptions, State};
-use crate::store::{self, Coupon, Status};
+use crate::store::redemptions::{Change, Redemption as Row, Redemptions, State};
+use crate::store::{self, Status};
 use crate::{GIVE_BACK, TAKE_BACK, order, stock};
 
 impl<Db: Redemptions + Dialect> Redemption<Db> {
@@ -31,16 +33,14 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         let missing = || Code::NotFound.fault([("what", "order".to_owned()), ("id", order_id.to_string())]);
         let refused = || Code::NotRefundable.fault([("order_id", order_id.to_string())]);
         let row = self.by_order(user_id, (shop_id, order_id)).await?.ok_or_else(missing)?;
-        let kept = content(&row)?;
-        let deductions = kept.combination.unwrap_or_default().deductions;
         match row.state {
-            State::Refunded => return self.refunded(&row, &deductions).await,
+            State::Refunding | State::Refunded => return self.taken_back(&row).await,
             State::Done => {}
             // Whoever was told that it is done may be quicker than what notes it.
             State::Kept | State::Submitted => return Err(busy()),
             State::Refused | State::GivenUp => return Err(refused()),
         }
-        let plan = plan(&row, request, &kept.lines, &deductions).map_err(|error| {
+        let plan = plan(&row, request).map_err(|error| {
             error!(%error, "a refund is no plan");
             busy()
         })?;
@@ -48,36 +48,72 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             Ok(view) => view,
             Err(error) => {
                 warn!(%error, "a refund of which it is not known whether it has ended");
-                return match self.by_order(user_id, (shop_id, order_id)).await? {
-                    Some(now) if now.state == State::Refunded => self.refunded(&now, &deductions).await,
-                    Some(_) | None => Err(busy()),
-                };
+                return self.taken_back_or(&row, busy()).await;
             }
         };
         match view.outcome() {
-            Some(Outcome::Confirmed) => self.refunded(&row, &deductions).await,
+            Some(Outcome::Confirmed) => {
+                self.note_taken_back(&row, view.xid()).await?;
+                self.done(&row).await
+            }
             // Out of time, or stopped by a person: nobody has said no.
             Some(Outcome::Cancelled) if view.refusal().is_none() => Err(busy()),
             // Another one may have been quicker.
-            Some(Outcome::Cancelled) => match self.by_order(user_id, (shop_id, order_id)).await? {
-                Some(now) if now.state == State::Refunded => self.refunded(&now, &deductions).await,
-                Some(_) | None => Err(refused()),
-            },
+            Some(Outcome::Cancelled) => self.taken_back_or(&row, refused()).await,
             None => Ok(submitted()),
         }
     }
 
-    /// Which of the coupons are their user's again. They come last: while the order has one of them, the refund may
-    /// come to nothing yet.
-    async fn refunded(&self, row: &Row, deductions: &[pb::Deduction]) -> Result<pb::RefundResponse, Fault> {
-        let key = (row.shop_id, row.order_id);
-        let ids: Vec<i64> = deductions.iter().map(|own| own.coupon_id).collect();
+    /// As [`Self::taken_back`] where it is or was by now, and this where it is not.
+    async fn taken_back_or(&self, row: &Row, fault: Fault) -> Result<pb::RefundResponse, Fault> {
+        match self.by_order(row.user_id, (row.shop_id, row.order_id)).await? {
+            Some(now) if matches!(now.state, State::Refunding | State::Refunded) => self.taken_back(&now).await,
+            Some(_) | None => Err(fault),
+        }
+    }
+
+    /// How the refund of one stands that is or was being taken back.
+    async fn taken_back(&self, row: &Row) -> Result<pb::RefundResponse, Fault> {
+        if row.state == State::Refunded {
+            return self.done(row).await;
+        }
+        match self.look_back(row).await? {
+            Some(Outcome::Confirmed) => self.done(row).await,
+            // It is about to be what it was.
+            Some(Outcome::Cancelled) => Err(busy()),
+            None => Ok(submitted()),
+        }
+    }
+
+    /// What has become of the transaction that takes one back, as far as the coordinator says, noted where it is
+    /// confirmed. Only that is final: what its participants say of their parts may be undone until then.
+    pub(super) async fn look_back(&self, row: &Row) -> Result<Option<Outcome>, Fault> {
+        let xid = row.refund_xid.ok_or_else(busy)?;
+        let outcome = match tokio::time::timeout(LOOK_TIMEOUT, self.client.get(xid)).await {
+            Ok(Ok(view)) => view.outcome(),
+            // It is forgotten, and so has ended: had it been cancelled, the row would be what it was.
+            Ok(Err(Error::NotFound)) => Some(Outcome::Confirmed),
+            Ok(Err(_)) | Err(_) => {
+                self.now_away();
+                None
+            }
+        };
+        if outcome == Some(Outcome::Confirmed) {
+            self.note_taken_back(row, xid).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Notes that nothing undoes it any more, unless somebody has.
+    async fn note_taken_back(&self, row: &Row, xid: Xid) -> Result<(), Fault> {
+        self.change(row.user_id, row.redemption_id, Change::TakenBack(xid)).await.map(drop)
+    }
+
+    /// Which of the coupons are their user's again.
+    async fn done(&self, row: &Row) -> Result<pb::RefundResponse, Fault> {
+        let ids: Vec<i64> = deductions(&content(row)?).iter().map(|own| own.coupon_id).collect();
         let mut connection = self.connection(row.user_id).await?;
         let found = store::look::<Db>(&mut connection, self.shards.map(), row.user_id, &ids).await.map_err(database)?;
-        let has = |coupon: &Coupon| coupon.order.is_some_and(|own| (own.shop_id, own.order_id) == key);
-        if found.iter().any(|(coupon, _)| has(coupon)) {
-            return Ok(submitted());
-        }
         let back = found.iter().map(|(coupon, _)| coupon).filter(|coupon| coupon.status != Status::Expired);
         Ok(pb::RefundResponse {
             state: pb::RefundState::Done.into(),
@@ -91,12 +127,12 @@ fn submitted() -> pb::RefundResponse {
     pb::RefundResponse { state: pb::RefundState::Submitted.into(), returned_coupon_ids: Vec::new() }
 }
 
-fn plan(
-    row: &Row,
-    request: &pb::RefundRequest,
-    lines: &[pb::OrderLine],
-    deductions: &[pb::Deduction],
-) -> anyhow::Result<Plan<Saga>> {
+fn deductions(kept: &pb::KeptRedemption) -> &[pb::Deduction] {
+    kept.combination.as_ref().map_or(&[], |combination| &combination.deductions)
+}
+
+fn plan(row: &Row, request: &pb::RefundRequest) -> anyhow::Result<Plan<Saga>> {
+    let kept = content(row)?;
     let &Row { redemption_id, shop_id, order_id, .. } = row;
     let take_back =
         pb::TakeBack { redemption_id, order_id, operator: request.operator.clone(), reason: request.reason.clone() };
@@ -107,10 +143,10 @@ fn plan(
     // What decides comes first: where somebody has paid, nothing else was done yet.
     plan.branch(order::REFUND.with(&refund)?.business_key(&order_key));
     plan.branch(TAKE_BACK.with(&take_back)?.business_key(format!("redemption/{redemption_id}")));
-    for (item, count) in fields::units(lines) {
+    for (item, count) in fields::units(&kept.lines) {
         plan.branch(stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
     }
-    for &pb::Deduction { coupon_id, discount_cents } in deductions {
+    for &pb::Deduction { coupon_id, discount_cents } in deductions(&kept) {
         let give_back = pb::GiveBack { coupon_id, order_id, discount_cents, shop_id };
         plan.branch(GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));
     }

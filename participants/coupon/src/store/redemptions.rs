@@ -6,8 +6,15 @@
 
 use sqlx::Row as _;
 use tercet::participant::DbTx;
+use tercet::xid::Xid;
 
 use super::{Store, broken};
+#[cfg(feature = "mysql")]
+use statements::MYSQL;
+#[cfg(feature = "sqlite")]
+use statements::SQLITE;
+
+mod statements;
 
 /// Where a redemption stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +31,14 @@ pub enum State {
     Refunded = 4,
     /// It was promised and came to nothing, which the coordinator has to be told.
     GivenUp = 5,
+    /// It was done, and is being taken back by a transaction whose outcome is open, or not noted yet.
+    Refunding = 6,
 }
 
 impl State {
     fn from_number(number: i64) -> sqlx::Result<Self> {
-        let all = [Self::Kept, Self::Submitted, Self::Done, Self::Refused, Self::Refunded, Self::GivenUp];
+        use State::{Done, GivenUp, Kept, Refunded, Refunding, Refused, Submitted};
+        let all = [Kept, Submitted, Done, Refused, Refunded, GivenUp, Refunding];
         all.into_iter().find(|state| *state as i64 == number).ok_or_else(|| broken("a redemption's state"))
     }
 }
@@ -66,8 +76,10 @@ pub struct Redemption {
     pub created_ms: i64,
     /// When it was done or refused, by the database.
     pub ended_ms: Option<i64>,
-    /// When it was taken back, by the database.
+    /// When it was taken back, or that began, by the database.
     pub refunded_ms: Option<i64>,
+    /// Which transaction has taken it back, or is about it.
+    pub refund_xid: Option<Xid>,
 }
 
 /// A step of a redemption.
@@ -81,8 +93,19 @@ pub struct Step<'a> {
     pub to: State,
     /// The transaction that it has to wait for, where that matters.
     pub attempt: Option<i64>,
-    /// Who takes it back, and why.
-    pub refund: Option<(&'a str, &'a str)>,
+    /// Of one to [`State::Refunding`]: by whom.
+    pub refund: Option<Refund<'a>>,
+}
+
+/// Who takes a redemption back, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Refund<'a> {
+    /// In which transaction.
+    pub xid: Xid,
+    /// Which person.
+    pub operator: &'a str,
+    /// Why.
+    pub reason: &'a str,
 }
 
 /// What a process does with a redemption of its own accord.
@@ -111,6 +134,8 @@ pub enum Change<'a> {
     Promise,
     /// Deletes one that is kept and was promised to nobody.
     Forget,
+    /// Notes of one that is being taken back by this transaction that nothing undoes that any more.
+    TakenBack(Xid),
     /// Takes one that is due at this time, unless somebody else has.
     Take {
         /// When it is due.
@@ -171,202 +196,6 @@ pub trait Redemptions: Store {
     fn step(db_tx: &mut DbTx<Self>, steps: &[Step<'_>]) -> impl Future<Output = sqlx::Result<u64>> + Send;
 }
 
-struct Statements {
-    keep: &'static str,
-    by_key: &'static str,
-    by_order: &'static str,
-    refuse: &'static str,
-    again: &'static str,
-    promise: &'static str,
-    give_up: &'static str,
-    forget: &'static str,
-    due: &'static str,
-    take: &'static str,
-    ended: &'static str,
-    delete: &'static str,
-    kept: &'static str,
-    standings: &'static str,
-    step: &'static str,
-}
-
-macro_rules! columns {
-    ($key:literal, $now:literal, $rest:literal) => {
-        concat!(
-            "SELECT redemption_id, user_id, shop_id, order_id, ",
-            $key,
-            ", digest, content, state, refusal, attempt, tries,
-            due_ms, promised, created_ms, ended_ms, refunded_ms, ",
-            $now,
-            " - created_ms FROM redemption ",
-            $rest
-        )
-    };
-}
-
-#[cfg(feature = "sqlite")]
-macro_rules! sqlite {
-    ($name:literal, $rest:literal) => {
-        concat!("-- ", $name, "\n", columns!("idempotency_key", "CAST(unixepoch('subsec') * 1000 AS INTEGER)", $rest))
-    };
-}
-
-#[cfg(feature = "sqlite")]
-const SQLITE: Statements = Statements {
-    keep: "-- redemption_keep
-        INSERT INTO redemption(redemption_id, user_id, shop_id, order_id, idempotency_key, digest, content, state,
-            due_ms, created_ms)
-        SELECT $1, $2, $3, $4, $5, $6, $7, 0, CAST(unixepoch('subsec') * 1000 AS INTEGER) + $8,
-            CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM tercet_fence_meta WHERE epoch = $9 ON CONFLICT DO NOTHING",
-    by_key: sqlite!("redemption_by_key", "WHERE user_id = $1 AND shop_id = $2 AND idempotency_key = $3"),
-    by_order: sqlite!(
-        "redemption_by_order",
-        "WHERE user_id = $1 AND shop_id = $2 AND order_id = $3 AND state NOT IN (3, 5)
-        ORDER BY redemption_id DESC LIMIT 1"
-    ),
-    refuse: "-- redemption_refuse
-        UPDATE redemption SET state = iif(promised = 1, 5, 3), refusal = $1,
-            ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)
-            AND (SELECT epoch FROM tercet_fence_meta) = $4",
-    again: "-- redemption_again
-        UPDATE redemption SET state = 0, attempt = attempt + 1,
-            due_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
-        WHERE redemption_id = $2 AND attempt = $3 AND state IN (0, 1)
-            AND (SELECT epoch FROM tercet_fence_meta) = $4",
-    promise: "-- redemption_promise
-        UPDATE redemption SET promised = 1
-        WHERE redemption_id = $1 AND state IN (0, 1) AND (SELECT epoch FROM tercet_fence_meta) = $2",
-    give_up: "-- redemption_give_up
-        UPDATE redemption SET state = 5, refusal = $1, ended_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        WHERE redemption_id = $2 AND state = 0 AND (SELECT epoch FROM tercet_fence_meta) = $3",
-    forget: "-- redemption_forget
-        DELETE FROM redemption
-        WHERE redemption_id = $1 AND state = 0 AND promised = 0 AND (SELECT epoch FROM tercet_fence_meta) = $2",
-    due: sqlite!(
-        "redemption_due",
-        "WHERE state = $1 AND due_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER)
-        AND NOT EXISTS (SELECT 1 FROM slot AS s WHERE s.slot = (redemption_id & 1023) AND s.state <> 1)
-        ORDER BY due_ms LIMIT $2"
-    ),
-    take: "-- redemption_take
-        UPDATE redemption SET tries = tries + 1, due_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
-        WHERE redemption_id = $2 AND due_ms = $3 AND state IN (0, 5)
-            AND (SELECT epoch FROM tercet_fence_meta) = $4",
-    ended: "-- redemption_ended
-        SELECT redemption_id FROM redemption INDEXED BY redemption_by_due
-        WHERE state IN (2, 3, 4) AND due_ms < CAST(unixepoch('subsec') * 1000 AS INTEGER) - $1
-            AND COALESCE(refunded_ms, ended_ms) < CAST(unixepoch('subsec') * 1000 AS INTEGER) - $1 LIMIT $2",
-    delete: "-- redemption_delete
-        DELETE FROM redemption WHERE redemption_id IN (SELECT value FROM json_each($1)) AND state IN (2, 3, 4)
-            AND (SELECT epoch FROM tercet_fence_meta) = $2",
-    kept: "-- redemption_kept
-        SELECT COUNT(*) FROM (SELECT 1 FROM redemption WHERE state = 0 LIMIT $1) AS k",
-    standings: "-- redemption_standings
-        SELECT redemption_id, state, attempt FROM redemption
-        WHERE redemption_id IN (SELECT value FROM json_each($1))",
-    step: "-- redemption_step
-        UPDATE redemption SET state = j.next,
-            ended_ms = iif(j.next = 2 AND j.before = 1, CAST(unixepoch('subsec') * 1000 AS INTEGER), ended_ms),
-            refunded_ms = iif(j.next = 4, CAST(unixepoch('subsec') * 1000 AS INTEGER), NULL),
-            refund_operator = j.operator, refund_reason = j.reason
-        FROM (SELECT value->>0 AS id, value->>1 AS before, value->>2 AS next, value->>3 AS attempt,
-                  value->>4 AS operator, value->>5 AS reason FROM json_each($1)) AS j
-        WHERE redemption.redemption_id = j.id AND redemption.state = j.before
-            AND redemption.attempt = COALESCE(j.attempt, redemption.attempt)",
-};
-
-#[cfg(feature = "mysql")]
-macro_rules! mysql {
-    ($name:literal, $rest:literal) => {
-        concat!(
-            "-- ",
-            $name,
-            "\n",
-            columns!(
-                "CAST(idempotency_key AS CHAR CHARACTER SET utf8mb4)",
-                "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
-                $rest
-            )
-        )
-    };
-}
-
-#[cfg(feature = "mysql")]
-const MYSQL: Statements = Statements {
-    keep: "-- redemption_keep
-        INSERT IGNORE INTO redemption(redemption_id, user_id, shop_id, order_id, idempotency_key, digest, content,
-            state, due_ms, created_ms)
-        SELECT ?, ?, ?, ?, ?, ?, ?, 0, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?,
-            CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) FROM tercet_fence_meta WHERE epoch = ? LOCK IN SHARE MODE",
-    by_key: mysql!(
-        "redemption_by_key",
-        "FORCE INDEX (by_key) WHERE user_id = ? AND shop_id = ? AND idempotency_key = ?"
-    ),
-    by_order: mysql!(
-        "redemption_by_order",
-        "FORCE INDEX (of_order) WHERE user_id = ? AND shop_id = ? AND order_id = ?
-        AND state NOT IN (3, 5) ORDER BY redemption_id DESC LIMIT 1"
-    ),
-    refuse: "-- redemption_refuse
-        UPDATE redemption SET state = IF(promised = 1, 5, 3), refusal = ?,
-            ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
-        WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)
-            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
-    again: "-- redemption_again
-        UPDATE redemption SET state = 0, attempt = attempt + 1,
-            due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?
-        WHERE redemption_id = ? AND attempt = ? AND state IN (0, 1)
-            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
-    promise: "-- redemption_promise
-        UPDATE redemption SET promised = 1
-        WHERE redemption_id = ? AND state IN (0, 1)
-            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
-    give_up: "-- redemption_give_up
-        UPDATE redemption SET state = 5, refusal = ?, ended_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
-        WHERE redemption_id = ? AND state = 0 AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
-    forget: "-- redemption_forget
-        DELETE FROM redemption
-        WHERE redemption_id = ? AND state = 0 AND promised = 0
-            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
-    due: mysql!(
-        "redemption_due",
-        "FORCE INDEX (by_due) WHERE state = ?
-        AND due_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
-        AND NOT EXISTS (SELECT 1 FROM slot AS s WHERE s.slot = (redemption_id & 1023) AND s.state <> 1)
-        ORDER BY due_ms LIMIT ?"
-    ),
-    take: "-- redemption_take
-        UPDATE redemption SET tries = tries + 1, due_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + ?
-        WHERE redemption_id = ? AND due_ms = ? AND state IN (0, 5)
-            AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
-    ended: "-- redemption_ended
-        SELECT r.redemption_id
-        FROM (SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) - ? AS until_ms) AS j
-        STRAIGHT_JOIN redemption r FORCE INDEX (by_due)
-        WHERE r.state IN (2, 3, 4) AND r.due_ms < j.until_ms AND COALESCE(r.refunded_ms, r.ended_ms) < j.until_ms
-        LIMIT ?",
-    delete: "-- redemption_delete
-        DELETE r FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS j
-        STRAIGHT_JOIN redemption r FORCE INDEX (PRIMARY) ON r.redemption_id = j.id
-        WHERE r.state IN (2, 3, 4) AND (SELECT epoch FROM tercet_fence_meta LOCK IN SHARE MODE) = ?",
-    kept: "-- redemption_kept
-        SELECT COUNT(*) FROM (SELECT 1 FROM redemption FORCE INDEX (by_due) WHERE state = 0 LIMIT ?) AS k",
-    standings: "-- redemption_standings
-        SELECT r.redemption_id, r.state, r.attempt FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS j
-        STRAIGHT_JOIN redemption r FORCE INDEX (PRIMARY) ON r.redemption_id = j.id FOR UPDATE",
-    step: "-- redemption_step
-        UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', before_ BIGINT PATH '$[1]',
-            next_ BIGINT PATH '$[2]', attempt BIGINT PATH '$[3]',
-            operator VARCHAR(64) CHARACTER SET utf8mb4 PATH '$[4]',
-            reason VARCHAR(512) CHARACTER SET utf8mb4 PATH '$[5]')) AS j
-        STRAIGHT_JOIN redemption r FORCE INDEX (PRIMARY) ON r.redemption_id = j.id
-        SET r.state = j.next_,
-            r.ended_ms = IF(j.next_ = 2 AND j.before_ = 1, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), r.ended_ms),
-            r.refunded_ms = IF(j.next_ = 4, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), NULL),
-            r.refund_operator = j.operator, r.refund_reason = j.reason
-        WHERE r.state = j.before_ AND r.attempt = COALESCE(j.attempt, r.attempt)",
-};
-
 macro_rules! redemptions {
     ($database:ty, $sql:ident) => {
         impl Redemptions for $database {
@@ -391,6 +220,7 @@ macro_rules! redemptions {
                     Change::GiveUp(refusal) => sqlx::query($sql.give_up).bind(refusal).bind(id),
                     Change::Promise => sqlx::query($sql.promise).bind(id),
                     Change::Forget => sqlx::query($sql.forget).bind(id),
+                    Change::TakenBack(xid) => sqlx::query($sql.taken_back).bind(id).bind(xid.to_string()),
                     Change::Take { due_ms, due_after_ms } => {
                         sqlx::query($sql.take).bind(due_after_ms).bind(id).bind(due_ms)
                     }
@@ -421,7 +251,7 @@ macro_rules! redemptions {
             async fn due(db_tx: &mut DbTx<Self>, state: State, limit: u32) -> sqlx::Result<Vec<(Redemption, i64)>> {
                 let query = sqlx::query($sql.due).bind(state as i64).bind(i64::from(limit));
                 let rows = query.fetch_all(db_tx).await?;
-                rows.iter().map(|row| Ok((read!(row)?, row.try_get(16)?))).collect()
+                rows.iter().map(|row| Ok((read!(row)?, row.try_get(17)?))).collect()
             }
 
             async fn ended(db_tx: &mut DbTx<Self>, age_ms: i64, limit: u32) -> sqlx::Result<Vec<i64>> {
@@ -446,12 +276,7 @@ macro_rules! redemptions {
                 if steps.is_empty() {
                     return Ok(0);
                 }
-                let row = |step: &Step<'_>| {
-                    let (operator, reason) = step.refund.unzip();
-                    let (from, to) = (step.from as i64, step.to as i64);
-                    (step.redemption_id, from, to, step.attempt, operator.map(str::to_owned), reason.map(str::to_owned))
-                };
-                let mut rows: Vec<_> = steps.iter().map(row).collect();
+                let mut rows: Vec<_> = steps.iter().map(step_row).collect();
                 rows.sort_unstable();
                 Ok(sqlx::query($sql.step).bind(json(&rows)).execute(db_tx).await?.rows_affected())
             }
@@ -480,6 +305,7 @@ macro_rules! read {
                 created_ms: $row.try_get(13)?,
                 ended_ms: $row.try_get(14)?,
                 refunded_ms: $row.try_get(15)?,
+                refund_xid: $row.try_get::<Option<String>, _>(16)?.map(|xid| xid_of(&xid)).transpose()?,
             })
         })()
     };
@@ -489,6 +315,20 @@ macro_rules! read {
 redemptions!(sqlx::Sqlite, SQLITE);
 #[cfg(feature = "mysql")]
 redemptions!(sqlx::MySql, MYSQL);
+
+/// As the statement takes it.
+fn step_row<'a>(step: &Step<'a>) -> StepRow<'a> {
+    let &Step { redemption_id, from, to, attempt, refund } = step;
+    let (xid, by) = refund.map(|own| (own.xid.to_string(), (own.operator, own.reason))).unzip();
+    let (operator, reason) = by.unzip();
+    (redemption_id, from as i64, to as i64, attempt, xid, operator, reason)
+}
+
+type StepRow<'a> = (i64, i64, i64, Option<i64>, Option<String>, Option<&'a str>, Option<&'a str>);
+
+fn xid_of(text: &str) -> sqlx::Result<Xid> {
+    text.parse().map_err(|_| broken("the transaction that takes a redemption back"))
+}
 
 fn json<T: serde::Serialize + ?Sized>(rows: &T) -> String {
     serde_json::to_string(rows).expect("numbers and texts have a form in JSON")

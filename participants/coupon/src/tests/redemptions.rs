@@ -9,6 +9,13 @@ type Ower = Owed<Sqlite>;
 
 const DUE_MS: i64 = 5;
 
+/// Those of slices are 0.
+fn xid(last: u8) -> Xid {
+    let mut bytes = [0; 16];
+    bytes[15] = last;
+    Xid::new(bytes)
+}
+
 /// User 7's first redemption, which is kept.
 async fn kept(shards: &Shards<Sqlite>) {
     assert!(changed(shards, Change::Keep(&row(1, "k"), 0)).await, "it is the first");
@@ -33,6 +40,7 @@ fn row(number: i64, key: &str) -> Redemption {
         created_ms: 0,
         ended_ms: None,
         refunded_ms: None,
+        refund_xid: None,
     }
 }
 
@@ -45,8 +53,14 @@ async fn changed(shards: &Shards<Sqlite>, change: Change<'_>) -> bool {
 
 /// Puts all of them there by hand.
 async fn put(shards: &Shards<Sqlite>, state: State) {
-    let by_hand = sqlx::query("UPDATE redemption SET state = $1, refunded_ms = iif($1 = 4, 1, NULL)");
-    by_hand.bind(state as i64).execute(shards.home()).await.expect("the table is there");
+    let by_hand = "UPDATE redemption SET state = $1, refunded_ms = iif($1 IN (4, 6), 1, NULL),
+        refund_xid = iif($1 IN (4, 6), $2, NULL)";
+    sqlx::query(by_hand)
+        .bind(state as i64)
+        .bind(xid(0).to_string())
+        .execute(shards.home())
+        .await
+        .expect("the table is there");
 }
 
 async fn stands(shards: &Shards<Sqlite>) -> State {
@@ -79,9 +93,9 @@ async fn a_redemption_is_carried_out_by_the_transaction_that_it_waits_for_alone(
 
 #[tokio::test]
 async fn what_becomes_of_a_redemption_hangs_on_where_it_stands() {
-    use State::{Done, GivenUp, Kept, Refunded, Refused, Submitted};
+    use State::{Done, GivenUp, Kept, Refunded, Refunding, Refused, Submitted};
     let shards = coupons().await;
-    let changes: [(Change<'_>, bool, &[State]); 10] = [
+    let changes: [(Change<'_>, bool, &[State]); 12] = [
         (Change::Refuse { attempt: 0, refusal: "no" }, false, &[Kept, Submitted]),
         (Change::Refuse { attempt: 1, refusal: "no" }, false, &[]),
         (Change::Again { attempt: 0, due_after_ms: 0 }, false, &[Kept, Submitted]),
@@ -90,11 +104,13 @@ async fn what_becomes_of_a_redemption_hangs_on_where_it_stands() {
         (Change::Promise, false, &[Kept, Submitted]),
         (Change::Forget, false, &[Kept]),
         (Change::Forget, true, &[]),
-        (Change::Take { due_ms: DUE_MS, due_after_ms: 0 }, false, &[Kept, GivenUp]),
+        (Change::TakenBack(xid(0)), false, &[Refunding]),
+        (Change::TakenBack(xid(1)), false, &[]),
+        (Change::Take { due_ms: DUE_MS, due_after_ms: 0 }, false, &[Kept, GivenUp, Refunding]),
         (Change::Take { due_ms: DUE_MS + 1, due_after_ms: 0 }, false, &[]),
     ];
     for (change, is_promised, from) in changes {
-        for state in [Kept, Submitted, Done, Refused, Refunded, GivenUp] {
+        for state in [Kept, Submitted, Done, Refused, Refunded, GivenUp, Refunding] {
             sqlx::query("DELETE FROM redemption").execute(shards.home()).await.expect("the table is there");
             kept(&shards).await;
             put(&shards, state).await;
@@ -141,7 +157,7 @@ async fn what_is_owed_is_taken_once_and_made_good_by_another_redemption_of_its_o
 }
 
 #[tokio::test]
-async fn who_took_an_order_back_and_why_stands_in_its_row_until_that_is_undone() {
+async fn an_order_is_being_taken_back_until_it_is_known_that_nothing_undoes_that() {
     let shards = coupons().await;
     kept(&shards).await;
     put(&shards, State::Done).await;
@@ -151,8 +167,17 @@ async fn who_took_an_order_back_and_why_stands_in_its_row_until_that_is_undone()
         let found = sqlx::query_as("SELECT refund_operator, refund_reason FROM redemption").fetch_one(shards.home());
         found.await.expect("the table is there")
     };
-    run!(shards, TakerBack.try_, taken_back);
-    assert_eq!(by().await, (Some("bob".to_owned()), Some("broken".to_owned())));
-    run!(shards, TakerBack.cancel, taken_back);
-    assert_eq!(by().await, (None, None));
+    for is_undone in [true, false] {
+        assert_eq!(run!(shards, TakerBack.try_, taken_back), [Answer::done()]);
+        assert_eq!(stands(&shards).await, State::Refunding);
+        assert_eq!(by().await, (Some("bob".to_owned()), Some("broken".to_owned())));
+        assert_refused(&run!(shards, TakerBack.try_, taken_back)[0], "NOT_REFUNDABLE");
+        if is_undone {
+            assert_eq!(run!(shards, TakerBack.cancel, taken_back), [Answer::done()]);
+            assert_eq!((stands(&shards).await, by().await), (State::Done, (None, None)));
+        }
+    }
+    assert!(changed(&shards, Change::TakenBack(xid(0))).await);
+    assert_eq!(stands(&shards).await, State::Refunded);
+    assert_refused(&run!(shards, TakerBack.cancel, taken_back)[0], "NOT_REFUNDABLE");
 }

@@ -8,12 +8,13 @@ use crate::wire::common::given;
 use crate::wire::coupon::Why;
 
 choices! {
-    /// Where a redemption stands.
+    /// Where a redemption stands: refunding is what is being taken back, and may yet be done again.
     RedemptionState: pb::RedemptionState {
         Kept = "kept",
         Submitted = "submitted",
         Done = "done",
         Refused = "refused",
+        Refunding = "refunding",
         Refunded = "refunded",
     }
 

@@ -123,7 +123,7 @@ async fn claims_checkouts_payments_and_refunds_end_the_same_way_everywhere() {
         Some(Outcome::Confirmed)
     );
 
-    let payment = Paid { order_id: 100, user_id: 7, paid_cents: 1_700 };
+    let payment = Paid { order_id: 100, user_id: 7, paid_cents: 1_700, shop_id: 0 };
     let short = Paid { paid_cents: 1_699, ..payment };
     let error =
         flows::pay(&platform.client, &platform.order, &Outbox::off(), &short).await.expect_err("a cent is missing");

@@ -57,7 +57,7 @@ async fn stock_moves_units_and_never_below_zero() {
 
 #[tokio::test]
 async fn coupons_are_claimed_redeemed_and_counted() {
-    use coupon::{Move, Order, Standing, Status, Store as _};
+    use coupon::{Move, Notice, Order, Standing, Status, Store as _};
     let Some(pool) = database().await else { return };
     let map: ShardMap = "1x4".parse().expect("it is a map");
     let shards = Shards::new(map.clone(), vec![pool.clone()]).expect("it is one database");
@@ -93,9 +93,13 @@ async fn coupons_are_claimed_redeemed_and_counted() {
     let again = [step(ids[0], Status::Issued, Status::Locked, order)];
     let error = coupon::advance::<MySql>(&mut db_tx, &map, &again).await;
     assert!(matches!(error, Err(sqlx::Error::RowNotFound)), "{error:?}");
-    for notices in [&[(100, 7, 1_500, 399), (101, 7, 0, 399)][..], &[(100, 7, 1_500, 399)]] {
+    let notice = |order_id, shop_id| Notice { order_id, shop_id, user_id: 7, paid_cents: 10 * shop_id, slot: 399 };
+    for notices in [&[notice(100, 0), notice(100, 3), notice(101, 0)][..], &[notice(100, 3), notice(100, 4)]] {
         MySql::note_paid(&mut db_tx, notices).await.expect("a second notice changes nothing");
     }
+    let noted = "SELECT order_id, shop_id, paid_cents FROM paid_notice ORDER BY order_id, shop_id";
+    let noted: Vec<(i64, i64, i64)> = sqlx::query_as(noted).fetch_all(&mut *db_tx).await.expect("the table is there");
+    assert_eq!(noted, [(100, 0, 0), (100, 3, 30), (100, 4, 40), (101, 0, 0)], "two shops have equal numbers");
     db_tx.commit().await.expect("the constraints hold");
     let mut db_tx = shards.home().acquire().await.expect("it is there");
     let found = coupon::coupon::<MySql>(&mut db_tx, &map, ids[0]).await.expect("the statement is sound");
@@ -162,7 +166,7 @@ async fn orders_are_placed_paid_and_refunded() {
     let place = [step(2, Status::Frozen, Status::Placed), step(1, Status::Frozen, Status::Placed)];
     MySql::advance(&mut db_tx, &place).await.expect("they are frozen");
     MySql::advance(&mut db_tx, &[step(2, Status::Placed, Status::Refunded)]).await.expect("it is placed");
-    let paid = tercet_proto::order::v1::Paid { order_id: 1, user_id: 7, paid_cents: 1_500 };
+    let paid = tercet_proto::order::v1::Paid { order_id: 1, user_id: 7, paid_cents: 1_500, shop_id: 0 };
     tercet_order::pay::<MySql>(&mut db_tx, &Outbox::off(), &paid).await.expect("it is placed");
     let standings = MySql::standings(&mut db_tx, &[1, 2, 9].map(Key::single)).await.expect("the statement is sound");
     let found: Vec<_> = standings.iter().map(|one| (one.key.order_id, one.status, one.refunded_from)).collect();

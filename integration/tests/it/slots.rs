@@ -446,8 +446,10 @@ async fn a_local_transaction_of_a_process_that_is_frozen_does_not_stop_a_move() 
     let mut db_tx = frozen.begin().await.expect("it answers");
     assert!(tercet::fence::is_at::<MySql>(&mut db_tx, 0).await.expect("the fence is there"));
     let slot = Slot::all().find(|slot| slot.number() % 4 == 2).expect("it moves");
-    let sql =
-        format!("INSERT INTO paid_notice(order_id, user_id, paid_cents, slot) VALUES (1, 1, 1, {})", slot.number());
+    let sql = format!(
+        "INSERT INTO paid_notice(order_id, shop_id, user_id, paid_cents, slot) VALUES (1, 0, 1, 1, {})",
+        slot.number()
+    );
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *db_tx).await.expect("the table is there");
     let begun = Instant::now();
     go(&world.mover().await, 4).await.expect("it ends what stands in its way");

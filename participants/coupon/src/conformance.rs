@@ -176,8 +176,8 @@ pub(crate) fn close<Db: Batches + Redemptions + Database>() -> Suite<Db, Saga, p
 }
 
 pub(crate) fn paid<Db: Batches + Redemptions + Database>() -> Suite<Db, Message, Paid> {
-    let paid = |order_id, paid_cents| Paid { order_id, user_id: 7, paid_cents };
-    suite(PAID).granting([paid(2, 1_500), paid(1, 0)])
+    let paid = |shop_id, order_id, paid_cents| Paid { shop_id, order_id, user_id: 7, paid_cents };
+    suite(PAID).granting([paid(0, 2, 1_500), paid(0, 1, 0), paid(9, 1, 1_500)])
 }
 
 pub(crate) fn honour<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, pb::Honour> {

@@ -10,7 +10,7 @@ use tercet_shards::Slot;
 
 use crate::fault;
 use crate::slots::Slots;
-use crate::store::Store;
+use crate::store::{Notice, Store};
 
 /// [`PAID`](crate::PAID).
 #[derive(Debug)]
@@ -35,17 +35,23 @@ impl<Db: Store + Dialect> SliceReceiver for Paid<Db> {
     }
 
     async fn deliver(&self, db_tx: &mut DbTx<Db>, operations: &[Op<PaidNotice>]) -> sqlx::Result<Vec<Answer>> {
-        let (mut rows, mut answers) = (Vec::new(), Vec::with_capacity(operations.len()));
+        let (mut notices, mut answers) = (Vec::new(), Vec::with_capacity(operations.len()));
         for op in operations {
-            let PaidNotice { order_id, user_id, paid_cents } = op.request;
-            let fault = fault([("order_id", order_id, 1), ("user_id", user_id, 1), ("paid_cents", paid_cents, 0)]);
+            let PaidNotice { order_id, user_id, paid_cents, shop_id } = op.request;
+            let fault = fault([
+                ("order_id", order_id, 1),
+                ("user_id", user_id, 1),
+                ("paid_cents", paid_cents, 0),
+                ("shop_id", shop_id, 0),
+            ]);
             if fault.is_none() {
-                rows.push((order_id, user_id, paid_cents, Slot::of_user(user_id).number()));
+                let slot = Slot::of_user(user_id).number();
+                notices.push(Notice { order_id, shop_id, user_id, paid_cents, slot });
             }
             answers.push(fault.map_or_else(Answer::done, Answer::refused));
         }
-        rows.sort_unstable();
-        Db::note_paid(db_tx, &rows).await?;
+        notices.sort_unstable();
+        Db::note_paid(db_tx, &notices).await?;
         Ok(answers)
     }
 }

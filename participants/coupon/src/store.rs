@@ -101,8 +101,20 @@ pub struct Ran {
     pub rows: Vec<Vec<Option<i64>>>,
 }
 
-/// An order that is paid: it, its user, the cents, and the slot of the user.
-pub type Notice = (i64, i64, i64, usize);
+/// An order that is paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Notice {
+    /// Its number at its shop.
+    pub order_id: i64,
+    /// Whose it is; 0 where it is one of one thing.
+    pub shop_id: i64,
+    /// Its user.
+    pub user_id: i64,
+    /// What was paid.
+    pub paid_cents: i64,
+    /// That of the user.
+    pub slot: usize,
+}
 
 /// A database that coupons can live in.
 pub trait Store: Seats {

@@ -300,12 +300,17 @@ async fn a_compensation_waits_for_a_lock_and_calls_a_person_when_the_coupon_is_g
 #[tokio::test]
 async fn a_notice_that_comes_by_two_messages_is_kept_once() {
     let shards = coupons().await;
-    let notice = |order_id| PaidNotice { order_id, user_id: 7, paid_cents: 1_500 };
-    assert_eq!(run!(shards, PaidReceiver.deliver, slice([notice(2), notice(1)])), [Answer::done(), Answer::done()]);
-    assert_eq!(run!(shards, PaidReceiver.deliver, slice([notice(1)])), [Answer::done()]);
-    assert_refused(&run!(shards, PaidReceiver.deliver, slice([notice(0)]))[0], "order_id is 0");
-    let count = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM paid_notice").fetch_one(shards.home()).await;
-    assert_eq!(count.expect("one row"), 2);
+    let notice = |shop_id, order_id, paid_cents| PaidNotice { shop_id, order_id, user_id: 7, paid_cents };
+    let first = slice([notice(0, 2, 1_500), notice(0, 1, 1_500)]);
+    assert_eq!(run!(shards, PaidReceiver.deliver, first), [Answer::done(), Answer::done()]);
+    // Another message about an order says nothing new; the orders of two shops may have the same number.
+    let second = slice([notice(4, 1, 700), notice(0, 1, 1_500), notice(3, 1, 600)]);
+    assert_eq!(run!(shards, PaidReceiver.deliver, second), [Answer::done(), Answer::done(), Answer::done()]);
+    assert_refused(&run!(shards, PaidReceiver.deliver, slice([notice(0, 0, 1)]))[0], "order_id is 0");
+    assert_refused(&run!(shards, PaidReceiver.deliver, slice([notice(-1, 1, 1)]))[0], "shop_id is -1");
+    let all = "SELECT shop_id, order_id, paid_cents FROM paid_notice ORDER BY order_id, shop_id";
+    let all: Vec<(i64, i64, i64)> = sqlx::query_as(all).fetch_all(shards.home()).await.expect("the table is there");
+    assert_eq!(all, [(0, 1, 1_500), (3, 1, 600), (4, 1, 700), (0, 2, 1_500)]);
 }
 
 #[tokio::test]
@@ -351,7 +356,7 @@ async fn every_request_of_a_user_goes_to_the_database_of_his_slot() {
         assert_eq!(claimer.place(&claim_by_hand(user_id, user_id, 1, 1)), place);
         assert_eq!(redeemer.place(&redeem(coupon_id, user_id, 1, 1)), place);
         assert_eq!(giver.place(&pb::GiveBack { coupon_id, order_id: 1, ..pb::GiveBack::default() }), place);
-        assert_eq!(receiver.place(&PaidNotice { order_id: 1, user_id, paid_cents: 0 }), place);
+        assert_eq!(receiver.place(&PaidNotice { order_id: 1, user_id, paid_cents: 0, shop_id: 0 }), place);
     }
 }
 

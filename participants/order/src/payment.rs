@@ -24,8 +24,8 @@ pub struct Payment<'a> {
 }
 
 impl From<&pb::Paid> for Payment<'_> {
-    fn from(&pb::Paid { order_id, user_id, paid_cents }: &pb::Paid) -> Self {
-        Self { key: Key::single(order_id), user_id, paid_cents, payment_id: "", operator: "" }
+    fn from(&pb::Paid { order_id, user_id, paid_cents, shop_id }: &pb::Paid) -> Self {
+        Self { key: Key { shop_id, order_id }, user_id, paid_cents, payment_id: "", operator: "" }
     }
 }
 

@@ -59,7 +59,7 @@ macro_rules! run {
 }
 
 async fn mark_paid(pool: &SqlitePool, order_id: i64) -> Result<Paid, PayError> {
-    mark(pool, pb::Paid { order_id, user_id: 7, paid_cents: 2_000 }).await
+    mark(pool, pb::Paid { order_id, user_id: 7, paid_cents: 2_000, shop_id: 0 }).await
 }
 
 async fn mark(pool: &SqlitePool, paid: pb::Paid) -> Result<Paid, PayError> {
@@ -114,7 +114,7 @@ async fn only_a_placed_order_is_paid_and_only_once() {
     run!(pool, PLACER.try_, slice([place(1, 0)]));
     assert!(mark_paid(&pool, 1).await.is_err_and(|error| error.to_string() == "order 1 is not placed yet"));
     run!(pool, PLACER.confirm, slice([place(1, 0)]));
-    let other = |user_id, paid_cents| mark(&pool, pb::Paid { order_id: 1, user_id, paid_cents });
+    let other = |user_id, paid_cents| mark(&pool, pb::Paid { order_id: 1, user_id, paid_cents, shop_id: 0 });
     assert!(other(8, 2_000).await.is_err_and(|error| error.to_string() == "user 8 has no order 1"));
     assert!(other(7, 1_999).await.is_err_and(|error| error.to_string() == "order 1 costs 2000"));
     assert!(mark_paid(&pool, 1).await.expect("it is placed").is_new);
@@ -318,7 +318,7 @@ async fn what_happens_to_an_order_is_told_with_it() {
     run!(pool, placer.try_, slice([place(1, 5), place(2, 0), place(3, 0)]));
     run!(pool, placer.confirm, slice([place(1, 5), place(2, 0)]));
     run!(pool, placer.cancel, slice([place(3, 0)]));
-    let paid = pb::Paid { order_id: 1, user_id: 7, paid_cents: 1_500 };
+    let paid = pb::Paid { order_id: 1, user_id: 7, paid_cents: 1_500, shop_id: 0 };
     for commits in [false, true] {
         let mut db_tx = pool.begin().await.expect("the pool is open");
         pay::<Sqlite>(&mut db_tx, &outbox, &paid).await.expect("it is placed");

@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(refund(&without_coupon).expect("it is within the limits").branch_count(), 3);
         let ids = Claim { coupon_id: i64::MIN, template_id: 1, user_id: i64::MIN, ..Claim::default() };
         assert_eq!(claim(&ids).expect("it is within the limits").branch_count(), 2);
-        let notice = Paid { order_id: i64::MIN, user_id: i64::MIN, paid_cents: i64::MIN };
+        let notice = Paid { order_id: i64::MIN, user_id: i64::MIN, paid_cents: i64::MIN, shop_id: i64::MIN };
         assert_eq!(paid(&notice).expect("it is within the limits").1.branch_count(), 1);
     }
 }

@@ -53,9 +53,10 @@ impl Store for MySql {
 
     async fn note_paid(db_tx: &mut MySqlConnection, notices: &[Notice]) -> sqlx::Result<()> {
         const SQL: &str = "-- coupon_note_paid
-            INSERT INTO paid_notice(order_id, user_id, paid_cents, slot)
-            SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$[0]', user_id BIGINT PATH '$[1]',
-                paid_cents BIGINT PATH '$[2]', slot SMALLINT PATH '$[3]')) AS j
+            INSERT INTO paid_notice(order_id, shop_id, user_id, paid_cents, slot)
+            SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (order_id BIGINT PATH '$.order_id',
+                shop_id BIGINT PATH '$.shop_id', user_id BIGINT PATH '$.user_id',
+                paid_cents BIGINT PATH '$.paid_cents', slot SMALLINT PATH '$.slot')) AS j
             ON DUPLICATE KEY UPDATE user_id = paid_notice.user_id";
         let rows = serde_json::to_string(notices).expect("numbers have a form in JSON");
         sqlx::query(SQL).bind(rows).execute(db_tx).await.map(drop)

@@ -46,9 +46,10 @@ impl Store for Sqlite {
 
     async fn note_paid(db_tx: &mut SqliteConnection, notices: &[Notice]) -> sqlx::Result<()> {
         const SQL: &str = "-- coupon_note_paid
-            INSERT INTO paid_notice(order_id, user_id, paid_cents, slot)
-            SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each($1) WHERE true
-            ON CONFLICT(order_id) DO NOTHING";
+            INSERT INTO paid_notice(order_id, shop_id, user_id, paid_cents, slot)
+            SELECT value->>'order_id', value->>'shop_id', value->>'user_id', value->>'paid_cents', value->>'slot'
+            FROM json_each($1) WHERE true
+            ON CONFLICT(order_id, shop_id) DO NOTHING";
         let rows = serde_json::to_string(notices).expect("numbers have a form in JSON");
         sqlx::query(SQL).bind(rows).execute(db_tx).await.map(drop)
     }

@@ -147,11 +147,11 @@ impl<Db: Unpaid> Closing<Db> {
 
     /// Of one whose closing was refused: it was paid or taken back meanwhile, or a person has to look.
     async fn kept(&self, key: Key, code: Code, status: &Status) -> Outcome {
-        let look = async {
+        let put_off = async {
             let mut connection = self.pool.acquire().await?;
-            Db::is_stuck(&mut connection, key, AGAIN_MS, AGAIN_MS_MAX).await
+            Db::put_off(&mut connection, key, AGAIN_MS, AGAIN_MS_MAX).await
         };
-        match timeout(LOOK_MAX, look).await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+        match timeout(LOOK_MAX, put_off).await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
             Ok(true) => {
                 metrics::unpaid("STUCK");
                 warn!(%key, %status, "an order that nobody has paid in time can not be closed");

@@ -34,12 +34,13 @@ async fn rows<Db: Store>(pool: Pool<Db>) -> sqlx::Result<()> {
     db_tx.commit().await
 }
 
-fn key(order_id: i64) -> Key {
+/// Of shop 3.
+pub(crate) fn key(order_id: i64) -> Key {
     Key { shop_id: 3, order_id }
 }
 
 /// User 7's, for 1,500 after a coupon.
-fn basket(order_id: i64, pay_within_s: Option<u32>) -> Order {
+pub(crate) fn basket(order_id: i64, pay_within_s: Option<u32>) -> Order {
     Order {
         key: key(order_id),
         user_id: 7,
@@ -128,18 +129,18 @@ pub(crate) async fn what_can_not_be_closed_is_looked_at_later_and_later<Db: Unpa
     let mut db = pool.acquire().await.expect("the pool is open");
     let key = key(1);
     Db::insert(&mut db, &[basket(1, Some(0))]).await.expect("it is new");
-    let stuck = async |db: &mut _| Db::is_stuck(db, key, 60_000, 200_000).await.expect("the statement is sound");
-    assert!(!stuck(&mut db).await, "it is not placed");
+    let put_off = async |db: &mut _| Db::put_off(db, key, 60_000, 200_000).await.expect("the statement is sound");
+    assert!(!put_off(&mut db).await, "it is not placed");
     Db::advance(&mut db, &[Move { key, from: Status::Frozen, to: Status::Placed }]).await.expect("it is frozen");
     let read = async |db: &mut _| Db::look(db, key).await.expect("the statement is sound").expect("it is there");
     let placed_ms = read(&mut db).await.pay_by_ms.expect("it has a time");
     for wanted in [60_000, 120_000, 200_000, 200_000] {
-        assert!(stuck(&mut db).await);
+        assert!(put_off(&mut db).await);
         let after_ms = read(&mut db).await.close_at_ms.expect("it waits") - placed_ms;
         assert!((wanted..wanted + 30_000).contains(&after_ms), "{after_ms} for {wanted}");
     }
     Db::advance(&mut db, &[Move { key, from: Status::Placed, to: Status::Refunded }]).await.expect("it is placed");
-    assert!(!stuck(&mut db).await, "it is being taken back");
+    assert!(!put_off(&mut db).await, "it is being taken back");
 }
 
 /// One runner has the job until it leaves it, or says nothing for too long.

@@ -17,14 +17,11 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
 
 use super::*;
+use crate::conformance::{basket, key};
 use crate::store::{Move, Order, Status as At, Store as _};
 
 /// More than two pages.
 const ORDERS: i64 = 70;
-
-fn key(order_id: i64) -> Key {
-    Key { shop_id: 3, order_id }
-}
 
 /// What the redemption service says, and what it was asked for.
 struct Script {
@@ -82,17 +79,7 @@ async fn stage(busy: &[i64], refused: &[i64]) -> (Arc<Script>, Channel) {
     let options = SqlitePoolOptions::new().max_connections(1);
     let pool = options.connect("sqlite::memory:").await.expect("memory is there");
     Sqlite::migrate(&pool).await.expect("the schema is sound");
-    let order = |order_id| Order {
-        key: key(order_id),
-        user_id: 7,
-        item: 0,
-        count: 1,
-        coupon_id: None,
-        amount_cents: 2_000,
-        discount_cents: 500,
-        pay_within_s: Some(0),
-    };
-    let orders: Vec<Order> = (1..=ORDERS).map(order).collect();
+    let orders: Vec<Order> = (1..=ORDERS).map(|order_id| basket(order_id, Some(0))).collect();
     let step = |order: &Order| Move { key: order.key, from: At::Frozen, to: At::Placed };
     let placed: Vec<Move> = orders.iter().map(step).collect();
     let mut db = pool.acquire().await.expect("the pool is open");

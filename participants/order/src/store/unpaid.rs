@@ -23,9 +23,9 @@ pub trait Unpaid: Store {
     fn look_later(db_tx: &mut DbTx<Self>, keys: &[Key], after_ms: i64)
     -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// After a closing was refused: whether the order waits to be paid all the same. It is looked at again after so
-    /// long, and after twice as long each next time, at most after `most_ms`.
-    fn is_stuck(
+    /// Puts one off whose closing was refused: it is looked at again after so long, and after twice as long each next
+    /// time, at most after `most_ms`. Whether there was anything to put off: it waits to be paid all the same.
+    fn put_off(
         db_tx: &mut DbTx<Self>,
         key: Key,
         after_ms: i64,
@@ -38,7 +38,7 @@ struct Statements {
     leave: &'static str,
     unpaid: &'static str,
     look_later: &'static str,
-    is_stuck: &'static str,
+    put_off: &'static str,
 }
 
 #[cfg(feature = "sqlite")]
@@ -54,7 +54,7 @@ const SQLITE: Statements = Statements {
     look_later: "-- order_look_later
         UPDATE orders SET close_at_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + $1
         WHERE (shop_id, order_id) IN (SELECT value->>0, value->>1 FROM json_each($2)) AND close_at_ms IS NOT NULL",
-    is_stuck: "-- order_is_stuck
+    put_off: "-- order_put_off
         UPDATE orders SET close_at_ms = CAST(unixepoch('subsec') * 1000 AS INTEGER) + MIN($1 << close_tries, $2),
             close_tries = MIN(close_tries + 1, 16)
         WHERE shop_id = $3 AND order_id = $4 AND close_at_ms IS NOT NULL",
@@ -78,7 +78,7 @@ const MYSQL: Statements = Statements {
         STRAIGHT_JOIN JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
         SET o.close_at_ms = t.at_ms WHERE o.close_at_ms IS NOT NULL",
-    is_stuck: "-- order_is_stuck
+    put_off: "-- order_put_off
         UPDATE orders FORCE INDEX (PRIMARY)
         SET close_at_ms = CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) + LEAST(? * POW(2, close_tries), ?),
             close_tries = LEAST(close_tries + 1, 16)
@@ -103,9 +103,8 @@ macro_rules! unpaid {
                 Ok(rows.into_iter().map(|(shop_id, order_id, user_id)| (Key { shop_id, order_id }, user_id)).collect())
             }
 
-            async fn is_stuck(db_tx: &mut DbTx<Self>, key: Key, after_ms: i64, most_ms: i64) -> sqlx::Result<bool> {
-                let query =
-                    sqlx::query($sql.is_stuck).bind(after_ms).bind(most_ms).bind(key.shop_id).bind(key.order_id);
+            async fn put_off(db_tx: &mut DbTx<Self>, key: Key, after_ms: i64, most_ms: i64) -> sqlx::Result<bool> {
+                let query = sqlx::query($sql.put_off).bind(after_ms).bind(most_ms).bind(key.shop_id).bind(key.order_id);
                 Ok(query.execute(db_tx).await?.rows_affected() == 1)
             }
 

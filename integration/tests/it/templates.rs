@@ -302,9 +302,10 @@ async fn usage_is_counted_once_and_compared<Db: Store>(mut stage: Stage<Db>) {
     let client = &mut stage.client;
     let template_id = gray(client, "a").await.template_id;
     let (published, _) = promote(client, template_id, 1).await;
-    let usage = |version, claimed, used, discount_cents| pb::Usage {
+    let usage = |claimed_ms, version, claimed, used, discount_cents| pb::Usage {
         template_id,
         version,
+        claimed_ms,
         claimed,
         used,
         refunded: 0,
@@ -313,29 +314,37 @@ async fn usage_is_counted_once_and_compared<Db: Store>(mut stage: Stage<Db>) {
     };
     let report = |sequence, usage| pb::RecordUsageRequest { source: "coupons/0".into(), sequence, usage };
     // Before the new version is tried: no part of the comparison.
-    client.record_usage(report(1, vec![usage(1, 1_000, 900, 5)])).await.expect("it is known");
+    let before_ms = published.updated_ms;
+    client.record_usage(report(1, vec![usage(before_ms, 1, 1_000, 900, 5)])).await.expect("it is known");
     let request =
         pb::SetRulesRequest { template_id, rules: Some(rules(600, START_MS)), change: change(published.revision) };
     let second = client.set_rules(request).await.expect("published").into_inner().template.expect("a template");
-    start_gray(client, &second).await;
+    let tried_ms = start_gray(client, &second).await.updated_ms;
     for (sequence, counted) in [(2, true), (2, false), (1, false), (7, true)] {
-        let request = report(sequence, vec![usage(2, 10, 3, 1_800), usage(1, 200, 30, 15_000)]);
+        let request = report(sequence, vec![usage(tried_ms, 2, 10, 3, 1_800), usage(tried_ms, 1, 200, 30, 15_000)]);
         let answer = client.record_usage(request).await.expect("it is known").into_inner();
         assert_eq!(answer.counted, counted, "{sequence}");
     }
-    assert_eq!(code(client.record_usage(report(8, vec![usage(1, 1, 0, 0), usage(3, 1, 0, 0)])).await), Code::NotFound);
+    let unknown = vec![usage(tried_ms, 1, 1, 0, 0), usage(tried_ms, 3, 1, 0, 0)];
+    assert_eq!(code(client.record_usage(report(8, unknown)).await), Code::NotFound);
+    assert_eq!(code(client.record_usage(report(8, vec![usage(0, 1, 1, 0, 0)])).await), Code::Invalid);
     // What a refused report has said is not counted, and its number is free.
-    assert!(client.record_usage(report(8, vec![usage(1, 0, 0, -500)])).await.expect("known").into_inner().counted);
-    promote(client, template_id, 2).await;
-    client.record_usage(report(9, vec![usage(2, 500, 400, 7)])).await.expect("it is known");
+    let back = pb::Usage { refunded: 2, ..usage(tried_ms, 1, 0, 0, -500) };
+    assert!(client.record_usage(report(8, vec![back])).await.expect("known").into_inner().counted);
+    // Claimed before, and used now: no part of it either.
+    client.record_usage(report(9, vec![usage(before_ms, 1, 0, 100, 9)])).await.expect("it is known");
+    let (second, _) = promote(client, template_id, 2).await;
+    client.record_usage(report(10, vec![usage(second.updated_ms, 2, 500, 400, 7)])).await.expect("it is known");
+    // Claimed while it was tried, and used later.
+    client.record_usage(report(11, vec![usage(tried_ms, 2, 0, 1, 100)])).await.expect("it is known");
     let request = pb::CompareUsageRequest { template_id, version: 2 };
     let found = client.compare_usage(request).await.expect("it exists").into_inner();
-    let totals = |claimed, used, discount_cents, use_basis_points| {
+    let totals = |claimed, used, refunded, discount_cents, use_basis_points| {
         let order_cents = 10 * discount_cents;
-        Some(pb::UsageTotals { claimed, used, refunded: 0, discount_cents, order_cents, use_basis_points })
+        Some(pb::UsageTotals { claimed, used, refunded, discount_cents, order_cents, use_basis_points })
     };
-    assert_eq!(found.gray, totals(20, 6, 3_600, 3_000));
-    assert_eq!(found.rest, totals(400, 60, 29_500, 1_500));
+    assert_eq!(found.gray, totals(20, 7, 0, 3_700, 3_500));
+    assert_eq!(found.rest, totals(400, 60, 2, 29_500, 1_450));
 }
 
 async fn every_error_has_its_code<Db: Store>(mut stage: Stage<Db>) {

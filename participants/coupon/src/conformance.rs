@@ -127,7 +127,13 @@ pub(crate) fn redeem<Db: Batches + Redemptions + Database>() -> Suite<Db, Tcc, p
 }
 
 pub(crate) fn give_back<Db: Batches + Redemptions + Database>() -> Suite<Db, Saga, pb::GiveBack> {
-    let give_back = |coupon_id, order_id| pb::GiveBack { coupon_id, order_id, discount_cents: 500, shop_id: 9 };
+    let give_back = |coupon_id, order_id| pb::GiveBack {
+        coupon_id,
+        order_id,
+        discount_cents: 500,
+        shop_id: 9,
+        amount_cents: 2_000,
+    };
     suite(GIVE_BACK).granting([give_back(id(3, 8), 103), give_back(id(4, 8), 104)]).refusing([
         give_back(id(3, 8), 103),
         give_back(id(4, 8), 103),

@@ -231,7 +231,7 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
         let mut slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
         let mut events = Vec::new();
         let mut give_back = |op: &Op<pb::GiveBack>| {
-            let pb::GiveBack { coupon_id, shop_id, order_id, discount_cents } = op.request;
+            let pb::GiveBack { coupon_id, shop_id, order_id, discount_cents, .. } = op.request;
             let order = Some(Order { shop_id, order_id, discount_cents });
             let used = |coupon: &Coupon| coupon.status == Status::Used && coupon.order == order;
             let Some(coupon) = slice.get(coupon_id).map(|found| found.0).filter(used) else {
@@ -259,7 +259,7 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
         let mut slice = Slice::load::<Db>(db_tx, self.slots.map(), ids).await?;
         let mut events = Vec::new();
         let mut take = |op: &Op<pb::GiveBack>| {
-            let pb::GiveBack { coupon_id, shop_id, order_id, discount_cents } = op.request;
+            let pb::GiveBack { coupon_id, shop_id, order_id, discount_cents, .. } = op.request;
             match slice.get(coupon_id).map(|(coupon, _)| (coupon.status, *coupon)) {
                 Some((Status::Issued | Status::Expired, coupon)) => {
                     slice.advance(coupon_id, Status::Used, Some(Order { shop_id, order_id, discount_cents }));

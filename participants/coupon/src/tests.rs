@@ -57,7 +57,7 @@ fn redeem(coupon_id: i64, user_id: i64, order_id: i64, amount_cents: i64) -> pb:
 
 /// Of user 7's coupon 1, by this order.
 fn give_back(order_id: i64) -> Vec<Op<pb::GiveBack>> {
-    slice([pb::GiveBack { coupon_id: id(1, 7), order_id, discount_cents: 500, shop_id: 9 }])
+    slice([pb::GiveBack { coupon_id: id(1, 7), order_id, discount_cents: 500, shop_id: 9, amount_cents: 2_000 }])
 }
 
 /// Pending, issued, locked, used and expired; the rest of the audit has to hold.

@@ -22,17 +22,17 @@ pub(crate) fn issued(claim: &pb::Claim) -> Event {
 
 /// A coupon was issued by an operator.
 pub(crate) fn issued_by(claim: &pb::Claim, by: By<'_>) -> Event {
-    let &pb::Claim { coupon_id, template_id, user_id, version: template_version, .. } = claim;
+    let &pb::Claim { coupon_id, template_id, user_id, version: template_version, claimed_ms, .. } = claim;
     let (operator, reason) = (by.operator.to_owned(), by.reason.to_owned());
     Event::new(
         user_id,
-        Payload::CouponIssued(CouponIssued { coupon_id, template_id, template_version, operator, reason }),
+        Payload::CouponIssued(CouponIssued { coupon_id, template_id, template_version, operator, reason, claimed_ms }),
     )
 }
 
 /// An order has used a coupon.
 pub(crate) fn used(coupon: &Coupon, redeem: &pb::Redeem) -> Event {
-    let &Coupon { coupon_id, user_id, template_id, version: template_version, .. } = coupon;
+    let &Coupon { coupon_id, user_id, template_id, version: template_version, claimed_ms, .. } = coupon;
     let &pb::Redeem { order_id, discount_cents, amount_cents, shop_id, .. } = redeem;
     let operator = redeem.operator.clone();
     let used = CouponUsed {
@@ -44,14 +44,15 @@ pub(crate) fn used(coupon: &Coupon, redeem: &pb::Redeem) -> Event {
         template_id,
         template_version,
         amount_cents,
+        claimed_ms,
     };
     Event::new(user_id, Payload::CouponUsed(used))
 }
 
 /// An order has a coupon again, since its refund came to nothing.
 pub(crate) fn used_again(coupon: &Coupon, back: &pb::GiveBack) -> Event {
-    let &Coupon { coupon_id, user_id, template_id, version: template_version, .. } = coupon;
-    let &pb::GiveBack { order_id, discount_cents, shop_id, .. } = back;
+    let &Coupon { coupon_id, user_id, template_id, version: template_version, claimed_ms, .. } = coupon;
+    let &pb::GiveBack { order_id, discount_cents, shop_id, amount_cents, .. } = back;
     let used = CouponUsed {
         coupon_id,
         order_id,
@@ -59,16 +60,27 @@ pub(crate) fn used_again(coupon: &Coupon, back: &pb::GiveBack) -> Event {
         shop_id,
         template_id,
         template_version,
-        ..CouponUsed::default()
+        amount_cents,
+        claimed_ms,
+        operator: String::new(),
     };
     Event::new(user_id, Payload::CouponUsed(used))
 }
 
 /// A refund has given a coupon back.
 pub(crate) fn given_back(coupon: &Coupon, back: &pb::GiveBack) -> Event {
-    let &Coupon { coupon_id, user_id, template_id, version: template_version, .. } = coupon;
-    let &pb::GiveBack { order_id, discount_cents, shop_id, .. } = back;
-    let back = CouponGivenBack { coupon_id, order_id, template_id, template_version, discount_cents, shop_id };
+    let &Coupon { coupon_id, user_id, template_id, version: template_version, claimed_ms, .. } = coupon;
+    let &pb::GiveBack { order_id, discount_cents, shop_id, amount_cents, .. } = back;
+    let back = CouponGivenBack {
+        coupon_id,
+        order_id,
+        template_id,
+        template_version,
+        discount_cents,
+        shop_id,
+        amount_cents,
+        claimed_ms,
+    };
     Event::new(user_id, Payload::CouponGivenBack(back))
 }
 

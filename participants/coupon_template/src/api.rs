@@ -3,6 +3,7 @@
 
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplates;
+use tercet_rules::limits::TIME_MS_MAX;
 use tercet_rules::{Audience, Code, Fault, Invalid, Limit, Rules, text};
 use tonic::{Request, Response, Status};
 
@@ -221,7 +222,10 @@ fn usage(usage: &[pb::Usage]) -> Result<(), Invalid> {
         return Err(Invalid::new("usage", Limit::Entries(1, USAGE_MAX)));
     }
     let mut keys = std::collections::BTreeSet::new();
-    let twice = usage.iter().position(|one| !keys.insert((one.template_id, one.version)));
+    if let Some(at) = usage.iter().position(|one| !(1..=TIME_MS_MAX).contains(&one.claimed_ms)) {
+        return Err(Invalid::new(&format!("usage[{at}].claimed_ms"), Limit::Between(1, TIME_MS_MAX)));
+    }
+    let twice = usage.iter().position(|one| !keys.insert((one.template_id, one.version, one.claimed_ms)));
     let named = |at| Invalid::new(&format!("usage[{at}]"), Limit::Unique);
     twice.map_or(Ok(()), |at| Err(named(at)))
 }

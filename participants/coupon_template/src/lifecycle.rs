@@ -90,6 +90,11 @@ impl Standing {
     /// Of a template with its first version.
     pub const FIRST: Self = Self { status: Status::Draft, live: 0, candidate: 1, newest: 1, previous: 0 };
 
+    /// The version that is tried.
+    pub fn tried(self) -> Option<u32> {
+        (self.status == Status::Gray).then_some(self.candidate)
+    }
+
     /// Where the action leads; the same when it was done already, which only [`Action::Promote`] and
     /// [`Action::RollBack`] can tell.
     ///

@@ -13,7 +13,7 @@ mod statements;
 
 use statements::{
     CHANGES, CHANGES_OF_OPERATOR, CHANGES_OF_TEMPLATE, COMPARE, CREATE, LIST_ALL, LOG, MADE_BY, NOTE_PUBLISHED,
-    REPLACE, TAKE_REPORT, TEMPLATE, VERSION,
+    NOTE_TRIED, NOTE_UNTRIED, REPLACE, TAKE_REPORT, TEMPLATE, VERSION,
 };
 
 /// How a template is made: what makes the same request again recognisable.
@@ -107,6 +107,15 @@ pub trait Store: EventStore {
         at_ms: i64,
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
 
+    /// Notes that this version is tried from now on, or no more.
+    fn note_tried(
+        db_tx: &mut DbTx<Self>,
+        template_id: i64,
+        version: u32,
+        is_tried: bool,
+        at_ms: i64,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
     /// Writes a row of the business log.
     fn log(db_tx: &mut DbTx<Self>, entry: &Entry) -> impl Future<Output = sqlx::Result<()>> + Send;
 
@@ -150,10 +159,10 @@ pub trait Store: EventStore {
         usage: &[pb::Usage],
     ) -> impl Future<Output = sqlx::Result<Option<(i64, i64)>>> + Send;
 
-    /// Adds these up, under the version that each template is trying now.
+    /// Adds these up, under the version that its template was trying when each was claimed.
     fn count(db_tx: &mut DbTx<Self>, usage: &[pb::Usage]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// While this version was tried: its own usage, and that of all others.
+    /// Of what was claimed while this version was tried: its own usage, and that of all others.
     fn compare(
         db_tx: &mut DbTx<Self>,
         template_id: i64,
@@ -254,6 +263,17 @@ macro_rules! store {
             ) -> sqlx::Result<()> {
                 let query = sqlx::query(NOTE_PUBLISHED).bind(at_ms).bind(template_id).bind(i64::from(version));
                 query.execute(db_tx).await.map(drop)
+            }
+
+            async fn note_tried(
+                db_tx: &mut DbTx<Self>,
+                template_id: i64,
+                version: u32,
+                is_tried: bool,
+                at_ms: i64,
+            ) -> sqlx::Result<()> {
+                let query = sqlx::query(if is_tried { NOTE_TRIED } else { NOTE_UNTRIED });
+                query.bind(at_ms).bind(template_id).bind(i64::from(version)).execute(db_tx).await.map(drop)
             }
 
             async fn log(db_tx: &mut DbTx<Self>, entry: &Entry) -> sqlx::Result<()> {
@@ -403,7 +423,7 @@ fn logged(row: LogRow) -> pb::LoggedChange {
 }
 
 fn usage_totals((claimed, used, refunded, discount_cents, order_cents): (i64, i64, i64, i64, i64)) -> pb::UsageTotals {
-    let part = i128::from(used.max(0)) * 10_000 / i128::from(claimed.max(1));
+    let part = i128::from((used - refunded).max(0)) * 10_000 / i128::from(claimed.max(1));
     let use_basis_points = if claimed > 0 { u32::try_from(part).unwrap_or(u32::MAX) } else { 0 };
     pb::UsageTotals { claimed, used, refunded, discount_cents, order_cents, use_basis_points }
 }
@@ -411,7 +431,8 @@ fn usage_totals((claimed, used, refunded, discount_cents, order_cents): (i64, i6
 /// Sorted by key, so that two transactions lock in the same order.
 fn usage_text(usage: &[pb::Usage]) -> String {
     let row = |one: &pb::Usage| {
-        (one.template_id, one.version, one.claimed, one.used, one.refunded, one.discount_cents, one.order_cents)
+        let &pb::Usage { template_id, version, claimed_ms, claimed, used, refunded, .. } = one;
+        (template_id, version, claimed_ms, claimed, used, refunded, one.discount_cents, one.order_cents)
     };
     let mut rows: Vec<_> = usage.iter().map(row).collect();
     rows.sort_unstable();

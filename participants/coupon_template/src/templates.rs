@@ -170,6 +170,7 @@ impl<Db: Store> Templates<Db> {
         if standing.status != Status::Gray {
             after.audience = None;
         }
+        self.note_tried(&mut db_tx, &before, &after).await?;
         let shown = if standing.live > 0 { standing.live } else { standing.candidate };
         if let Some(version) = Db::version(&mut db_tx, template_id, shown).await? {
             after.claim = version.rules.claim();
@@ -301,13 +302,27 @@ impl<Db: Store> Templates<Db> {
         Ok(true)
     }
 
-    /// While this version was tried: its own usage, and that of all others.
+    /// Of what was claimed while this version was tried: its own usage, and that of all others.
     ///
     /// # Errors
     /// [`Code::NotFound`].
     pub async fn compare_usage(&self, template_id: i64, version: u32) -> Result<[pb::UsageTotals; 2]> {
         self.version(template_id, version).await?;
         Ok(Db::compare(&mut *self.pool.acquire().await?, template_id, version).await?)
+    }
+
+    /// Writes down when a version began to be tried, and when that ended.
+    async fn note_tried(&self, db_tx: &mut DbTx<Db>, before: &Template, after: &Template) -> sqlx::Result<()> {
+        let (was, now) = (before.standing.tried(), after.standing.tried());
+        if was == now {
+            return Ok(());
+        }
+        for (version, is_tried) in [(was, false), (now, true)] {
+            if let Some(version) = version {
+                Db::note_tried(db_tx, after.template_id, version, is_tried, after.updated_ms).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes down who did it: here, and for the platform's business log.

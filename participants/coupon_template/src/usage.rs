@@ -1,5 +1,5 @@
 //! What is done with coupons, as their events tell it: counted by the version that each was claimed under, beside the
-//! version that its template is trying meanwhile, so that the two can be compared.
+//! version that its template was trying when it was claimed, so that the two can be compared.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -30,7 +30,8 @@ impl<Db> Default for Counting<Db> {
 fn of(event: &pb::Event) -> Option<Usage> {
     let usage = match event.payload.as_ref()? {
         Payload::CouponIssued(issued) => {
-            Usage { template_id: issued.template_id, version: issued.template_version, claimed: 1, ..Usage::default() }
+            let pb::CouponIssued { template_id, template_version: version, claimed_ms, .. } = *issued;
+            Usage { template_id, version, claimed_ms, claimed: 1, ..Usage::default() }
         }
         Payload::CouponUsed(used) => Usage {
             template_id: used.template_id,
@@ -38,6 +39,7 @@ fn of(event: &pb::Event) -> Option<Usage> {
             used: 1,
             discount_cents: used.discount_cents,
             order_cents: used.amount_cents,
+            claimed_ms: used.claimed_ms,
             ..Usage::default()
         },
         Payload::CouponGivenBack(back) => Usage {
@@ -45,6 +47,8 @@ fn of(event: &pb::Event) -> Option<Usage> {
             version: back.template_version,
             refunded: 1,
             discount_cents: -back.discount_cents,
+            order_cents: -back.amount_cents,
+            claimed_ms: back.claimed_ms,
             ..Usage::default()
         },
         Payload::CouponExpired(_)
@@ -64,10 +68,10 @@ impl<Db: Store> Consumer for Counting<Db> {
     const GROUP: Group = GROUP;
 
     async fn consume(&self, db_tx: &mut DbTx<Db>, events: &[pb::Event]) -> Result<(), Trouble> {
-        let mut sums: BTreeMap<(i64, u32), Usage> = BTreeMap::new();
+        let mut sums: BTreeMap<(i64, u32, i64), Usage> = BTreeMap::new();
         for usage in events.iter().filter_map(of) {
-            let (template_id, version) = (usage.template_id, usage.version);
-            let sum = sums.entry((template_id, version)).or_default();
+            let Usage { template_id, version, claimed_ms, .. } = usage;
+            let sum = sums.entry((template_id, version, claimed_ms)).or_default();
             *sum = Usage {
                 template_id,
                 version,
@@ -76,6 +80,7 @@ impl<Db: Store> Consumer for Counting<Db> {
                 refunded: sum.refunded + usage.refunded,
                 discount_cents: sum.discount_cents + usage.discount_cents,
                 order_cents: sum.order_cents + usage.order_cents,
+                claimed_ms,
             };
         }
         if !sums.is_empty() {

@@ -74,13 +74,13 @@ pub fn checkout(order: &Place) -> anyhow::Result<Plan<Tcc>> {
 /// # Errors
 /// None for plain numbers: the plan is within every limit.
 pub fn refund(order: &Place) -> anyhow::Result<Plan<Saga>> {
-    let &Place { order_id, item, count, coupon_id, discount_cents, .. } = order;
+    let &Place { order_id, item, count, coupon_id, amount_cents, discount_cents, .. } = order;
     let order_key = format!("order/{order_id}");
     let mut plan = plan::saga();
     plan.branch(tercet_order::REFUND.with(&Refund { order_id, ..Refund::default() })?.business_key(&order_key));
     plan.branch(tercet_stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
     if coupon_id != 0 {
-        let give_back = GiveBack { coupon_id, order_id, discount_cents, ..GiveBack::default() };
+        let give_back = GiveBack { coupon_id, order_id, discount_cents, shop_id: 0, amount_cents };
         plan.branch(tercet_coupon::GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));
     }
     let settle = SettleRefund { order_id, ..SettleRefund::default() };

@@ -21,12 +21,15 @@ CREATE TABLE IF NOT EXISTS template (
   KEY template_listed (status, start_time, end_time)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
--- The rules of each version. One that users have had is never changed: their coupons refer to it.
+-- The rules of each version. One that users have had is never changed: their coupons refer to it. Each is tried at most
+-- once, from tried_ms to before untried_ms.
 CREATE TABLE IF NOT EXISTS template_version (
   template_id BIGINT NOT NULL,
   version BIGINT NOT NULL CHECK (version >= 1),
   rules MEDIUMTEXT NOT NULL,
   published_ms BIGINT,
+  tried_ms BIGINT,
+  untried_ms BIGINT,
   PRIMARY KEY (template_id, version)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
@@ -46,7 +49,8 @@ CREATE TABLE IF NOT EXISTS template_change (
   KEY template_change_of_operator (operator)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
--- What was done with coupons of a version while another version (or the same) was tried; tried is 0 when none was.
+-- What was done with coupons of a version that were claimed while another version (or the same) was tried; tried is 0
+-- when none was.
 CREATE TABLE IF NOT EXISTS template_usage (
   template_id BIGINT NOT NULL,
   tried BIGINT NOT NULL,

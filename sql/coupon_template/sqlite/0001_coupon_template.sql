@@ -21,12 +21,15 @@ CREATE TABLE template (
 ) STRICT;
 CREATE INDEX template_listed ON template (status, start_time, end_time);
 
--- The rules of each version. One that users have had is never changed: their coupons refer to it.
+-- The rules of each version. One that users have had is never changed: their coupons refer to it. Each is tried at most
+-- once, from tried_ms to before untried_ms.
 CREATE TABLE template_version (
   template_id INTEGER NOT NULL,
   version INTEGER NOT NULL CHECK (version >= 1),
   rules TEXT NOT NULL,
   published_ms INTEGER,
+  tried_ms INTEGER,
+  untried_ms INTEGER,
   PRIMARY KEY (template_id, version)
 ) STRICT, WITHOUT ROWID;
 
@@ -46,7 +49,8 @@ CREATE TABLE template_change (
 CREATE INDEX template_change_of_template ON template_change (template_id);
 CREATE INDEX template_change_of_operator ON template_change (operator);
 
--- What was done with coupons of a version while another version (or the same) was tried; tried is 0 when none was.
+-- What was done with coupons of a version that were claimed while another version (or the same) was tried; tried is 0
+-- when none was.
 CREATE TABLE template_usage (
   template_id INTEGER NOT NULL,
   tried INTEGER NOT NULL,

@@ -146,8 +146,9 @@ fn plan(row: &Row, request: &pb::RefundRequest) -> anyhow::Result<Plan<Saga>> {
     for (item, count) in fields::units(&kept.lines) {
         plan.branch(stock::RESTOCK.with(&Restock { item, count })?.business_key(&order_key));
     }
+    let amount_cents = kept.combination.as_ref().map_or(0, |combination| combination.amount_cents);
     for &pb::Deduction { coupon_id, discount_cents } in deductions(&kept) {
-        let give_back = pb::GiveBack { coupon_id, order_id, discount_cents, shop_id };
+        let give_back = pb::GiveBack { coupon_id, order_id, discount_cents, shop_id, amount_cents };
         plan.branch(GIVE_BACK.with(&give_back)?.business_key(format!("coupon/{coupon_id}")));
     }
     // Whoever pays is told that it is too late from here on.

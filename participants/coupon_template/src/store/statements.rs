@@ -27,7 +27,8 @@ macro_rules! list_status {
     };
 }
 
-/// What the dialects say differently.
+/// What the dialects say differently. A coupon of the version that is tried itself is counted for it though its clock
+/// was behind, since nobody could claim that before.
 pub(super) struct Words {
     pub(super) now_ms: &'static str,
     pub(super) list_status: &'static str,
@@ -52,9 +53,13 @@ pub(super) const SQLITE: Words = Words {
         WHERE t.template_id IS NULL LIMIT 1",
     count: "-- template_count
         INSERT INTO template_usage(template_id, tried, version, claimed, used, refunded, discount_cents, order_cents)
-        SELECT t.template_id, CASE WHEN t.status = 2 THEN t.candidate ELSE 0 END, j.value->>1, j.value->>2,
-            j.value->>3, j.value->>4, j.value->>5, j.value->>6
-        FROM json_each(?) AS j JOIN template AS t ON t.template_id = j.value->>0 WHERE true
+        SELECT j.value->>0 AS template_id, COALESCE((
+                SELECT MAX(v.version) FROM template_version AS v
+                WHERE v.template_id = j.value->>0
+                    AND (v.tried_ms <= j.value->>2 OR (v.tried_ms > 0 AND v.version = j.value->>1))
+                    AND (v.untried_ms IS NULL OR v.untried_ms > j.value->>2)), 0) AS tried, j.value->>1 AS version,
+            SUM(j.value->>3), SUM(j.value->>4), SUM(j.value->>5), SUM(j.value->>6), SUM(j.value->>7)
+        FROM json_each(?) AS j JOIN template AS t ON t.template_id = j.value->>0 WHERE true GROUP BY 1, 2, 3
         ON CONFLICT(template_id, tried, version) DO UPDATE SET claimed = claimed + excluded.claimed,
             used = used + excluded.used, refunded = refunded + excluded.refunded,
             discount_cents = discount_cents + excluded.discount_cents,
@@ -77,12 +82,17 @@ pub(super) const MYSQL: Words = Words {
         WHERE t.template_id IS NULL LIMIT 1",
     count: "-- template_count
         INSERT INTO template_usage(template_id, tried, version, claimed, used, refunded, discount_cents, order_cents)
-        SELECT t.template_id, IF(t.status = 2, t.candidate, 0), j.version, j.claimed, j.used, j.refunded, j.discount,
-            j.ordered
+        SELECT j.template_id, COALESCE((
+                SELECT MAX(v.version) FROM template_version AS v FORCE INDEX (PRIMARY)
+                WHERE v.template_id = j.template_id
+                    AND (v.tried_ms <= j.claimed_ms OR (v.tried_ms > 0 AND v.version = j.version))
+                    AND (v.untried_ms IS NULL OR v.untried_ms > j.claimed_ms)), 0) AS tried, j.version,
+            SUM(j.claimed), SUM(j.used), SUM(j.refunded), SUM(j.discount), SUM(j.ordered)
         FROM JSON_TABLE(?, '$[*]' COLUMNS (template_id BIGINT PATH '$[0]', version BIGINT PATH '$[1]',
-            claimed BIGINT PATH '$[2]', used BIGINT PATH '$[3]', refunded BIGINT PATH '$[4]',
-            discount BIGINT PATH '$[5]', ordered BIGINT PATH '$[6]')) AS j
+            claimed_ms BIGINT PATH '$[2]', claimed BIGINT PATH '$[3]', used BIGINT PATH '$[4]',
+            refunded BIGINT PATH '$[5]', discount BIGINT PATH '$[6]', ordered BIGINT PATH '$[7]')) AS j
         STRAIGHT_JOIN template AS t FORCE INDEX (PRIMARY) ON t.template_id = j.template_id
+        GROUP BY j.template_id, tried, j.version
         ON DUPLICATE KEY UPDATE claimed = template_usage.claimed + VALUES(claimed),
             used = template_usage.used + VALUES(used), refunded = template_usage.refunded + VALUES(refunded),
             discount_cents = template_usage.discount_cents + VALUES(discount_cents),
@@ -105,6 +115,10 @@ pub(super) const VERSION: &str = "-- template_version
     SELECT rules, published_ms FROM template_version WHERE template_id = ? AND version = ?";
 pub(super) const NOTE_PUBLISHED: &str = "-- template_note_published
     UPDATE template_version SET published_ms = ? WHERE template_id = ? AND version = ? AND published_ms IS NULL";
+pub(super) const NOTE_TRIED: &str = "-- template_note_tried
+    UPDATE template_version SET tried_ms = ? WHERE template_id = ? AND version = ? AND tried_ms IS NULL";
+pub(super) const NOTE_UNTRIED: &str = "-- template_note_untried
+    UPDATE template_version SET untried_ms = ? WHERE template_id = ? AND version = ? AND untried_ms IS NULL";
 pub(super) const LOG: &str = "-- template_log
     INSERT INTO template_change(template_id, revision, at_ms, operator, action, reason, state_before, state_after)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)";

@@ -191,11 +191,11 @@ records! {
         next: Option<Id>,
     }
 
-    /// How a version does beside what everyone else has.
+    /// How a version does beside what everyone else has: of coupons that were claimed while it was tried.
     Usage {
         /// Those who tried it.
         gray: UsageTotals,
-        /// What all others did meanwhile.
+        /// Those who got something else meanwhile.
         rest: UsageTotals,
     }
 
@@ -211,7 +211,7 @@ records! {
         discount_cents: i64,
         /// What their orders cost before, less those given back.
         order_cents: i64,
-        /// Used of claimed, in 10,000.
+        /// Used and not given back of claimed, in 10,000.
         use_basis_points: u32,
     }
 

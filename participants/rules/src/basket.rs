@@ -12,8 +12,11 @@
 //! largest coupon first, no branch whose coupons could not bring more than the best so far. It ends after
 //! [`SETS_MAX`] sets, so then, and only then, a better set may be missed. Of sets that bring the same, one without a
 //! coupon that brings nothing is taken.
+//!
+//! Of more than [`COMBINED_MAX`] coupons those are looked at together that bring the most alone: first of each group of
+//! stacking as many as it allows, and the best one that stands alone, so that nothing is missed while no line runs out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::limits::{COMBINED_MAX, SETS_MAX};
 use crate::money::Cents;
@@ -79,9 +82,9 @@ impl Set {
 }
 
 impl<'a> Basket<'a> {
-    /// At most [`COMBINED_MAX`] coupons; those after them are left out.
-    pub fn new(order: &Order, mut candidates: Vec<Candidate<'a>>) -> Self {
-        candidates.truncate(COMBINED_MAX);
+    /// Of more than [`COMBINED_MAX`] coupons the most promising, in their order; of those that bring the same the first.
+    pub fn new(order: &Order, candidates: Vec<Candidate<'a>>) -> Self {
+        let candidates = promising(candidates);
         let breadth = |at: &usize| match candidates[*at].rules.scope() {
             Scope::Products(_) => 0,
             Scope::Categories(_) => 1,
@@ -110,6 +113,13 @@ impl<'a> Basket<'a> {
     pub fn agree(&self, set: Set) -> bool {
         let stacking: Vec<&Stacking> = self.of(set).map(|(_, own)| own.rules.stacking()).collect();
         Stacking::agree(&stacking)
+    }
+
+    /// Whether one more coupon may be used beside these.
+    pub fn has_room(&self, set: Set, rules: &Rules) -> bool {
+        let mut stacking: Vec<&Stacking> = self.of(set).map(|(_, own)| own.rules.stacking()).collect();
+        stacking.push(rules.stacking());
+        stacking.len() <= COMBINED_MAX && Stacking::agree(&stacking)
     }
 
     /// What each of these takes off beside the others, by its place.
@@ -191,6 +201,32 @@ impl<'a> Basket<'a> {
     fn total(&self, set: Set) -> Cents {
         self.deductions(set).into_iter().map(|(_, off)| off).sum()
     }
+}
+
+/// See [above](self): as many as a basket holds.
+fn promising(candidates: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
+    if candidates.len() <= COMBINED_MAX {
+        return candidates;
+    }
+    let mut by_size: Vec<usize> = (0..candidates.len()).collect();
+    by_size.sort_by_key(|at| std::cmp::Reverse(candidates[*at].off));
+    // By group and number: how many that allow so many of it, this one included, bring no less.
+    let mut before: BTreeMap<(&str, u32), u32> = BTreeMap::new();
+    let mut alone = 0;
+    let mut is_first = |at: &usize| match candidates[*at].rules.stacking() {
+        Stacking::Alone => {
+            alone += 1;
+            alone == 1
+        }
+        Stacking::Together(group) => (1..=group.most()).fold(false, |found, count| {
+            let so_far = before.entry((group.name(), count)).or_default();
+            *so_far += 1;
+            found || *so_far <= count
+        }),
+    };
+    let (first, rest): (Vec<usize>, Vec<usize>) = by_size.into_iter().partition(&mut is_first);
+    let kept: BTreeSet<usize> = first.into_iter().chain(rest).take(COMBINED_MAX).collect();
+    kept.into_iter().map(|at| candidates[at]).collect()
 }
 
 struct Search<'a> {

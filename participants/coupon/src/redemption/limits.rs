@@ -14,6 +14,8 @@ pub const ANSWER_MAX: Duration = Duration::from_millis(4_500);
 /// Of the calls that a process answers at a time one database of several may have one in so many: one that hangs costs
 /// its own users.
 pub const DATABASE_SHARE: u32 = 2;
+/// Most coupons of a user that are looked at for an order, where none is named: those that end first.
+pub const LOOKED_MAX: usize = 200;
 /// Most coupons of an order.
 pub const COUPONS_MAX: usize = tercet_rules::limits::COMBINED_MAX;
 /// Most different products of an order: each is a branch of its transaction, which has 256 at most.

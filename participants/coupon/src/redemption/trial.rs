@@ -13,7 +13,7 @@ use tercet_rules::{Basket, Candidate, Cents, Code, Fault, Order, Rules, Set};
 use tercet_shards::Slot;
 use tracing::{error, warn};
 
-use super::limits::{ANSWER_MAX, COUPONS_MAX};
+use super::limits::{ANSWER_MAX, LOOKED_MAX};
 use super::{Redemption, fields};
 use crate::redeem::unusable;
 use crate::store::redemptions::Redemptions;
@@ -80,17 +80,21 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         if request.shop_id != 0 {
             fields::of_shop(request.shop_id, &request.lines)?;
         }
-        let tried = self.try_on(&order, user_id, &request.coupon_ids).await?;
+        let mut tried = self.try_on(&order, user_id, &request.coupon_ids).await?;
+        let more = tried.len() > LOOKED_MAX;
+        tried.truncate(LOOKED_MAX);
         let basket = basket(&order, &tried);
         let best = basket.best();
-        let mut at = 0;
+        let taken = |coupon_id: i64| {
+            let at = basket.candidates().iter().position(|own| own.coupon_id == coupon_id);
+            at.is_some_and(|at| best.has(at))
+        };
         let validation = |tried: &Tried| match &tried.verdict {
-            Ok((_, off)) => {
-                let left_out = (!best.has(at)).then(|| {
-                    let stacks = basket.agree(best.with(at));
+            Ok((rules, off)) => {
+                let left_out = (!taken(tried.coupon_id)).then(|| {
+                    let stacks = basket.has_room(best, rules);
                     of_coupon(if stacks { Code::NoGain } else { Code::NotStackable }, tried.coupon_id)
                 });
-                at += 1;
                 pb::Validation {
                     coupon_id: tried.coupon_id,
                     discount_cents: off.get(),
@@ -105,10 +109,11 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             },
         };
         let coupons = tried.iter().map(validation).collect();
-        Ok(pb::ValidateResponse { coupons, best: Some(combination(&order, &basket, best)) })
+        Ok(pb::ValidateResponse { coupons, best: Some(combination(&order, &basket, best)), more })
     }
 
-    /// Each of these, in their order; all that the user could use where none is named.
+    /// Each of these, in their order. Where none is named, those that the user could use and that end first: one more than
+    /// are looked at, if there are.
     ///
     /// # Errors
     /// [`Code::SystemBusy`] where a coupon or its rules can not be read.
@@ -142,7 +147,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         }
         let mut reader = self.shards.reader(slot).await.map_err(database)?;
         let found = if coupon_ids.is_empty() {
-            store::usable::<Db>(&mut reader, map, user_id, COUPONS_MAX).await
+            store::usable::<Db>(&mut reader, map, user_id, LOOKED_MAX + 1).await
         } else {
             store::look::<Db>(&mut reader, map, user_id, &own).await
         };

@@ -80,7 +80,7 @@ records! {
     Trial {
         /// 1 to 500.
         lines: Vec<OrderLine>,
-        /// At most 20; all that could be used, the 20 that end first, when left out.
+        /// At most 20; when left out all that could be used, the 200 that end first where there are more.
         coupon_ids: Option<Vec<Id>>,
     }
 
@@ -90,7 +90,7 @@ records! {
         order_id: Option<Id>,
         /// 1 to 500.
         lines: Vec<OrderLine>,
-        /// At most 20; all that could be used, the 20 that end first, when left out.
+        /// At most 20; when left out all that could be used, the 200 that end first where there are more.
         coupon_ids: Option<Vec<Id>>,
     }
 
@@ -98,8 +98,10 @@ records! {
     Verdict {
         /// Each by itself.
         coupons: Vec<CouponVerdict>,
-        /// The best of them together; left out where none applies.
+        /// The best of them together, at most 20; left out where none applies.
         best: Option<Combination>,
+        /// There are more that could be used, which were not looked at.
+        more: bool,
     }
 
     /// What a coupon takes off an order.
@@ -214,7 +216,7 @@ impl Verdict {
             left_out: why(own.left_out),
         };
         let best = wire.best.filter(|best| !best.deductions.is_empty()).map(Into::into);
-        Self { coupons: wire.coupons.into_iter().map(verdict).collect(), best }
+        Self { coupons: wire.coupons.into_iter().map(verdict).collect(), best, more: wire.more }
     }
 }
 

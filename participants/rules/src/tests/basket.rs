@@ -35,6 +35,27 @@ fn basket<'a>(order: &Order, coupons: &'a [Rules]) -> Basket<'a> {
     Basket::new(order, (1..).zip(coupons).filter_map(candidate).collect())
 }
 
+#[test]
+fn of_more_coupons_than_are_combined_none_is_missed_that_makes_the_best_set() {
+    let order = lines(&[(1, 2, 3, 1_000_000, 1)]);
+    let of = |off, group, most| coupon(off, group, most, everything());
+    let small = |count| (0..count).map(|_| of(100, "a", 2)).collect::<Vec<_>>();
+    // One that comes after twenty others, by what it takes off; and of another group, though all others take off more.
+    for (last, all) in [(of(5_000, "a", 2), 5_100), (of(10, "b", 1), 210), (of(300, "", 0), 300)] {
+        let coupons = [small(40), vec![last]].concat();
+        let basket = basket(&order, &coupons);
+        assert_eq!(basket.candidates().len(), 20);
+        assert!(basket.candidates().iter().map(|own| own.coupon_id).is_sorted());
+        assert_eq!(total(&basket, basket.best()), Cents::new("off", all).expect("it is within its limits"));
+        // Another of the group is one too many beside two.
+        let own = &coupons[39];
+        assert!(!basket.has_room(basket.best(), own), "{all}");
+    }
+    // The first of those that bring the same.
+    let ids: Vec<i64> = basket(&order, &small(30)).candidates().iter().map(|own| own.coupon_id).collect();
+    assert_eq!(ids, (1..=20).collect::<Vec<i64>>());
+}
+
 fn total(basket: &Basket<'_>, set: Set) -> Cents {
     basket.deductions(set).into_iter().map(|(_, off)| off).sum()
 }

@@ -83,8 +83,8 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             let row = of_coupon("coupon expired", *coupon_id, before, after);
             vec![Entry { template_id: Some(*template_id), ..row }]
         }
-        // Where a person of a shop says so.
-        Payload::OrderPaid(paid) if !paid.operator.is_empty() => vec![of_payment(common, paid)],
+        // Where a person of a shop says so, or nothing was due to it.
+        Payload::OrderPaid(paid) if paid.shop_id > 0 => vec![of_payment(common, paid)],
         Payload::OrderRefunded(refunded) => {
             let pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason, shop_id } =
                 refunded;
@@ -122,7 +122,7 @@ fn of_payment(common: Entry, payment: &pb::OrderPaid) -> Entry {
     let pb::OrderPaid { order_id, paid_cents, shop_id, operator, payment_id } = payment;
     let row = about((*shop_id, *order_id), Entry { action: "order paid".into(), ..common });
     Entry {
-        operator: Some(operator.clone()),
+        operator: (!operator.is_empty()).then(|| operator.clone()),
         before: text(json!({"status": paid(false)})),
         after: text(json!({"status": paid(true), "paid_cents": paid_cents, "payment_id": payment_id})),
         ..row
@@ -225,6 +225,9 @@ mod tests {
             (row.shop_id, row.after.as_str()),
             (Some(9), r#"{"paid_cents":100,"payment_id":"p1","status":"paid"}"#)
         );
+        let free = pb::OrderPaid { order_id: 3, shop_id: 9, ..pb::OrderPaid::default() };
+        let rows = entries(&event(Payload::OrderPaid(free)));
+        assert!(rows.len() == 1 && rows[0].operator.is_none(), "where nothing was due nobody does: {rows:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! An order of several things with any number of coupons.
 //!
 //! It keeps its lines as they were bought, with what they cost, and the coupons that it uses. The units are the stock
-//! service's.
+//! service's. One that its coupons pay for, or that costs nothing, is paid when it is placed: nobody has to say so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ use tercet_proto::order::v1 as pb;
 use tercet_rules::Code;
 
 use crate::limits::{COUPONS_MAX, LINES_MAX, PAY_WITHIN_S_MAX};
-use crate::store::{BasketCoupon, BasketLine, Key, Order, Status, Store};
+use crate::store::{BasketCoupon, BasketLine, Key, Move, Order, Status, Store};
 use crate::{Moved, end};
 
 /// What a basket has where an order of one thing says which.
@@ -87,6 +87,17 @@ fn placed(op: &Op<pb::PlaceBasket>) -> Event {
     Event::new(user_id, Payload::OrderPlaced(placed)).by(op)
 }
 
+/// Whether nothing is left to be paid.
+const fn is_free(request: &pb::PlaceBasket) -> bool {
+    request.amount_cents == request.discount_cents
+}
+
+fn paid(op: &Op<pb::PlaceBasket>) -> Event {
+    let pb::PlaceBasket { shop_id, order_id, user_id, .. } = op.request;
+    let paid = events::OrderPaid { order_id, shop_id, ..events::OrderPaid::default() };
+    Event::new(user_id, Payload::OrderPaid(paid)).by(op)
+}
+
 const fn key(request: &pb::PlaceBasket) -> Key {
     Key { shop_id: request.shop_id, order_id: request.order_id }
 }
@@ -148,9 +159,14 @@ impl<Db: Store> SliceParticipant for PlaceBasket<Db> {
     }
 
     async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::PlaceBasket>]) -> sqlx::Result<Vec<Answer>> {
-        let answers = end::<Db>(db_tx, keys(operations), Status::Placed).await?;
-        self.outbox.append::<Db>(db_tx, operations.iter().map(placed)).await?;
-        Ok(answers)
+        let step = |op: &Op<pb::PlaceBasket>| {
+            let to = if is_free(&op.request) { Status::Paid } else { Status::Placed };
+            Move { key: key(&op.request), from: Status::Frozen, to }
+        };
+        Db::advance(db_tx, &operations.iter().map(step).collect::<Vec<_>>()).await?;
+        let told = |op| std::iter::once(placed(op)).chain(is_free(&op.request).then(|| paid(op)));
+        self.outbox.append::<Db>(db_tx, operations.iter().flat_map(told).collect::<Vec<_>>()).await?;
+        Ok(vec![Answer::done(); operations.len()])
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::PlaceBasket>]) -> sqlx::Result<Vec<Answer>> {

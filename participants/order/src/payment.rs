@@ -98,7 +98,8 @@ pub async fn pay<Db: Store>(
         Status::Refunded if order.is_refunding() => return Err(PayError::Refunding(key)),
         Status::Closed | Status::Refunded if order.is_closed() => return Err(PayError::Closed(key)),
         Status::Closed | Status::Refunded => return Err(PayError::Refunded(key)),
-        Status::Paid if order.payment_id.as_deref().unwrap_or_default() != payment_id => {
+        // Where nothing was due there was no payment, and none is another one.
+        Status::Paid if order.due_cents > 0 && order.payment_id.as_deref().unwrap_or_default() != payment_id => {
             return Err(PayError::Otherwise(key));
         }
         Status::Placed | Status::Paid if order.due_cents != paid_cents => {

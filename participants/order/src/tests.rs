@@ -405,6 +405,50 @@ async fn only_for_want_of_payment_a_paid_order_is_kept() {
     assert_refused(&run!(pool, placer.try_, slice([too_long]))[0], "pay_within_s is 1209601: it is at most 1209600");
 }
 
+#[tokio::test]
+async fn what_costs_nothing_is_paid_when_it_is_placed() {
+    let pool = orders().await;
+    let outbox = Outbox::open(std::slice::from_ref(&pool)).await.expect("the schema is sound");
+    let placer = PlaceBasket::<Sqlite>::new(outbox);
+    let mut free = pb::PlaceBasket { pay_within_s: 1, discount_cents: 2_000, ..basket(1, &[5]) };
+    free.coupons[0].discount_cents = 2_000;
+    let dear = pb::PlaceBasket { pay_within_s: 1, ..basket(2, &[6]) };
+    for answers in [
+        run!(pool, placer.try_, slice([free.clone(), dear.clone()])),
+        run!(pool, placer.confirm, slice([free.clone(), dear.clone()])),
+    ] {
+        assert_eq!(answers, [Answer::done(), Answer::done()]);
+    }
+    assert_eq!(statuses(&pool).await, [0, 1, 0, 1, 0]);
+    let closing: Vec<i64> = sqlx::query_scalar("SELECT order_id FROM orders WHERE close_at_ms IS NOT NULL")
+        .fetch_all(&pool)
+        .await
+        .expect("the table is there");
+    assert_eq!(closing, [2], "nobody waits for the money of the other");
+    let rows: Vec<Vec<u8>> = sqlx::query_scalar("SELECT payload FROM tercet_outbox ORDER BY id")
+        .fetch_all(&pool)
+        .await
+        .expect("the table is there");
+    let told = rows.iter().map(|payload| {
+        let event: events::Event = prost::Message::decode(payload.as_slice()).expect("it is one");
+        match event.payload {
+            Some(Payload::OrderPlaced(placed)) => ("placed", placed.order_id, placed.amount_cents),
+            Some(Payload::OrderPaid(paid)) => ("paid", paid.order_id, paid.paid_cents),
+            other => panic!("nobody has told {other:?}"),
+        }
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [("placed", 1, 2_000), ("paid", 1, 0), ("placed", 2, 2_000)]);
+
+    // Whoever says that nothing was paid for it is right, and whoever says another sum is not.
+    let mut db_tx = pool.begin().await.expect("the pool is open");
+    let key = Key { shop_id: 3, order_id: 1 };
+    let nothing = Payment { key, user_id: 7, paid_cents: 0, payment_id: "p", operator: "bob" };
+    let again = pay::<Sqlite>(&mut db_tx, &Outbox::off(), nothing).await.expect("it is paid");
+    assert!(!again.is_new);
+    let much = pay::<Sqlite>(&mut db_tx, &Outbox::off(), Payment { paid_cents: 5, ..nothing }).await;
+    assert_eq!(much.expect_err("nothing is due").to_string(), "order 1 of shop 3 costs 0");
+}
+
 tercet_testing::conformance! {
     place_conforms: conformance::place::<Sqlite>();
     place_basket_conforms: conformance::place_basket::<Sqlite>();

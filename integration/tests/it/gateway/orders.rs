@@ -105,6 +105,7 @@ impl<'a, A: Asks> Market<'a, A> {
 async fn orders_are_paid_or_closed<A: Asks>(asks: &A, keys: &Keys) {
     let mut market = Market::new(asks, keys).await;
     is_paid_once(&mut market).await;
+    is_paid_at_once_when_it_costs_nothing(&mut market).await;
     is_closed_when_nobody_pays(&mut market).await;
     is_paid_or_closed_at_its_last_moment(&mut market).await;
 }
@@ -168,6 +169,33 @@ async fn is_paid_once<A: Asks>(market: &mut Market<'_, A>) {
     let told = asks.ask(market.pay(1, 9_500)).await;
     assert_eq!((told.code(), told.status), ("ORDER_REFUNDED", 409));
     assert_eq!(market.order(1).await["status"], "refunded");
+}
+
+/// The coupon pays for all of it, so nobody waits for money, and it is taken back like any other.
+async fn is_paid_at_once_when_it_costs_nothing<A: Asks>(market: &mut Market<'_, A>) {
+    let (asks, shop) = (market.asks, market.keys.shop("bob"));
+    let coupon = market.coupons.pop().expect("there are enough");
+    let line = json!({ "product_id": "1", "category_id": "2", "shop_id": "9", "price_cents": 400, "quantity": 1 });
+    let body = json!({ "order_id": "4", "lines": [line], "coupon_ids": [coupon], "pay_within_s": 1 });
+    let ask = Ask::new("POST", "/v1/shop/redemptions").by(&shop).consent(&market.keys.consent(42, 9));
+    asks.ask(ask.with("idempotency-key", "4").json(&body)).await.good(200);
+    let order = market.order(4).await;
+    assert_eq!((&order["status"], &order["due_cents"], &order["pay_by_ms"]), (&json!("paid"), &json!(0), &Value::Null));
+    assert_eq!(asks.ask(market.pay(4, 0)).await.good(200), order, "that is right, though nobody has to say it");
+    let entry = market.logged(4, "order paid").await;
+    assert!(entry.get("operator").is_none(), "{entry}");
+    // Longer than the job needs to close one that waits for money.
+    let due = market.place(5, Some(1)).await;
+    until("another one is closed", async || market.order(5).await["status"] == "closed").await;
+    until("its coupon is back", async || market.coupon(&due).await == "available").await;
+    market.coupons.push(due);
+    assert_eq!((&market.order(4).await["status"], market.coupon(&coupon).await), (&json!("paid"), json!("used")));
+    let refund = Ask::new("POST", format!("{}/refund", path(4))).by(&shop);
+    asks.ask(refund.json(&json!({ "reason": "broken" }))).await.good(200);
+    assert_eq!(market.order(4).await["status"], "refunded");
+    until("it is back", async || market.coupon(&coupon).await == "available").await;
+    market.coupons.push(coupon);
+    until("its units are back", async || market.issued().await == 0).await;
 }
 
 /// What was paid before stays.

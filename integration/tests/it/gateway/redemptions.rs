@@ -117,7 +117,7 @@ async fn coupons_are_tried_used_and_given_back_by_whom_they_concern() {
         ("COUPON_TAKEN", "l", json!({ "order_id": "8" })),
         ("ORDER_EXISTS", "m", json!({ "coupon_ids": [second] })),
         ("AMOUNT_CHANGED", "n", json!({ "coupon_ids": [second], "order_id": "8", "discount_cents": 501 })),
-        ("INVALID", "o", json!({ "coupon_ids": [] })),
+        ("INVALID", "o", json!({ "coupon_ids": [first, first] })),
         ("OUT_OF_STOCK", "p", json!({ "coupon_ids": [second], "order_id": "8", "lines": [product("1", 4)] })),
         ("NOT_STOCKED", "q", json!({ "coupon_ids": [second], "order_id": "8", "lines": [product("77", 1)] })),
         ("OTHER_SHOP", "r", json!({ "coupon_ids": [second], "order_id": "8", "lines": lines("10") })),

@@ -36,10 +36,10 @@ pub(super) fn order(lines: &[pb::OrderLine]) -> Result<Order, Invalid> {
     Order::new(lines.iter().enumerate().map(line).collect::<Result<_, _>>()?)
 }
 
-/// `least` to [`COUPONS_MAX`], none twice.
-pub(super) fn coupons(coupon_ids: &[i64], least: usize) -> Result<(), Invalid> {
-    if !(least..=COUPONS_MAX).contains(&coupon_ids.len()) {
-        return Err(Invalid::new("coupon_ids", Limit::Entries(least, COUPONS_MAX)));
+/// At most [`COUPONS_MAX`], none twice.
+pub(super) fn coupons(coupon_ids: &[i64]) -> Result<(), Invalid> {
+    if coupon_ids.len() > COUPONS_MAX {
+        return Err(Invalid::new("coupon_ids", Limit::Entries(0, COUPONS_MAX)));
     }
     let mut seen = HashSet::new();
     for (at, coupon_id) in coupon_ids.iter().enumerate() {
@@ -58,7 +58,7 @@ pub(super) fn redeem(request: &pb::RedeemRequest) -> Result<Order, Fault> {
     id("shop_id", request.shop_id)?;
     id("order_id", request.order_id)?;
     text("operator", &request.operator, OPERATOR_BYTES_MAX)?;
-    coupons(&request.coupon_ids, 1)?;
+    coupons(&request.coupon_ids)?;
     if let Some(seconds) = request.pay_within_s
         && !(1..=PAY_WITHIN_S_MAX).contains(&seconds)
     {

@@ -83,7 +83,11 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
 
     /// What the coupons take off, each of them and all together.
     async fn price(&self, request: &pb::RedeemRequest, order: &tercet_rules::Order) -> Result<pb::Combination, Fault> {
-        let tried = self.try_on(order, request.user_id, &request.coupon_ids).await?;
+        let tried = match &*request.coupon_ids {
+            // An order without any, and not whatever its user has.
+            [] => Vec::new(),
+            named => self.try_on(order, request.user_id, named).await?,
+        };
         if let Some((coupon_id, fault)) =
             tried.iter().find_map(|tried| Some((tried.coupon_id, tried.verdict.as_ref().err()?)))
         {

@@ -75,7 +75,7 @@ pub(super) fn of_coupon(code: Code, coupon_id: i64) -> Fault {
 impl<Db: Redemptions + Dialect> Redemption<Db> {
     pub(super) async fn validate(&self, request: &pb::ValidateRequest) -> Result<pb::ValidateResponse, Fault> {
         let user_id = fields::id("user_id", request.user_id)?;
-        fields::coupons(&request.coupon_ids, 0)?;
+        fields::coupons(&request.coupon_ids)?;
         let order = fields::order(&request.lines)?;
         if request.shop_id != 0 {
             fields::of_shop(request.shop_id, &request.lines)?;

@@ -36,7 +36,7 @@ pub(crate) async fn redeem(call: Call<ShopForUser, Nothing, Redeem>) -> Answer<R
         user_id,
         order_id: wanted.order_id.0,
         lines: wire_lines(&wanted.lines),
-        coupon_ids: numbers(&wanted.coupon_ids),
+        coupon_ids: numbers(&wanted.coupon_ids.unwrap_or_default()),
         discount_cents: wanted.discount_cents,
         shop_id: caller.shop.id,
         operator: caller.shop.name,

@@ -134,14 +134,14 @@ records! {
         discount_cents: i64,
     }
 
-    /// Coupons of a user for an order.
+    /// An order of a user, and his coupons for it.
     Redeem {
         /// The order.
         order_id: Id,
         /// 1 to 500.
         lines: Vec<OrderLine>,
-        /// 1 to 20, none twice.
-        coupon_ids: Vec<Id>,
+        /// At most 20, none twice; an order without coupons when left out.
+        coupon_ids: Option<Vec<Id>>,
         /// What the user was shown: refused when they take off another amount.
         discount_cents: Option<i64>,
         /// Seconds that the order waits to be paid before it is closed, at most 1,209,600; without end when left out.

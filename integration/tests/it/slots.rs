@@ -1,6 +1,7 @@
 //! Slots that move to twice as many databases, and back: whatever is under way, and wherever the mover is killed.
 
 mod epochs;
+mod twenty;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -25,7 +26,7 @@ const TABLES: usize = 4;
 /// More than any test waits for.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Four databases, of which the first two have all slots at first.
+/// Twice as many databases as have all slots at first, who are the first ones: four, or more.
 struct World {
     urls: Vec<String>,
     next: u32,
@@ -34,12 +35,17 @@ struct World {
 impl World {
     /// `None` where there is no server.
     async fn new() -> Option<Self> {
+        Self::of(2).await
+    }
+
+    /// With slots in so many databases at first.
+    async fn of(databases: usize) -> Option<Self> {
         let mut urls = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..2 * databases {
             urls.push(servers::mariadb().await.expect("the server answers")?);
         }
         let world = Self { urls, next: 0 };
-        world.shards(2).await;
+        world.shards(databases).await;
         Some(world)
     }
 
@@ -82,7 +88,7 @@ impl World {
     /// Coupons by status, each with its database; none is in two.
     async fn coupons(&self) -> BTreeMap<i64, (usize, i64)> {
         let mut all = BTreeMap::new();
-        for database in 0..4 {
+        for database in 0..self.urls.len() {
             let pool = self.pool(database).await;
             for table in 0..TABLES {
                 let sql = format!("SELECT coupon_id, CAST(status AS SIGNED) FROM coupon_{table:03}");

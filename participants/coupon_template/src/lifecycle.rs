@@ -15,7 +15,7 @@ pub enum Status {
     Gray = 2,
     /// Everyone has the live version.
     Published = 3,
-    /// Nobody can claim it for now.
+    /// Nobody can claim it for now; then it is what it was before.
     Paused = 4,
     /// Nobody can claim it any more.
     Ended = 5,
@@ -50,6 +50,8 @@ pub struct Standing {
     pub newest: u32,
     /// The version that was live before.
     pub previous: u32,
+    /// The candidate is tried: of one that is paused, it will be again.
+    pub is_tried: bool,
 }
 
 /// What an operator does to a template.
@@ -88,11 +90,12 @@ impl Action {
 
 impl Standing {
     /// Of a template with its first version.
-    pub const FIRST: Self = Self { status: Status::Draft, live: 0, candidate: 1, newest: 1, previous: 0 };
+    pub const FIRST: Self =
+        Self { status: Status::Draft, live: 0, candidate: 1, newest: 1, previous: 0, is_tried: false };
 
-    /// The version that is tried.
+    /// The version that is tried, or will be again.
     pub fn tried(self) -> Option<u32> {
-        (self.status == Status::Gray).then_some(self.candidate)
+        self.is_tried.then_some(self.candidate)
     }
 
     /// Where the action leads; the same when it was done already, which only [`Action::Promote`] and
@@ -105,18 +108,18 @@ impl Standing {
         use Status::{Draft, Ended, Gray, Paused, Published};
         let to = |status| Ok(Self { status, ..self });
         match (self.status, action) {
-            (Draft | Published | Paused, Action::SetRules) => Ok(self.with_candidate()),
+            (Draft | Published | Paused, Action::SetRules) if !self.is_tried => Ok(self.with_candidate()),
             (Draft | Published, Action::StartGray) if self.candidate == 0 => Err(wrong(action, 0)),
-            (Draft | Published | Gray, Action::StartGray) => to(Gray),
+            (Draft | Published | Gray, Action::StartGray) => Ok(Self { status: Gray, is_tried: true, ..self }),
             (Gray | Published | Paused, Action::Promote(version)) => self.promoted(version),
             (Draft | Gray | Published | Paused, Action::RollBack(version)) => self.rolled_back(version),
-            (Published, Action::Pause) => to(Paused),
-            (Paused, Action::Resume) => to(Published),
-            (Draft | Gray | Published | Paused, Action::End) => to(Ended),
+            (Gray | Published, Action::Pause) => to(Paused),
+            (Paused, Action::Resume) => to(if self.is_tried { Gray } else { Published }),
+            (Draft | Gray | Published | Paused, Action::End) => Ok(Self { status: Ended, is_tried: false, ..self }),
             (Draft, Action::Promote(_))
-            | (Gray, Action::SetRules)
+            | (Draft | Gray | Published | Paused, Action::SetRules)
             | (Paused, Action::StartGray)
-            | (Draft | Gray | Paused, Action::Pause)
+            | (Draft | Paused, Action::Pause)
             | (Draft | Gray | Published, Action::Resume)
             | (
                 Ended,
@@ -150,22 +153,27 @@ impl Standing {
         if self.status != Status::Gray || version != self.candidate {
             return Err(wrong(Action::Promote(version), version));
         }
-        Ok(Self { status: Status::Published, live: version, candidate: 0, previous: self.live, ..self })
+        let (status, previous) = (Status::Published, self.live);
+        Ok(Self { status, live: version, candidate: 0, previous, is_tried: false, ..self })
     }
 
     fn rolled_back(self, version: u32) -> Result<Self, Fault> {
         if !(1..=self.newest).contains(&version) {
             return Err(wrong(Action::RollBack(version), version));
         }
-        if self.status == Status::Gray && version == self.candidate {
-            let status = if self.live == 0 { Status::Draft } else { Status::Published };
-            return Ok(Self { status, candidate: 0, ..self });
+        if self.tried() == Some(version) {
+            let status = match self.status {
+                _ if self.live == 0 => Status::Draft,
+                Status::Paused => Status::Paused,
+                Status::Draft | Status::Gray | Status::Published | Status::Ended => Status::Published,
+            };
+            return Ok(Self { status, candidate: 0, is_tried: false, ..self });
         }
         if version != self.live {
             return Ok(self);
         }
         // Nobody is left without a version, and what is tried has been compared with this one.
-        if self.previous == 0 || self.status == Status::Gray {
+        if self.previous == 0 || self.is_tried {
             return Err(wrong(Action::RollBack(version), version));
         }
         Ok(Self { live: self.previous, previous: 0, ..self })
@@ -193,7 +201,8 @@ mod tests {
     /// A template of this status that had versions 1 and 2; version 3 is written or tried.
     fn at(status: Status) -> Standing {
         let live = if status == Status::Draft { 0 } else { 2 };
-        Standing { status, live, candidate: 3, newest: 3, previous: live / 2 }
+        let is_tried = status == Status::Gray;
+        Standing { status, live, candidate: 3, newest: 3, previous: live / 2, is_tried }
     }
 
     /// Every pair of a status and an action: the status after it, `=` for a repeat, `-` for not allowed, `v` for a
@@ -203,24 +212,24 @@ mod tests {
         let table = [
             // set, gray, promote, roll back, pause, resume, end
             (Status::Draft, ["draft", "gray", "-", "=", "-", "-", "ended"]),
-            (Status::Gray, ["-", "gray", "published", "published", "-", "-", "ended"]),
+            (Status::Gray, ["-", "gray", "published", "published", "paused", "-", "ended"]),
             (Status::Published, ["published", "gray", "v", "=", "paused", "-", "ended"]),
             (Status::Paused, ["paused", "-", "v", "=", "-", "published", "ended"]),
             (Status::Ended, ["-", "-", "-", "-", "-", "-", "-"]),
         ];
         assert_eq!(table.map(|(status, _)| status), Status::ALL);
-        for (status, wants) in table {
+        let paused = Standing { status: Status::Paused, ..at(Status::Gray) };
+        let while_tried = (paused, ["-", "-", "v", "paused", "-", "gray", "ended"]);
+        for (before, wants) in table.map(|(status, wants)| (at(status), wants)).into_iter().chain([while_tried]) {
             for (action, want) in ACTIONS.into_iter().zip(wants) {
-                let found = match at(status).after(action) {
-                    Ok(after) if after == at(status) && matches!(action, Action::Promote(_) | Action::RollBack(_)) => {
-                        "="
-                    }
+                let found = match before.after(action) {
+                    Ok(after) if after == before && matches!(action, Action::Promote(_) | Action::RollBack(_)) => "=",
                     Ok(after) => after.status.name(),
                     Err(fault) if fault.code == Code::NotAllowed => "-",
                     Err(fault) if fault.code == Code::WrongVersion => "v",
                     Err(fault) => panic!("{fault}"),
                 };
-                assert_eq!(found, want, "{status:?} {action:?}");
+                assert_eq!(found, want, "{before:?} {action:?}");
             }
         }
     }
@@ -260,6 +269,21 @@ mod tests {
         assert_eq!(draft.after(Action::SetRules).expect("a draft").candidate, 2);
     }
 
+    #[test]
+    fn what_is_paused_while_a_version_is_tried_goes_on_as_it_was() {
+        use Action::{Pause, Promote, Resume, RollBack, SetRules, StartGray};
+        for before in [run(&[StartGray]), run(&[StartGray, Promote(1), SetRules, StartGray])] {
+            let paused = before.after(Pause).expect("it is tried");
+            assert_eq!((paused.status, paused.tried()), (Status::Paused, before.tried()));
+            assert_eq!(paused.after(Resume), Ok(before));
+        }
+        // The version that is tried may be dropped meanwhile.
+        let dropped = run(&[StartGray, Promote(1), SetRules, StartGray, Pause, RollBack(2)]);
+        assert_eq!((dropped.status, dropped.tried(), dropped.live), (Status::Paused, None, 1));
+        assert_eq!(dropped.after(Resume).map(|after| after.status), Ok(Status::Published));
+        assert_eq!(run(&[StartGray, Pause, RollBack(1)]).status, Status::Draft, "nobody would have a version");
+    }
+
     /// From the first version, by every action in every order, ten deep.
     #[test]
     fn every_reachable_standing_is_sound() {
@@ -273,10 +297,15 @@ mod tests {
                 let Ok(after) = standing.after(action) else { continue };
                 let sound = match after.status {
                     Status::Draft => after.live == 0,
-                    Status::Gray => after.candidate > 0 && after.candidate != after.live,
-                    Status::Published | Status::Paused => after.live > 0,
+                    Status::Gray => after.is_tried,
+                    Status::Published => after.live > 0,
+                    Status::Paused => after.live > 0 || after.is_tried,
                     Status::Ended => true,
                 };
+                let may_be_tried = matches!(after.status, Status::Gray | Status::Paused)
+                    && after.candidate > 0
+                    && after.candidate != after.live;
+                let sound = sound && (may_be_tried || !after.is_tried);
                 let known = [after.live, after.candidate, after.previous].iter().all(|v| *v <= after.newest);
                 assert!(sound && known && after.newest >= standing.newest, "{standing:?} {action:?} {after:?}");
                 if after.newest <= 5 && !seen.contains(&after) {

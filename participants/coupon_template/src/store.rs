@@ -184,7 +184,7 @@ macro_rules! store {
             }
 
             async fn create(db_tx: &mut DbTx<Self>, template: &Template, origin: Origin<'_>) -> sqlx::Result<i64> {
-                let Standing { status, live, candidate, newest, previous } = template.standing;
+                let Standing { status, live, candidate, newest, previous, .. } = template.standing;
                 sqlx::query(CREATE)
                     .bind(&template.name)
                     .bind(status as i64)
@@ -216,7 +216,7 @@ macro_rules! store {
             }
 
             async fn replace(db_tx: &mut DbTx<Self>, template: &Template, before: u64) -> sqlx::Result<bool> {
-                let Standing { status, live, candidate, newest, previous } = template.standing;
+                let Standing { status, live, candidate, newest, previous, .. } = template.standing;
                 let done = sqlx::query(REPLACE)
                     .bind(status as i64)
                     .bind(signed(template.revision))
@@ -396,6 +396,7 @@ fn template(row: Row) -> sqlx::Result<Template> {
         let wire: pb::Audience = serde_json::from_str(&text).map_err(broken)?;
         Audience::try_from(&wire).map_err(broken)
     });
+    let audience = audience.transpose()?;
     Ok(Template {
         template_id,
         name,
@@ -405,9 +406,10 @@ fn template(row: Row) -> sqlx::Result<Template> {
             candidate: version(candidate)?,
             newest: version(newest)?,
             previous: version(previous)?,
+            is_tried: audience.is_some(),
         },
         revision: revision.unsigned_abs(),
-        audience: audience.transpose()?,
+        audience,
         claim: Period::new(start, end).map_err(broken)?,
         created_ms,
         updated_ms,

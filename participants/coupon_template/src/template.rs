@@ -17,7 +17,7 @@ pub struct Template {
     pub standing: Standing,
     /// Counts its changes.
     pub revision: u64,
-    /// Who has the candidate, while it is gray.
+    /// Who has the candidate, while it is tried; nobody for as long as that is paused.
     pub audience: Option<Audience>,
     /// When coupons of the live version may be claimed, or of the candidate where there is none.
     pub claim: Period,
@@ -58,7 +58,7 @@ impl Template {
 
 impl From<&Template> for pb::Template {
     fn from(template: &Template) -> Self {
-        let Standing { status, live, candidate, newest, previous } = template.standing;
+        let Standing { status, live, candidate, newest, previous, .. } = template.standing;
         Self {
             template_id: template.template_id,
             name: template.name.clone(),

@@ -167,7 +167,7 @@ impl<Db: Store> Templates<Db> {
             Command::Promote(version) => Db::note_published(&mut db_tx, template_id, version, now_ms).await?,
             Command::RollBack(_) | Command::Pause | Command::Resume | Command::End => {}
         }
-        if standing.status != Status::Gray {
+        if !standing.is_tried {
             after.audience = None;
         }
         self.note_tried(&mut db_tx, &before, &after).await?;
@@ -230,7 +230,7 @@ impl<Db: Store> Templates<Db> {
         if live > 0 && matches!(status, Status::Gray | Status::Published) {
             offer.live = Some(release(live, Db::version(connection, template_id, live).await?)?);
         }
-        if let Some(audience) = template.audience {
+        if let Some(audience) = template.audience.filter(|_| status == Status::Gray) {
             let release = release(candidate, Db::version(connection, template_id, candidate).await?)?;
             offer.gray = Some((release, audience));
         }

@@ -1,5 +1,5 @@
 -- A kind of coupon. status: 1 draft, 2 gray, 3 published, 4 paused, 5 ended. Versions are 0 where there is none.
--- start_time and end_time are those of its claims, in milliseconds.
+-- start_time and end_time are those of its claims, in milliseconds. audience is of a version that is tried, paused or not.
 CREATE TABLE IF NOT EXISTS template (
   template_id BIGINT PRIMARY KEY AUTO_INCREMENT,
   name VARCHAR(128) NOT NULL,
@@ -16,7 +16,8 @@ CREATE TABLE IF NOT EXISTS template (
   updated_ms BIGINT NOT NULL,
   idempotency_key VARCHAR(128) NOT NULL UNIQUE,
   request_hash CHAR(64) NOT NULL,
-  CHECK ((status = 2) = (audience IS NOT NULL)),
+  CHECK (status <> 2 OR audience IS NOT NULL),
+  CHECK (audience IS NULL OR (status IN (2, 4) AND candidate > 0)),
   CHECK (status <> 3 OR live > 0),
   KEY template_listed (status, start_time, end_time)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;

@@ -1,5 +1,5 @@
 -- A kind of coupon. status: 1 draft, 2 gray, 3 published, 4 paused, 5 ended. Versions are 0 where there is none.
--- start_time and end_time are those of its claims, in milliseconds.
+-- start_time and end_time are those of its claims, in milliseconds. audience is of a version that is tried, paused or not.
 CREATE TABLE template (
   template_id INTEGER PRIMARY KEY AUTOINCREMENT,
   name TEXT NOT NULL,
@@ -16,7 +16,8 @@ CREATE TABLE template (
   updated_ms INTEGER NOT NULL,
   idempotency_key TEXT NOT NULL UNIQUE,
   request_hash TEXT NOT NULL,
-  CHECK ((status = 2) = (audience IS NOT NULL)),
+  CHECK (status <> 2 OR audience IS NOT NULL),
+  CHECK (audience IS NULL OR (status IN (2, 4) AND candidate > 0)),
   CHECK (status <> 3 OR live > 0)
 ) STRICT;
 CREATE INDEX template_listed ON template (status, start_time, end_time);

@@ -1,10 +1,10 @@
 //! Issuing: how users get coupons.
 //!
 //! A claim is a transaction of the coordinator over the stock of its template and the rows of its user. Before it is
-//! begun, what can be known here is decided here ([`known`]): the template's offer is at most [`FRESH`] old, and what
-//! is refused from memory is what nothing but a change of the template can make wrong. Many coupons at once go
-//! straight into the shards ([`batch`]), after their stock was reserved by one transaction; so do those of occasions
-//! ([`occasions`]), which events lead to.
+//! begun, what can be known here is decided here ([`known`]): the template's offer is at most [`FRESH`] old, a limit is
+//! refused by where nothing but a change of the template could make that wrong, and what is sold out by what stock has
+//! said since the claim came. Many coupons at once go straight into the shards ([`batch`]), after their stock was
+//! reserved by one transaction; so do those of occasions ([`occasions`]), which events lead to.
 //!
 //! The stock of a template is set here, before the first claim under a new revision of it: nobody can claim anything
 //! that this service has not seen, so it is early enough, and the template service stays free of the coordinator. A

@@ -55,9 +55,9 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
         fields::claim(request)?;
         let key = key(&request.idempotency_key);
         let refused = match self.decide(request, key).await {
-            Ok(decided) => match self.issue(&decided).await {
+            Ok(decided) => match self.known.in_turn(decided.wish, |alone| self.issue(&decided, alone)).await {
                 Ok(granted) => return Ok(granted),
-                Err(fault) => fault,
+                Err(fault) => plain(&fault),
             },
             Err(fault) => fault,
         };
@@ -102,9 +102,10 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
         Ok(Decided { claim, wish, beside })
     }
 
-    async fn issue(&self, decided: &Decided) -> Result<pb::ClaimResponse, Fault> {
+    /// Makes the claim; where stock has none it is told before the shards are asked, if it is to be asked alone.
+    async fn issue(&self, decided: &Decided, alone: bool) -> Result<pb::ClaimResponse, Fault> {
         let Decided { claim, wish, .. } = decided;
-        let plan = plan(decided).map_err(|error| {
+        let plan = plan(decided, alone).map_err(|error| {
             error!(%error, "a claim is no plan");
             busy()
         })?;
@@ -117,7 +118,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             Some(Outcome::Cancelled) => {
                 let fault = refusal(&view).ok_or_else(busy)?;
                 self.known.learn(*wish, &fault);
-                Err(plain(&fault))
+                Err(fault)
             }
             None => Err(busy()),
         }
@@ -161,21 +162,22 @@ pub(super) fn plain(fault: &Fault) -> Fault {
     }
 }
 
-fn plan(Decided { claim, beside, .. }: &Decided) -> anyhow::Result<Plan<Tcc>> {
+fn plan(Decided { claim, beside, .. }: &Decided, stock_first: bool) -> anyhow::Result<Plan<Tcc>> {
     let unit = |item| -> anyhow::Result<_> {
         let unit = stock::RESERVE.with(&Reserve { item, count: 1 })?;
         Ok(unit.business_key(format!("{TEMPLATE}{}", claim.template_id)))
     };
     let mut plan = plan::tcc().deadline(CLAIM_DEADLINE);
     let of_template = unit(stock::template_item(claim.template_id))?;
-    if *beside {
+    let of_template = if *beside {
         // First, so that what is refused for this budget takes nothing from the others meanwhile.
         let of_candidate = plan.branch(unit(stock::candidate_item(claim.template_id, claim.version))?);
-        plan.branch(of_template.after(&[of_candidate]));
+        plan.branch(of_template.after(&[of_candidate]))
     } else {
-        plan.branch(of_template);
-    }
-    plan.branch(CLAIM.with(claim)?.business_key(format!("{COUPON}{}", claim.coupon_id)));
+        plan.branch(of_template)
+    };
+    let own = CLAIM.with(claim)?.business_key(format!("{COUPON}{}", claim.coupon_id));
+    plan.branch(if stock_first { own.after(&[of_template]) } else { own });
     Ok(plan.build()?)
 }
 

@@ -1,20 +1,23 @@
 //! What is refused without asking anybody.
 //!
-//! Only what can not become wrong while the template stays as it is: stock says whether anything is reserved when there
-//! is nothing free, and the coupon service whether a claim is under way when a user has all that he may have. Where
-//! there is, a cancelled claim could change the answer, so nothing is remembered. Sold out is asked again after
-//! [`SOLD_OUT`], because a person may put units back; a user's claims never become fewer.
+//! A limit that a user has reached is remembered, since his claims never become fewer: the coupon service says whether
+//! one is under way when he has all that he may have, and where there is, it may be cancelled yet, so nothing is.
+//!
+//! That a template is sold out is not, since units come back: of a batch that is ended, or by a person. Once stock has
+//! said so, one claim at a time asks it, at most one every [`SOLD_OUT_GAP`], and whoever came before it was asked has
+//! that answer too ([`Known::in_turn`]). So nobody is refused who did not come before stock had none, and however many
+//! come, stock and the coordinator hear of few of them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tercet_rules::{Code, Fault, Rules};
 
-use super::limits::REACHED_MAX;
+use super::limits::{OFFERS_MAX, REACHED_MAX, SOLD_OUT_GAP};
 
-/// How long nothing is asked of a template that is sold out.
-const SOLD_OUT: Duration = Duration::from_secs(1);
+/// When stock was asked last, and had none; nothing when it had some again.
+type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
 /// So many a user has at least.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,8 +30,8 @@ struct Reached {
 /// What is known.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Of a template's version: at which revision, and since when.
-    sold_out: Mutex<HashMap<(i64, u32), (u64, Instant)>>,
+    /// Of a template's version, at which revision.
+    sold_out: Mutex<HashMap<(i64, u32), (u64, Turn)>>,
     reached: Mutex<HashMap<(i64, i64), Reached>>,
 }
 
@@ -46,11 +49,6 @@ pub(super) struct Wish {
 impl Known {
     /// Why the claim would be refused.
     pub(super) fn refusal(&self, wish: Wish, rules: &Rules) -> Option<Fault> {
-        let sold_out = self.sold_out.lock().unwrap_or_else(PoisonError::into_inner);
-        let sold_out = sold_out.get(&(wish.template_id, wish.version)).copied();
-        if sold_out.is_some_and(|(revision, since)| revision == wish.revision && since.elapsed() < SOLD_OUT) {
-            return Some(Code::SoldOut.fault([]));
-        }
         let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
         let reached = *reached.get(&(wish.user_id, wish.template_id))?;
         let today = if reached.day == wish.day { reached.today } else { 0 };
@@ -65,19 +63,74 @@ impl Known {
         }
     }
 
+    /// Makes a claim, which asks stock; whether it is known to be asked in vain, so that nothing else is asked before it
+    /// has answered, is told to `ask`. Or refuses it, by the answer to another one that came later to stock than this
+    /// one came here.
+    pub(super) async fn in_turn<T, F>(&self, wish: Wish, ask: impl FnOnce(bool) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let came = Instant::now();
+        if let Some(turn) = self.turn(wish) {
+            let mut last = turn.lock().await;
+            match *last {
+                Some(asked) if asked >= came => return Err(Code::SoldOut.fault([])),
+                Some(asked) => {
+                    tokio::time::sleep_until((asked + SOLD_OUT_GAP).into()).await;
+                    let asked = Instant::now();
+                    let answer = ask(true).await;
+                    *last = has_none(&answer).then_some(asked);
+                    if last.is_none() {
+                        // Those who wait for their turn need none.
+                        self.forget(wish, &turn);
+                    }
+                    return answer;
+                }
+                None => {}
+            }
+        }
+        let asked = Instant::now();
+        let answer = ask(false).await;
+        if has_none(&answer) {
+            self.sold_out(wish, asked);
+        }
+        answer
+    }
+
+    fn turn(&self, wish: Wish) -> Option<Turn> {
+        let sold_out = self.sold_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let (revision, turn) = sold_out.get(&(wish.template_id, wish.version))?;
+        (*revision == wish.revision).then(|| Arc::clone(turn))
+    }
+
+    fn sold_out(&self, wish: Wish, asked: Instant) {
+        let mut sold_out = self.sold_out.lock().unwrap_or_else(PoisonError::into_inner);
+        if sold_out.len() >= OFFERS_MAX {
+            sold_out.clear();
+        }
+        let new = || (wish.revision, Arc::new(tokio::sync::Mutex::new(Some(asked))));
+        let own = sold_out.entry((wish.template_id, wish.version)).or_insert_with(new);
+        // One of this revision is being asked for.
+        if own.0 < wish.revision {
+            *own = new();
+        }
+    }
+
+    fn forget(&self, wish: Wish, turn: &Turn) {
+        let mut sold_out = self.sold_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (wish.template_id, wish.version);
+        if sold_out.get(&key).is_some_and(|(_, own)| Arc::ptr_eq(own, turn)) {
+            sold_out.remove(&key);
+        }
+    }
+
     /// Remembers why a claim was refused, if it will be refused again.
     pub(super) fn learn(&self, wish: Wish, fault: &Fault) {
         if fault.argument("final") != Some("true") {
             return;
         }
-        let limit = || fault.argument("limit").and_then(|limit| limit.parse::<u32>().ok());
-        if fault.code == Code::SoldOut {
-            let mut sold_out = self.sold_out.lock().unwrap_or_else(PoisonError::into_inner);
-            if sold_out.len() >= super::limits::OFFERS_MAX {
-                sold_out.clear();
-            }
-            sold_out.insert((wish.template_id, wish.version), (wish.revision, Instant::now()));
-        } else if let Some(limit) = limit() {
+        let limit = fault.argument("limit").and_then(|limit| limit.parse::<u32>().ok());
+        if let Some(limit) = limit {
             let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
             if reached.len() >= REACHED_MAX {
                 reached.clear();
@@ -92,8 +145,16 @@ impl Known {
     }
 }
 
+/// Whether stock had none to give, and nobody held any.
+fn has_none<T>(answer: &Result<T, Fault>) -> bool {
+    let said = |fault: &Fault| fault.code == Code::SoldOut && fault.argument("final") == Some("true");
+    answer.as_ref().is_err_and(said)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tercet_proto::coupon_template::v1 as pb;
 
     use super::*;
@@ -125,7 +186,7 @@ mod tests {
     #[test]
     fn only_what_is_final_is_remembered() {
         let (known, rules) = (Known::default(), rules(2, 2));
-        for code in [Code::SoldOut, Code::PerUserLimit, Code::PerUserDayLimit] {
+        for code in [Code::PerUserLimit, Code::PerUserDayLimit] {
             known.learn(WISH, &said(code, 2, false));
         }
         assert_eq!(refused(&known, WISH, &rules), None, "a cancelled claim may still change it");
@@ -135,13 +196,49 @@ mod tests {
         assert_eq!(refused(&known, Wish { template_id: 2, ..WISH }, &rules), None);
     }
 
-    #[test]
-    fn sold_out_is_forgotten_with_the_next_revision_of_the_template() {
-        let (known, rules) = (Known::default(), rules(2, 2));
-        known.learn(WISH, &said(Code::SoldOut, 0, true));
-        assert_eq!(refused(&known, Wish { user_id: 8, ..WISH }, &rules), Some(Code::SoldOut));
-        assert_eq!(refused(&known, Wish { revision: 6, ..WISH }, &rules), None);
-        assert_eq!(refused(&known, Wish { version: 2, ..WISH }, &rules), None, "each has its own budget");
+    /// A stock, and how often it was asked: each time for a while.
+    struct Stock {
+        free: Mutex<u32>,
+        asked: Mutex<Vec<bool>>,
+    }
+
+    impl Stock {
+        async fn ask(&self, alone: bool) -> Result<(), Fault> {
+            self.asked.lock().expect("nobody panics").push(alone);
+            // What it has is decided while it is asked.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let mut free = self.free.lock().expect("nobody panics");
+            *free = free.checked_sub(1).ok_or_else(|| said(Code::SoldOut, 0, true))?;
+            Ok(())
+        }
+
+        async fn claim(&self, known: &Known, wish: Wish) -> Result<(), Code> {
+            known.in_turn(wish, |alone| self.ask(alone)).await.map_err(|fault| fault.code)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_who_want_what_is_sold_out_one_asks_and_whoever_comes_later_asks_again() {
+        let (known, stock) = (Known::default(), Stock { free: Mutex::new(1), asked: Mutex::default() });
+        let asked = || std::mem::take(&mut *stock.asked.lock().expect("nobody panics"));
+        assert_eq!(stock.claim(&known, WISH).await, Ok(()));
+        assert_eq!(stock.claim(&known, WISH).await, Err(Code::SoldOut));
+        assert_eq!(asked(), [false, false]);
+        let all = || futures_util::future::join_all((0..100).map(|_| stock.claim(&known, WISH)));
+        assert_eq!(all().await, vec![Err(Code::SoldOut); 100]);
+        assert_eq!(asked(), [true], "the others have its answer");
+        // Of another revision or version nobody knows it.
+        for wish in [Wish { revision: 6, ..WISH }, Wish { version: 2, ..WISH }] {
+            assert_eq!(stock.claim(&known, wish).await, Err(Code::SoldOut));
+        }
+        assert_eq!(asked(), [false, false]);
+        // As soon as there are some again nobody is refused for what was.
+        let wish = Wish { revision: 6, ..WISH };
+        *stock.free.lock().expect("nobody panics") = 3;
+        let found = futures_util::future::join_all((0..5).map(|_| stock.claim(&known, wish))).await;
+        assert_eq!(found.iter().filter(|answer| answer.is_ok()).count(), 3);
+        let alone = asked();
+        assert!(alone[0] && alone.len() == 5, "they ask side by side: {alone:?}");
     }
 
     #[test]

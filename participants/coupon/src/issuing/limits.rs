@@ -62,6 +62,8 @@ pub const PAGE_MAX: u32 = 100;
 pub const LOOKED_AT_MAX: u32 = 1_000;
 /// Templates whose offers are kept.
 pub const OFFERS_MAX: usize = 10_000;
+/// Between two questions of a process to stock whether a template that is sold out still is.
+pub const SOLD_OUT_GAP: Duration = Duration::from_millis(20);
 /// Users and templates whose limits are known to be reached.
 pub const REACHED_MAX: usize = 200_000;
 /// For a transaction of a claim.

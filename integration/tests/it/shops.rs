@@ -76,20 +76,22 @@ impl Shop {
             Payload::CouponIssued(events::CouponIssued { coupon_id, template_id: TEMPLATE, ..Default::default() })
         };
         let used = |coupon_id, order_id| {
-            let used = events::CouponUsed { coupon_id, order_id, discount_cents, shop_id, ..Default::default() };
+            let used =
+                events::CouponUsed { coupon_id, order_id, discount_cents, shop_id, step: 2, ..Default::default() };
             Payload::CouponUsed(used)
         };
         let refunded_cents = amount_cents - discount_cents;
         let coupon_ids = vec![two];
         let refunded = events::OrderRefunded { order_id: 2, coupon_ids, refunded_cents, shop_id, ..Default::default() };
-        let back = events::CouponGivenBack { coupon_id: two, order_id: 2, shop_id, ..Default::default() };
+        let back = events::CouponGivenBack { coupon_id: two, order_id: 2, shop_id, step: 3, ..Default::default() };
         let all = [
             issued(one),
             issued(two),
             used(one, 1),
-            used(two, 2),
             Payload::OrderRefunded(refunded),
             Payload::CouponGivenBack(back),
+            // It was a dead letter, and came back when all was over.
+            used(two, 2),
         ];
         let event = |payload| events::Event {
             source: "s".to_owned(),

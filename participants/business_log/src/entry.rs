@@ -16,6 +16,8 @@ pub struct Entry {
     pub user_id: Option<i64>,
     /// The coupon that it is about.
     pub coupon_id: Option<i64>,
+    /// Of what happens to a coupon itself: its place in the order of that, whenever it is written.
+    pub coupon_step: Option<i64>,
     /// Whose order it is that it is about; 0: one of one thing.
     pub shop_id: Option<i64>,
     /// That order's number.
@@ -49,9 +51,10 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
         sequence: i64::try_from(event.sequence).unwrap_or(i64::MAX),
         ..Entry::default()
     };
-    let of_coupon = |action: &str, coupon_id: i64, before: Value, after: Value| Entry {
+    let of_coupon = |action: &str, (coupon_id, step): (i64, i64), before: Value, after: Value| Entry {
         action: action.to_owned(),
         coupon_id: Some(coupon_id),
+        coupon_step: Some(step),
         before: text(before),
         after: text(after),
         ..common.clone()
@@ -59,28 +62,28 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
     match payload {
         Payload::CouponIssued(issued) => {
             let after = json!({"status": "issued", "template_version": issued.template_version});
-            let row = of_coupon("coupon issued", issued.coupon_id, Value::Null, after);
+            let row = of_coupon("coupon issued", (issued.coupon_id, 0), Value::Null, after);
             let operator = (!issued.operator.is_empty()).then(|| issued.operator.clone());
             vec![Entry { template_id: Some(issued.template_id), operator, reason: issued.reason.clone(), ..row }]
         }
         Payload::CouponUsed(used) => {
-            let pb::CouponUsed { coupon_id, order_id, discount_cents, shop_id, operator, .. } = used;
+            let pb::CouponUsed { coupon_id, order_id, discount_cents, shop_id, operator, step, .. } = used;
             let mut after = json!({"status": "used", "order_id": order_id, "discount_cents": discount_cents});
             if *shop_id != 0 {
                 after["shop_id"] = json!(shop_id);
             }
-            let row = of_coupon("coupon used", *coupon_id, json!({"status": "issued"}), after);
+            let row = of_coupon("coupon used", (*coupon_id, *step), json!({"status": "issued"}), after);
             let operator = (!operator.is_empty()).then(|| operator.clone());
             vec![Entry { operator, ..about((*shop_id, *order_id), row) }]
         }
-        Payload::CouponGivenBack(pb::CouponGivenBack { coupon_id, order_id, shop_id, .. }) => {
+        Payload::CouponGivenBack(pb::CouponGivenBack { coupon_id, order_id, shop_id, step, .. }) => {
             let before = json!({"status": "used", "order_id": order_id});
-            let row = of_coupon("coupon given back", *coupon_id, before, json!({"status": "issued"}));
+            let row = of_coupon("coupon given back", (*coupon_id, *step), before, json!({"status": "issued"}));
             vec![about((*shop_id, *order_id), row)]
         }
-        Payload::CouponExpired(pb::CouponExpired { coupon_id, template_id }) => {
+        Payload::CouponExpired(pb::CouponExpired { coupon_id, template_id, step }) => {
             let (before, after) = (json!({"status": "issued"}), json!({"status": "expired"}));
-            let row = of_coupon("coupon expired", *coupon_id, before, after);
+            let row = of_coupon("coupon expired", (*coupon_id, *step), before, after);
             vec![Entry { template_id: Some(*template_id), ..row }]
         }
         // Where a person of a shop says so, or nothing was due to it.

@@ -238,6 +238,7 @@ fn a_coupon_may_be_used_from_its_first_moment_to_before_its_end() {
         valid_from_ms: 100,
         valid_until_ms: 200,
         used_ms: None,
+        step: 0,
     };
     let code = |now_ms| unusable(&coupon, now_ms).map(|fault| fault.code);
     assert_eq!([99, 100, 199, 200].map(code), [Some(Code::NotYetValid), None, None, Some(Code::Expired)]);

@@ -30,9 +30,9 @@ pub(crate) fn issued_by(claim: &pb::Claim, by: By<'_>) -> Event {
     )
 }
 
-/// An order has used a coupon.
+/// An order has used a coupon, which is given as it is since.
 pub(crate) fn used(coupon: &Coupon, redeem: &pb::Redeem) -> Event {
-    let &Coupon { coupon_id, user_id, template_id, version: template_version, claimed_ms, .. } = coupon;
+    let &Coupon { coupon_id, user_id, template_id, version: template_version, claimed_ms, step, .. } = coupon;
     let &pb::Redeem { order_id, discount_cents, amount_cents, shop_id, .. } = redeem;
     let operator = redeem.operator.clone();
     let used = CouponUsed {
@@ -45,11 +45,12 @@ pub(crate) fn used(coupon: &Coupon, redeem: &pb::Redeem) -> Event {
         template_version,
         amount_cents,
         claimed_ms,
+        step,
     };
     Event::new(user_id, Payload::CouponUsed(used))
 }
 
-/// An order has a coupon again, since its refund came to nothing.
+/// An order has a coupon again, since its refund came to nothing; the coupon is given as it was before.
 pub(crate) fn used_again(coupon: &Coupon, back: &pb::GiveBack) -> Event {
     let &Coupon { coupon_id, user_id, template_id, version: template_version, claimed_ms, .. } = coupon;
     let &pb::GiveBack { order_id, discount_cents, shop_id, amount_cents, .. } = back;
@@ -62,12 +63,14 @@ pub(crate) fn used_again(coupon: &Coupon, back: &pb::GiveBack) -> Event {
         template_version,
         amount_cents,
         claimed_ms,
+        step: coupon.step + 1,
         operator: String::new(),
     };
     Event::new(user_id, Payload::CouponUsed(used))
 }
 
-/// A refund has given a coupon back.
+/// A refund has given a coupon back, which is given as it was before. Where its time has ended meanwhile, that is told
+/// after it.
 pub(crate) fn given_back(coupon: &Coupon, back: &pb::GiveBack) -> Event {
     let &Coupon { coupon_id, user_id, template_id, version: template_version, claimed_ms, .. } = coupon;
     let &pb::GiveBack { order_id, discount_cents, shop_id, amount_cents, .. } = back;
@@ -80,13 +83,14 @@ pub(crate) fn given_back(coupon: &Coupon, back: &pb::GiveBack) -> Event {
         shop_id,
         amount_cents,
         claimed_ms,
+        step: coupon.step + 1,
     };
     Event::new(user_id, Payload::CouponGivenBack(back))
 }
 
-/// A coupon's time has ended.
-pub(crate) fn expired(coupon_id: i64, user_id: i64, template_id: i64) -> Event {
-    Event::new(user_id, Payload::CouponExpired(CouponExpired { coupon_id, template_id }))
+/// A coupon's time has ended, at this step of it.
+pub(crate) fn expired(coupon_id: i64, user_id: i64, template_id: i64, step: i64) -> Event {
+    Event::new(user_id, Payload::CouponExpired(CouponExpired { coupon_id, template_id, step }))
 }
 
 /// Of these coupons, which were moved to issued just now, those that are expired instead.
@@ -99,5 +103,5 @@ pub(crate) async fn expired_instead<Db: Store>(
         return Ok(Vec::new());
     }
     let found = store::expired_instead::<Db>(db_tx, map, coupon_ids).await?;
-    Ok(found.iter().map(|coupon| expired(coupon.coupon_id, coupon.user_id, coupon.template_id)).collect())
+    Ok(found.iter().map(|coupon| expired(coupon.coupon_id, coupon.user_id, coupon.template_id, coupon.step)).collect())
 }

@@ -142,9 +142,7 @@ pub async fn in_topic(
         && let Some(one) = dead.next().await?
     {
         count += 1;
-        let shown =
-            InTopic { at_ms: one.at_ms, key: one.key.clone(), letter: one.letter.clone(), bytes: one.payload.len() };
-        show(&format!("{:>2}/{:<4}", one.partition, one.offset), &shown);
+        show(&format!("{:>2}/{:<4}", one.partition, one.offset), &shown(&one));
         let Some(fate) = fate else { continue };
         found.push(one);
         if found.len() == crate::limits::BATCH_ROWS_MAX {
@@ -155,4 +153,36 @@ pub async fn in_topic(
         dead.settle(found, fate).await?;
     }
     Ok(count)
+}
+
+/// Shows the letter at this partition and offset of what a group could not take of a topic, and sends it back where
+/// that is wanted; false when it is not there or was settled. It is shown until all before it are settled too, and is
+/// a repeat to its group when it is sent back again with them.
+///
+/// # Errors
+/// As of [`in_topic`].
+#[cfg(feature = "kafka")]
+pub async fn one_in_topic(
+    bus: &crate::bus::Bus,
+    (topic, group): (&str, &str),
+    (partition, offset): (i32, i64),
+    back: bool,
+    mut show: impl FnMut(&InTopic),
+) -> Result<bool, crate::bus::Error> {
+    let mut dead = bus.dead_topic(topic, group).await?;
+    while let Some(one) = dead.next().await? {
+        if (one.partition, one.offset) == (partition, offset) {
+            show(&shown(&one));
+            if back {
+                dead.send_back(vec![one]).await?;
+            }
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(feature = "kafka")]
+fn shown(one: &crate::bus::kafka::Found) -> InTopic {
+    InTopic { at_ms: one.at_ms, key: one.key.clone(), letter: one.letter.clone(), bytes: one.payload.len() }
 }

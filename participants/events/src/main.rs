@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sqlx::Pool;
 use tercet::fence::Dialect as _;
@@ -47,6 +48,10 @@ struct Place {
     /// So many, from the oldest on; all when left out
     #[arg(long)]
     limit: Option<usize>,
+    /// The one that is listed with this number; with a broker PARTITION/OFFSET, which stays listed, and can not be
+    /// given up alone
+    #[arg(long, conflicts_with = "limit")]
+    only: Option<String>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -78,14 +83,25 @@ async fn run(place: Place, fate: Option<Fate>) -> anyhow::Result<usize> {
     let Some(url) = &place.database else { return broker(place, fate, limit).await };
     match url.split(':').next().unwrap_or_default() {
         #[cfg(feature = "sqlite")]
-        "sqlite" => database(sqlx::Sqlite::open(url).await?, fate, limit).await,
+        "sqlite" => database(sqlx::Sqlite::open(url).await?, fate, limit, place.only.as_deref()).await,
         #[cfg(feature = "mysql")]
-        "mysql" | "mariadb" => database(sqlx::MySql::open(url).await?, fate, limit).await,
+        "mysql" | "mariadb" => database(sqlx::MySql::open(url).await?, fate, limit, place.only.as_deref()).await,
         other => anyhow::bail!("no database of kind {other:?} is built into this program"),
     }
 }
 
-async fn database<Db: Store>(pool: Pool<Db>, fate: Option<Fate>, limit: usize) -> anyhow::Result<usize> {
+async fn database<Db: Store>(
+    pool: Pool<Db>,
+    fate: Option<Fate>,
+    limit: usize,
+    only: Option<&str>,
+) -> anyhow::Result<usize> {
+    if let Some(id) = only {
+        let id: i64 = id.parse().context("the number of a letter is a whole one")?;
+        let kept = dead::kept(&pool, id.saturating_sub(1), 1).await?.pop().filter(|kept| kept.id == id);
+        settle(&pool, &kept.with_context(|| format!("there is no dead letter {id}"))?, fate).await?;
+        return Ok(1);
+    }
     let (mut count, mut after) = (0, 0);
     loop {
         let page = dead::kept(&pool, after, PAGE).await?;
@@ -95,13 +111,19 @@ async fn database<Db: Store>(pool: Pool<Db>, fate: Option<Fate>, limit: usize) -
             if count == limit {
                 return Ok(count);
             }
-            show(&format!("{:>6}", kept.id), kept.at_ms, &kept.key, &kept.letter, kept.bytes);
-            if let Some(fate) = fate {
-                dead::settle(&pool, kept.id, fate).await?;
-            }
+            settle(&pool, &kept, fate).await?;
             count += 1;
         }
     }
+}
+
+/// Shows a letter that a database keeps, and does with it what is wanted.
+async fn settle<Db: Store>(pool: &Pool<Db>, kept: &dead::Kept, fate: Option<Fate>) -> anyhow::Result<()> {
+    show(&format!("{:>6}", kept.id), kept.at_ms, &kept.key, &kept.letter, kept.bytes);
+    if let Some(fate) = fate {
+        dead::settle(pool, kept.id, fate).await?;
+    }
+    Ok(())
 }
 
 #[cfg(feature = "kafka")]
@@ -110,6 +132,15 @@ async fn broker(place: Place, fate: Option<Fate>, limit: usize) -> anyhow::Resul
         anyhow::bail!("--kafka needs --topic and --group");
     };
     let bus = tercet_events::bus::Bus::kafka(&place.kafka)?;
+    if let Some(only) = &place.only {
+        anyhow::ensure!(fate != Some(Fate::Discard), "with a broker letters are given up from the oldest on");
+        let at = only.split_once('/').and_then(|(partition, offset)| partition.parse().ok().zip(offset.parse().ok()));
+        let at = at.context("a letter of a broker is named PARTITION/OFFSET")?;
+        let show = |one: &dead::InTopic| show(only, one.at_ms, &one.key, &one.letter, one.bytes);
+        let found = dead::one_in_topic(&bus, (topic, group), at, fate.is_some(), show).await?;
+        anyhow::ensure!(found, "there is no dead letter at {only}");
+        return Ok(1);
+    }
     let show = |at: &str, one: &dead::InTopic| show(at, one.at_ms, &one.key, &one.letter, one.bytes);
     Ok(dead::in_topic(&bus, topic, group, fate, limit, show).await?)
 }

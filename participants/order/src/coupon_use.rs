@@ -42,17 +42,22 @@ impl<Db: Store> Consumer for CouponUse<Db> {
                     coupon_id: used.coupon_id,
                     now: Use::Confirmed,
                     discount_cents: Some(used.discount_cents),
+                    step: used.step,
                 },
                 Some(Payload::CouponGivenBack(back)) => Used {
                     key: Key { shop_id: back.shop_id, order_id: back.order_id },
                     coupon_id: back.coupon_id,
                     now: Use::GivenBack,
                     discount_cents: None,
+                    step: back.step,
                 },
                 Some(_) | None => continue,
             };
-            // The events of a coupon come in their order: the last of a batch is what counts.
-            uses.insert((used.key, used.coupon_id), used);
+            // What came back from the dead letters comes after what has happened since.
+            let latest = uses.entry((used.key, used.coupon_id)).or_insert(used);
+            if used.step >= latest.step {
+                *latest = used;
+            }
         }
         let uses: Vec<Used> = uses.into_values().collect();
         if Db::note_uses(db_tx, &uses).await? {

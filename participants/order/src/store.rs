@@ -135,6 +135,8 @@ pub struct Used {
     pub now: Use,
     /// What it took off, where that is said.
     pub discount_cents: Option<i64>,
+    /// Which of the coupon's steps it is.
+    pub step: i64,
 }
 
 /// The orders by status, and what must not be.
@@ -211,8 +213,8 @@ pub trait Store: EventStore {
     /// Besides the database's own: `RowNotFound` when one of them is not refunded.
     fn end_refunds(db_tx: &mut DbTx<Self>, orders: &[(Key, bool)]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Notes what is said about coupons, at most once for each of an order; false when one of the orders is not there
-    /// with this coupon and discount, or came to nothing.
+    /// Notes what is said about coupons, at most once for each of an order, where nothing of a later step was noted;
+    /// false when one of the orders is not there with this coupon and discount, or came to nothing.
     fn note_uses(db_tx: &mut DbTx<Self>, uses: &[Used]) -> impl Future<Output = sqlx::Result<bool>> + Send;
 
     /// Sums everything up.
@@ -327,8 +329,8 @@ macro_rules! store {
                 if uses.is_empty() {
                     return Ok(true);
                 }
-                let row = |&Used { key, coupon_id, now, discount_cents }: &Used| {
-                    (key.shop_id, key.order_id, coupon_id, now as i64, discount_cents)
+                let row = |&Used { key, coupon_id, now, discount_cents, step }: &Used| {
+                    (key.shop_id, key.order_id, coupon_id, now as i64, discount_cents, step)
                 };
                 let mut rows: Vec<_> = uses.iter().map(row).collect();
                 rows.sort_unstable();

@@ -188,7 +188,13 @@ async fn told(pool: &SqlitePool, payloads: impl IntoIterator<Item = Payload>) ->
 }
 
 fn used(coupon_id: i64, order_id: i64, discount_cents: i64) -> Payload {
-    Payload::CouponUsed(events::CouponUsed { coupon_id, order_id, discount_cents, ..events::CouponUsed::default() })
+    used_at(0, coupon_id, order_id, discount_cents)
+}
+
+/// The same at this step of the coupon.
+fn used_at(step: i64, coupon_id: i64, order_id: i64, discount_cents: i64) -> Payload {
+    let used = events::CouponUsed { coupon_id, order_id, discount_cents, step, ..events::CouponUsed::default() };
+    Payload::CouponUsed(used)
 }
 
 fn given_back(coupon_id: i64, order_id: i64) -> Payload {
@@ -224,6 +230,45 @@ async fn the_use_of_a_coupon_is_noted_at_its_order_and_at_no_other() {
     assert_eq!(unconfirmed().await, 1);
     let two = told(&pool, [used(5, 1, 500), used(6, 1, 500)]).await.expect_err("it has one");
     assert!(two.to_string().starts_with("order 1 is not there with coupon"), "{two}");
+}
+
+/// What was put away comes back later than what has happened since, alone or in one batch with it.
+#[tokio::test]
+async fn what_is_told_late_of_a_coupon_does_not_undo_what_was_told_since() {
+    let pool = orders().await;
+    run!(pool, PLACER.try_, slice([place(1, 5)]));
+    run!(pool, PLACER.confirm, slice([place(1, 5)]));
+    let placer = PlaceBasket::<Sqlite>::new(Outbox::off());
+    run!(pool, placer.try_, slice([basket(2, &[6])]));
+    run!(pool, placer.confirm, slice([basket(2, &[6])]));
+    let back_at = |step| {
+        let back = |coupon_id, order_id, shop_id| {
+            let back = events::CouponGivenBack { coupon_id, order_id, shop_id, step, ..Default::default() };
+            Payload::CouponGivenBack(back)
+        };
+        [back(5, 1, 0), back(6, 2, 3)]
+    };
+    let used_at = |step| {
+        let basket = events::CouponUsed {
+            coupon_id: 6,
+            order_id: 2,
+            discount_cents: 100,
+            shop_id: 3,
+            step,
+            ..Default::default()
+        };
+        [used_at(step, 5, 1, 500), Payload::CouponUsed(basket)]
+    };
+    let uses = async || -> Vec<i64> {
+        let sql = "SELECT coupon_use FROM orders WHERE coupon_id = 5 UNION ALL SELECT coupon_use FROM basket_coupon";
+        sqlx::query_scalar(sql).fetch_all(&pool).await.expect("the tables are there")
+    };
+    told(&pool, back_at(7)).await.expect("they are theirs");
+    assert_eq!(uses().await, [2, 2]);
+    told(&pool, used_at(6)).await.expect("it is taken, and is late");
+    assert_eq!(uses().await, [2, 2]);
+    told(&pool, used_at(9).into_iter().chain(back_at(7))).await.expect("they are theirs");
+    assert_eq!(uses().await, [1, 1]);
 }
 
 /// The same of a basket of shop 3.

@@ -1,12 +1,13 @@
 -- Who did what, one row for each event that is logged. Searched by each of user, coupon, order and operator, newest
 -- first. at_ms is when it happened. Numbers are NULL where a row is about none, so that indexes hold what is searched.
--- An order is known by its shop, 0 for one of one thing, and its number there.
+-- coupon_step: which of the coupon's steps it is; they rise, while an entry may be written late. An order is known by its shop, 0 for one of one thing, and its number there.
 CREATE TABLE IF NOT EXISTS business_log (
   log_id BIGINT PRIMARY KEY AUTO_INCREMENT,
   at_ms BIGINT NOT NULL,
   action VARCHAR(64) NOT NULL,
   user_id BIGINT,
   coupon_id BIGINT,
+  coupon_step BIGINT,
   shop_id BIGINT,
   order_id BIGINT,
   template_id BIGINT,

@@ -15,7 +15,8 @@ CREATE TABLE claimed_{n} (
 -- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
 -- The order that holds or used it is known by its shop, 0 for one of one thing, and its number there; discount_cents is
 -- what it was promised. batch is 0 for what a user claimed.
--- claim_key is of what its user named the claim by.
+-- claim_key is of what its user named the claim by. step rises with whatever happens to the coupon, and is told with it: it goes
+-- where the row goes, so that of two events the later one is known.
 CREATE TABLE coupon_{n} (
   coupon_id INTEGER PRIMARY KEY,
   user_id INTEGER NOT NULL,
@@ -31,6 +32,7 @@ CREATE TABLE coupon_{n} (
   used_ms INTEGER,
   batch INTEGER NOT NULL,
   claim_key INTEGER,
+  step INTEGER NOT NULL DEFAULT 0,
   CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (shop_id IS NULL) = (order_id IS NULL)
     AND (discount_cents IS NULL) = (order_id IS NULL) AND (used_ms IS NULL) = (status <> 3))
 ) STRICT;

@@ -25,6 +25,8 @@ CREATE TABLE IF NOT EXISTS orders (
   close_tries TINYINT NOT NULL DEFAULT 0,
   -- What the coupon service has said about the order's coupon: 0 nothing, 1 it was used for this order, 2 it was given back.
   coupon_use TINYINT NOT NULL DEFAULT 0 CHECK (coupon_use BETWEEN 0 AND 2),
+  -- Up to which of the coupon's steps it has said so: what is told late changes nothing.
+  coupon_step BIGINT NOT NULL DEFAULT 0,
   PRIMARY KEY (order_id, shop_id),
   KEY orders_to_close (close_at_ms),
   CHECK (discount_cents BETWEEN 0 AND amount_cents),

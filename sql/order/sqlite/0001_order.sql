@@ -25,6 +25,8 @@ CREATE TABLE orders (
   close_tries INTEGER NOT NULL DEFAULT 0,
   -- What the coupon service has said about the order's coupon: 0 nothing, 1 it was used for this order, 2 it was given back.
   coupon_use INTEGER NOT NULL DEFAULT 0 CHECK (coupon_use BETWEEN 0 AND 2),
+  -- Up to which of the coupon's steps it has said so: what is told late changes nothing.
+  coupon_step INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (order_id, shop_id),
   CHECK ((refunded_from IS NULL) = (status <> 4)),
   CHECK (refunded_ms IS NULL OR status = 4)

@@ -1,10 +1,12 @@
--- The coupons of orders of several things; such an order has item 0, and no coupon_id of its own. coupon_use as there.
+-- The coupons of orders of several things; such an order has item 0, and no coupon_id of its own. coupon_use and
+-- coupon_step as there.
 CREATE TABLE basket_coupon (
   shop_id INTEGER NOT NULL,
   order_id INTEGER NOT NULL,
   coupon_id INTEGER NOT NULL,
   discount_cents INTEGER NOT NULL CHECK (discount_cents >= 0),
   coupon_use INTEGER NOT NULL DEFAULT 0 CHECK (coupon_use BETWEEN 0 AND 2),
+  coupon_step INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (order_id, shop_id, coupon_id)
 ) STRICT, WITHOUT ROWID;
 

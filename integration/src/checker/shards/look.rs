@@ -200,14 +200,15 @@ impl Books {
         Ok(findings)
     }
 
-    /// What the log says of coupons, each in its order.
+    /// What the log says of coupons, each in the order in which it happened: an entry may be written late.
     async fn steps(&mut self, page: &[Coupon]) -> anyhow::Result<BTreeMap<i64, Vec<Step>>> {
         let sql = format!(
             "SELECT coupon_id, CASE action WHEN 'coupon issued' THEN 1 WHEN 'coupon used' THEN 2
                 WHEN 'coupon given back' THEN 3 ELSE 4 END, shop_id, order_id,
                 CASE WHEN action = 'coupon used' THEN CAST(JSON_EXTRACT(state_after, '$.discount_cents') AS SIGNED) END
              FROM business_log WHERE coupon_id IN ({})
-                AND action IN ('coupon issued', 'coupon used', 'coupon given back', 'coupon expired') ORDER BY log_id",
+                AND action IN ('coupon issued', 'coupon used', 'coupon given back', 'coupon expired')
+             ORDER BY coupon_step, log_id",
             list(page.iter().map(|coupon| coupon.coupon_id))
         );
         let mut all: BTreeMap<i64, Vec<Step>> = BTreeMap::new();

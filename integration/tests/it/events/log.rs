@@ -123,7 +123,7 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
         event(4, 7, 1_003, Payload::CouponUsed(used)),
         event(5, 7, 1_004, Payload::OrderRefunded(refunded)),
         event(6, 7, 1_005, Payload::CouponGivenBack(back)),
-        event(7, 8, 1_006, Payload::CouponExpired(events::CouponExpired { coupon_id: 22, template_id: 4 })),
+        event(7, 8, 1_006, Payload::CouponExpired(events::CouponExpired { coupon_id: 22, template_id: 4, step: 2 })),
     ];
     write(&stage.pool, &all).await;
     let client = &mut stage.client;

@@ -303,5 +303,5 @@ fn timed<T>(message: T) -> Request<T> {
 }
 
 fn expired(ended: &store::Ended) -> Event {
-    told::expired(ended.coupon_id, ended.user_id, ended.template_id)
+    told::expired(ended.coupon_id, ended.user_id, ended.template_id, ended.step + 1)
 }

@@ -36,6 +36,8 @@ pub struct Coupon {
     pub valid_until_ms: i64,
     /// When it was used.
     pub used_ms: Option<i64>,
+    /// Its place in the order of what happens to the coupon: each move adds two, since one may be told as two events.
+    pub step: i64,
 }
 
 /// One coupon's step from a status to the next. One that would be issued and whose time has ended is expired instead.
@@ -66,6 +68,7 @@ impl Coupon {
             Some(valid_from_ms),
             Some(valid_until_ms),
             used_ms,
+            Some(step),
             ..,
         ] = row
         else {
@@ -89,6 +92,7 @@ impl Coupon {
             valid_from_ms,
             valid_until_ms,
             used_ms,
+            step,
         })
     }
 }

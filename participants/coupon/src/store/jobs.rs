@@ -20,6 +20,8 @@ pub struct Ended {
     pub user_id: i64,
     /// Its template.
     pub template_id: i64,
+    /// Its place in the order of what happens to it.
+    pub step: i64,
 }
 
 /// Locks and reads the next coupons of a table after this mark whose time ended by then, by their end and id.
@@ -35,9 +37,9 @@ pub async fn ended<Db: Store>(
         if left > 0 {
             let ran = Db::run(db_tx, &[statement(kind, table, &[after_ms, after, until_ms, left])]).await?;
             for row in ran.iter().flat_map(|ran| &ran.rows) {
-                let [coupon_id, valid_until_ms, status, user_id, template_id] = numbers(row)?;
+                let [coupon_id, valid_until_ms, status, user_id, template_id, step] = numbers(row)?;
                 let status = Status::from_number(status)?;
-                all.push(Ended { coupon_id, valid_until_ms, status, user_id, template_id });
+                all.push(Ended { coupon_id, valid_until_ms, status, user_id, template_id, step });
             }
         }
     }

@@ -215,7 +215,7 @@ macro_rules! of_status {
     ($status:literal, $hint:literal, [$user:literal, $below:literal, $most:literal]) => {
         concat!(
             "SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} ",
+            valid_from_ms, valid_until_ms, used_ms, step FROM coupon_{n} ",
             $hint,
             " WHERE user_id = ",
             $user,
@@ -302,13 +302,13 @@ const SQLITE: Statements = Statements {
         WHERE claimed_{n}.user_id = j.user_id AND claimed_{n}.template_id = j.template_id",
     coupons: "-- coupon_coupons
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
+            valid_from_ms, valid_until_ms, used_ms, step, CAST(unixepoch('subsec') * 1000 AS INTEGER)
         FROM coupon_{n} WHERE coupon_id IN (SELECT value FROM json_each($1))",
     advance: "-- coupon_advance
         UPDATE coupon_{n} SET
             status = iif(j.next = 1 AND valid_until_ms <= CAST(unixepoch('subsec') * 1000 AS INTEGER), 4, j.next),
             shop_id = j.shop_id, order_id = j.order_id, discount_cents = j.discount_cents,
-            used_ms = iif(j.next = 3, CAST(unixepoch('subsec') * 1000 AS INTEGER), NULL)
+            used_ms = iif(j.next = 3, CAST(unixepoch('subsec') * 1000 AS INTEGER), NULL), step = step + 2
         FROM (SELECT value->>0 AS coupon_id, value->>1 AS before, value->>2 AS next, value->>3 AS shop_id,
                   value->>4 AS order_id, value->>5 AS discount_cents FROM json_each($1)) AS j
         WHERE coupon_{n}.coupon_id = j.coupon_id AND coupon_{n}.status = j.before",
@@ -317,18 +317,18 @@ const SQLITE: Statements = Statements {
         JOIN coupon_{n} c ON c.user_id = j.value AND c.status = 0",
     coupon: "-- coupon_coupon
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = $1",
+            valid_from_ms, valid_until_ms, used_ms, step FROM coupon_{n} WHERE coupon_id = $1",
     keyed: "-- coupon_keyed
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} INDEXED BY coupon_{n}_by_key
+            valid_from_ms, valid_until_ms, used_ms, step FROM coupon_{n} INDEXED BY coupon_{n}_by_key
         WHERE user_id = $1 AND claim_key = $2",
     look: "-- coupon_look
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
+            valid_from_ms, valid_until_ms, used_ms, step, CAST(unixepoch('subsec') * 1000 AS INTEGER)
         FROM coupon_{n} WHERE coupon_id IN (SELECT value FROM json_each($1))",
     usable: "-- coupon_usable
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER)
+            valid_from_ms, valid_until_ms, used_ms, step, CAST(unixepoch('subsec') * 1000 AS INTEGER)
         FROM coupon_{n} INDEXED BY coupon_{n}_of_user WHERE user_id = $1 AND status = 1
             AND valid_until_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER)
         ORDER BY valid_until_ms, coupon_id LIMIT +$2",
@@ -339,13 +339,13 @@ const SQLITE: Statements = Statements {
     of_user_all: of_user_all!("SELECT * FROM (", ")", "INDEXED BY coupon_{n}_of_user", ["$1", "$2", "+$3"]),
     page: "-- coupon_page
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms, $2 IN (0, template_id) AND $3 IN (-1, status)
+            valid_from_ms, valid_until_ms, used_ms, step, $2 IN (0, template_id) AND $3 IN (-1, status)
         FROM coupon_{n} WHERE coupon_id < $1 ORDER BY coupon_id DESC LIMIT +$4",
     ended_with: "-- coupon_ended_with
-        SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} INDEXED BY coupon_{n}_by_end
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id, step FROM coupon_{n} INDEXED BY coupon_{n}_by_end
         WHERE valid_until_ms = $1 AND coupon_id > $2 ORDER BY coupon_id LIMIT +$4",
     ended_after: "-- coupon_ended_after
-        SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} INDEXED BY coupon_{n}_by_end
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id, step FROM coupon_{n} INDEXED BY coupon_{n}_by_end
         WHERE valid_until_ms > $1 AND valid_until_ms <= $3
         ORDER BY valid_until_ms, coupon_id LIMIT +$4",
     totals: TOTALS,
@@ -394,7 +394,7 @@ const MYSQL: Statements = Statements {
         SET u.claimed = u.claimed - j.n, u.today = u.today - IF(u.day = j.day, j.of_day, 0)",
     coupons: "-- coupon_coupons
         SELECT c.coupon_id, c.user_id, c.template_id, c.version, c.status, c.shop_id, c.order_id, c.discount_cents,
-            c.claimed_ms, c.valid_from_ms, c.valid_until_ms, c.used_ms,
+            c.claimed_ms, c.valid_from_ms, c.valid_until_ms, c.used_ms, c.step,
             CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         FROM JSON_TABLE({rows}, '$[*]' COLUMNS (coupon_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN coupon_{n} c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id FOR UPDATE",
@@ -406,27 +406,27 @@ const MYSQL: Statements = Statements {
         SET c.status = IF(j.next_ = 1 AND c.valid_until_ms <= CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED),
                 4, j.next_),
             c.shop_id = j.shop_id, c.order_id = j.order_id, c.discount_cents = j.discount_cents,
-            c.used_ms = IF(j.next_ = 3, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), NULL)
+            c.used_ms = IF(j.next_ = 3, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), NULL), c.step = c.step + 2
         WHERE c.status = j.before_",
     pending: "-- coupon_pending
         SELECT c.user_id, c.template_id FROM JSON_TABLE({rows}, '$[*]' COLUMNS (user_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN coupon_{n} c FORCE INDEX (of_user) ON c.user_id = j.user_id AND c.status = 0",
     coupon: "-- coupon_coupon
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} WHERE coupon_id = {0}",
+            valid_from_ms, valid_until_ms, used_ms, step FROM coupon_{n} WHERE coupon_id = {0}",
     keyed: "-- coupon_keyed
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms FROM coupon_{n} FORCE INDEX (by_key)
+            valid_from_ms, valid_until_ms, used_ms, step FROM coupon_{n} FORCE INDEX (by_key)
         WHERE user_id = {0} AND claim_key = {1}",
     look: "-- coupon_look
         SELECT c.coupon_id, c.user_id, c.template_id, c.version, c.status, c.shop_id, c.order_id, c.discount_cents,
-            c.claimed_ms, c.valid_from_ms, c.valid_until_ms, c.used_ms,
+            c.claimed_ms, c.valid_from_ms, c.valid_until_ms, c.used_ms, c.step,
             CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         FROM JSON_TABLE({rows}, '$[*]' COLUMNS (coupon_id BIGINT PATH '$')) AS j
         STRAIGHT_JOIN coupon_{n} c FORCE INDEX (PRIMARY) ON c.coupon_id = j.coupon_id",
     usable: "-- coupon_usable
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
+            valid_from_ms, valid_until_ms, used_ms, step, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         FROM coupon_{n} FORCE INDEX (of_user) WHERE user_id = {0} AND status = 1
             AND valid_until_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)
         ORDER BY valid_until_ms, coupon_id LIMIT {1}",
@@ -434,13 +434,13 @@ const MYSQL: Statements = Statements {
     of_user_all: of_user_all!("(", ")", "FORCE INDEX (of_user)", ["{0}", "{1}", "{2}"]),
     page: "-- coupon_page
         SELECT coupon_id, user_id, template_id, version, status, shop_id, order_id, discount_cents, claimed_ms,
-            valid_from_ms, valid_until_ms, used_ms, {1} IN (0, template_id) AND {2} IN (-1, status)
+            valid_from_ms, valid_until_ms, used_ms, step, {1} IN (0, template_id) AND {2} IN (-1, status)
         FROM coupon_{n} FORCE INDEX (PRIMARY) WHERE coupon_id < {0} ORDER BY coupon_id DESC LIMIT {3}",
     ended_with: "-- coupon_ended_with
-        SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} FORCE INDEX (by_end)
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id, step FROM coupon_{n} FORCE INDEX (by_end)
         WHERE valid_until_ms = {0} AND coupon_id > {1} ORDER BY coupon_id LIMIT {3} FOR UPDATE",
     ended_after: "-- coupon_ended_after
-        SELECT coupon_id, valid_until_ms, status, user_id, template_id FROM coupon_{n} FORCE INDEX (by_end)
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id, step FROM coupon_{n} FORCE INDEX (by_end)
         WHERE valid_until_ms > {0} AND valid_until_ms <= {2}
         ORDER BY valid_until_ms, coupon_id LIMIT {3} FOR UPDATE",
     totals: TOTALS,

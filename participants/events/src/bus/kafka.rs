@@ -30,7 +30,7 @@ use crate::settings::{Kafka, Refused};
 mod letters;
 mod topics;
 
-pub(crate) use letters::DeadTopic;
+pub(crate) use letters::{DeadTopic, Found};
 
 /// What librdkafka says, with the levels that it means to us: it goes on by itself.
 #[derive(Clone, Copy, Debug)]

@@ -79,15 +79,17 @@ pub(super) const SQLITE: Statements = Statements {
     note_payment: "-- order_note_payment
         UPDATE orders SET payment_id = $1 WHERE shop_id = $2 AND order_id = $3",
     note_uses: "-- order_note_uses
-        UPDATE orders SET coupon_use = j.now
+        UPDATE orders SET coupon_use = iif(j.step >= coupon_step, j.now, coupon_use),
+            coupon_step = MAX(coupon_step, j.step)
         FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS coupon_id, value->>3 AS now,
-                  value->>4 AS discount_cents FROM json_each($1)) AS j
+                  value->>4 AS discount_cents, value->>5 AS step FROM json_each($1)) AS j
         WHERE orders.shop_id = j.shop_id AND orders.order_id = j.order_id AND orders.coupon_id = j.coupon_id
             AND orders.status <> 2 AND orders.discount_cents = COALESCE(j.discount_cents, orders.discount_cents)",
     note_basket_uses: "-- order_note_basket_uses
-        UPDATE basket_coupon SET coupon_use = j.now
+        UPDATE basket_coupon SET coupon_use = iif(j.step >= coupon_step, j.now, coupon_use),
+            coupon_step = MAX(coupon_step, j.step)
         FROM (SELECT value->>0 AS shop_id, value->>1 AS order_id, value->>2 AS coupon_id, value->>3 AS now,
-                  value->>4 AS discount_cents FROM json_each($1)) AS j
+                  value->>4 AS discount_cents, value->>5 AS step FROM json_each($1)) AS j
         WHERE basket_coupon.shop_id = j.shop_id AND basket_coupon.order_id = j.order_id
             AND basket_coupon.coupon_id = j.coupon_id
             AND basket_coupon.discount_cents = COALESCE(j.discount_cents, basket_coupon.discount_cents)
@@ -166,19 +168,25 @@ pub(super) const MYSQL: Statements = Statements {
         WHERE o.status = 4",
     note_payment: "-- order_note_payment
         UPDATE orders FORCE INDEX (PRIMARY) SET payment_id = ? WHERE shop_id = ? AND order_id = ?",
+    // Right in whichever order the server sets the two columns.
     note_uses: "-- order_note_uses
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
-            coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]')) AS j
+            coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]',
+            step BIGINT PATH '$[5]')) AS j
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
-        SET o.coupon_use = j.now_ WHERE o.coupon_id = j.coupon_id AND o.status <> 2
+        SET o.coupon_use = IF(j.step >= o.coupon_step, j.now_, o.coupon_use),
+            o.coupon_step = GREATEST(o.coupon_step, j.step)
+        WHERE o.coupon_id = j.coupon_id AND o.status <> 2
             AND o.discount_cents = COALESCE(j.discount_cents, o.discount_cents)",
     note_basket_uses: "-- order_note_basket_uses
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
-            coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]')) AS j
+            coupon_id BIGINT PATH '$[2]', now_ TINYINT PATH '$[3]', discount_cents BIGINT PATH '$[4]',
+            step BIGINT PATH '$[5]')) AS j
         STRAIGHT_JOIN basket_coupon b FORCE INDEX (PRIMARY)
             ON b.shop_id = j.shop_id AND b.order_id = j.order_id AND b.coupon_id = j.coupon_id
         STRAIGHT_JOIN orders o FORCE INDEX (PRIMARY) ON o.shop_id = j.shop_id AND o.order_id = j.order_id
-        SET b.coupon_use = j.now_
+        SET b.coupon_use = IF(j.step >= b.coupon_step, j.now_, b.coupon_use),
+            b.coupon_step = GREATEST(b.coupon_step, j.step)
         WHERE o.status <> 2 AND b.discount_cents = COALESCE(j.discount_cents, b.discount_cents)",
 };
 

@@ -70,8 +70,7 @@ impl DeadTopic {
             offsets.insert(one.partition, one.offset + 1);
         }
         if fate == Fate::Back {
-            let records: Vec<Record> = found.into_iter().map(back).collect();
-            self.bus.publish(&records).await?;
+            self.send_back(found).await?;
         }
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
@@ -80,6 +79,12 @@ impl DeadTopic {
         let consumer = self.consumer.clone();
         let committed = tokio::task::spawn_blocking(move || consumer.commit(&list, CommitMode::Sync));
         committed.await.map_err(unavailable)?.map_err(unavailable)
+    }
+
+    /// Sends these back to their topics, in any order. They are shown until they are settled.
+    pub(crate) async fn send_back(&self, found: Vec<Found>) -> Result<(), Error> {
+        let records: Vec<Record> = found.into_iter().map(back).collect();
+        self.bus.publish(&records).await
     }
 }
 
@@ -129,12 +134,12 @@ fn found(message: &BorrowedMessage<'_>) -> Found {
     }
 }
 
-/// On its way back it has the letter's id: that of the event is behind its group already. The outbox that wrote the
-/// letter may write events of this topic too, which are counted for themselves.
+/// On its way back it has the letter's id: that of the event is behind its group already. Each is a source of its own,
+/// so that one may go before others that are older, and is a repeat when it goes with them once more.
 fn back(found: Found) -> Record {
-    let Found { key, letter, id: (source, sequence), mut payload, .. } = found;
-    let source = format!("{source}.dead");
-    let stamp = Stamp { source: &source, sequence: sequence.unsigned_abs(), occurred_ms: 0, only_group: &letter.group };
+    let Found { key, letter, id: (source, letter_sequence), mut payload, .. } = found;
+    let (source, sequence) = (format!("{source}.dead.{letter_sequence}"), 1);
+    let stamp = Stamp { source: &source, sequence: 1, occurred_ms: 0, only_group: &letter.group };
     stamp.put_on(&mut payload);
     Record { topic: letter.topic, key, source, sequence, letter: None, payload: Bytes::from(payload) }
 }

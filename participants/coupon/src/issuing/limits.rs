@@ -30,7 +30,7 @@ pub const OCCASIONS_MAX: usize = 1_000;
 pub const OCCASION_PER_USER_MAX: u32 = 20;
 /// Most users of one event: it stays within what a broker takes.
 pub const EVENT_USERS_MAX: usize = 20_000;
-/// By how much the clocks of those who tell of users may be behind, in milliseconds.
+/// By how much the clocks of those who tell of users and of campaigns may be behind, in milliseconds.
 pub const SKEW_MS: i64 = 60_000;
 /// Batches that a process goes on with at once, since nobody else runs them.
 pub const LEFT_MAX: usize = 4;

@@ -71,12 +71,11 @@ fn check(event: &pb::Event) -> Result<(), Trouble> {
 }
 
 /// Whom an occasion gives to: all who register now together, and those of each campaign. In the order of their ids.
+/// Nothing comes of what happened before it was made, however late that is told.
 fn meant(occasion: &Occasion, events: &[pb::Event]) -> Vec<Vec<i64>> {
     let (mut registered, mut all) = (BTreeSet::new(), Vec::new());
-    for event in events {
+    for event in events.iter().filter(|event| !is_old(occasion, event)) {
         match (&occasion.on, &event.payload) {
-            // Who told of users that it has had for long gives them no welcome.
-            (On::Registered(_), Some(Payload::UserRegistered(_))) if is_old(occasion, event) => {}
             (On::Registered(group), Some(Payload::UserRegistered(own)))
                 if group.is_empty() || own.groups.contains(group) =>
             {
@@ -127,8 +126,12 @@ mod tests {
     }
 
     fn campaign(campaign_id: i64, user_ids: &[i64]) -> pb::Event {
+        campaign_at(0, campaign_id, user_ids)
+    }
+
+    fn campaign_at(occurred_ms: i64, campaign_id: i64, user_ids: &[i64]) -> pb::Event {
         let started = pb::CampaignStarted { campaign_id, user_ids: user_ids.to_vec() };
-        pb::Event { payload: Some(Payload::CampaignStarted(started)), ..pb::Event::default() }
+        pb::Event { occurred_ms, payload: Some(Payload::CampaignStarted(started)), ..pb::Event::default() }
     }
 
     #[test]
@@ -140,7 +143,8 @@ mod tests {
             registered(9, &[], 5_000),
             campaign(3, &[5, 4, 5]),
             campaign(4, &[1]),
-            campaign(3, &[6]),
+            campaign_at(1_000, 3, &[6]),
+            campaign_at(999, 3, &[10]),
         ];
         assert_eq!(meant(&occasion(On::Registered(String::new())), &events), [[7, 9]]);
         assert_eq!(meant(&occasion(On::Registered("vip".into())), &events), [[7]]);

@@ -7,9 +7,11 @@
 //! move meanwhile: their rows are read where they are.
 
 mod goods;
+mod limits;
 mod look;
 mod occasions;
 mod reader;
+mod redemptions;
 mod rules;
 mod seats;
 mod sums;
@@ -70,6 +72,8 @@ pub enum Suspect {
     Table(usize, usize),
     /// An occasion, with its runs.
     Occasion(i64),
+    /// A redemption that is done, with its order.
+    Redemption(i64),
 }
 
 /// One violation.
@@ -173,6 +177,7 @@ impl Books {
         findings.extend(self.all_coupons(report).await?);
         findings.extend(self.all_orders(report).await?);
         findings.extend(self.all_logged(report).await?);
+        findings.extend(self.all_redemptions().await?);
         for table in 0..self.map.tables() {
             findings.extend(self.counters(table).await?);
         }
@@ -182,7 +187,7 @@ impl Books {
 
     /// What is still wrong of these.
     async fn again(&mut self, suspects: &BTreeSet<Suspect>) -> anyhow::Result<Vec<Finding>> {
-        let (mut coupons, mut orders, mut logged) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut coupons, mut orders, mut logged, mut redemptions) = (vec![], vec![], vec![], vec![]);
         let (mut templates, mut products, mut tables) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut findings = self.all_seats().await?;
         for suspect in suspects {
@@ -198,6 +203,7 @@ impl Books {
                 Suspect::Product(id) => drop(products.insert(id)),
                 Suspect::Table(_, table) => drop(tables.insert(table)),
                 Suspect::Occasion(id) => findings.extend(self.occasions(Some(id)).await?),
+                Suspect::Redemption(id) => redemptions.push(id),
             }
         }
         for table in tables {
@@ -212,6 +218,7 @@ impl Books {
         findings.extend(self.these_coupons(&coupons).await?);
         findings.extend(self.these_orders(&orders).await?);
         findings.extend(self.these_logged(&logged).await?);
+        findings.extend(self.these_redemptions(&redemptions).await?);
         Ok(findings)
     }
 }

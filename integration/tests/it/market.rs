@@ -138,4 +138,5 @@ async fn whatever_is_killed_no_event_of_a_coupon_is_lost_or_has_two_effects() {
     bought.agrees(&market).await;
     log_equals_tables(&market).await;
     planted::each_is_named(&market, template_id).await;
+    planted::each_past_a_limit_is_named(&market).await;
 }

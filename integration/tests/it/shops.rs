@@ -13,8 +13,10 @@ use tercet_integration::servers;
 use tercet_platform::flows::template_item;
 use tercet_proto::events::v1 as events;
 use tercet_proto::events::v1::event::Payload;
+use tercet_rules::{Rules, encode};
 use tercet_shards::{ShardMap, Slot};
 
+use crate::issuing::world::{FROM_MS, rules};
 use crate::redemption::world;
 
 const TEMPLATE: i64 = 5;
@@ -40,6 +42,18 @@ fn shops() -> [Shop; 2] {
         Shop { shop_id: 9, coupons: coupons(1), amount_cents: 2_000, discount_cents: 500 },
         Shop { shop_id: 10, coupons: coupons(3), amount_cents: 4_000, discount_cents: 700 },
     ]
+}
+
+/// What the template gives each user of a day, as its version's rules.
+fn version(per_user_day: u32) -> String {
+    let mut wire = rules(4, 4, FROM_MS);
+    wire.quota.as_mut().expect("there is one").per_user_day = per_user_day;
+    encode(&Rules::try_from(&wire).expect("they are sound"))
+}
+
+/// A redemption of shop 10's order 1.
+fn redemption_id() -> i64 {
+    Slot::of_user(USER).id(9)
 }
 
 impl Shop {
@@ -129,6 +143,16 @@ impl<Db: Databases> World<Db> {
         for shop in shops() {
             shop.write(&coupons, &rest).await;
         }
+        let version = version(4);
+        let version =
+            format!("INSERT INTO template_version(template_id, version, rules) VALUES ({TEMPLATE}, 1, '{version}')");
+        Db::by_hand(&rest, version).await;
+        let redemption = format!(
+            "INSERT INTO redemption(redemption_id, user_id, shop_id, order_id, idempotency_key, digest, content, state,
+                due_ms, created_ms) VALUES ({}, {USER}, 10, 1, 'k', '', X'00', 2, 0, 0)",
+            redemption_id()
+        );
+        Db::by_hand(&coupons.pools()[0], redemption).await;
         let [stock, order, template, log] = [(); 4].map(|()| rest_url.clone());
         Self { rest, coupons, places: Places { map, coupon, stock, order, template, log } }
     }
@@ -203,6 +227,50 @@ async fn equal_numbers_are_two_orders<Db: Databases>(world: World<Db>) {
         )
         .await;
     assert_eq!(world.findings().await, Vec::<String>::new());
+}
+
+/// What a user has of a template, what is locked, and what is redeemed.
+async fn what_nobody_else_would_see_is_named<Db: Databases>(world: World<Db>) {
+    let [_, Shop { coupons: [_, two], .. }] = shops();
+    let (coupons, redemption_id) = (&world.coupons.pools()[0], redemption_id());
+    let table = world.places.map.table(Slot::of_user(USER));
+    assert_eq!(world.findings().await, Vec::<String>::new());
+    // One more of the same day would be given.
+    let today = |today: i64| format!("UPDATE claimed_{table:03} SET today = {today}");
+    let found = format!("user {USER} has claimed 2 of template {TEMPLATE} on the latest day, and has 4");
+    world.names(coupons, &today(2), &today(4), &[found]).await;
+    let limit = |per_user_day| format!("UPDATE template_version SET rules = '{}'", version(per_user_day));
+    let above =
+        |when: &str| format!("a user has claimed 4 of template {TEMPLATE} on a day{when}, which gives 3 to each");
+    world.names(&world.rest, &limit(3), &limit(4), &[above(", by its count"), above("")]).await;
+    let order = |number: i64| format!("UPDATE redemption SET order_id = {number}");
+    let found = format!("redemption {redemption_id} is done, and order 3 of shop 10 does not exist");
+    world.names(coupons, &order(3), &order(1), &[found]).await;
+    let found =
+        format!("redemption {redemption_id} of user {USER} is done, and order 2 of shop 10 does not stand with it");
+    world.names(coupons, &order(2), &order(1), &[found]).await;
+    let lock = |set: &str| format!("UPDATE coupon_{table:03} SET {set} WHERE coupon_id = {two}");
+    let found = format!("coupon {two} is locked for order 3 of shop 10, which does not exist");
+    let (locked, free) = (
+        lock("status = 2, shop_id = 10, order_id = 3, discount_cents = 700"),
+        lock("status = 1, shop_id = NULL, order_id = NULL, discount_cents = NULL"),
+    );
+    world.names(coupons, &locked, &free, &[found]).await;
+    assert_eq!(world.findings().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_nobody_else_would_see_is_named_on_sqlite() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let urls = ["coupon", "rest"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
+    what_nobody_else_would_see_is_named(World::<Sqlite>::new(urls).await).await;
+}
+
+#[tokio::test]
+async fn what_nobody_else_would_see_is_named_on_mariadb() {
+    let Some(coupon) = servers::mariadb().await.expect("the server answers") else { return };
+    let rest = servers::mariadb().await.expect("the server answers").expect("it was there");
+    what_nobody_else_would_see_is_named(World::<MySql>::new([coupon, rest]).await).await;
 }
 
 #[tokio::test]

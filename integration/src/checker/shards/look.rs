@@ -6,7 +6,7 @@ use tercet_order::store::Key;
 use tercet_shards::Slot;
 
 use super::reader::{list, orders};
-use super::rules::{self, Coupon, NO_ORDER, Order, Step, Told, USED};
+use super::rules::{self, Coupon, LOCKED, NO_ORDER, Order, Step, Told, USED};
 use super::seats::Seats;
 use super::{Books, Finding, Report, Suspect};
 
@@ -167,8 +167,8 @@ impl Books {
 
     /// The coupons first, then what came after them: what was done is there.
     async fn check_coupons(&mut self, page: &[Coupon]) -> anyhow::Result<Vec<Finding>> {
-        let used = page.iter().filter(|coupon| coupon.status == USED).filter_map(|coupon| coupon.order);
-        let orders = self.orders(&used.collect::<Vec<_>>()).await?;
+        let held = page.iter().filter(|coupon| [LOCKED, USED].contains(&coupon.status));
+        let orders = self.orders(&held.filter_map(|coupon| coupon.order).collect::<Vec<_>>()).await?;
         let key = |order: &Order| (order.key, order.coupon_id);
         let orders: BTreeMap<(Key, i64), Order> = orders.into_iter().map(|order| (key(&order), order)).collect();
         let log = self.steps(page).await?;

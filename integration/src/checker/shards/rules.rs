@@ -4,6 +4,7 @@ use tercet_order::store::Key;
 
 /// Where a coupon stands, as its table says it.
 pub(super) const PENDING: i64 = 0;
+pub(super) const LOCKED: i64 = 2;
 pub(super) const USED: i64 = 3;
 pub(super) const EXPIRED: i64 = 4;
 
@@ -11,6 +12,7 @@ pub(super) const EXPIRED: i64 = 4;
 pub(super) const NO_ORDER: Key = Key::single(0);
 
 /// Where an order stands.
+const FROZEN: i64 = 0;
 const PLACED: i64 = 1;
 const PAID: i64 = 3;
 const REFUNDED: i64 = 4;
@@ -58,6 +60,17 @@ pub(super) fn coupon(
     log_begin_ms: Option<i64>,
 ) -> Option<String> {
     let Coupon { coupon_id, status, order: own, discount_cents, .. } = *coupon;
+    if status == LOCKED {
+        // By what places it, as long as that is under way.
+        let key = own.unwrap_or(NO_ORDER);
+        match order {
+            None => return Some(format!("coupon {coupon_id} is locked for {key}, which does not exist")),
+            Some(order) if ![FROZEN, PLACED, PAID].contains(&order.status) || order.user_id != coupon.user_id => {
+                return Some(format!("coupon {coupon_id} is locked for {key}, which does not stand with it"));
+            }
+            Some(_) => {}
+        }
+    }
     if status == USED {
         let (key, discount_cents) = (own.unwrap_or(NO_ORDER), discount_cents.unwrap_or(0));
         let Some(order) = order else {
@@ -101,6 +114,17 @@ fn broken(log: &[Step], purged: bool) -> Option<usize> {
         (Some(_), _) => false,
     };
     (0..log.len()).find(|at| !follows(*at))
+}
+
+/// What is wrong with a redemption of a user's that is done, whose order has this user and status.
+pub(super) fn redemption((redemption_id, user_id): (i64, i64), key: Key, order: Option<(i64, i64)>) -> Option<String> {
+    match order {
+        None => Some(format!("redemption {redemption_id} is done, and {key} does not exist")),
+        Some((owner, status)) if owner != user_id || ![PLACED, PAID].contains(&status) => {
+            Some(format!("redemption {redemption_id} of user {user_id} is done, and {key} does not stand with it"))
+        }
+        Some(_) => None,
+    }
 }
 
 /// What is wrong with the money of an order, given with each of its coupons.
@@ -192,6 +216,27 @@ mod tests {
             &[Step::Issued, Step::Used { order: Key { shop_id: 4, ..KEY }, discount_cents: 500 }],
         ] {
             assert!(coupon(&COUPON, Some(&ORDER), log, Some(0)).is_some(), "{log:?}");
+        }
+    }
+
+    #[test]
+    fn a_coupon_is_locked_for_an_order_that_is_being_placed() {
+        let locked = Coupon { status: LOCKED, ..COUPON };
+        let frozen = Order { status: FROZEN, coupon_use: 0, ..ORDER };
+        assert_eq!(coupon(&locked, Some(&frozen), &[Step::Issued], Some(0)), None);
+        let closed = Order { status: 2, ..frozen };
+        for order in [None, Some(closed), Some(Order { user_id: 8, ..frozen })] {
+            assert!(coupon(&locked, order.as_ref(), &[Step::Issued], Some(0)).is_some(), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_redemption_that_is_done_has_its_order() {
+        for status in [PLACED, PAID] {
+            assert_eq!(redemption((4, 7), KEY, Some((7, status))), None);
+        }
+        for order in [None, Some((8, PLACED)), Some((7, FROZEN)), Some((7, REFUNDED))] {
+            assert!(redemption((4, 7), KEY, order).is_some(), "{order:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is summed up: the units of templates, their budgets, and what users have claimed.
+//! What is summed up: the units of templates, and their budgets.
 //!
 //! A claim reserves a unit and writes a pending coupon before it is decided, and a batch counts as issued from the
 //! start. So whatever is under way, at the moment of the stock's row: coupons that were issued before it are reserved
@@ -12,20 +12,13 @@ use tercet_platform::flows::template_item;
 use tercet_shards::{SLOTS, Slot};
 use tercet_stock::{candidate_item, candidate_of};
 
+use super::limits::Allowed;
 use super::reader::list;
 use super::seats::Open;
 use super::{Books, Finding, Suspect};
 
 /// The bits of an id that are its slot.
 const SLOT: usize = SLOTS - 1;
-
-/// The most that any version of a template allows.
-#[derive(Clone, Copy, Default)]
-struct Allowed {
-    coupons: i64,
-    cents: i64,
-    per_user: i64,
-}
 
 /// Coupons of a template.
 #[derive(Clone, Copy, Default)]
@@ -72,53 +65,6 @@ impl Books {
             findings.extend(texts.into_iter().flatten().map(finding));
         }
         findings.extend(self.candidates(only).await?);
-        Ok(findings)
-    }
-
-    /// Whether the counters of a table count coupons, and none is above its limit.
-    pub(super) async fn counters(&mut self, table: usize) -> anyhow::Result<Vec<Finding>> {
-        let sql = format!(
-            "SELECT user_id, template_id, CAST(SUM(n) AS SIGNED), MAX(claimed), MAX(per_user) FROM (
-                SELECT user_id, template_id, claimed AS n, claimed, per_user FROM claimed_{table:03}
-                UNION ALL SELECT user_id, template_id, -1, 0, 0 FROM coupon_{table:03} WHERE batch = 0) AS a
-             GROUP BY user_id, template_id HAVING SUM(n) <> 0 OR MAX(claimed) > MAX(per_user)"
-        );
-        let most = format!("SELECT template_id, MAX(claimed) FROM claimed_{table:03} GROUP BY template_id");
-        let allowed = self.allowed().await?;
-        let mut findings = Vec::new();
-        let mut open = self.slots_of(table);
-        while open.round().await {
-            for database in 0..self.coupon.len() {
-                let suspect = Suspect::Table(database, table);
-                let before = self.seats(database).await?;
-                let rows = self.coupon[database].numbers::<5>(sql.clone()).await?;
-                let seen = self.seen(&mut open, database, &before).await?;
-                for row in rows {
-                    let [user_id, template_id, off, claimed, per_user] = row.map(Option::unwrap_or_default);
-                    if !seen.contains(&Slot::of_user(user_id).number()) {
-                        continue;
-                    }
-                    let text = if off == 0 {
-                        format!("user {user_id} has claimed {claimed} of template {template_id}, and may {per_user}")
-                    } else {
-                        let has = claimed - off;
-                        format!("user {user_id} has claimed {claimed} of template {template_id}, and has {has}")
-                    };
-                    findings.push(Finding { suspect, text });
-                }
-                // What is left behind is above no limit either.
-                for row in self.coupon[database].numbers::<2>(most.clone()).await? {
-                    let [template_id, claimed] = row.map(Option::unwrap_or_default);
-                    if let Some(allowed) = allowed.get(&template_id).filter(|allowed| claimed > allowed.per_user) {
-                        let may = allowed.per_user;
-                        let text = format!(
-                            "a user has claimed {claimed} of template {template_id}, which gives {may} to each"
-                        );
-                        findings.push(Finding { suspect, text });
-                    }
-                }
-            }
-        }
         Ok(findings)
     }
 
@@ -258,19 +204,6 @@ impl Books {
             *unwritten.entry(template_id).or_default() += left;
         }
         Ok(unwritten)
-    }
-
-    async fn allowed(&mut self) -> anyhow::Result<BTreeMap<i64, Allowed>> {
-        let sql = "SELECT template_id, rules FROM template_version";
-        let mut allowed: BTreeMap<i64, Allowed> = BTreeMap::new();
-        for (template_id, rules) in self.template.texts(sql).await? {
-            let rules = tercet_rules::decode(&rules).with_context(|| format!("the rules of template {template_id}"))?;
-            let most = allowed.entry(template_id).or_default();
-            most.coupons = most.coupons.max(rules.budget().coupons());
-            most.cents = most.cents.max(rules.budget().cents());
-            most.per_user = most.per_user.max(rules.quota().per_user().into());
-        }
-        Ok(allowed)
     }
 }
 

@@ -182,25 +182,32 @@ impl Market {
     }
 
     /// A template of which everyone may claim as many as he likes, and units of what is bought.
-    pub(super) async fn publish(&mut self) -> i64 {
-        let request = templates::CreateTemplateRequest {
-            name: "spring".into(),
-            rules: Some(rules(1_000_000, 1_000, FROM_MS)),
-            change: change(0),
-            idempotency_key: "spring".into(),
-        };
-        let draft =
-            until("the template service answers", async || self.templates.create_template(request.clone()).await.ok());
-        let template_id = draft.await.into_inner().template.expect("a template").template_id;
-        let audience = Some(templates::Audience { basis_points: 10_000, ..Default::default() });
-        let request = templates::StartGrayRequest { template_id, audience, change: change(1) };
-        self.templates.start_gray(request).await.expect("it has a version");
-        let request = templates::PromoteRequest { template_id, version: 1, change: change(2) };
-        self.templates.promote(request).await.expect("it is tried");
+    pub(super) async fn publish(&self) -> i64 {
+        let template_id = self.template("spring", rules(1_000_000, 1_000, FROM_MS)).await;
         let mut plan = tercet::plan::saga();
         let supply = Supply { item: ITEM, units: 1_000_000, sequence: 1 };
         plan.branch(tercet_stock::SUPPLY.with(&supply).expect("it is small"));
         assert!(submit(&self.client(), plan.build().expect("it is sound")).await);
+        template_id
+    }
+
+    /// A template that everyone may claim from.
+    pub(super) async fn template(&self, name: &str, rules: templates::Rules) -> i64 {
+        let mut client = self.templates.clone();
+        let request = templates::CreateTemplateRequest {
+            name: name.into(),
+            rules: Some(rules),
+            change: change(0),
+            idempotency_key: name.into(),
+        };
+        let draft =
+            until("the template service answers", async || client.create_template(request.clone()).await.ok()).await;
+        let template_id = draft.into_inner().template.expect("a template").template_id;
+        let audience = Some(templates::Audience { basis_points: 10_000, ..Default::default() });
+        let request = templates::StartGrayRequest { template_id, audience, change: change(1) };
+        client.start_gray(request).await.expect("it has a version");
+        let request = templates::PromoteRequest { template_id, version: 1, change: change(2) };
+        client.promote(request).await.expect("it is tried");
         template_id
     }
 

@@ -192,6 +192,7 @@ mod tests {
             );
             let by_ann = |row: &Entry| (row.operator.as_deref(), &*row.reason) == (Some("ann"), "broken");
             assert!(rows.iter().all(by_ann), "{rows:?}");
+            assert!(rows.iter().all(|row| row.after == r#"{"refunded_cents":100,"status":"refunded"}"#), "{rows:?}");
         }
     }
 
@@ -204,7 +205,7 @@ mod tests {
             operator: "ann".into(),
             action: "promote".into(),
             reason: "双十一".into(),
-            before: "{}".into(),
+            before: r#"{"a":0}"#.into(),
             after: r#"{"a":1}"#.into(),
         };
         let rows = entries(&pb::Event { user_id: 0, ..event(Payload::OperatorChange(change)) });
@@ -213,7 +214,8 @@ mod tests {
             (row.action.as_str(), row.operator.as_deref(), row.user_id),
             ("template promote", Some("ann"), None)
         );
-        assert_eq!((row.template_id, row.reason.as_str(), row.after.as_str()), (Some(11), "双十一", r#"{"a":1}"#));
+        assert_eq!((row.template_id, row.reason.as_str()), (Some(11), "双十一"));
+        assert_eq!((row.before.as_str(), row.after.as_str()), (r#"{"a":0}"#, r#"{"a":1}"#));
         assert_eq!((row.at_ms, row.xid.as_str()), (5, "01010101-0101-0101-0101-010101010101"));
     }
 
@@ -224,10 +226,8 @@ mod tests {
         let rows = entries(&event(Payload::OrderPaid(payment)));
         let [row] = &rows[..] else { panic!("{rows:?}") };
         assert_eq!((row.action.as_str(), row.order_id, row.operator.as_deref()), ("order paid", Some(3), Some("ann")));
-        assert_eq!(
-            (row.shop_id, row.after.as_str()),
-            (Some(9), r#"{"paid_cents":100,"payment_id":"p1","status":"paid"}"#)
-        );
+        assert_eq!((row.shop_id, row.before.as_str()), (Some(9), r#"{"status":"placed"}"#));
+        assert_eq!(row.after, r#"{"paid_cents":100,"payment_id":"p1","status":"paid"}"#);
         let free = pb::OrderPaid { order_id: 3, shop_id: 9, ..pb::OrderPaid::default() };
         let rows = entries(&event(Payload::OrderPaid(free)));
         assert!(rows.len() == 1 && rows[0].operator.is_none(), "where nothing was due nobody does: {rows:?}");
@@ -243,14 +243,16 @@ mod tests {
             operator: "bob".into(),
             ..Default::default()
         };
+        let issued = pb::CouponIssued {
+            template_id: 11,
+            template_version: 2,
+            operator: "bob".into(),
+            reason: "sorry".into(),
+            ..Default::default()
+        };
         let back = pb::OrderRefundTakenBack { order_id: 3, refunded_cents: 100, is_paid: true, ..Default::default() };
         for (payload, action, before, after) in [
-            (
-                Payload::CouponIssued(pb::CouponIssued { template_version: 2, ..Default::default() }),
-                "coupon issued",
-                "",
-                r#"{"status":"issued","template_version":2}"#,
-            ),
+            (Payload::CouponIssued(issued), "coupon issued", "", r#"{"status":"issued","template_version":2}"#),
             (
                 Payload::CouponUsed(used),
                 "coupon used",
@@ -264,7 +266,7 @@ mod tests {
                 r#"{"status":"issued"}"#,
             ),
             (
-                Payload::CouponExpired(pb::CouponExpired::default()),
+                Payload::CouponExpired(pb::CouponExpired { template_id: 11, ..Default::default() }),
                 "coupon expired",
                 r#"{"status":"issued"}"#,
                 r#"{"status":"expired"}"#,
@@ -279,8 +281,12 @@ mod tests {
             let rows = entries(&event(payload));
             let [row] = &rows[..] else { panic!("{rows:?}") };
             assert_eq!((row.action.as_str(), row.before.as_str(), row.after.as_str()), (action, before, after));
-            assert_eq!((row.user_id, row.sequence), (Some(7), 9));
-            assert_eq!(row.operator.as_deref(), (action == "coupon used").then_some("bob"));
+            assert_eq!((row.user_id, row.source.as_str(), row.sequence), (Some(7), "s", 9));
+            assert_eq!((row.at_ms, row.xid.as_str()), (5, "01010101-0101-0101-0101-010101010101"));
+            let is_issued = action == "coupon issued";
+            assert_eq!(row.template_id, (is_issued || action == "coupon expired").then_some(11));
+            assert_eq!(row.operator.as_deref(), (is_issued || action == "coupon used").then_some("bob"));
+            assert_eq!(row.reason, if is_issued { "sorry" } else { "" });
         }
     }
 

@@ -52,3 +52,46 @@ impl<Db: Store> Purging<Db> {
         Ok(gone)
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::Sqlite;
+    use sqlx::sqlite::SqlitePoolOptions;
+    use tokio::sync::watch;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::entry::Entry;
+
+    /// How old the entries are, in hours.
+    async fn ages(pool: &Pool<Sqlite>) -> Vec<i64> {
+        const SQL: &str = "SELECT CAST(round((unixepoch() * 1000 - at_ms) / 3600000.0) AS INTEGER) FROM business_log";
+        sqlx::query_scalar(SQL).fetch_all(pool).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn entries_go_after_their_days_all_of_them_and_none_where_they_are_kept_for_ever() {
+        let options = SqlitePoolOptions::new().max_connections(1);
+        let pool: Pool<Sqlite> = options.connect("sqlite::memory:").await.unwrap();
+        Sqlite::migrate(&pool).await.unwrap();
+        let now_ms: i64 = sqlx::query_scalar("SELECT unixepoch() * 1000").fetch_one(&pool).await.unwrap();
+        let of = |hours: i64| Entry { at_ms: now_ms - hours * DAY_MS / 24, ..Entry::default() };
+        let mut entries = vec![of(47)];
+        entries.extend((0..=PURGE_ROWS).map(|_| of(49)));
+        Sqlite::write(&mut *pool.acquire().await.unwrap(), &entries).await.unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let patience = PURGE_INTERVAL / 2;
+        timeout(patience, Purging::new(pool.clone(), 0).run(Stop::from(stopped.clone()))).await.unwrap().unwrap();
+        assert_eq!(ages(&pool).await.len(), entries.len());
+        let purging = tokio::spawn(Purging::new(pool.clone(), 2).run(Stop::from(stopped)));
+        // More than go at once, and long before the next look.
+        let gone = async {
+            while ages(&pool).await != [47] {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(patience, gone).await.unwrap();
+        stop.send_replace(true);
+        timeout(patience, purging).await.unwrap().unwrap().unwrap();
+    }
+}

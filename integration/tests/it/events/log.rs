@@ -6,6 +6,7 @@ use tercet::fence::Dialect;
 use tercet_business_log::api::Api;
 use tercet_business_log::entry::entries;
 use tercet_business_log::store::{Search, Store};
+use tercet_coordinator::clock::{Clock as _, SystemClock};
 use tercet_integration::servers;
 use tercet_proto::events::v1 as events;
 use tercet_proto::events::v1::event::Payload;
@@ -67,8 +68,8 @@ on_both! {
 }
 
 fn event(sequence: u64, user_id: i64, occurred_ms: i64, payload: Payload) -> events::Event {
-    let (source, payload) = ("s".to_owned(), Some(payload));
-    events::Event { source, sequence, version: 1, user_id, occurred_ms, payload, ..events::Event::default() }
+    let (source, xid, payload) = ("s".to_owned(), vec![1; 16].into(), Some(payload));
+    events::Event { source, sequence, version: 1, user_id, occurred_ms, xid, payload, ..events::Event::default() }
 }
 
 async fn write<Db: Store>(pool: &Pool<Db>, all: &[events::Event]) {
@@ -144,10 +145,19 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
     assert_eq!((change.action.as_str(), change.template_id, change.user_id), ("template promote", 4, 0));
     assert_eq!((change.reason.as_str(), change.before.as_str()), ("双十一", r#"{"status":"gray"}"#));
     assert_eq!((change.source.as_str(), change.sequence), ("s", 1));
+    assert_eq!(change.xid, "01010101-0101-0101-0101-010101010101");
     assert_eq!(found(client, nothing.clone()).await.len(), 7);
     // What is given has to be so, all of it.
     let both = pb::SearchRequest { user_id: 8, coupon_id: 21, ..nothing.clone() };
     assert_eq!(found(client, both).await, []);
+    let bob = pb::SearchRequest { operator: "bob".into(), ..nothing.clone() };
+    for request in [
+        pb::SearchRequest { user_id: 7, ..bob.clone() },
+        pb::SearchRequest { coupon_id: 21, ..bob.clone() },
+        pb::SearchRequest { shop_id: Some(9), order_id: 31, ..bob },
+    ] {
+        assert_eq!(found(client, request).await, by_bob);
+    }
     let stranger = pb::SearchRequest { operator: "eve".into(), ..nothing };
     assert_eq!(found(client, stranger).await, []);
 }
@@ -199,7 +209,8 @@ async fn pages_are_whole_and_within_their_bounds<Db: Store>(mut stage: Stage<Db>
     let all: Vec<_> = (0..10_u32)
         .map(|at| event(at.into(), 7, 1_000 + i64::from(at / 3), Payload::CouponIssued(issued(at.into()))))
         .collect();
-    write(&stage.pool, &all).await;
+    // What happened later may be written earlier.
+    write(&stage.pool, &[&all[3..6], &all[9..], &all[..3], &all[6..9]].concat()).await;
     let client = &mut stage.client;
     for (from_ms, before_ms, want) in [(0, 0, 0..10), (1_001, 0, 3..10), (0, 1_003, 0..9), (1_001, 1_002, 3..6)] {
         let mut coupons = Vec::new();
@@ -209,6 +220,7 @@ async fn pages_are_whole_and_within_their_bounds<Db: Store>(mut stage: Stage<Db>
             let page = client.search(request).await.expect("a page").into_inner();
             assert!(page.entries.len() <= 2);
             coupons.extend(page.entries.iter().map(|entry| entry.coupon_id));
+            assert!(coupons.len() <= all.len(), "pages repeat: {coupons:?}");
             if page.next.is_empty() {
                 break;
             }
@@ -236,8 +248,9 @@ async fn pages_are_whole_and_within_their_bounds<Db: Store>(mut stage: Stage<Db>
 
 async fn old_entries_go_and_young_ones_stay<Db: Store>(mut stage: Stage<Db>) {
     let issued = |coupon_id| Payload::CouponIssued(events::CouponIssued { coupon_id, ..Default::default() });
+    let hour_ago = SystemClock::start().now().0.cast_signed() - 3_600_000;
     // The first three are of 1970, and the last is of the next century.
-    let all: Vec<_> = [(1, 10), (2, 11), (3, 12), (4, 4_102_444_800_000)]
+    let all: Vec<_> = [(1, 10), (2, 11), (3, 12), (4, hour_ago), (5, 4_102_444_800_000)]
         .map(|(coupon_id, at_ms)| event(1, 7, at_ms, issued(coupon_id)))
         .into();
     write(&stage.pool, &all).await;
@@ -247,7 +260,7 @@ async fn old_entries_go_and_young_ones_stay<Db: Store>(mut stage: Stage<Db>) {
     }
     drop(db);
     let left = found(&mut stage.client, pb::SearchRequest::default()).await;
-    assert_eq!(left.iter().map(|entry| entry.coupon_id).collect::<Vec<_>>(), [4]);
+    assert_eq!(left.iter().map(|entry| entry.coupon_id).collect::<Vec<_>>(), [5, 4]);
 }
 
 /// A search by each key, and one by none, with its index.

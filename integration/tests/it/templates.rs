@@ -337,6 +337,13 @@ async fn lists_are_whole_and_stable<Db: Store>(mut stage: Stage<Db>) {
     assert!(nobody.changes.is_empty());
 }
 
+/// Gives a published template a second version.
+async fn second<Db: Store>(client: &mut Client<Db>, published: &pb::Template) -> pb::Template {
+    let (template_id, revision) = (published.template_id, published.revision);
+    let request = pb::SetRulesRequest { template_id, rules: Some(rules(600, START_MS)), change: change(revision) };
+    client.set_rules(request).await.expect("published").into_inner().template.expect("a template")
+}
+
 async fn usage_is_counted_once_and_compared<Db: Store>(mut stage: Stage<Db>) {
     let client = &mut stage.client;
     let template_id = gray(client, "a").await.template_id;
@@ -355,10 +362,16 @@ async fn usage_is_counted_once_and_compared<Db: Store>(mut stage: Stage<Db>) {
     // Before the new version is tried: no part of the comparison.
     let before_ms = published.updated_ms;
     client.record_usage(report(1, vec![usage(before_ms, 1, 1_000, 900, 5)])).await.expect("it is known");
-    let request =
-        pb::SetRulesRequest { template_id, rules: Some(rules(600, START_MS)), change: change(published.revision) };
-    let second = client.set_rules(request).await.expect("published").into_inner().template.expect("a template");
-    let tried_ms = start_gray(client, &second).await.updated_ms;
+    let written = second(client, &published).await;
+    let tried_ms = start_gray(client, &written).await.updated_ms;
+    // Another source counts its own reports, and another template its own usage.
+    let other = gray(client, "b").await.template_id;
+    let (published, _) = promote(client, other, 1).await;
+    let written = second(client, &published).await;
+    let of_ms = start_gray(client, &written).await.updated_ms;
+    let of_other = [usage(of_ms, 1, 6, 3, 9), usage(of_ms, 2, 7, 6, 9)].map(|usage| pb::Usage { template_id: other, ..usage });
+    let request = pb::RecordUsageRequest { source: "coupons/1".into(), sequence: 5, usage: of_other.into() };
+    assert!(client.record_usage(request).await.expect("it is known").into_inner().counted);
     for (sequence, counted) in [(2, true), (2, false), (1, false), (7, true)] {
         let request = report(sequence, vec![usage(tried_ms, 2, 10, 3, 1_800), usage(tried_ms, 1, 200, 30, 15_000)]);
         let answer = client.record_usage(request).await.expect("it is known").into_inner();

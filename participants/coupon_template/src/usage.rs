@@ -63,29 +63,69 @@ fn of(event: &pb::Event) -> Option<Usage> {
     (usage.template_id > 0 && usage.version > 0).then_some(usage)
 }
 
+/// What events add up to, one for each version and time of claims.
+fn sums(events: &[pb::Event]) -> Vec<Usage> {
+    let mut sums: BTreeMap<(i64, u32, i64), Usage> = BTreeMap::new();
+    for usage in events.iter().filter_map(of) {
+        let Usage { template_id, version, claimed_ms, .. } = usage;
+        let sum = sums.entry((template_id, version, claimed_ms)).or_default();
+        *sum = Usage {
+            template_id,
+            version,
+            claimed: sum.claimed + usage.claimed,
+            used: sum.used + usage.used,
+            refunded: sum.refunded + usage.refunded,
+            discount_cents: sum.discount_cents + usage.discount_cents,
+            order_cents: sum.order_cents + usage.order_cents,
+            claimed_ms,
+        };
+    }
+    sums.into_values().collect()
+}
+
 impl<Db: Store> Consumer for Counting<Db> {
     type Db = Db;
     const GROUP: Group = GROUP;
 
     async fn consume(&self, db_tx: &mut DbTx<Db>, events: &[pb::Event]) -> Result<(), Trouble> {
-        let mut sums: BTreeMap<(i64, u32, i64), Usage> = BTreeMap::new();
-        for usage in events.iter().filter_map(of) {
-            let Usage { template_id, version, claimed_ms, .. } = usage;
-            let sum = sums.entry((template_id, version, claimed_ms)).or_default();
-            *sum = Usage {
-                template_id,
-                version,
-                claimed: sum.claimed + usage.claimed,
-                used: sum.used + usage.used,
-                refunded: sum.refunded + usage.refunded,
-                discount_cents: sum.discount_cents + usage.discount_cents,
-                order_cents: sum.order_cents + usage.order_cents,
-                claimed_ms,
-            };
-        }
+        let sums = sums(events);
         if !sums.is_empty() {
-            Db::count(db_tx, &sums.into_values().collect::<Vec<_>>()).await?;
+            Db::count(db_tx, &sums).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_one_version_add_up_and_those_of_none_are_no_part_of_it() {
+        let issued = |template_version| {
+            Payload::CouponIssued(pb::CouponIssued { template_id: 4, template_version, ..Default::default() })
+        };
+        let used = |amount_cents, discount_cents| {
+            let (template_id, template_version) = (4, 2);
+            let used =
+                pb::CouponUsed { template_id, template_version, amount_cents, discount_cents, ..Default::default() };
+            Payload::CouponUsed(used)
+        };
+        let back = |discount_cents| {
+            let (template_id, template_version) = (4, 2);
+            let back = pb::CouponGivenBack { template_id, template_version, discount_cents, ..Default::default() };
+            Payload::CouponGivenBack(back)
+        };
+        let expired = Payload::CouponExpired(pb::CouponExpired { template_id: 4, ..Default::default() });
+        let payloads =
+            [issued(2), used(900, 5), issued(1), issued(2), back(5), issued(0), used(1_000, 70), used(10, 1), back(70)];
+        let events = payloads
+            .into_iter()
+            .chain([expired])
+            .map(|payload| pb::Event { payload: Some(payload), ..Default::default() });
+        let (template_id, other) = (4, Usage { template_id: 4, version: 1, claimed: 1, ..Usage::default() });
+        let own =
+            Usage { template_id, version: 2, claimed: 2, used: 3, refunded: 2, discount_cents: 1, order_cents: 1_910 };
+        assert_eq!(sums(&events.collect::<Vec<_>>()), [other, own]);
     }
 }

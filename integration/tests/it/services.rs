@@ -181,6 +181,7 @@ async fn orders_are_placed_paid_and_refunded() {
         coupon_id,
         now: order::Use::Confirmed,
         discount_cents: Some(discount_cents),
+        step: 1,
     };
     let mut connection = pool.acquire().await.expect("the pool is open");
     for (strange, theirs) in [(used(6, 500), false), (used(5, 499), false), (used(5, 500), true), (used(5, 500), true)]

@@ -369,7 +369,8 @@ async fn usage_is_counted_once_and_compared<Db: Store>(mut stage: Stage<Db>) {
     let (published, _) = promote(client, other, 1).await;
     let written = second(client, &published).await;
     let of_ms = start_gray(client, &written).await.updated_ms;
-    let of_other = [usage(of_ms, 1, 6, 3, 9), usage(of_ms, 2, 7, 6, 9)].map(|usage| pb::Usage { template_id: other, ..usage });
+    let of_other =
+        [usage(of_ms, 1, 6, 3, 9), usage(of_ms, 2, 7, 6, 9)].map(|usage| pb::Usage { template_id: other, ..usage });
     let request = pb::RecordUsageRequest { source: "coupons/1".into(), sequence: 5, usage: of_other.into() };
     assert!(client.record_usage(request).await.expect("it is known").into_inner().counted);
     for (sequence, counted) in [(2, true), (2, false), (1, false), (7, true)] {

@@ -29,22 +29,23 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Twice as many databases as have all slots at first, who are the first ones: four, or more.
 struct World {
     urls: Vec<String>,
+    tables: usize,
     next: u32,
 }
 
 impl World {
     /// `None` where there is no server.
     async fn new() -> Option<Self> {
-        Self::of(2).await
+        Self::of(2, TABLES).await
     }
 
-    /// With slots in so many databases at first.
-    async fn of(databases: usize) -> Option<Self> {
+    /// With slots in so many databases at first, and so many tables in each.
+    async fn of(databases: usize, tables: usize) -> Option<Self> {
         let mut urls = Vec::new();
         for _ in 0..2 * databases {
             urls.push(servers::mariadb().await.expect("the server answers")?);
         }
-        let world = Self { urls, next: 0 };
+        let world = Self { urls, tables, next: 0 };
         world.shards(databases).await;
         Some(world)
     }
@@ -55,7 +56,8 @@ impl World {
 
     /// As a service has it that knows of so many databases.
     async fn shards(&self, databases: usize) -> Shards<MySql> {
-        let shards = Shards::open(Self::map(databases), &self.urls[..databases]).await.expect("they are there");
+        let map = ShardMap::even(databases, self.tables).expect("the counts are within their limits");
+        let shards = Shards::open(map, &self.urls[..databases]).await.expect("they are there");
         shards.migrate().await.expect("the schema is sound");
         shards
     }
@@ -67,7 +69,7 @@ impl World {
     }
 
     async fn mover(&self) -> Mover {
-        let mover = Mover::open(TABLES, &self.urls, Duration::ZERO).await.expect("the databases are there");
+        let mover = Mover::open(self.tables, &self.urls, Duration::ZERO).await.expect("the databases are there");
         mover.lingering(Duration::ZERO)
     }
 
@@ -90,7 +92,7 @@ impl World {
         let mut all = BTreeMap::new();
         for database in 0..self.urls.len() {
             let pool = self.pool(database).await;
-            for table in 0..TABLES {
+            for table in 0..self.tables {
                 let sql = format!("SELECT coupon_id, CAST(status AS SIGNED) FROM coupon_{table:03}");
                 let rows: Vec<(i64, i64)> =
                     sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&pool).await.expect("the table is there");
@@ -131,8 +133,12 @@ impl World {
 
 /// Everything that a run of the program does.
 async fn go(mover: &Mover, databases: usize) -> Result<(), Error> {
+    go_to(mover, &World::map(databases)).await
+}
+
+async fn go_to(mover: &Mover, map: &ShardMap) -> Result<(), Error> {
     mover.finish().await?;
-    for group in mover.plan(&World::map(databases)).await? {
+    for group in mover.plan(map).await? {
         mover.go(&group).await?;
     }
     mover.finish().await.map(drop)

@@ -63,9 +63,8 @@ impl Known {
         }
     }
 
-    /// Makes a claim, which asks stock; whether it is known to be asked in vain, so that nothing else is asked before it
-    /// has answered, is told to `ask`. Or refuses it, by the answer to another one that came later to stock than this
-    /// one came here.
+    /// Makes a claim, which asks stock: `ask` is told whether that may well be in vain, so that nothing else is to be
+    /// asked before stock has answered. Or refuses it, by the answer to one that asked stock after this one came here.
     pub(super) async fn in_turn<T, F>(&self, wish: Wish, ask: impl FnOnce(bool) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>>,
@@ -217,7 +216,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn of_many_who_want_what_is_sold_out_one_asks_and_whoever_comes_later_asks_again() {
         let (known, stock) = (Known::default(), Stock { free: Mutex::new(1), asked: Mutex::default() });
         let asked = || std::mem::take(&mut *stock.asked.lock().expect("nobody panics"));

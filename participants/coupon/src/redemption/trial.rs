@@ -112,8 +112,8 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         Ok(pb::ValidateResponse { coupons, best: Some(combination(&order, &basket, best)), more })
     }
 
-    /// Each of these, in their order. Where none is named, those that the user could use and that end first: one more than
-    /// are looked at, if there are.
+    /// Each of these, in their order. Where none is named, those that the user could use and that end first: one more
+    /// than are looked at, if there are.
     ///
     /// # Errors
     /// [`Code::SystemBusy`] where a coupon or its rules can not be read.

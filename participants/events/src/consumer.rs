@@ -29,6 +29,10 @@ use crate::limits::{ATTEMPTS_MAX, RETRY_FIRST, RETRY_MAX};
 use crate::metrics;
 use crate::store::{Position, Row, Store};
 
+mod lag;
+
+use lag::Clock;
+
 /// Most bytes of the key of a dead letter, which others may have chosen.
 const KEY_BYTES_MAX: usize = 64;
 
@@ -108,6 +112,7 @@ impl<C: Consumer> Consuming<C> {
         for topic in C::GROUP.topics {
             metrics::died(C::GROUP.name, topic.name(), 0);
         }
+        metrics::lags(C::GROUP.name, Duration::ZERO);
         let mut pause = RETRY_FIRST;
         while !stop.is_requested() {
             let ended = tokio::select! {
@@ -134,8 +139,9 @@ impl<C: Consumer> Consuming<C> {
             Ok(subscription) => subscription,
             Err(error) => return error,
         };
+        let mut clock = Clock::default();
         loop {
-            if let Err(error) = self.step(&mut subscription).await {
+            if let Err(error) = self.step(&mut subscription, &mut clock).await {
                 return error;
             }
             *pause = RETRY_FIRST;
@@ -143,16 +149,18 @@ impl<C: Consumer> Consuming<C> {
     }
 
     /// Takes one batch.
-    async fn step(&self, subscription: &mut Subscription) -> Result<(), Error> {
-        let mut batch = subscription.next().await?;
+    async fn step(&self, subscription: &mut Subscription, clock: &mut Clock) -> Result<(), Error> {
+        let mut batch = lag::waiting(C::GROUP.name, subscription.next()).await?;
         let began = Instant::now();
         let mut places: BTreeMap<usize, Vec<Item>> = BTreeMap::new();
         for delivered in std::mem::take(&mut batch.events) {
             let (place, item) = self.read(delivered);
             places.entry(place).or_default().push(item);
         }
+        let events = places.values().flatten().filter_map(|item| item.event.as_ref().ok());
+        let age = lag::age(events, clock.now_ms(&self.pools[0]).await);
         let places = places.into_iter().map(|(place, items)| self.take(&self.pools[place], items));
-        futures_util::future::join_all(places).await;
+        lag::taking(C::GROUP.name, age, futures_util::future::join_all(places)).await;
         subscription.done(batch)?;
         metrics::batch_consumed(C::GROUP.name, began.elapsed());
         Ok(())

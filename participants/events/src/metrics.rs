@@ -46,6 +46,11 @@ pub(crate) fn consume_failed(group: &'static str) {
     counter!("tercet_consumer_failures_total", "group" => group).increment(1);
 }
 
+/// How old the oldest event is that a group has in hand, or has just taken; none when nothing comes.
+pub(crate) fn lags(group: &'static str, age: Duration) {
+    gauge!("tercet_consumer_lag_seconds", "group" => group).set(age.as_secs_f64());
+}
+
 /// A batch from its arrival to its last commit.
 pub(crate) fn batch_consumed(group: &'static str, took: Duration) {
     histogram!("tercet_consumer_batch_seconds", "group" => group).record(took.as_secs_f64());

@@ -134,6 +134,9 @@ pub trait Store: Dialect {
     /// So many dead letters above an id.
     fn letters(db: &mut DbTx<Self>, after: i64, limit: u32) -> impl Future<Output = sqlx::Result<Vec<Waiting>>> + Send;
 
+    /// The database's clock.
+    fn clock_ms(db: &mut DbTx<Self>) -> impl Future<Output = sqlx::Result<i64>> + Send;
+
     /// Locks and reads one dead letter.
     fn letter_get(db_tx: &mut DbTx<Self>, id: i64) -> impl Future<Output = sqlx::Result<Option<Waiting>>> + Send;
 
@@ -262,6 +265,10 @@ macro_rules! store {
             async fn letters(db: &mut DbTx<Self>, after: i64, limit: u32) -> sqlx::Result<Vec<Waiting>> {
                 let query = sqlx::query_as(LETTERS).bind(after).bind(i64::from(limit));
                 Ok(query.fetch_all(db).await?.into_iter().map(Waiting::from_row).collect())
+            }
+
+            async fn clock_ms(db: &mut DbTx<Self>) -> sqlx::Result<i64> {
+                sqlx::query_scalar($sql.now_ms).fetch_one(db).await
             }
 
             async fn letter_get(db_tx: &mut DbTx<Self>, id: i64) -> sqlx::Result<Option<Waiting>> {

@@ -72,7 +72,7 @@ impl Shop {
                 "INSERT INTO orders(shop_id, order_id, user_id, item, count, amount_cents, discount_cents, status,
                     refunded_from) VALUES
                     ({shop_id}, 1, {USER}, 0, 1, {amount_cents}, {discount_cents}, 1, NULL),
-                    ({shop_id}, 2, {USER}, 0, 1, {amount_cents}, {discount_cents}, 4, 1);
+                    ({shop_id}, 2, {USER}, 0, 1, {amount_cents}, {discount_cents}, 4, 3);
                 INSERT INTO basket_coupon(shop_id, order_id, coupon_id, discount_cents, coupon_use) VALUES
                     ({shop_id}, 1, {one}, {discount_cents}, 1), ({shop_id}, 2, {two}, {discount_cents}, 2)"
             ),
@@ -96,7 +96,14 @@ impl Shop {
         };
         let refunded_cents = amount_cents - discount_cents;
         let coupon_ids = vec![two];
-        let refunded = events::OrderRefunded { order_id: 2, coupon_ids, refunded_cents, shop_id, ..Default::default() };
+        let refunded = events::OrderRefunded {
+            order_id: 2,
+            coupon_ids,
+            refunded_cents,
+            was_paid: true,
+            shop_id,
+            ..Default::default()
+        };
         let back = events::CouponGivenBack { coupon_id: two, order_id: 2, shop_id, step: 3, ..Default::default() };
         let all = [
             issued(one),

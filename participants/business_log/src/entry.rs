@@ -24,6 +24,8 @@ pub struct Entry {
     pub order_id: Option<i64>,
     /// The template that it is about.
     pub template_id: Option<i64>,
+    /// Of an operator's change: which of what its action names.
+    pub about_id: Option<i64>,
     /// Who did it, if it was a person of the platform or of a shop.
     pub operator: Option<String>,
     /// Why.
@@ -61,7 +63,10 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
     };
     match payload {
         Payload::CouponIssued(issued) => {
-            let after = json!({"status": "issued", "template_version": issued.template_version});
+            let mut after = json!({"status": "issued", "template_version": issued.template_version});
+            if !issued.batch_id.is_empty() {
+                after["batch_id"] = json!(issued.batch_id);
+            }
             let row = of_coupon("coupon issued", (issued.coupon_id, 0), Value::Null, after);
             let operator = (!issued.operator.is_empty()).then(|| issued.operator.clone());
             vec![Entry { template_id: Some(issued.template_id), operator, reason: issued.reason.clone(), ..row }]
@@ -88,21 +93,10 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
         }
         // Where a person of a shop says so, or nothing was due to it.
         Payload::OrderPaid(paid) if paid.shop_id > 0 => vec![of_payment(common, paid)],
-        Payload::OrderRefunded(refunded) => {
-            let pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason, shop_id } =
-                refunded;
-            let after = json!({"status": "refunded", "refunded_cents": refunded_cents});
-            let row = about((*shop_id, *order_id), Entry { action: "order refunded".into(), ..common });
-            let operator = (!operator.is_empty()).then(|| operator.clone());
-            let row = Entry { operator, reason: reason.clone(), ..row };
-            of_coupons(
-                &Entry { before: text(json!({"status": paid(*was_paid)})), after: text(after), ..row },
-                coupon_ids,
-            )
-        }
+        Payload::OrderRefunded(refunded) => of_refund(common, refunded),
         Payload::OrderRefundTakenBack(back) => {
             let pb::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid, shop_id } = back;
-            let before = json!({"status": "refunded", "refunded_cents": refunded_cents});
+            let before = json!({"status": taken_back(*is_paid), "refunded_cents": refunded_cents});
             let row = about((*shop_id, *order_id), Entry { action: "order refund taken back".into(), ..common });
             of_coupons(
                 &Entry { before: text(before), after: text(json!({"status": paid(*is_paid)})), ..row },
@@ -132,10 +126,22 @@ fn of_payment(common: Entry, payment: &pb::OrderPaid) -> Entry {
     }
 }
 
+fn of_refund(common: Entry, refunded: &pb::OrderRefunded) -> Vec<Entry> {
+    let pb::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason, shop_id } = refunded;
+    let status = taken_back(*was_paid);
+    let row = about((*shop_id, *order_id), Entry { action: format!("order {status}"), ..common });
+    let operator = (!operator.is_empty()).then(|| operator.clone());
+    let (before, after) =
+        (json!({"status": paid(*was_paid)}), json!({"status": status, "refunded_cents": refunded_cents}));
+    let row = Entry { operator, reason: reason.clone(), before: text(before), after: text(after), ..row };
+    of_coupons(&row, coupon_ids)
+}
+
 fn of_change(common: Entry, change: &pb::OperatorChange) -> Entry {
     Entry {
         action: format!("{} {}", change.what, change.action),
         template_id: (change.what == "template").then_some(change.id),
+        about_id: Some(change.id),
         operator: Some(change.operator.clone()),
         reason: change.reason.clone(),
         before: change.before.clone(),
@@ -154,6 +160,11 @@ fn of_coupons(row: &Entry, coupon_ids: &[i64]) -> Vec<Entry> {
 
 const fn paid(paid: bool) -> &'static str {
     if paid { "paid" } else { "placed" }
+}
+
+/// What an order is that was taken back, as the API says it.
+const fn taken_back(was_paid: bool) -> &'static str {
+    if was_paid { "refunded" } else { "closed" }
 }
 
 fn text(value: Value) -> String {
@@ -197,6 +208,19 @@ mod tests {
     }
 
     #[test]
+    fn an_order_that_nobody_paid_is_closed_and_nothing_is_returned() {
+        let refunded = pb::OrderRefunded { order_id: 3, ..Default::default() };
+        let rows = entries(&event(Payload::OrderRefunded(refunded)));
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!((row.action.as_str(), row.before.as_str()), ("order closed", r#"{"status":"placed"}"#));
+        assert_eq!(row.after, r#"{"refunded_cents":0,"status":"closed"}"#);
+        let back = pb::OrderRefundTakenBack { order_id: 3, ..Default::default() };
+        let rows = entries(&event(Payload::OrderRefundTakenBack(back)));
+        assert_eq!(rows[0].before, r#"{"refunded_cents":0,"status":"closed"}"#);
+        assert_eq!(rows[0].after, r#"{"status":"placed"}"#);
+    }
+
+    #[test]
     fn an_operator_s_change_keeps_who_what_and_why() {
         let change = pb::OperatorChange {
             what: "template".into(),
@@ -216,7 +240,25 @@ mod tests {
         );
         assert_eq!((row.template_id, row.reason.as_str()), (Some(11), "双十一"));
         assert_eq!((row.before.as_str(), row.after.as_str()), (r#"{"a":0}"#, r#"{"a":1}"#));
+        assert_eq!(row.about_id, Some(11));
         assert_eq!((row.at_ms, row.xid.as_str()), (5, "01010101-0101-0101-0101-010101010101"));
+    }
+
+    #[test]
+    fn what_an_operator_changed_is_named_whatever_it_is() {
+        for (what, template_id) in [("template", Some(11)), ("product", None), ("campaign", None), ("batch", None)] {
+            let change = pb::OperatorChange { what: what.into(), id: 11, ..Default::default() };
+            let rows = entries(&event(Payload::OperatorChange(change)));
+            let [row] = &rows[..] else { panic!("{rows:?}") };
+            assert_eq!((row.about_id, row.template_id), (Some(11), template_id), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_coupon_of_a_batch_names_it() {
+        let issued = pb::CouponIssued { batch_id: "spring".into(), ..Default::default() };
+        let rows = entries(&event(Payload::CouponIssued(issued)));
+        assert_eq!(rows[0].after, r#"{"batch_id":"spring","status":"issued","template_version":0}"#);
     }
 
     #[test]

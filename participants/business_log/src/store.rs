@@ -54,7 +54,7 @@ macro_rules! search {
             "-- log_search_",
             $name,
             "
-            SELECT log_id, at_ms, action, user_id, coupon_id, shop_id, order_id, template_id, operator, reason,
+            SELECT log_id, at_ms, action, user_id, coupon_id, shop_id, order_id, template_id, about_id, operator, reason,
                 state_before, state_after, xid, source, sequence
             FROM business_log ",
             $hint,
@@ -81,10 +81,10 @@ struct Statements {
 #[cfg(feature = "sqlite")]
 const SQLITE: Statements = Statements {
     write: "-- log_write
-        INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id, operator,
-            reason, state_before, state_after, xid, source, sequence)
+        INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id, about_id,
+            operator, reason, state_before, state_after, xid, source, sequence)
         SELECT value->>'at_ms', value->>'action', value->>'user_id', value->>'coupon_id', value->>'coupon_step',
-            value->>'shop_id', value->>'order_id', value->>'template_id', value->>'operator', value->>'reason', value->>'before',
+            value->>'shop_id', value->>'order_id', value->>'template_id', value->>'about_id', value->>'operator', value->>'reason', value->>'before',
             value->>'after', value->>'xid', value->>'source', value->>'sequence'
         FROM json_each($1) ORDER BY key",
     by_user: search!("by_user", "INDEXED BY business_log_user", "user_id = ? AND "),
@@ -102,13 +102,14 @@ const SQLITE: Statements = Statements {
 #[cfg(feature = "mysql")]
 const MYSQL: Statements = Statements {
     write: "-- log_write
-        INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id, operator,
-            reason, state_before, state_after, xid, source, sequence)
+        INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id, about_id,
+            operator, reason, state_before, state_after, xid, source, sequence)
         SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (at_ms BIGINT PATH '$.at_ms',
             action VARCHAR(64) CHARACTER SET utf8mb4 PATH '$.action', user_id BIGINT PATH '$.user_id',
             coupon_id BIGINT PATH '$.coupon_id', coupon_step BIGINT PATH '$.coupon_step',
             shop_id BIGINT PATH '$.shop_id', order_id BIGINT PATH '$.order_id',
-            template_id BIGINT PATH '$.template_id', operator VARCHAR(64) CHARACTER SET utf8mb4 PATH '$.operator',
+            template_id BIGINT PATH '$.template_id', about_id BIGINT PATH '$.about_id',
+            operator VARCHAR(64) CHARACTER SET utf8mb4 PATH '$.operator',
             reason VARCHAR(512) CHARACTER SET utf8mb4 PATH '$.reason',
             before_ MEDIUMTEXT CHARACTER SET utf8mb4 PATH '$.before',
             after_ MEDIUMTEXT CHARACTER SET utf8mb4 PATH '$.after', xid VARCHAR(36) PATH '$.xid',
@@ -135,13 +136,14 @@ macro_rules! entry {
             shop_id: $row.try_get::<Option<i64>, _>(5)?.unwrap_or_default(),
             order_id: $row.try_get::<Option<i64>, _>(6)?.unwrap_or_default(),
             template_id: $row.try_get::<Option<i64>, _>(7)?.unwrap_or_default(),
-            operator: $row.try_get::<Option<String>, _>(8)?.unwrap_or_default(),
-            reason: $row.try_get(9)?,
-            before: $row.try_get(10)?,
-            after: $row.try_get(11)?,
-            xid: $row.try_get(12)?,
-            source: $row.try_get(13)?,
-            sequence: $row.try_get::<i64, _>(14)?.unsigned_abs(),
+            about_id: $row.try_get::<Option<i64>, _>(8)?.unwrap_or_default(),
+            operator: $row.try_get::<Option<String>, _>(9)?.unwrap_or_default(),
+            reason: $row.try_get(10)?,
+            before: $row.try_get(11)?,
+            after: $row.try_get(12)?,
+            xid: $row.try_get(13)?,
+            source: $row.try_get(14)?,
+            sequence: $row.try_get::<i64, _>(15)?.unsigned_abs(),
         })
     };
 }

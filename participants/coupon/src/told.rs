@@ -8,25 +8,28 @@ use tercet_shards::ShardMap;
 
 use crate::store::{self, Coupon, Store};
 
-/// An operator who issued coupons, and why.
+/// An operator who issued coupons, why, and by which batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct By<'a> {
     pub(crate) operator: &'a str,
     pub(crate) reason: &'a str,
+    pub(crate) batch_id: &'a str,
 }
 
 /// A coupon was issued to whoever claimed it.
 pub(crate) fn issued(claim: &pb::Claim) -> Event {
-    issued_by(claim, By { operator: "", reason: "" })
+    issued_by(claim, By { operator: "", reason: "", batch_id: "" })
 }
 
 /// A coupon was issued by an operator.
 pub(crate) fn issued_by(claim: &pb::Claim, by: By<'_>) -> Event {
     let &pb::Claim { coupon_id, template_id, user_id, version: template_version, claimed_ms, .. } = claim;
-    let (operator, reason) = (by.operator.to_owned(), by.reason.to_owned());
+    let (operator, reason, batch_id) = (by.operator.to_owned(), by.reason.to_owned(), by.batch_id.to_owned());
+    let issued =
+        CouponIssued { coupon_id, template_id, template_version, operator, reason, claimed_ms, batch_id };
     Event::new(
         user_id,
-        Payload::CouponIssued(CouponIssued { coupon_id, template_id, template_version, operator, reason, claimed_ms }),
+        Payload::CouponIssued(issued),
     )
 }
 

@@ -286,17 +286,24 @@ async fn advance_each<'a, Db: Store>(
     Ok((answers, moved))
 }
 
+/// What its user gets of an order that is taken back. One that nobody paid is closed by it, and nothing is returned.
+const fn returned(was_paid: bool, due_cents: i64) -> i64 {
+    if was_paid { due_cents } else { 0 }
+}
+
 fn refunded(Moved { op, order, coupon_ids }: Moved<'_>) -> Event {
-    let Standing { key: Key { shop_id, order_id }, user_id, due_cents: refunded_cents, status, .. } = order;
+    let Standing { key: Key { shop_id, order_id }, user_id, due_cents, status, .. } = order;
     let was_paid = status == Status::Paid;
+    let refunded_cents = returned(was_paid, due_cents);
     let (operator, reason) = (op.request.operator.clone(), op.request.reason.clone());
     let refunded = events::OrderRefunded { order_id, coupon_ids, refunded_cents, was_paid, operator, reason, shop_id };
     Event::new(user_id, Payload::OrderRefunded(refunded)).by(op)
 }
 
 fn taken_back(Moved { op, order, coupon_ids }: Moved<'_>) -> Event {
-    let Standing { key: Key { shop_id, order_id }, user_id, due_cents: refunded_cents, refunded_from, .. } = order;
+    let Standing { key: Key { shop_id, order_id }, user_id, due_cents, refunded_from, .. } = order;
     let is_paid = refunded_from == Some(Status::Paid);
+    let refunded_cents = returned(is_paid, due_cents);
     let back = events::OrderRefundTakenBack { order_id, coupon_ids, refunded_cents, is_paid, shop_id };
     Event::new(user_id, Payload::OrderRefundTakenBack(back)).by(op)
 }

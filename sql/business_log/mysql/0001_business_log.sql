@@ -1,6 +1,6 @@
 -- Who did what, one row for each event that is logged. Searched by each of user, coupon, order and operator, newest
 -- first. at_ms is when it happened. Numbers are NULL where a row is about none, so that indexes hold what is searched.
--- coupon_step: which of the coupon's steps it is; they rise, while an entry may be written late. An order is known by its shop, 0 for one of one thing, and its number there.
+-- about_id: of an operator's change, which of what its action names. coupon_step: which of the coupon's steps it is; they rise, while an entry may be written late. An order is known by its shop, 0 for one of one thing, and its number there.
 CREATE TABLE IF NOT EXISTS business_log (
   log_id BIGINT PRIMARY KEY AUTO_INCREMENT,
   at_ms BIGINT NOT NULL,
@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS business_log (
   shop_id BIGINT,
   order_id BIGINT,
   template_id BIGINT,
+  about_id BIGINT,
   operator VARCHAR(64),
   reason VARCHAR(512) NOT NULL,
   state_before MEDIUMTEXT NOT NULL,

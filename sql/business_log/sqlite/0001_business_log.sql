@@ -1,6 +1,6 @@
 -- Who did what, one row for each event that is logged. Searched by each of user, coupon, order and operator, newest
 -- first. at_ms is when it happened. Numbers are NULL where a row is about none, so that indexes hold what is searched.
--- coupon_step: which of the coupon's steps it is; they rise, while an entry may be written late. An order is known by its shop, 0 for one of one thing, and its number there.
+-- about_id: of an operator's change, which of what its action names. coupon_step: which of the coupon's steps it is; they rise, while an entry may be written late. An order is known by its shop, 0 for one of one thing, and its number there.
 CREATE TABLE business_log (
   log_id INTEGER PRIMARY KEY AUTOINCREMENT,
   at_ms INTEGER NOT NULL,
@@ -11,6 +11,7 @@ CREATE TABLE business_log (
   shop_id INTEGER,
   order_id INTEGER,
   template_id INTEGER,
+  about_id INTEGER,
   operator TEXT,
   reason TEXT NOT NULL,
   state_before TEXT NOT NULL,

@@ -232,7 +232,7 @@ impl Books {
         let sql = format!(
             "{} SELECT l.shop_id, l.order_id, CAST(MAX(CASE action WHEN 'coupon used' THEN 1 ELSE 0 END) AS SIGNED),
                 CAST(MAX(CASE action WHEN 'coupon given back' THEN 1 ELSE 0 END) AS SIGNED),
-                MAX(CASE WHEN action = 'order refunded'
+                MAX(CASE WHEN action IN ('order refunded', 'order closed')
                     THEN CAST(JSON_EXTRACT(state_after, '$.refunded_cents') AS SIGNED) END)
              FROM wanted w CROSS JOIN business_log l ON l.order_id = w.order_id AND l.shop_id = w.shop_id
              GROUP BY l.shop_id, l.order_id",
@@ -295,24 +295,34 @@ impl Books {
         let keys: BTreeSet<Key> = keys.iter().copied().collect();
         let sql = format!(
             "{} SELECT o.shop_id, o.order_id, o.user_id, o.coupon_id, o.amount_cents, o.discount_cents,
-                o.discount_cents, o.status, o.coupon_use
+                o.discount_cents, o.status, o.coupon_use, o.refunded_from
              FROM wanted w CROSS JOIN orders o ON o.order_id = w.order_id AND o.shop_id = w.shop_id
              WHERE o.coupon_id IS NOT NULL
              UNION ALL
              SELECT o.shop_id, o.order_id, o.user_id, b.coupon_id, o.amount_cents, b.discount_cents,
-                o.discount_cents, o.status, b.coupon_use
+                o.discount_cents, o.status, b.coupon_use, o.refunded_from
              FROM wanted w CROSS JOIN orders o ON o.order_id = w.order_id AND o.shop_id = w.shop_id
              CROSS JOIN basket_coupon b ON b.order_id = o.order_id AND b.shop_id = o.shop_id
              ORDER BY 2, 1, 4",
             orders(&keys)
         );
-        let order = |row: [Option<i64>; 9]| {
-            let [shop_id, order_id, user_id, coupon_id, amount_cents, discount_cents, off_cents, status, coupon_use] =
-                row.map(Option::unwrap_or_default);
+        let order = |row: [Option<i64>; 10]| {
+            let [shop_id, order_id, user_id, coupon_id, amount_cents, rest @ ..] = row.map(Option::unwrap_or_default);
+            let [discount_cents, off_cents, status, coupon_use, refunded_from] = rest;
             let key = Key { shop_id, order_id };
-            Order { key, user_id, coupon_id, amount_cents, discount_cents, off_cents, status, coupon_use }
+            Order {
+                key,
+                user_id,
+                coupon_id,
+                amount_cents,
+                discount_cents,
+                off_cents,
+                status,
+                coupon_use,
+                refunded_from,
+            }
         };
-        Ok(self.order.numbers::<9>(sql).await?.into_iter().map(order).collect())
+        Ok(self.order.numbers::<10>(sql).await?.into_iter().map(order).collect())
     }
 }
 

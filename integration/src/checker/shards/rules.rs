@@ -41,6 +41,8 @@ pub(super) struct Order {
     pub(super) off_cents: i64,
     pub(super) status: i64,
     pub(super) coupon_use: i64,
+    /// What it was before it was taken back.
+    pub(super) refunded_from: i64,
 }
 
 /// What the log says that happened to a coupon.
@@ -148,7 +150,9 @@ pub(super) struct Told {
 
 /// What is wrong with an order, its coupon and its log, if anything is.
 pub(super) fn order(order: &Order, coupon: Option<&Coupon>, told: Told) -> Option<String> {
-    let Order { key, coupon_id, amount_cents, off_cents, status, coupon_use, .. } = *order;
+    let Order { key, coupon_id, amount_cents, off_cents, status, coupon_use, refunded_from, .. } = *order;
+    // Nobody had paid the others.
+    let due = if refunded_from == PAID { amount_cents - off_cents } else { 0 };
     let Some(coupon) = coupon else {
         let stands = [PLACED, PAID, REFUNDED].contains(&status);
         return stands.then(|| format!("{key} has coupon {coupon_id}, which does not exist"));
@@ -165,10 +169,7 @@ pub(super) fn order(order: &Order, coupon: Option<&Coupon>, told: Told) -> Optio
             Some(format!("{key} was not told that coupon {coupon_id} was given back"))
         }
         REFUNDED => match told.refunded {
-            Some(cents) if cents != amount_cents - off_cents => {
-                let due = amount_cents - off_cents;
-                Some(format!("of {key} {cents} cents were returned, and {due} were due"))
-            }
+            Some(cents) if cents != due => Some(format!("of {key} {cents} cents were returned, and {due} were due")),
             Some(_) | None => None,
         },
         _ => None,
@@ -191,6 +192,7 @@ mod tests {
         off_cents: 500,
         status: PLACED,
         coupon_use: 1,
+        refunded_from: 0,
     };
     const TOOK: Step = Step::Used { order: KEY, discount_cents: 500 };
 
@@ -260,10 +262,13 @@ mod tests {
         let untold = Order { coupon_use: 0, ..ORDER };
         assert!(order(&untold, Some(&COUPON), used).is_some());
         assert_eq!(order(&untold, Some(&COUPON), Told::default()), None, "nobody tells it without events");
-        let refunded = Order { status: REFUNDED, coupon_use: 2, ..ORDER };
+        let refunded = Order { status: REFUNDED, coupon_use: 2, refunded_from: PAID, ..ORDER };
         let back = |cents| Told { used: true, given_back: true, refunded: Some(cents) };
         assert_eq!(order(&refunded, Some(&free), back(1_500)), None);
         assert!(order(&refunded, Some(&free), back(1_501)).is_some());
+        let closed = Order { refunded_from: PLACED, ..refunded };
+        assert_eq!(order(&closed, Some(&free), back(0)), None);
+        assert!(order(&closed, Some(&free), back(1_500)).is_some(), "nobody had paid it");
         assert!(order(&refunded, Some(&COUPON), back(1_500)).is_some());
         let others = Coupon { order: Some(Key { shop_id: 4, ..KEY }), ..COUPON };
         assert_eq!(order(&refunded, Some(&others), back(1_500)), None, "another shop's order has it");

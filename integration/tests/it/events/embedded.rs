@@ -167,7 +167,7 @@ async fn what_becomes_of_a_coupon_is_logged_with_who_when_and_what_it_was() {
     let mut last: Vec<_> = entries[2..].iter().map(text).collect();
     last.sort();
     let back = r#"coupon given back: {"order_id":501,"status":"used"} -> {"status":"issued"}"#;
-    let refunded = r#"order refunded: {"status":"placed"} -> {"refunded_cents":1500,"status":"refunded"}"#;
+    let refunded = r#"order closed: {"status":"placed"} -> {"refunded_cents":0,"status":"closed"}"#;
     assert_eq!(last, [back, refunded]);
     assert_eq!((entries[0].template_id, entries[1].order_id), (template_id, order_id));
     for entry in &entries {

@@ -188,7 +188,7 @@ async fn an_order_is_found_by_its_shop_and_its_number<Db: Store>(mut stage: Stag
             let found = found(client, request).await;
             assert_eq!(
                 actions(&found),
-                ["coupon given back", "order refund taken back", "order refunded", "coupon used"]
+                ["coupon given back", "order refund taken back", "order closed", "coupon used"]
             );
             let own =
                 |entry: &pb::Entry| (entry.shop_id, entry.order_id, entry.coupon_id) == (shop_id, 1, 20 + shop_id);

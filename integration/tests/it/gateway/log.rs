@@ -71,9 +71,9 @@ async fn operators_find_who_did_what_by_user_order_and_operator_page_by_page() {
         let [entry] = &found[..] else { panic!("{query}: {found:?}") };
         assert_eq!(
             (&entry["action"], &entry["user_id"], &entry["order_id"]),
-            (&json!("order refunded"), &json!("42"), &json!("77"))
+            (&json!("order closed"), &json!("42"), &json!("77"))
         );
-        assert_eq!(state(entry, "after"), json!({ "status": "refunded", "refunded_cents": 900 }));
+        assert_eq!(state(entry, "after"), json!({ "status": "closed", "refunded_cents": 0 }));
         assert_eq!(entry["xid"].as_str().map(str::len), Some(36));
     }
     for nothing in [

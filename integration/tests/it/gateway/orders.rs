@@ -215,7 +215,7 @@ async fn is_closed_when_nobody_pays<A: Asks>(market: &mut Market<'_, A>) {
     );
     let redemption = Ask::get(format!("{}/redemption", path(3))).by(&market.keys.shop("bob"));
     assert_eq!(asks.ask(redemption).await.good(200)["state"], "refunded");
-    let entry = market.logged(3, "order refunded").await;
+    let entry = market.logged(3, "order closed").await;
     assert_eq!((&entry["reason"], &entry["before"]), (&json!("not paid in time"), &json!(r#"{"status":"placed"}"#)));
     assert!(entry.get("operator").is_none(), "{entry}");
     // Its time is over too.

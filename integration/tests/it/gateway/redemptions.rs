@@ -50,7 +50,7 @@ async fn supply(platform: &Platform, operator: &str) {
 
 async fn the_log_has_who_did_it_and_why(platform: &Platform) {
     let by_bob = platform.logged("shop_id=9&order_id=7&operator=bob", 2).await;
-    let refunded = by_bob.iter().find(|entry| entry["action"] == "order refunded").expect("it was refunded");
+    let refunded = by_bob.iter().find(|entry| entry["action"] == "order closed").expect("it was closed");
     assert_eq!(refunded["reason"], "broken");
     let used = by_bob.iter().find(|entry| entry["action"] == "coupon used").expect("it was used");
     assert_eq!((&used["shop_id"], &used["order_id"]), (&json!("9"), &json!("7")));
@@ -59,6 +59,7 @@ async fn the_log_has_who_did_it_and_why(platform: &Platform) {
     let (action, before) = (&of_ann[0]["action"], of_ann[0]["before"].as_str().expect("text"));
     assert_eq!((action, &of_ann[0]["reason"]), (&json!("product set_stock"), &json!("a delivery")));
     assert_eq!(before, r#"{"free":7,"issued":0,"reserved":0,"units":7}"#);
+    assert_eq!(of_ann[0]["about_id"], "1", "which product");
     let promoted = of_ann.iter().find(|entry| entry["action"] == "template promote").expect("it was promoted");
     assert!(promoted["after"].as_str().is_some_and(|after| after.contains(r#""status":"published""#)), "{promoted}");
 }

@@ -48,9 +48,17 @@ async fn logged<Db: Databases + Hands>(mut world: World<Db>) {
     open::<Db>(&closed).await;
     let wanted = [
         ("action = 'coupon expired' AND template_id = 9 AND state_before <> '' AND state_after <> ''", 20),
-        ("action = 'coupon issued' AND operator = 'ann' AND reason = 'sale' AND state_after <> ''", issued),
-        ("action = 'batch issue' AND operator = 'ann' AND reason = 'sale' AND state_after <> ''", 1),
-        ("action = 'batch end' AND operator = 'bob' AND reason = 'too many' AND state_after <> ''", 1),
+        (
+            "action = 'coupon issued' AND operator = 'ann' AND reason = 'sale'
+                AND state_after LIKE '%\"batch_id\":\"spring\"%'",
+            issued,
+        ),
+        ("action = 'batch issue' AND operator = 'ann' AND reason = 'sale' AND state_after <> '' AND about_id > 0", 1),
+        (
+            "action = 'batch end' AND operator = 'bob' AND reason = 'too many' AND about_id > 0
+                AND state_before LIKE '%\"batch_id\":\"spring\"%' AND state_after LIKE '%\"state\":\"ending\"%'",
+            1,
+        ),
     ];
     let log = world.log.clone().expect("there is one");
     for (entries, count) in wanted {

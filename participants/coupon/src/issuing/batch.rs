@@ -429,7 +429,7 @@ impl Lane {
 }
 
 fn events(batch: &Batch, claims: &[pb::Claim], ended: bool) -> Vec<Event> {
-    let by = By { operator: &batch.operator, reason: &batch.reason };
+    let by = By { operator: &batch.operator, reason: &batch.reason, batch_id: &batch.batch_id };
     let mut events: Vec<Event> = claims.iter().map(|claim| told::issued_by(claim, by)).collect();
     if ended {
         events.extend(claims.iter().map(|claim| told::expired(claim.coupon_id, claim.user_id, claim.template_id, 1)));

@@ -240,7 +240,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
             operator,
             action: "start".to_owned(),
             reason,
-            after: serde_json::json!({ "users": user_ids.len() }).to_string(),
+            after: serde_json::json!({ "campaign_id": campaign_id, "users": user_ids.len() }).to_string(),
             ..OperatorChange::default()
         };
         let started = CampaignStarted { campaign_id, user_ids };

@@ -56,7 +56,7 @@ records! {
         log_id: Id,
         /// When it happened.
         at_ms: i64,
-        /// What: coupon issued, order refunded, template promote, ….
+        /// What: coupon issued, order refunded, order closed, template promote, ….
         action: String,
         /// Whose it is; left out where it is nobody's.
         user_id: Option<Id>,
@@ -68,6 +68,8 @@ records! {
         order_id: Option<Id>,
         /// The template that it is about.
         template_id: Option<Id>,
+        /// Of an operator's action: which template, product, campaign, batch, occasion or user, as its first word says.
+        about_id: Option<Id>,
         /// Who did it, if it was an operator.
         operator: Option<String>,
         /// Why.
@@ -107,6 +109,7 @@ impl From<pb::Entry> for LogEntry {
             shop_id: id(wire.shop_id),
             order_id: id(wire.order_id),
             template_id: id(wire.template_id),
+            about_id: id(wire.about_id),
             operator: some(wire.operator),
             reason: some(wire.reason),
             before: some(wire.before),

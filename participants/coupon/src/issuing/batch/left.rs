@@ -142,7 +142,8 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
                     operator: operator.clone(),
                     action: "end".to_owned(),
                     reason: reason.clone(),
-                    after: serde_json::json!({ "batch_id": batch_id }).to_string(),
+                    before: written(&batch, batch.state),
+                    after: written(&batch, State::Ending),
                     ..OperatorChange::default()
                 };
                 let told = Event::new(0, Payload::OperatorChange(change));
@@ -153,4 +154,25 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         }
         self.get_batch(batch_id).await
     }
+}
+
+/// A batch as the log has it, at this point of it.
+fn written(batch: &Batch, state: State) -> String {
+    let Batch { batch_id, template_id, version, coupons, .. } = batch;
+    let state = match state {
+        State::Opening => "opening",
+        State::Running => "running",
+        State::Done => "done",
+        State::Stopped => "stopped",
+        State::Ending => "ending",
+        State::Ended => "ended",
+    };
+    let json = serde_json::json!({
+        "batch_id": batch_id,
+        "template_id": template_id,
+        "version": version,
+        "coupons": coupons,
+        "state": state,
+    });
+    json.to_string()
 }

@@ -85,3 +85,30 @@ impl Outbox {
         self.written.as_ref().map(|written| written.subscribe())
     }
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::Sqlite;
+    use sqlx::sqlite::SqlitePoolOptions;
+    use tercet_proto::events::v1 as pb;
+
+    use super::*;
+    use crate::event::Payload;
+
+    #[tokio::test]
+    async fn the_relay_is_told_at_once_of_what_is_written_and_of_nothing_that_is_not() {
+        let options = SqlitePoolOptions::new().max_connections(1);
+        let pool: Pool<Sqlite> = options.connect("sqlite::memory:").await.unwrap();
+        let outbox = Outbox::open(std::slice::from_ref(&pool)).await.unwrap();
+        let told = outbox.written().unwrap();
+        let of = |operator: &str| {
+            let used = pb::CouponUsed { operator: operator.to_owned(), ..pb::CouponUsed::default() };
+            Event::new(1, Payload::CouponUsed(used))
+        };
+        let mut db = pool.acquire().await.unwrap();
+        outbox.append::<Sqlite>(&mut db, [of(&"x".repeat(EVENT_BYTES_MAX))]).await.unwrap_err();
+        assert!(!told.has_changed().unwrap());
+        outbox.append::<Sqlite>(&mut db, [of("ann")]).await.unwrap();
+        assert!(told.has_changed().unwrap());
+    }
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sqlx::Sqlite;
+use tercet::beside::Stop;
 use tercet::fence::Dialect as _;
 use tercet_events::bus::{Bus, Error};
 use tercet_events::event::{Event, Payload, Topic};
@@ -18,7 +19,7 @@ use tercet_integration::servers;
 use tercet_proto::events::v1 as pb;
 use tokio::sync::watch;
 
-use super::stage::eventually;
+use super::stage::{LEASE, event, eventually};
 
 fn with_partitions(address: &str, prefix: &str, coupon: i32) -> Kafka {
     let mut partitions: Vec<_> = Topic::ALL.into_iter().map(|topic| (topic, 1)).collect();
@@ -52,6 +53,47 @@ async fn a_broker_that_is_not_there_stops_nobody() {
     let bus = kafka.connect().await.expect("it may come back").expect("there are settings");
     assert!(matches!(bus.prepare().await, Err(Error::Unavailable(_))));
     assert!(Kafka { brokers: None, ..kafka }.connect().await.expect("nothing is wrong").is_none());
+}
+
+#[tokio::test]
+async fn a_relay_keeps_its_place_whether_nothing_comes_or_nothing_can_be_published() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pool = Sqlite::open(&format!("sqlite://{}/events.db", folder.path().display())).await.expect("a file");
+    let outbox = Outbox::open(std::slice::from_ref(&pool)).await.expect("the schema is sound");
+    let bus = Bus::kafka(&Kafka::at("127.0.0.1:1")).expect("they are sound");
+    let start = || {
+        let relay = Relay::new("source", 0, pool.clone(), &outbox, bus.clone()).lease(LEASE);
+        let (stop, stopped) = watch::channel(false);
+        (stop, tokio::spawn(relay.run(Stop::from(stopped))))
+    };
+    let relays = async |epoch: i64| {
+        let read = sqlx::query_scalar::<_, i64>("SELECT epoch FROM tercet_outbox_relay");
+        (read.fetch_one(&pool).await.expect("the row is there") == epoch).then_some(())
+    };
+    // Another takes it where it can, and for no time.
+    let take = async || {
+        let mut db = pool.acquire().await.expect("it is open");
+        Sqlite::outbox_take(&mut db, "another", 0, false).await.expect("it is sound")
+    };
+    let stays = async || {
+        for _ in 0..15 {
+            tokio::time::sleep(LEASE / 10).await;
+            assert!(take().await.is_none(), "it is held");
+        }
+    };
+    let (stop, relaying) = start();
+    eventually("it relays", async || relays(1).await).await;
+    stays().await;
+    stop.send_replace(true);
+    relaying.await.expect("it does not panic").expect("it goes on");
+    assert!(take().await.is_some(), "whoever stops leaves it");
+    let mut db_tx = pool.begin_with(Sqlite::BEGIN_WRITE).await.expect("the file is there");
+    outbox.append::<Sqlite>(&mut db_tx, [event(1, 1)]).await.expect("it is small");
+    db_tx.commit().await.expect("nothing is in its way");
+    let (_stop, relaying) = start();
+    eventually("it relays", async || relays(3).await).await;
+    stays().await;
+    relaying.abort();
 }
 
 fn log_spec(folder: &Path, kafka: &Kafka) -> Spec {

@@ -7,6 +7,7 @@ use prost::Message as _;
 use tercet_events::bus::Record;
 use tercet_events::event::{Event, Payload, Topic};
 use tercet_events::limits::EVENT_BYTES_MAX;
+use tercet_events::store::Position;
 use tercet_proto::events::v1 as pb;
 
 use super::on_all;
@@ -18,6 +19,7 @@ on_all! {
     one_relay_at_a_time_publishes_and_another_takes_over;
     a_batch_is_published_again_under_the_same_numbers;
     a_relay_that_lost_its_place_changes_nothing_any_more;
+    a_group_s_place_is_of_one_source_in_one_partition_and_only_rises;
     what_is_larger_than_a_statement_is_written_once_and_in_order;
 }
 
@@ -59,6 +61,9 @@ async fn what_is_published_twice_has_one_effect<D: Db>(stage: Stage<D>) {
     stage.bus.publish(&[record(2, "a", 2)]).await.expect("it is up");
     stage.bus.publish(&[record(3, "a", 3), record(6, "a", 6)]).await.expect("it is up");
     assert_eq!(stage.until(&LEDGER, 1, 7).await, [1, 2, 3, 10, 4, 5, 6]);
+    // Those of a producer without an outbox are numbered by the topic.
+    stage.bus.publish(&[record(7, "", 7), record(8, "", 8)]).await.expect("it is up");
+    assert_eq!(stage.until(&LEDGER, 1, 9).await[7..], [7, 8]);
     for running in [ledger, witness] {
         running.stop().await;
     }
@@ -119,6 +124,7 @@ async fn a_batch_is_published_again_under_the_same_numbers<D: Db>(stage: Stage<D
             Some(Payload::CouponUsed(used)) => used.coupon_id,
             other => panic!("nobody has sent {other:?}"),
         };
+        let event = event.inspect(|event| assert!(event.occurred_ms > 1_700_000_000_000, "when it was: {event:?}"));
         event.map(|event| (event.source.clone(), event.sequence, number(&event))).collect()
     };
     let mut seen = ids(&first.events);
@@ -166,6 +172,32 @@ async fn a_relay_that_lost_its_place_changes_nothing_any_more<D: Db>(stage: Stag
     assert_eq!(begun.iter().map(|row| row.id).collect::<Vec<_>>(), second.batch);
     let rows = D::outbox_next(&mut db, &mut second, 60_000).await.expect("it is sound").expect("it is the one");
     assert_eq!((rows.len(), second.sequence), (0, first.sequence + 3));
+}
+
+async fn a_group_s_place_is_of_one_source_in_one_partition_and_only_rises<D: Db>(stage: Stage<D>) {
+    let mut db = stage.sink.acquire().await.expect("it is open");
+    // Eight places, whose numbers differ.
+    let places = |from: i64| -> Vec<Position> {
+        (0..8)
+            .map(|at: i32| {
+                let [topic, source] = [at & 4, at & 1].map(|bit| if bit == 0 { "a" } else { "b" }.to_owned());
+                Position { topic, partition: at >> 1 & 1, source, sequence: from + i64::from(at) }
+            })
+            .collect()
+    };
+    let of = |from: i64| (from..from + 8).collect::<Vec<_>>();
+    for (consumer, from, before) in [
+        ("one", 10, vec![-1; 8]),
+        ("two", 20, vec![-1; 8]),
+        ("one", 30, of(10)),
+        // Repeats of what another has taken.
+        ("one", 5, of(30)),
+        ("one", 40, of(30)),
+        ("two", 50, of(20)),
+    ] {
+        let found = D::inbox_enter(&mut db, consumer, &places(from)).await.expect("they are sorted");
+        assert_eq!(found, before, "{consumer} from {from}");
+    }
 }
 
 async fn what_is_larger_than_a_statement_is_written_once_and_in_order<D: Db>(stage: Stage<D>) {

@@ -273,3 +273,30 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpSocket, TcpStream};
+    use tokio::time::timeout;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_neither_taken_nor_refused_is_given_up() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody accepts them, so that the system has no place for another.
+        let mut waiting = Vec::new();
+        while let Ok(connected) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+            waiting.push(connected.unwrap());
+        }
+        let config = Config::parse_from(["stock", "--database", "sqlite://stock.db"]);
+        let mut client = HealthClient::new(config.channel(&format!("http://{address}")).unwrap());
+        let answer = timeout(2 * CONNECT_MAX, client.check(HealthCheckRequest::default())).await;
+        assert_eq!(answer.expect("it is given up").unwrap_err().code(), tonic::Code::Unavailable);
+    }
+}

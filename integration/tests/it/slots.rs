@@ -1,6 +1,8 @@
 //! Slots that move to twice as many databases, and back: whatever is under way, and wherever the mover is killed.
 
 mod epochs;
+mod events;
+mod rows;
 mod twenty;
 
 use std::collections::BTreeMap;
@@ -442,13 +444,16 @@ async fn a_mover_that_wakes_up_when_another_has_taken_its_slots_does_nothing() {
 async fn slots_that_are_frozen_where_they_are_wanted_are_served_again() {
     let Some(world) = World::new().await else { return };
     let slot = Slot::all().find(|slot| slot.number() % 4 == 2).expect("it moves");
-    let sql = format!("UPDATE slot SET state = 2 WHERE slot = {}", slot.number());
-    sqlx::query(AssertSqlSafe(sql)).execute(&world.pool(0).await).await.expect("the table is there");
+    let frozen = format!("UPDATE slot SET state = 2 WHERE slot = {}", slot.number());
+    sqlx::query(AssertSqlSafe(frozen.clone())).execute(&world.pool(0).await).await.expect("the table is there");
     let groups = world.mover().await.plan(&World::map(2)).await.expect("they answer");
     assert_eq!(groups.iter().map(|group| group.slots.len()).sum::<usize>(), 1);
     go(&world.mover().await, 2).await.expect("nothing is in its way");
     assert_eq!(world.said().await[0].states[slot.number()], Some(State::Served));
     assert_eq!(world.mover().await.plan(&World::map(2)).await.expect("they answer"), []);
+    sqlx::query(AssertSqlSafe(frozen)).execute(&world.pool(0).await).await.expect("the table is there");
+    world.mover().await.give_up().await.expect("they answer");
+    assert_eq!(world.said().await[0].states[slot.number()], Some(State::Served));
 }
 
 #[tokio::test]

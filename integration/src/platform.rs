@@ -13,7 +13,7 @@ use crate::processes::{Coordinator, Process, Spec, free_address};
 const READY_MAX: Duration = Duration::from_secs(30);
 
 /// What has a port there, besides those of [`Addresses`].
-const OTHERS: [&str; 7] = ["stock", "coupon", "order", "template", "business-log", "issuing", "redemption"];
+const OTHERS: [&str; 5] = ["stock", "coupon", "order", "business-log", "redemption"];
 
 /// Where it listens.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,10 @@ pub struct Addresses {
     pub coordinator: SocketAddr,
     /// The coordinator, for operators.
     pub admin: SocketAddr,
+    /// The template service.
+    pub template: SocketAddr,
+    /// The issuing service.
+    pub issuing: SocketAddr,
     /// Where Prometheus reads.
     pub metrics: SocketAddr,
 }
@@ -50,6 +54,8 @@ impl Platform {
             gateway: free_address()?,
             coordinator: free_address()?,
             admin: free_address()?,
+            template: free_address()?,
+            issuing: free_address()?,
             metrics: free_address()?,
         };
         let spec = Spec::new("platform", "tercet-platform", "tercet-platform", data)?;
@@ -59,6 +65,8 @@ impl Platform {
             .with("--gateway", addresses.gateway.to_string())
             .with("--coordinator", addresses.coordinator.to_string())
             .with("--admin", addresses.admin.to_string())
+            .with("--template", addresses.template.to_string())
+            .with("--issuing", addresses.issuing.to_string())
             .with("--metrics", addresses.metrics.to_string());
         for name in OTHERS {
             spec = spec.with(&format!("--{name}"), free_address()?.to_string());

@@ -6,6 +6,7 @@ mod coupons;
 mod limits;
 mod log;
 mod occasions;
+mod offers;
 mod orders;
 mod plan;
 mod program;
@@ -108,7 +109,7 @@ async fn a_template_is_made_tried_published_and_ended() {
             (&changed["template"]["status"], &changed["template"]["revision"]),
             (&json!(status), &json!(revision + 1))
         );
-        assert_eq!(stage.ask(offer(&one)).await.status, if action == "resume" { 200 } else { 403 });
+        assert_eq!(stage.ask(offer(&one)).await.status, if action == "resume" { 200 } else { 409 });
     }
     let get = stage.ask(Ask::get(format!("{TEMPLATES}/{id}")).by(&ann)).await.good(200);
     assert_eq!((&get["status"], &get["live_version"]), (&json!("ended"), &json!(1)));

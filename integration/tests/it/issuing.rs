@@ -295,7 +295,7 @@ async fn a_change_of_the_template_takes_effect_within_a_second<Db: Databases>(mu
     let request = templates::PauseRequest { template_id, change: change(revision) };
     world.templates.pause(request).await.expect("it is published");
     tokio::time::sleep(issuing::FRESH).await;
-    assert_eq!(code(world.claim(9, template_id, "k1").await), Code::NotOffered);
+    assert_eq!(code(world.claim(9, template_id, "k1").await), Code::Paused);
     world.coordinator.all_ended().await;
     assert_eq!(world.units().await, (1, 0, 4));
 }

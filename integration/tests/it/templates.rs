@@ -173,7 +173,7 @@ async fn a_template_lives_from_draft_to_end<Db: Store>(mut stage: Stage<Db>) {
 
     let request = pb::PauseRequest { template_id, change: change(published.revision) };
     client.pause(request).await.expect("it is published");
-    assert_eq!(versions(client, template_id).await, [Err(Refusal::NotOffered); 2]);
+    assert_eq!(versions(client, template_id).await, [Err(Refusal::Paused); 2]);
     client.resume(pb::ResumeRequest { template_id, change: change(5) }).await.expect("it is paused");
     let ended = client.end(pb::EndRequest { template_id, change: change(6) }).await.expect("it lives").into_inner();
     let ended = ended.template.expect("a template");

@@ -29,7 +29,7 @@ pub(crate) fn issuing_ready() {
     for outcome in ["done", "later"] {
         counter!("tercet_issuing_occasion_runs_total", "outcome" => outcome).increment(0);
     }
-    for code in [Code::SoldOut, Code::NotOffered, Code::NotStarted, Code::Over, Code::NotFound] {
+    for code in [Code::SoldOut, Code::NotOffered, Code::Paused, Code::NotStarted, Code::Over, Code::NotFound] {
         counter!("tercet_issuing_occasion_users_total", "outcome" => code.name()).increment(0);
     }
     issued(0);

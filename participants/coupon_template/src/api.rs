@@ -8,10 +8,11 @@ use tercet_rules::{Audience, Code, Fault, Invalid, Limit, Rules, text};
 use tonic::{Request, Response, Status};
 
 use crate::lifecycle;
-use crate::limits::{NAME_BYTES_MAX, OPERATOR_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, REASON_BYTES_MAX, USAGE_MAX};
+use crate::limits::{
+    GROUPS_MAX, NAME_BYTES_MAX, OPERATOR_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, REASON_BYTES_MAX, USAGE_MAX, VERSIONS_MAX,
+};
 use crate::store::{Place, Store};
-use crate::template::Template;
-use crate::templates::{Change, Changed, Command, Error, Templates};
+use crate::templates::{Change, Changed, Command, Error, Templates, UserOffer};
 
 /// The service's routes.
 #[derive(Debug)]
@@ -114,6 +115,31 @@ impl<Db: Store> CouponTemplates for Api<Db> {
         Ok(Response::new(pb::GetOfferResponse { offer: Some((&*offer).into()) }))
     }
 
+    async fn list_offers(&self, request: Request<pb::ListOffersRequest>) -> Answer<pb::ListOffersResponse> {
+        let pb::ListOffersRequest { user_id, groups, claimable_at_ms, limit, after } = request.into_inner();
+        let (limit, after) = (page(limit).map_err(invalid)?, place(&after).map_err(invalid)?);
+        if groups.len() > GROUPS_MAX {
+            return Err(invalid(Invalid::new("groups", Limit::Entries(0, GROUPS_MAX))));
+        }
+        let found = self.templates.offers((user_id, &groups), claimable_at_ms, after, limit).await;
+        let (offers, next) = found.map_err(status)?;
+        let offers = offers.into_iter().map(|UserOffer { template, release }| pb::UserOffer {
+            template_id: template.template_id,
+            name: template.name,
+            release: Some((&release).into()),
+        });
+        Ok(Response::new(pb::ListOffersResponse { offers: offers.collect(), next: next.map(said).unwrap_or_default() }))
+    }
+
+    async fn get_versions(&self, request: Request<pb::GetVersionsRequest>) -> Answer<pb::GetVersionsResponse> {
+        let pb::GetVersionsRequest { versions } = request.into_inner();
+        if !(1..=VERSIONS_MAX).contains(&versions.len()) {
+            return Err(invalid(Invalid::new("versions", Limit::Entries(1, VERSIONS_MAX))));
+        }
+        let versions = self.templates.named(&versions).await.map_err(status)?;
+        Ok(Response::new(pb::GetVersionsResponse { versions }))
+    }
+
     async fn list_templates(&self, request: Request<pb::ListTemplatesRequest>) -> Answer<pb::ListTemplatesResponse> {
         let request = request.into_inner();
         let limit = page(request.limit).map_err(invalid)?;
@@ -129,7 +155,8 @@ impl<Db: Store> CouponTemplates for Api<Db> {
             }
         };
         let found = found.map_err(status)?;
-        let next = found.last().filter(|_| found.len() == limit as usize).map(next).unwrap_or_default();
+        let next = found.last().filter(|_| found.len() == limit as usize).map(|last| said(last.place()));
+        let next = next.unwrap_or_default();
         let templates = found.iter().map(Into::into).collect();
         Ok(Response::new(pb::ListTemplatesResponse { templates, next }))
     }
@@ -200,12 +227,12 @@ fn page(limit: u32) -> Result<u32, Invalid> {
     }
 }
 
-/// Where the page after this template begins.
-fn next(last: &Template) -> String {
-    format!("{}:{}:{}", last.claim.start_ms(), last.claim.end_ms(), last.template_id)
+/// Where the page after this place begins.
+fn said((start_ms, end_ms, template_id): Place) -> String {
+    format!("{start_ms}:{end_ms}:{template_id}")
 }
 
-/// What [`next`] says; the beginning where nothing is said.
+/// What [`said`] says; the beginning where nothing is said.
 fn place(text: &str) -> Result<Place, Invalid> {
     if text.is_empty() {
         return Ok((0, 0, 0));

@@ -18,6 +18,15 @@ pub const PAGE_MAX: u32 = 50;
 /// Entries of a page, when the caller does not say.
 pub const PAGE_DEFAULT: u32 = 20;
 
+/// Most templates that are looked at for one page of what a user is offered.
+pub const LOOKED_AT_MAX: u32 = 500;
+
+/// Most versions that are asked for at once.
+pub const VERSIONS_MAX: usize = 100;
+
+/// Most user groups of whom offers are listed for.
+pub const GROUPS_MAX: usize = 32;
+
 /// Most entries of a report of usage.
 pub const USAGE_MAX: usize = 500;
 

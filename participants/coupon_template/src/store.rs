@@ -91,6 +91,12 @@ pub trait Store: EventStore {
         version: u32,
     ) -> impl Future<Output = sqlx::Result<Option<Version>>> + Send;
 
+    /// Those of these versions that there are.
+    fn named(
+        db_tx: &mut DbTx<Self>,
+        versions: &[pb::VersionKey],
+    ) -> impl Future<Output = sqlx::Result<Vec<pb::NamedVersion>>> + Send;
+
     /// Writes the rules of a version that nobody has had.
     fn put_version(
         db_tx: &mut DbTx<Self>,
@@ -243,6 +249,13 @@ macro_rules! store {
                     Ok(Version { rules, published_ms })
                 };
                 row.map(read).transpose()
+            }
+
+            async fn named(db_tx: &mut DbTx<Self>, versions: &[pb::VersionKey]) -> sqlx::Result<Vec<pb::NamedVersion>> {
+                let keys: Vec<_> = versions.iter().map(|key| (key.template_id, key.version)).collect();
+                let keys = serde_json::to_string(&keys).expect("numbers have a form in JSON");
+                let rows: Vec<NamedRow> = sqlx::query_as($words.named).bind(keys).fetch_all(db_tx).await?;
+                rows.into_iter().map(named).collect()
             }
 
             async fn put_version(
@@ -414,6 +427,14 @@ fn template(row: Row) -> sqlx::Result<Template> {
         created_ms,
         updated_ms,
     })
+}
+
+type NamedRow = (i64, String, i64, String);
+
+fn named((template_id, name, version, rules): NamedRow) -> sqlx::Result<pb::NamedVersion> {
+    let rules = decode(&rules).map_err(|error: DecodeError| broken(error))?;
+    let release = pb::Release { version: u32::try_from(version).map_err(broken)?, rules: Some((&rules).into()) };
+    Ok(pb::NamedVersion { template_id, name, release: Some(release) })
 }
 
 type LogRow = (i64, i64, i64, i64, String, String, String, Option<String>, String);

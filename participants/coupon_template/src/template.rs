@@ -5,6 +5,7 @@ use tercet_proto::coupon_template::v1 as pb;
 use tercet_rules::{Audience, Period, Rules};
 
 use crate::lifecycle::{Standing, Status};
+use crate::store::Place;
 
 /// A kind of coupon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,11 @@ struct Snapshot {
 }
 
 impl Template {
+    /// Where it stands among others in lists by status.
+    pub const fn place(&self) -> Place {
+        (self.claim.start_ms(), self.claim.end_ms(), self.template_id)
+    }
+
     /// For the business log, as JSON.
     pub fn snapshot(&self, rules: Option<&Rules>) -> String {
         let snapshot = Snapshot { template: self.into(), rules: rules.map(Into::into) };

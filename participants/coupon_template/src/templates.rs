@@ -2,7 +2,7 @@
 //! that belong to it, the row of its log, and the event for the platform's business log.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
 use sqlx::{Pool, Transaction};
@@ -12,12 +12,15 @@ use tercet_events::event::{Event, Payload};
 use tercet_events::outbox::Outbox;
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_proto::events::v1::OperatorChange;
-use tercet_rules::{Audience, Code, Fault, Offer, Release, Rules, encode};
+use tercet_rules::{Audience, Code, Fault, Offer, Rules, encode};
 
 use crate::lifecycle::{Action, Standing, Status};
-use crate::limits::OFFERS_MAX;
 use crate::store::{Entry, Origin, Place, Store};
 use crate::template::{Template, Version};
+
+mod offers;
+
+pub use offers::UserOffer;
 
 /// Why something is not done.
 #[derive(Debug, thiserror::Error)]
@@ -207,42 +210,6 @@ impl<Db: Store> Templates<Db> {
         Ok(found.ok_or_else(what)?)
     }
 
-    /// What may be claimed now, and by whom.
-    ///
-    /// # Errors
-    /// [`Code::NotFound`].
-    pub async fn offer(&self, template_id: i64) -> Result<Arc<Offer>> {
-        let mut reader = self.readers.get().await?;
-        let found = self.read_offer(&mut reader, template_id).await;
-        let offer = reader.done(found)?;
-        Ok(offer.ok_or_else(|| missing("template", template_id.to_string()))?)
-    }
-
-    async fn read_offer(&self, connection: &mut DbTx<Db>, template_id: i64) -> sqlx::Result<Option<Arc<Offer>>> {
-        let Some(template) = Db::template(connection, template_id).await? else { return Ok(None) };
-        let known = self.offers.lock().unwrap_or_else(PoisonError::into_inner).get(&template_id).map(Arc::clone);
-        if let Some(known) = known.filter(|known| known.revision == template.revision) {
-            return Ok(Some(known));
-        }
-        // Versions that users have do not change, so that three statements see what one would.
-        let Standing { status, live, candidate, .. } = template.standing;
-        let mut offer = Offer { template_id, revision: template.revision, live: None, gray: None };
-        if live > 0 && matches!(status, Status::Gray | Status::Published) {
-            offer.live = Some(release(live, Db::version(connection, template_id, live).await?)?);
-        }
-        if let Some(audience) = template.audience.filter(|_| status == Status::Gray) {
-            let release = release(candidate, Db::version(connection, template_id, candidate).await?)?;
-            offer.gray = Some((release, audience));
-        }
-        let offer = Arc::new(offer);
-        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
-        if offers.len() >= OFFERS_MAX {
-            offers.clear();
-        }
-        offers.insert(template_id, Arc::clone(&offer));
-        Ok(Some(offer))
-    }
-
     /// So many templates of a status after a place, by start, end and id; with `at_ms` only those that may be claimed
     /// then.
     ///
@@ -382,11 +349,6 @@ fn entry(
         before: before.map(|before| before.snapshot(None)),
         after: after.snapshot(rules),
     }
-}
-
-/// A version that the template names.
-fn release(version: u32, found: Option<Version>) -> sqlx::Result<Release> {
-    found.map(|found| Release { version, rules: found.rules }).ok_or(sqlx::Error::RowNotFound)
 }
 
 fn find(found: Option<Template>, template_id: i64) -> Result<Template> {

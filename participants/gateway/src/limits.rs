@@ -63,6 +63,18 @@ pub const KEYS_FETCH_MAX: Duration = Duration::from_secs(5);
 /// Between two times that an unknown key makes the set be read again.
 pub const KEYS_AGAIN_MIN: Duration = Duration::from_secs(10);
 
+/// Versions of rules whose terms are kept for coupons that are shown: with the longest scopes 40 MiB.
+pub const TERMS_KEPT_MAX: usize = 4_096;
+
+/// Things that a scope names where coupons are listed.
+pub const TERMS_IDS_SHOWN: usize = 20;
+
+/// Coupons are not shown later than this for want of their terms, and then without them.
+pub const TERMS_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// How long no terms are asked for after they could not be had.
+pub const TERMS_AGAIN_MIN: Duration = Duration::from_secs(1);
+
 /// When a refused caller may come again, where nothing better is known.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 

@@ -19,6 +19,7 @@ const CHANGE: &[Code] = &[Code::NotFound, Code::Conflict, Code::NotAllowed, Code
 const CLAIM: &[Code] = &[
     Code::NotFound,
     Code::NotOffered,
+    Code::Paused,
     Code::NotStarted,
     Code::Over,
     Code::SoldOut,
@@ -26,6 +27,10 @@ const CLAIM: &[Code] = &[
     Code::PerUserDayLimit,
     Code::KeyReused,
 ];
+
+/// Why a batch is not issued.
+const BATCH: &[Code] =
+    &[Code::NotFound, Code::NotOffered, Code::Paused, Code::NotStarted, Code::Over, Code::KeyReused, Code::SoldOut];
 
 /// Why coupons are not used.
 const REDEEM: &[Code] = &[
@@ -73,10 +78,10 @@ pub(crate) fn table() -> Vec<Route> {
 fn users() -> Vec<Route> {
     vec![
         Route::new(Method::GET, "/v1/offers", "list_offers", offers::list)
-            .says("Templates whose coupons everyone can claim now"),
+            .says("Templates of which the user can claim coupons now, in his version: by start, end and number"),
         Route::new(Method::GET, "/v1/offers/{template_id}", "get_offer", offers::get)
             .says("What the user can have of a template: the version that he gets, with its rules")
-            .fails(&[Code::NotFound, Code::NotOffered]),
+            .fails(&[Code::NotFound, Code::NotOffered, Code::Paused, Code::Over]),
         Route::new(Method::POST, "/v1/coupons", "claim", coupons::claim)
             .says("Claims a coupon of a template")
             .keyed()
@@ -198,7 +203,7 @@ fn issuers() -> Vec<Route> {
         Route::lines(Method::POST, "/v1/operator/batches", "issue", coupons::issue)
             .says("Issues coupons to many users; each line tells how far it is, and the same batch again goes on")
             .takes(LARGE_BODY_BYTES_MAX)
-            .fails(&[Code::NotFound, Code::NotOffered, Code::KeyReused, Code::SoldOut]),
+            .fails(BATCH),
         Route::new(Method::GET, "/v1/operator/batches", "list_batches", coupons::batches)
             .says("Batches, newest first, those of occasions among them"),
         Route::new(Method::GET, "/v1/operator/batches/{batch_id}", "get_batch", coupons::progress)

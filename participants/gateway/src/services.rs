@@ -24,6 +24,7 @@ use tower_service::Service;
 
 use crate::config::Config;
 use crate::limits::CONNECT_MAX;
+use crate::terms::Known;
 
 /// Services in the gateway's own process: it calls their routes as they are, on its own thread. Those that are left out
 /// it calls at their URLs.
@@ -81,6 +82,8 @@ pub(crate) struct Services {
     pub(crate) redemption: RedemptionClient<Way>,
     pub(crate) stock: StocksClient<Way>,
     pub(crate) orders: OrdersClient<Way>,
+    /// What they told of what coupons are good for.
+    pub(crate) terms: Known,
 }
 
 impl Services {
@@ -104,6 +107,7 @@ impl Services {
             redemption: RedemptionClient::new(way(within.redemption, &config.redemption)?),
             stock: StocksClient::new(way(within.stock, &config.stock)?),
             orders: OrdersClient::new(way(within.order, &config.order)?),
+            terms: Known::default(),
         })
     }
 }

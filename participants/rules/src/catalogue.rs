@@ -91,6 +91,9 @@ codes! {
     /// Not for this user.
     NotOffered = "NOT_OFFERED", FailedPrecondition, 403,
         "您暂不能领取此优惠券", "This coupon is not offered to you";
+    /// Claims are stopped for a while.
+    Paused = "PAUSED", FailedPrecondition, 409,
+        "领取已暂停，请稍后再来", "It can not be claimed for now, please come again later";
     /// Claims have not begun.
     NotStarted = "NOT_STARTED", FailedPrecondition, 409,
         "领取尚未开始", "It can not be claimed yet";
@@ -374,6 +377,8 @@ impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::NotOffered => Code::NotOffered.fault([]),
+            Refusal::Paused => Code::Paused.fault([]),
+            Refusal::Ended => Code::Over.fault([]),
             Refusal::NotStarted(at_ms) => Code::NotStarted.fault([("at_ms", at_ms.to_string())]),
             Refusal::Over(at_ms) => Code::Over.fault([("at_ms", at_ms.to_string())]),
             Refusal::PerUser(limit) => Code::PerUserLimit.fault([("limit", limit.to_string())]),

@@ -24,7 +24,7 @@ pub use catalogue::{Code, DOMAIN, Fault, Language};
 pub use discount::{DiscountRule, FullReduction, Outcome, Percentage, Step, Universal};
 pub use invalid::{Invalid, Limit, text};
 pub use money::Cents;
-pub use offer::{Audience, Offer, Release, bucket};
+pub use offer::{Audience, Offer, Release, Stopped, bucket};
 pub use order::{Line, Order};
 pub use quota::{Budget, Quota};
 pub use rules::{Refusal, Rules};

@@ -77,6 +77,15 @@ pub struct Release {
     pub rules: Rules,
 }
 
+/// Why nobody may claim from a template that users had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// For a while.
+    Paused,
+    /// For ever.
+    Ended,
+}
+
 /// What may be claimed of a template, and by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
@@ -88,20 +97,35 @@ pub struct Offer {
     pub live: Option<Release>,
     /// What the audience gets instead.
     pub gray: Option<(Release, Audience)>,
+    /// Why nobody gets it, where claims are stopped.
+    pub stopped: Option<Stopped>,
 }
 
 impl Offer {
     /// The version that this user, a member of these groups, gets.
     ///
     /// # Errors
-    /// [`Refusal::NotOffered`] when there is none for him.
+    /// When there is none for him: [`Refusal::Paused`] and [`Refusal::Ended`] where there is none for anyone any more,
+    /// [`Refusal::NotOffered`] else.
     pub fn choose<G: AsRef<str>>(&self, user_id: i64, groups: &[G]) -> Result<&Release, Refusal> {
         match &self.gray {
             Some((release, audience)) if audience.includes(self.template_id, release.version, user_id, groups) => {
                 Ok(release)
             }
-            Some(_) | None => self.live.as_ref().ok_or(Refusal::NotOffered),
+            Some(_) | None => self.for_all(),
         }
+    }
+
+    /// The version that everyone gets who is in no audience.
+    ///
+    /// # Errors
+    /// Those of [`Offer::choose`].
+    pub fn for_all(&self) -> Result<&Release, Refusal> {
+        self.live.as_ref().ok_or(match self.stopped {
+            Some(Stopped::Paused) => Refusal::Paused,
+            Some(Stopped::Ended) => Refusal::Ended,
+            None => Refusal::NotOffered,
+        })
     }
 
     /// The version that is tried while another is live: what is claimed of it has its own budget, within the other's.
@@ -160,6 +184,11 @@ impl TryFrom<&pb::Offer> for Offer {
             revision: wire.revision,
             live: live.transpose()?,
             gray: gray.transpose()?,
+            stopped: match wire.stopped() {
+                pb::Status::Paused => Some(Stopped::Paused),
+                pb::Status::Ended => Some(Stopped::Ended),
+                pb::Status::Unspecified | pb::Status::Draft | pb::Status::Gray | pb::Status::Published => None,
+            },
         })
     }
 }
@@ -172,6 +201,11 @@ impl From<&Offer> for pb::Offer {
             live: offer.live.as_ref().map(Into::into),
             gray: offer.gray.as_ref().map(|(release, _)| release.into()),
             audience: offer.gray.as_ref().map(|(_, audience)| audience.into()),
+            stopped: match offer.stopped {
+                Some(Stopped::Paused) => pb::Status::Paused.into(),
+                Some(Stopped::Ended) => pb::Status::Ended.into(),
+                None => pb::Status::Unspecified.into(),
+            },
         }
     }
 }

@@ -28,6 +28,10 @@ pub struct Rules {
 pub enum Refusal {
     /// This user is offered nothing: neither published, nor is he in the audience.
     NotOffered,
+    /// Nobody can claim it for now.
+    Paused,
+    /// Nobody can claim it any more.
+    Ended,
     /// Claims begin then.
     NotStarted(i64),
     /// No claims any more since then.

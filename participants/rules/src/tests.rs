@@ -455,13 +455,17 @@ fn an_audience_is_a_part_groups_and_names() {
 fn an_offer_gives_the_audience_the_new_version_and_the_rest_the_old() {
     let release = |version| Release { version, rules: rules(|_| ()) };
     let version = |offer: &Offer, user| offer.choose(user, &[] as &[&str]).map(|release| release.version);
-    let both = Offer { template_id: 1, revision: 3, live: Some(release(1)), gray: Some((release(2), audience(0))) };
+    let gray = Some((release(2), audience(0)));
+    let both = Offer { template_id: 1, revision: 3, live: Some(release(1)), gray, stopped: None };
     assert_eq!((version(&both, 42), version(&both, 43)), (Ok(2), Ok(1)));
     let first = Offer { live: None, ..both.clone() };
     assert_eq!((version(&first, 42), version(&first, 43)), (Ok(2), Err(Refusal::NotOffered)));
     let published = Offer { gray: None, ..both.clone() };
     assert_eq!((version(&published, 42), version(&published, 43)), (Ok(1), Ok(1)));
-    for offer in [both, first, published] {
+    let paused = Offer { live: None, stopped: Some(Stopped::Paused), ..published.clone() };
+    let ended = Offer { stopped: Some(Stopped::Ended), ..paused.clone() };
+    assert_eq!((version(&paused, 42), version(&ended, 42)), (Err(Refusal::Paused), Err(Refusal::Ended)));
+    for offer in [both, first, published, paused, ended] {
         assert_eq!(Offer::try_from(&pb::Offer::from(&offer)).expect("own words"), offer);
     }
 }

@@ -36,6 +36,11 @@ impl Period {
     pub const fn end_ms(self) -> i64 {
         self.end_ms
     }
+
+    /// Whether it is this moment.
+    pub const fn contains(self, at_ms: i64) -> bool {
+        self.start_ms <= at_ms && at_ms < self.end_ms
+    }
 }
 
 /// A time zone without summer time: minutes east of UTC, a multiple of 15 from -720 to 840.

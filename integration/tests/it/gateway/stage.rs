@@ -75,6 +75,12 @@ pub(super) trait Asks {
     async fn ask(&self, ask: Ask) -> Told;
 }
 
+impl Asks for Stage {
+    async fn ask(&self, ask: Ask) -> Told {
+        self.gateway.ask(ask).await
+    }
+}
+
 impl Asks for Platform {
     async fn ask(&self, ask: Ask) -> Told {
         send(self.running.addresses.gateway, ask).await

@@ -167,7 +167,7 @@ impl<Db: Occasions + Dialect> Issuing<Db> {
         let current = self.offers.get(request.template_id).await?;
         let refuse = |refusal: Refusal| if current.fresh { refusal.into() } else { busy() };
         let claimed_ms = self.ids.clock_ms().ok_or_else(busy)?;
-        let release = current.offer.live.as_ref().ok_or_else(|| refuse(Refusal::NotOffered))?;
+        let release = current.offer.for_all().map_err(refuse)?;
         release.rules.may_claim(claimed_ms, 0, 0).map_err(refuse)?;
         let period = release.rules.validity().period(claimed_ms);
         let coupons = request.user_ids.len() as i64 * i64::from(request.coupons_per_user);

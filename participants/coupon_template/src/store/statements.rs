@@ -32,6 +32,7 @@ macro_rules! list_status {
 pub(super) struct Words {
     pub(super) now_ms: &'static str,
     pub(super) list_status: &'static str,
+    pub(super) named: &'static str,
     pub(super) put_version: &'static str,
     pub(super) first_report: &'static str,
     pub(super) unknown: &'static str,
@@ -42,6 +43,10 @@ pub(super) struct Words {
 pub(super) const SQLITE: Words = Words {
     now_ms: "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
     list_status: list_status!("INDEXED BY template_listed", "+?"),
+    named: "-- template_named
+        SELECT v.template_id, t.name, v.version, v.rules FROM json_each(?) AS j
+        CROSS JOIN template_version AS v ON v.template_id = j.value->>0 AND v.version = j.value->>1
+        CROSS JOIN template AS t ON t.template_id = v.template_id",
     put_version: "-- template_put_version
         INSERT INTO template_version(template_id, version, rules) VALUES (?, ?, ?)
         ON CONFLICT(template_id, version) DO UPDATE SET rules = excluded.rules",
@@ -70,6 +75,12 @@ pub(super) const SQLITE: Words = Words {
 pub(super) const MYSQL: Words = Words {
     now_ms: "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)",
     list_status: list_status!("FORCE INDEX (template_listed)", "?"),
+    named: "-- template_named
+        SELECT v.template_id, t.name, v.version, v.rules
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (template_id BIGINT PATH '$[0]', version BIGINT PATH '$[1]')) AS j
+        STRAIGHT_JOIN template_version AS v FORCE INDEX (PRIMARY)
+            ON v.template_id = j.template_id AND v.version = j.version
+        STRAIGHT_JOIN template AS t FORCE INDEX (PRIMARY) ON t.template_id = v.template_id",
     put_version: "-- template_put_version
         INSERT INTO template_version(template_id, version, rules) VALUES (?, ?, ?)
         ON DUPLICATE KEY UPDATE rules = VALUES(rules)",

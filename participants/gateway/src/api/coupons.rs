@@ -6,10 +6,10 @@ use tercet_proto::coupon::v1 as pb;
 use crate::route::{Answer, Call, Lines, Operator, Reply, User};
 use crate::schema::{Id, Nothing};
 use crate::services::{Context, Told as _, fault};
-use crate::wire::common::given;
+use crate::wire::common::{given, next};
 use crate::wire::coupon::{
     AllCoupons, Batch, BatchFilter, BatchId, BatchReason, BatchState, Batches, Claim, Coupon, CouponId, CouponStatus,
-    Coupons, NewBatch, OwnCoupons, coupons,
+    Coupons, NewBatch, OwnCoupons,
 };
 
 pub(crate) async fn claim(call: Call<User, Nothing, Claim>) -> Answer<Coupon> {
@@ -21,7 +21,7 @@ pub(crate) async fn claim(call: Call<User, Nothing, Claim>) -> Answer<Coupon> {
     };
     let request = call.context.request(request);
     let made = call.context.services.issuing.clone().claim(request).await.told()?;
-    Ok(Reply::made(given(made.coupon)?.into(), made.claimed))
+    Ok(Reply::made(whole(given(made.coupon)?, &call.context).await, made.claimed))
 }
 
 pub(crate) async fn own(call: Call<User, OwnCoupons, Nothing>) -> Answer<Coupons> {
@@ -33,7 +33,7 @@ pub(crate) async fn own(call: Call<User, OwnCoupons, Nothing>) -> Answer<Coupons
     };
     let request = call.context.request(request);
     let found = call.context.services.issuing.clone().list_user_coupons(request).await.told()?;
-    Ok(Reply::ok(coupons(found.coupons, found.next)))
+    Ok(Reply::ok(page(found.coupons, found.next, &call.context).await))
 }
 
 pub(crate) async fn get(call: Call<User, CouponId, Nothing>) -> Answer<Coupon> {
@@ -48,7 +48,7 @@ pub(crate) async fn get_any(call: Call<Operator, CouponId, Nothing>) -> Answer<C
 async fn find(Id(coupon_id): Id, user_id: i64, context: &Context) -> Answer<Coupon> {
     let request = context.request(pb::GetCouponRequest { coupon_id, user_id });
     let found = context.services.issuing.clone().get_coupon(request).await.told()?;
-    Ok(Reply::ok(given(found.coupon)?.into()))
+    Ok(Reply::ok(whole(given(found.coupon)?, context).await))
 }
 
 pub(crate) async fn list(call: Call<Operator, AllCoupons, Nothing>) -> Answer<Coupons> {
@@ -60,7 +60,27 @@ pub(crate) async fn list(call: Call<Operator, AllCoupons, Nothing>) -> Answer<Co
     };
     let request = call.context.request(request);
     let found = call.context.services.issuing.clone().list_coupons(request).await.told()?;
-    Ok(Reply::ok(coupons(found.coupons, found.next)))
+    Ok(Reply::ok(page(found.coupons, found.next, &call.context).await))
+}
+
+/// A coupon with all that it is good for.
+async fn whole(wire: pb::UserCoupon, context: &Context) -> Coupon {
+    let key = (wire.template_id, wire.version);
+    let named = context.services.terms.find(std::iter::once(key), context).await.remove(&key);
+    let (name, terms) = named.map(|named| (named.name.clone(), named.whole.clone())).unzip();
+    Coupon::of(wire, name, terms)
+}
+
+/// A page of coupons, with what each is good for.
+async fn page(items: Vec<pb::UserCoupon>, after: String, context: &Context) -> Coupons {
+    let keys = items.iter().map(|coupon| (coupon.template_id, coupon.version));
+    let known = context.services.terms.find(keys, context).await;
+    let shown = |wire: pb::UserCoupon| {
+        let named = known.get(&(wire.template_id, wire.version));
+        let (name, terms) = named.map(|named| (named.name.clone(), named.short.clone())).unzip();
+        Coupon::of(wire, name, terms)
+    };
+    Coupons { items: items.into_iter().map(shown).collect(), next: next(after) }
 }
 
 /// Each line tells how far it is, the last one how it ended.

@@ -7,20 +7,21 @@ use crate::route::{Answer, Call, Reply, User};
 use crate::schema::{Id, Nothing};
 use crate::services::Told as _;
 use crate::wire::common::{Page, given};
-use crate::wire::template::{OfferedTemplates, TemplateId, TemplateStatus, UserOffer};
+use crate::wire::template::{OfferedTemplates, TemplateId, UserOffer};
 
-/// Published templates whose time to be claimed is now.
+/// What the user could claim now, in the version that he gets.
 pub(crate) async fn list(call: Call<User, Page, Nothing>) -> Answer<OfferedTemplates> {
     let now_ms = i64::try_from(jsonwebtoken::get_current_timestamp()).unwrap_or(i64::MAX).saturating_mul(1_000);
-    let request = pb::ListTemplatesRequest {
-        status: TemplateStatus::Published.number(),
+    let request = pb::ListOffersRequest {
+        user_id: call.caller.id,
+        groups: call.caller.groups,
         claimable_at_ms: now_ms,
         limit: call.params.limit.unwrap_or_default(),
         after: call.params.after.unwrap_or_default(),
     };
     let request = call.context.request(request);
-    let found = call.context.services.templates.clone().list_templates(request).await.told()?;
-    Ok(Reply::ok(found.into()))
+    let found = call.context.services.templates.clone().list_offers(request).await.told()?;
+    Ok(Reply::ok(found.try_into()?))
 }
 
 /// The version that this user gets.

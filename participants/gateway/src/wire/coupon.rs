@@ -6,7 +6,8 @@ use tercet_proto::coupon::v1 as pb;
 use tercet_rules::{Code, Fault, Language};
 
 use crate::schema::{Id, choices, params, records};
-use crate::wire::common::{next, time};
+use crate::wire::common::time;
+use crate::wire::rules::Terms;
 
 choices! {
     /// Where a coupon stands.
@@ -89,6 +90,10 @@ records! {
         template_id: Id,
         /// The version of the rules that it was claimed under.
         version: u32,
+        /// What its kind is called; left out while the template service is away.
+        name: Option<String>,
+        /// What it is good for; left out while the template service is away.
+        terms: Option<Terms>,
         /// Whose it is.
         user_id: Id,
         /// Where it stands.
@@ -188,12 +193,15 @@ impl Why {
     }
 }
 
-impl From<pb::UserCoupon> for Coupon {
-    fn from(wire: pb::UserCoupon) -> Self {
+impl Coupon {
+    /// What a service says, with the name and the terms of its version where they are known.
+    pub(crate) fn of(wire: pb::UserCoupon, name: Option<String>, terms: Option<Terms>) -> Self {
         Self {
             coupon_id: Id(wire.coupon_id),
             template_id: Id(wire.template_id),
             version: wire.version,
+            name,
+            terms,
             user_id: Id(wire.user_id),
             status: CouponStatus::of(wire.status),
             shop_id: (wire.shop_id > 0).then_some(Id(wire.shop_id)),
@@ -204,11 +212,6 @@ impl From<pb::UserCoupon> for Coupon {
             used_ms: time(wire.used_ms),
         }
     }
-}
-
-/// A page of coupons.
-pub(crate) fn coupons(items: Vec<pb::UserCoupon>, after: String) -> Coupons {
-    Coupons { items: items.into_iter().map(Into::into).collect(), next: next(after) }
 }
 
 impl Batch {

@@ -134,6 +134,36 @@ records! {
     }
 }
 
+records! {
+    /// What a coupon is good for, as far as it matters to who has it.
+    Terms {
+        /// What it takes off.
+        discount: Discount,
+        /// Which products count. In lists it names 20 things at most.
+        scope: Scope,
+        /// How many more things the scope has than it names here.
+        scope_left_out: Option<u32>,
+        /// What else may be used in the same order.
+        stacking: Stacking,
+    }
+}
+
+impl Terms {
+    /// Of these rules, with so many things of their scope by name.
+    pub(crate) fn of(rules: pb::Rules, named: usize) -> Self {
+        let mut scope = Scope::from(rules.scope.unwrap_or_default());
+        let lists = [&mut scope.categories, &mut scope.products, &mut scope.shops];
+        let left_out = lists.into_iter().flatten().map(|list| {
+            let more = list.ids.len().saturating_sub(named);
+            list.ids.truncate(named);
+            more
+        });
+        let left_out = u32::try_from(left_out.sum::<usize>()).ok().filter(|more| *more > 0);
+        let (discount, stacking) = (rules.discount.unwrap_or_default(), rules.stacking.unwrap_or_default());
+        Self { discount: discount.into(), scope, scope_left_out: left_out, stacking: stacking.into() }
+    }
+}
+
 impl Rules {
     /// For the services.
     ///

@@ -3,9 +3,10 @@
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_rules::Fault;
 
+use crate::limits::TERMS_IDS_SHOWN;
 use crate::schema::{Id, choices, params, records};
 use crate::wire::common::{given, next, time};
-use crate::wire::rules::{Period, Rules};
+use crate::wire::rules::{Period, Rules, Terms, Validity};
 
 choices! {
     /// Where a template stands in its life.
@@ -225,21 +226,28 @@ records! {
         rules: Rules,
     }
 
-    /// A template whose coupons can be claimed.
+    /// A template of which the user can claim coupons.
     OfferedTemplate {
         /// The template.
         template_id: Id,
         /// Its name.
         name: String,
+        /// The version that the user gets.
+        version: u32,
         /// When its coupons may be claimed.
-        claim: Option<Period>,
+        claim: Period,
+        /// When they are valid.
+        validity: Validity,
+        /// What they are good for.
+        terms: Terms,
     }
 
     /// Templates whose coupons can be claimed now.
     OfferedTemplates {
         /// Those that began first come first.
         items: Vec<OfferedTemplate>,
-        /// Where the next page begins; left out on the last one.
+        /// Where the next page begins; left out on the last one. A page may be short, and even empty, and not be the
+        /// last: it looks at 500 templates at most, whoever they are for.
         next: Option<String>,
     }
 }
@@ -307,14 +315,25 @@ impl From<pb::ListTemplatesResponse> for Templates {
     }
 }
 
-impl From<pb::ListTemplatesResponse> for OfferedTemplates {
-    fn from(wire: pb::ListTemplatesResponse) -> Self {
-        let offered = |own: pb::Template| OfferedTemplate {
-            template_id: Id(own.template_id),
-            name: own.name,
-            claim: own.claim.map(Into::into),
+impl TryFrom<pb::ListOffersResponse> for OfferedTemplates {
+    type Error = Fault;
+
+    fn try_from(wire: pb::ListOffersResponse) -> Result<Self, Fault> {
+        let offered = |own: pb::UserOffer| {
+            let pb::Release { version, rules } = given(own.release)?;
+            let rules = given(rules)?;
+            let (claim, validity) = (rules.claim.unwrap_or_default(), rules.validity.clone().unwrap_or_default());
+            Ok(OfferedTemplate {
+                template_id: Id(own.template_id),
+                name: own.name,
+                version,
+                claim: claim.into(),
+                validity: validity.into(),
+                terms: Terms::of(rules, TERMS_IDS_SHOWN),
+            })
         };
-        Self { items: wire.templates.into_iter().map(offered).collect(), next: next(wire.next) }
+        let items = wire.offers.into_iter().map(offered).collect::<Result<_, Fault>>()?;
+        Ok(Self { items, next: next(wire.next) })
     }
 }
 

@@ -4,7 +4,7 @@
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplates;
 use tercet_rules::limits::TIME_MS_MAX;
-use tercet_rules::{Audience, Code, Fault, Invalid, Limit, Rules, text};
+use tercet_rules::{Audience, Code, Fault, Invalid, Limit, Rules, opened, sealed, text};
 use tonic::{Request, Response, Status};
 
 use crate::lifecycle;
@@ -13,6 +13,9 @@ use crate::limits::{
 };
 use crate::store::{Place, Store};
 use crate::templates::{Change, Changed, Command, Error, Templates, UserOffer};
+
+/// The list of offers, in what says where its pages begin.
+const OFFERS: &str = "offers";
 
 /// The service's routes.
 #[derive(Debug)]
@@ -117,7 +120,7 @@ impl<Db: Store> CouponTemplates for Api<Db> {
 
     async fn list_offers(&self, request: Request<pb::ListOffersRequest>) -> Answer<pb::ListOffersResponse> {
         let pb::ListOffersRequest { user_id, groups, claimable_at_ms, limit, after } = request.into_inner();
-        let (limit, after) = (page(limit).map_err(invalid)?, place(&after).map_err(invalid)?);
+        let (limit, after) = (page(limit).map_err(invalid)?, place(OFFERS, &after).map_err(invalid)?);
         if groups.len() > GROUPS_MAX {
             return Err(invalid(Invalid::new("groups", Limit::Entries(0, GROUPS_MAX))));
         }
@@ -128,7 +131,10 @@ impl<Db: Store> CouponTemplates for Api<Db> {
             name: template.name,
             release: Some((&release).into()),
         });
-        Ok(Response::new(pb::ListOffersResponse { offers: offers.collect(), next: next.map(said).unwrap_or_default() }))
+        Ok(Response::new(pb::ListOffersResponse {
+            offers: offers.collect(),
+            next: next.map(|next| said(OFFERS, next)).unwrap_or_default(),
+        }))
     }
 
     async fn get_versions(&self, request: Request<pb::GetVersionsRequest>) -> Answer<pb::GetVersionsResponse> {
@@ -143,7 +149,8 @@ impl<Db: Store> CouponTemplates for Api<Db> {
     async fn list_templates(&self, request: Request<pb::ListTemplatesRequest>) -> Answer<pb::ListTemplatesResponse> {
         let request = request.into_inner();
         let limit = page(request.limit).map_err(invalid)?;
-        let after = place(&request.after).map_err(invalid)?;
+        let list = format!("templates {}", request.status);
+        let after = place(&list, &request.after).map_err(invalid)?;
         let at_ms = (request.claimable_at_ms > 0).then_some(request.claimable_at_ms);
         let found = match (request.status, at_ms) {
             (0, None) => self.templates.list_all(after.2, limit).await,
@@ -155,7 +162,7 @@ impl<Db: Store> CouponTemplates for Api<Db> {
             }
         };
         let found = found.map_err(status)?;
-        let next = found.last().filter(|_| found.len() == limit as usize).map(|last| said(last.place()));
+        let next = found.last().filter(|_| found.len() == limit as usize).map(|last| said(&list, last.place()));
         let next = next.unwrap_or_default();
         let templates = found.iter().map(Into::into).collect();
         Ok(Response::new(pb::ListTemplatesResponse { templates, next }))
@@ -227,13 +234,14 @@ fn page(limit: u32) -> Result<u32, Invalid> {
     }
 }
 
-/// Where the page after this place begins.
-fn said((start_ms, end_ms, template_id): Place) -> String {
-    format!("{start_ms}:{end_ms}:{template_id}")
+/// Where the page of a list after this place begins.
+fn said(list: &str, (start_ms, end_ms, template_id): Place) -> String {
+    sealed(list, &format!("{start_ms}:{end_ms}:{template_id}"))
 }
 
-/// What [`said`] says; the beginning where nothing is said.
-fn place(text: &str) -> Result<Place, Invalid> {
+/// What [`said`] says of this list; the beginning where nothing is said.
+fn place(list: &str, text: &str) -> Result<Place, Invalid> {
+    let text = opened("after", list, text)?;
     if text.is_empty() {
         return Ok((0, 0, 0));
     }

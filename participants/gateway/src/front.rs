@@ -256,7 +256,7 @@ impl Inner {
         }
         let idempotency_key = if route.is_keyed { idempotency_key(&parts.headers)? } else { String::new() };
         let path = RawPathParams::from_request_parts(parts, &()).await;
-        let path = path.map_err(|error| malformed("path", &error.to_string()))?;
+        let path = path.map_err(|_| Invalid::new("path", Limit::Text).malformed())?;
         let query = parts.uri.query().unwrap_or_default();
         let query: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
         let texts = path.iter().map(|(name, text)| (name, text.into()));
@@ -333,7 +333,7 @@ impl Inner {
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
                     true => too_large(),
-                    false => malformed("body", &error.to_string()),
+                    false => Invalid::new("body", Limit::Complete).malformed(),
                 })?;
                 let Ok(data) = frame.into_data() else { continue };
                 let count = u32::try_from(data.len()).map_err(|_| too_large())?;
@@ -363,13 +363,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<String, Fault> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let value = values.next().ok_or_else(|| wrong(Limit::Given))?;
     if values.next().is_some() {
-        return Err(wrong(Limit::Unique));
+        return Err(wrong(Limit::Once));
     }
-    let text = value.to_str().map_err(|_| wrong(Limit::Printable))?;
+    let text = value.to_str().map_err(|_| wrong(Limit::Ascii))?;
     let fits = (1..=KEY_BYTES_MAX).contains(&text.len());
     if fits { Ok(text.to_owned()) } else { Err(wrong(Limit::Bytes(1, KEY_BYTES_MAX))) }
-}
-
-fn malformed(field: &str, detail: &str) -> Fault {
-    Code::Malformed.fault([("field", field.to_owned()), ("detail", detail.to_owned())])
 }

@@ -17,6 +17,7 @@ pub mod config;
 mod cors;
 mod front;
 pub mod limits;
+mod malformed;
 mod metrics;
 mod openapi;
 mod problem;

@@ -51,6 +51,9 @@ pub const REVOKED_BYTES_MAX: usize = 8 << 20;
 /// See there.
 pub const REVOKED_MAX: usize = 100_000;
 
+/// Most bytes of the name of a person of a shop or of the platform, which is the `sub` of his token.
+pub const PERSON_BYTES_MAX: usize = 64;
+
 /// Most user groups of a token.
 pub const TOKEN_GROUPS_MAX: usize = 32;
 

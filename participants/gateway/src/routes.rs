@@ -167,10 +167,13 @@ fn helpers() -> Vec<Route> {
     vec![
         Route::new(Method::GET, "/v1/operator/products/{product_id}/stock", "get_stock", stock::get)
             .says("How many units of a product there are, and where")
-            .fails(&[Code::NotStocked]),
+            .fails(&[Code::NotFound]),
         Route::new(Method::PUT, "/v1/operator/products/{product_id}/stock", "set_stock", stock::set)
             .says("Sets how many units of a product there are in all; the same again changes nothing")
             .fails(&[Code::Conflict]),
+        Route::new(Method::GET, "/v1/operator/shops/{shop_id}/orders/{order_id}", "get_any_order", orders::of_any)
+            .says("How an order of a shop stands, whose it is, and until when it can be paid")
+            .fails(&[Code::NotFound]),
         Route::new(
             Method::GET,
             "/v1/operator/shops/{shop_id}/users/{user_id}/orders/{order_id}/redemption",
@@ -196,7 +199,7 @@ fn helpers() -> Vec<Route> {
 fn issuers() -> Vec<Route> {
     vec![
         Route::new(Method::GET, "/v1/operator/coupons", "list_coupons", coupons::list)
-            .says("Coupons of all users, newest first within each shard: a short page need not be the last"),
+            .says("Coupons of all users, newest first within each shard, or of one: a short page need not be the last"),
         Route::new(Method::GET, "/v1/operator/coupons/{coupon_id}", "get_coupon", coupons::get_any)
             .says("A coupon, whoever has it")
             .fails(&[Code::NotFound]),

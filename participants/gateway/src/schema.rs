@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Unexpected, Visitor};
+use serde::de::{MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use tercet_rules::{Code, Fault, Invalid, Limit};
+use tercet_rules::{Fault, Invalid, Limit};
+
+use crate::malformed;
 
 /// The named schemas of the document, collected while it is built.
 #[derive(Debug, Default)]
@@ -76,7 +78,7 @@ macro_rules! records {
     ($($(#[doc = $says:literal])+ $name:ident { $($(#[doc = $part:literal])+ $field:ident: $kind:ty,)* })*) => {$(
         $(#[doc = $says])+
         #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(remote = "Self", deny_unknown_fields)]
         pub(crate) struct $name {$(
             $(#[doc = $part])+
             #[serde(skip_serializing_if = "crate::schema::Schema::is_absent")]
@@ -98,6 +100,31 @@ macro_rules! records {
         }
 
         impl crate::schema::Body for $name {}
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                Self::serialize(self, serializer)
+            }
+        }
+
+        // By its names alone: what serde makes of a struct would also take a list, part by part in their order.
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Parts;
+                impl<'de> serde::de::Visitor<'de> for Parts {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str(crate::malformed::RECORD)
+                    }
+
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, parts: A) -> Result<$name, A::Error> {
+                        $name::deserialize(serde::de::value::MapAccessDeserializer::new(parts))
+                    }
+                }
+                deserializer.deserialize_map(Parts)
+            }
+        }
     )*};
 }
 
@@ -183,22 +210,18 @@ pub(crate) trait Body: for<'a> Deserialize<'a> {
     /// From its bytes.
     ///
     /// # Errors
-    /// [`Code::Malformed`] with the field that is not as it has to be.
+    /// [`Malformed`](tercet_rules::Code::Malformed) with the field that is not as it has to be.
     fn read(bytes: &[u8]) -> Result<Self, Fault> {
         let mut reader = serde_json::Deserializer::from_slice(bytes);
         let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             // What has no name yet is told by what it is in.
             let path = error.path().to_string();
             let field = path.split('?').next().unwrap_or_default().trim_end_matches('.');
-            malformed(if field.is_empty() { "body" } else { field }, error.inner())
+            malformed::fault(field, error.inner())
         })?;
-        reader.end().map_err(|error| malformed("body", &error))?;
+        reader.end().map_err(|error| malformed::fault("", &error))?;
         Ok(read)
     }
-}
-
-fn malformed(field: &str, error: &serde_json::Error) -> Fault {
-    Code::Malformed.fault([("field", field.to_owned()), ("detail", error.to_string())])
 }
 
 /// What the address and the query of a request say.
@@ -207,7 +230,7 @@ pub(crate) trait Params: Sized {
     const NAMES: &'static [&'static str];
 
     /// # Errors
-    /// [`Code::Invalid`] with the name whose text is not as it has to be.
+    /// [`Invalid`](tercet_rules::Code::Invalid) with the name whose text is not as it has to be.
     fn read(texts: &Texts<'_>) -> Result<Self, Fault>;
 
     /// Their descriptions.
@@ -226,7 +249,7 @@ impl Texts<'_> {
         let read = match (found.next(), found.next()) {
             (Some(text), None) => T::from_text(text),
             (None, _) => T::absent(),
-            (Some(_), Some(_)) => Err(Limit::Unique),
+            (Some(_), Some(_)) => Err(Limit::Once),
         };
         read.map_err(|limit| Invalid::new(name, limit).into())
     }
@@ -235,7 +258,7 @@ impl Texts<'_> {
     /// When a name is none of these: a filter with a typing error would select everything.
     pub(crate) fn only(&self, names: &[&str]) -> Result<(), Fault> {
         let unknown = self.0.iter().find(|(name, _)| !names.contains(name));
-        unknown.map_or(Ok(()), |(name, _)| Err(Invalid::new(name, Limit::Listed).into()))
+        unknown.map_or(Ok(()), |(name, _)| Err(Invalid::new(name, Limit::Known).into()))
     }
 }
 
@@ -276,6 +299,30 @@ impl FromText for u32 {
     }
 }
 
+/// How many entries a page has at most: 1 to `MOST`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entries<const MOST: u32>(u32);
+
+impl<const MOST: u32> Entries<MOST> {
+    /// For a service, to whom 0 says that nobody has said.
+    pub(crate) fn number(own: Option<Self>) -> u32 {
+        own.map_or(0, |own| own.0)
+    }
+}
+
+impl<const MOST: u32> FromText for Entries<MOST> {
+    fn from_text(text: &str) -> Result<Self, Limit> {
+        let number = text.parse().ok().filter(|number| (1..=MOST).contains(number));
+        number.map(Self).ok_or(Limit::Between(1, MOST.into()))
+    }
+}
+
+impl<const MOST: u32> Schema for Entries<MOST> {
+    fn schema(_: &mut Schemas) -> Value {
+        json!({ "type": "integer", "minimum": 1, "maximum": MOST })
+    }
+}
+
 impl FromText for i64 {
     fn from_text(text: &str) -> Result<Self, Limit> {
         text.parse().map_err(|_| Limit::Between(0, Self::MAX))
@@ -283,9 +330,28 @@ impl FromText for i64 {
 }
 
 /// Nothing at all: no parameters, no body, or a part that only has to be there.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Nothing {}
+
+impl<'de> Deserialize<'de> for Nothing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Empty;
+        impl<'de> Visitor<'de> for Empty {
+            type Value = Nothing;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(malformed::RECORD)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut parts: A) -> Result<Nothing, A::Error> {
+                use serde::de::Error as _;
+                let unknown = |name: String| Err(A::Error::unknown_field(&name, &[]));
+                parts.next_key::<String>()?.map_or(Ok(Nothing {}), unknown)
+            }
+        }
+        deserializer.deserialize_map(Empty)
+    }
+}
 
 impl Schema for Nothing {
     fn schema(_: &mut Schemas) -> Value {
@@ -347,7 +413,7 @@ impl<'de> Deserialize<'de> for Id {
             type Value = Id;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a number from 1 to {} or its text", i64::MAX)
+                f.write_str(malformed::ID)
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Id, E> {
@@ -425,6 +491,8 @@ impl Schema for BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use tercet_rules::Code;
+
     use super::*;
 
     records! {
@@ -457,13 +525,25 @@ mod tests {
             ("{", "body"),
             (r#"{"two":["#, "two"),
             ("[]", "body"),
-            ("{}", "body"),
+            ("{}", "one"),
+            (r#"["1"]"#, "body"),
             (r#"{"one":1} 2"#, "body"),
             (r#"{"one":1,"three":3}"#, "three"),
             (r#"{"one":1,"two":[1,"x"]}"#, "two[1]"),
         ] {
             let fault = Pair::read(text.as_bytes()).unwrap_err();
             assert_eq!((fault.code, fault.argument("field")), (Code::Malformed, Some(field)), "{text}");
+            assert!(!fault.text(tercet_rules::Language::Zh).contains("expected"), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn pages_have_as_many_entries_as_they_may() {
+        type Own = Option<Entries<50>>;
+        assert_eq!(Own::from_text("50").map(Entries::number), Ok(50));
+        assert_eq!(Own::absent().map(Entries::number), Ok(0));
+        for wrong in ["0", "51", "x", "", "-1", "4294967296"] {
+            assert_eq!(Own::from_text(wrong), Err(Limit::Between(1, 50)), "{wrong}");
         }
     }
 
@@ -487,7 +567,7 @@ mod tests {
         assert_eq!(texts(&[]).read::<Option<u32>>("limit"), Ok(None));
         for (given, limit) in [
             (&[][..], Limit::Given),
-            (&[("id", "7"), ("id", "8")], Limit::Unique),
+            (&[("id", "7"), ("id", "8")], Limit::Once),
             (&[("id", "x")], ID),
             (&[("id", "")], ID),
         ] {

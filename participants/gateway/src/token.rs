@@ -15,7 +15,7 @@ use std::time::Duration;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, decode, decode_header, encode, get_current_timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
-use tercet_rules::{Code, Fault};
+use tercet_rules::{Code, Fault, Invalid, Language, Limit, group, text};
 use tercet_secure::token::random;
 
 pub(crate) use self::keys::Source;
@@ -24,7 +24,7 @@ use self::keys::{Keys, base64url};
 use self::known::Known;
 use self::revoked::{Revocations, Revoked};
 use crate::config::Tokens;
-use crate::limits::{TOKEN_BYTES_MAX, TOKEN_GROUPS_MAX};
+use crate::limits::{PERSON_BYTES_MAX, TOKEN_BYTES_MAX, TOKEN_GROUPS_MAX};
 use crate::schema::Id;
 
 /// What a caller may do.
@@ -188,7 +188,7 @@ impl Verifier {
     /// One of the codes that begin with TOKEN.
     pub(crate) async fn verify(&self, token: &str) -> Result<Identity, Fault> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(invalid("it is too long"));
+            return Err(invalid("it is too long", "令牌过长"));
         }
         let (keys, revoked) = (self.keys.current(), self.revoked.current());
         if let Some(identity) = self.known.find(token, (&keys, &revoked), get_current_timestamp()) {
@@ -209,7 +209,7 @@ impl Verifier {
         let header = decode_header(token).map_err(|error| header_fault(&error))?;
         // Parts that have to be understood, and are not, make a signature worth nothing (RFC 7515, 4.1.11).
         if header.crit.is_some() {
-            return Err(invalid("it has critical parts that are not known here"));
+            return Err(invalid("it has critical parts that are not known here", "含有未知的关键头部（crit）"));
         }
         let kid = header.kid.as_deref();
         let keys = if keys.find(kid).is_some() { keys } else { self.keys.newer().await };
@@ -232,34 +232,52 @@ impl Verifier {
 fn identity(said: Said) -> Result<Identity, Fault> {
     // What is meant for one order is never taken for more.
     if said.order_id.is_some() && (said.role != Role::User || said.shop_id.is_none()) {
-        return Err(invalid("an order_id is of a user's consent, which has a shop_id"));
+        let detail = "an order_id is of a user's consent, which has a shop_id";
+        return Err(invalid(detail, "order_id 只能用于带 shop_id 的用户授权"));
     }
     match said.role {
         Role::User => {
             let user_id = said.sub.parse().ok().filter(|id| *id > 0);
-            let user_id = user_id.ok_or_else(|| invalid("a user's sub is a number from 1 on"))?;
-            if said.groups.len() > TOKEN_GROUPS_MAX {
-                return Err(invalid("it has too many groups"));
-            }
+            let user_id =
+                user_id.ok_or_else(|| invalid("a user's sub is a number from 1 on", "用户的 sub 须为正整数"))?;
             Ok(match said.shop_id {
                 Some(Id(shop_id)) => Identity::Consent { user_id, shop_id, order_id: said.order_id.map(|id| id.0) },
-                None => Identity::User { user_id, groups: said.groups },
+                None => Identity::User { user_id, groups: groups(said.groups)? },
             })
         }
         Role::Shop => {
-            let Id(shop_id) = said.shop_id.ok_or_else(|| invalid("the token of a shop has a shop_id"))?;
+            let missing = || invalid("the token of a shop has a shop_id", "商家令牌须有 shop_id");
+            let Id(shop_id) = said.shop_id.ok_or_else(missing)?;
             Ok(Identity::Shop { shop_id, name: person(said.sub)? })
         }
         Role::Operator => Ok(Identity::Operator { name: person(said.sub)? }),
     }
 }
 
+/// The name of a person, as the services take one and the business log keeps it.
 fn person(sub: String) -> Result<String, Fault> {
-    if sub.is_empty() { Err(invalid("its sub is empty")) } else { Ok(sub) }
+    text("sub", &sub, PERSON_BYTES_MAX).map(drop).map_err(wrong)?;
+    Ok(sub)
 }
 
-fn invalid(detail: &str) -> Fault {
-    Code::TokenInvalid.fault([("detail", detail.to_owned())])
+fn groups(groups: Vec<String>) -> Result<Vec<String>, Fault> {
+    if groups.len() > TOKEN_GROUPS_MAX {
+        return Err(wrong(Invalid::new("groups", Limit::Entries(0, TOKEN_GROUPS_MAX))));
+    }
+    for (at, name) in groups.iter().enumerate() {
+        group(&format!("groups[{at}]"), name).map_err(wrong)?;
+    }
+    Ok(groups)
+}
+
+/// A part of the token that is not as it has to be.
+fn wrong(Invalid { field, limit }: Invalid) -> Fault {
+    let said = |joint: &str, language| format!("{field}{joint}{}", limit.text(language));
+    invalid(&said(": ", Language::En), &said("：", Language::Zh))
+}
+
+fn invalid(detail: &str, detail_zh: &str) -> Fault {
+    Code::TokenInvalid.fault([("detail", detail.to_owned()), ("detail_zh", detail_zh.to_owned())])
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "all others are told as ever")]
@@ -282,7 +300,7 @@ fn fault(error: &Error) -> Fault {
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => Code::TokenAlgorithm,
         ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => Code::TokenAudience,
         ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => Code::TokenIssuer,
-        _ => return invalid(&error.to_string()),
+        _ => return invalid(&error.to_string(), "格式不正确"),
     };
     code.fault([])
 }

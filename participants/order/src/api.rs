@@ -76,10 +76,17 @@ impl<Db: Store> Api<Db> {
 
     async fn find(&self, request: &pb::GetOrderRequest) -> Result<pb::OrderView, Fault> {
         let key = key(request.shop_id, request.order_id)?;
-        let user_id = id("user_id", request.user_id)?;
+        let user_id = match request.user_id {
+            0 => None,
+            user_id => Some(id("user_id", user_id)?),
+        };
         let mut connection = self.pool.acquire().await.map_err(database)?;
         let found = Db::look(&mut connection, key).await.map_err(database)?;
-        found.filter(|order| order.user_id == user_id).as_ref().map(view).ok_or_else(|| missing(key))
+        found
+            .filter(|order| user_id.is_none_or(|own| order.user_id == own))
+            .as_ref()
+            .map(view)
+            .ok_or_else(|| missing(key))
     }
 
     async fn paid(&self, request: &pb::PayRequest) -> Result<Paid, Fault> {

@@ -162,13 +162,13 @@ codes! {
         "未接入事件总线，无法使用此功能", "No events come here: this needs a broker";
     /// It is not written as the document says.
     Malformed = "MALFORMED", InvalidArgument, 400,
-        "无法解析 {field}：{detail}", "{field} can not be read: {detail}";
+        "无法解析 {field}：{limit_zh}", "{field} can not be read: {limit}";
     /// There is no token.
     Unauthenticated = "UNAUTHENTICATED", Unauthenticated, 401,
         "请先登录", "Please sign in: a bearer token is needed";
     /// The token is not one, or lacks what it has to say.
     TokenInvalid = "TOKEN_INVALID", Unauthenticated, 401,
-        "令牌无效：{detail}", "The token is not valid: {detail}";
+        "令牌无效：{detail_zh}", "The token is not valid: {detail}";
     /// The token is signed with a key that nobody here knows.
     TokenKey = "TOKEN_KEY_UNKNOWN", Unauthenticated, 401,
         "令牌的签名密钥未知", "The token is signed with an unknown key";
@@ -343,6 +343,7 @@ fn chinese<'a>(argument: &str, value: &'a str) -> &'a str {
         ("what", "coupon") => "优惠券",
         ("what", "batch") => "批次",
         ("what", "order") => "订单",
+        ("what", "product") => "商品",
         ("what", "occasion") => "发券活动",
         ("status", "draft") => "草稿",
         ("status", "gray") => "灰度",
@@ -366,10 +367,21 @@ fn chinese<'a>(argument: &str, value: &'a str) -> &'a str {
     }
 }
 
+impl Invalid {
+    /// Said of a request that could not even be read.
+    pub fn malformed(self) -> Fault {
+        self.told(Code::Malformed)
+    }
+
+    fn told(self, code: Code) -> Fault {
+        let (limit, limit_zh) = (self.limit.text(Language::En), self.limit.text(Language::Zh));
+        code.fault([("field", self.field), ("limit", limit), ("limit_zh", limit_zh)])
+    }
+}
+
 impl From<Invalid> for Fault {
     fn from(error: Invalid) -> Self {
-        let (limit, limit_zh) = (error.limit.text(Language::En), error.limit.text(Language::Zh));
-        Code::Invalid.fault([("field", error.field), ("limit", limit), ("limit_zh", limit_zh)])
+        error.told(Code::Invalid)
     }
 }
 

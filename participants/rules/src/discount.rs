@@ -4,7 +4,7 @@
 
 use tercet_proto::coupon_template::v1 as pb;
 
-use crate::invalid::{Invalid, Limit, between, entries, given};
+use crate::invalid::{Basis, Invalid, Limit, between, entries, given};
 use crate::limits::{STEPS_MAX, WHOLE};
 use crate::money::Cents;
 
@@ -103,7 +103,7 @@ impl Step {
         let threshold = Cents::positive("threshold_cents", threshold_cents)?;
         let off = Cents::positive("off_cents", off_cents)?;
         if off > threshold {
-            return Err(Invalid::new("off_cents", Limit::AtMost("threshold_cents", threshold_cents)));
+            return Err(Invalid::new("off_cents", Limit::AtMost(Basis::Field("threshold_cents"), threshold_cents)));
         }
         Ok(Self { threshold, off })
     }

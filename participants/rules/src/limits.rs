@@ -34,7 +34,7 @@ pub const STACKED_MAX: u32 = 10;
 pub const AUDIENCE_GROUPS_MAX: usize = 32;
 
 /// Most bytes of the name of a user group.
-pub const AUDIENCE_GROUP_BYTES_MAX: usize = 64;
+pub const GROUP_BYTES_MAX: usize = 64;
 
 /// Most users that an audience names.
 pub const AUDIENCE_USERS_MAX: usize = 1_000;

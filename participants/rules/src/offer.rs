@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use tercet_proto::coupon_template::v1 as pb;
 
-use crate::invalid::{Invalid, Limit, between, entries, given, name};
-use crate::limits::{AUDIENCE_GROUP_BYTES_MAX, AUDIENCE_GROUPS_MAX, AUDIENCE_USERS_MAX, WHOLE};
+use crate::invalid::{Invalid, Limit, between, entries, given, group};
+use crate::limits::{AUDIENCE_GROUPS_MAX, AUDIENCE_USERS_MAX, WHOLE};
 use crate::rules::{Refusal, Rules};
 use crate::scope::unique;
 
@@ -27,10 +27,10 @@ impl Audience {
         entries("groups", groups, 0, AUDIENCE_GROUPS_MAX)?;
         entries("user_ids", user_ids, 0, AUDIENCE_USERS_MAX)?;
         let mut names = BTreeSet::new();
-        for (at, group) in groups.iter().enumerate() {
+        for (at, name) in groups.iter().enumerate() {
             let named = |error: Invalid| error.within(&format!("groups[{at}]"));
-            name("", group, AUDIENCE_GROUP_BYTES_MAX).map_err(named)?;
-            if !names.insert(group.clone()) {
+            group("", name).map_err(named)?;
+            if !names.insert(name.clone()) {
                 return Err(named(Invalid::new("", Limit::Unique)));
             }
         }

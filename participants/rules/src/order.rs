@@ -1,6 +1,6 @@
 //! The order that a coupon is tried on.
 
-use crate::invalid::{Invalid, Limit, between, entries};
+use crate::invalid::{Basis, Invalid, Limit, between, entries};
 use crate::limits::{CENTS_MAX, LINES_MAX, QUANTITY_MAX};
 use crate::money::Cents;
 use crate::scope::Scope;
@@ -42,7 +42,7 @@ impl Order {
         }
         let order = Self(lines);
         if order.amount().get() > CENTS_MAX {
-            return Err(Invalid::new("lines", Limit::AtMost("the sum of their amounts", CENTS_MAX)));
+            return Err(Invalid::new("lines", Limit::AtMost(Basis::SumOfAmounts, CENTS_MAX)));
         }
         Ok(order)
     }

@@ -2,7 +2,7 @@
 
 use tercet_proto::coupon_template::v1 as pb;
 
-use crate::invalid::{Invalid, Limit, between};
+use crate::invalid::{Basis, Invalid, Limit, between};
 use crate::limits::{COUPONS_MAX, PER_USER_MAX};
 
 /// How many coupons of a template a user may claim: in all, and in a day of its zone.
@@ -19,7 +19,7 @@ impl Quota {
         between("per_user", per_user, 1, PER_USER_MAX.into())?;
         between("per_user_day", per_user_day, 1, PER_USER_MAX.into())?;
         if per_user_day > per_user {
-            return Err(Invalid::new("per_user_day", Limit::AtMost("per_user", per_user.into())));
+            return Err(Invalid::new("per_user_day", Limit::AtMost(Basis::Field("per_user"), per_user.into())));
         }
         Ok(Self { per_user, per_user_day })
     }

@@ -3,7 +3,7 @@
 use tercet_proto::coupon_template::v1 as pb;
 
 use crate::discount::{DiscountRule, Outcome};
-use crate::invalid::{Invalid, Limit, given};
+use crate::invalid::{Basis, Invalid, Limit, given};
 use crate::money::Cents;
 use crate::order::Order;
 use crate::quota::{Budget, Quota};
@@ -130,17 +130,17 @@ impl Rules {
     /// What no field can say alone.
     fn fit(self) -> Result<Self, Invalid> {
         if i64::from(self.quota.per_user()) > self.budget.coupons() {
-            let limit = Limit::AtMost("budget.coupons", self.budget.coupons());
+            let limit = Limit::AtMost(Basis::Field("budget.coupons"), self.budget.coupons());
             return Err(Invalid::new("quota.per_user", limit));
         }
         let least = self.discount.most().times(self.budget.coupons()).get();
         if self.budget.cents() < least {
-            return Err(Invalid::new("budget.cents", Limit::AtLeast("budget.coupons and discount", least)));
+            return Err(Invalid::new("budget.cents", Limit::AtLeast(Basis::BudgetAndDiscount, least)));
         }
         // Nobody may get a coupon that has expired already.
         match self.validity.fixed_period() {
             Some(period) if period.end_ms() < self.claim.end_ms() => {
-                let limit = Limit::AtLeast("claim.end_ms", self.claim.end_ms());
+                let limit = Limit::AtLeast(Basis::Field("claim.end_ms"), self.claim.end_ms());
                 Err(Invalid::new("validity.fixed.end_ms", limit))
             }
             Some(_) | None => Ok(self),

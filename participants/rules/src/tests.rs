@@ -442,7 +442,8 @@ fn an_audience_is_a_part_groups_and_names() {
     for (made, want) in [
         (Audience::new(0, &[], &[]), "basis_points: it selects somebody"),
         (Audience::new(10_001, &[], &[]), "basis_points: it is 0 to 10000"),
-        (Audience::new(1, &["Staff".into()], &[]), "groups[0]: it is made of [a-z0-9_-]"),
+        (Audience::new(1, &["\u{202e}".into()], &[]), "groups[0]: it has no control characters"),
+        (Audience::new(1, &["x".repeat(65)], &[]), "groups[0]: it has 1 to 64 bytes"),
         (Audience::new(1, &["a".into(), "a".into()], &[]), "groups[1]: it is in no other entry"),
         (Audience::new(1, &[], &[5, 5]), "user_ids[1]: it is in no other entry"),
         (Audience::new(1, &[], &many), "user_ids: it has 0 to 1000 entries"),
@@ -471,6 +472,35 @@ fn an_offer_gives_the_audience_the_new_version_and_the_rest_the_old() {
 }
 
 #[test]
+fn what_a_limit_comes_from_reads_in_both_languages() {
+    for (limit, en, zh) in [
+        (Limit::AtMost(Basis::Field("per_user"), 2), "it is at most 2, by per_user", "按 per_user 不能超过 2"),
+        (
+            Limit::AtLeast(Basis::TakenByOrders, 2),
+            "it is at least 2, by what orders have",
+            "按订单已占用的件数不能小于 2",
+        ),
+        (
+            Limit::AtLeast(Basis::BudgetAndDiscount, 2),
+            "it is at least 2, by budget.coupons and discount",
+            "按 budget.coupons 与 discount 不能小于 2",
+        ),
+        (
+            Limit::AtMost(Basis::SumOfAmounts, 2),
+            "it is at most 2, by the sum of their amounts",
+            "按各项金额之和不能超过 2",
+        ),
+        (
+            Limit::AtMost(Basis::UnitsOfProduct, 2),
+            "it is at most 2, by the units of one product",
+            "按同一商品的件数不能超过 2",
+        ),
+    ] {
+        assert_eq!((limit.text(Language::En), limit.text(Language::Zh)), (en.to_owned(), zh.to_owned()));
+    }
+}
+
+#[test]
 fn every_fault_travels_and_reads_in_both_languages() {
     let names: BTreeSet<&str> = Code::ALL.iter().map(|code| code.name()).collect();
     assert_eq!(names.len(), Code::ALL.len());
@@ -487,6 +517,7 @@ fn every_fault_travels_and_reads_in_both_languages() {
         "missing",
         "coupon_id",
         "detail",
+        "detail_zh",
         "method",
         "path",
         "request_id",
@@ -505,7 +536,7 @@ fn every_fault_travels_and_reads_in_both_languages() {
             assert!(!text.contains(['{', '}']) && !text.contains("  "), "{text}");
         }
         let argument = |name: &&str| en.contains(&format!("<{name}>"));
-        let in_zh = |name: &&str| zh.contains(&format!("<{name}>")) || *name == "limit" && zh.contains("<limit_zh>");
+        let in_zh = |name: &&str| zh.contains(&format!("<{name}>")) || zh.contains(&format!("<{name}_zh>"));
         assert!(all.iter().filter(|name| argument(name)).all(in_zh), "{zh} lacks what {en} has");
         let status = fault.status();
         assert_eq!((status.code(), status.message()), (code.grpc(), en.as_str()));

@@ -8,7 +8,7 @@ use tercet_events::outbox::Outbox;
 use tercet_proto::events::v1::OperatorChange;
 use tercet_proto::stock::v1 as pb;
 use tercet_proto::stock::v1::stocks_server::Stocks;
-use tercet_rules::{Code, Fault, Invalid, Limit, text};
+use tercet_rules::{Basis, Code, Fault, Invalid, Limit, text};
 use tonic::{Request, Response, Status};
 
 use crate::store::{Level, Store};
@@ -53,7 +53,7 @@ impl<Db: Store> Api<Db> {
         let product_id = product(product_id)?;
         let mut connection = self.pool.acquire().await.map_err(database)?;
         let found = Db::levels(&mut connection, &[product_id]).await.map_err(database)?;
-        let missing = || Code::NotStocked.fault([("product_id", product_id.to_string())]);
+        let missing = || Code::NotFound.fault([("what", "product".to_owned()), ("id", product_id.to_string())]);
         found.first().map(shown).ok_or_else(missing)
     }
 
@@ -76,7 +76,7 @@ impl<Db: Store> Api<Db> {
         }
         let taken = before.reserved + before.issued;
         if total < taken {
-            return Err(Invalid::new("units", Limit::AtLeast("what orders have", taken)).into());
+            return Err(Invalid::new("units", Limit::AtLeast(Basis::TakenByOrders, taken)).into());
         }
         let free = total - before.total();
         let after = Level { free: before.free + free, sequence: revision + 1, ..*before };

@@ -64,6 +64,17 @@ async fn a_user_claims_once_for_each_key_and_sees_only_his_own() {
     assert_eq!(platform.ask(Ask::get(&path).by(&one)).await.code(), "FORBIDDEN");
     let all = platform.ask(Ask::get(format!("/v1/operator/coupons?template_id={id}")).by(&ann)).await.good(200);
     assert_eq!(all["items"].as_array().map(Vec::len), Some(3));
+
+    // For whoever is on the phone with a user.
+    let of = async |query: &str| {
+        let ask = Ask::get(format!("/v1/operator/coupons?{query}")).by(&ann);
+        platform.ask(ask).await.good(200)["items"].clone()
+    };
+    let mine = platform.ask(Ask::get("/v1/coupons").by(&one)).await.good(200)["items"].clone();
+    assert_eq!((of("user_id=42").await, mine.as_array().map(Vec::len)), (mine, Some(2)));
+    assert_eq!(of("user_id=42&status=used").await, json!([]));
+    assert_eq!(of(&format!("user_id=42&template_id={other}")).await, json!([]));
+    assert_eq!(of(&format!("user_id=43&template_id={id}")).await, json!([third]));
 }
 
 #[tokio::test]

@@ -146,6 +146,9 @@ async fn is_paid_once<A: Asks>(market: &mut Market<'_, A>) {
         assert_eq!(asks.ask(pay(by, &path)).await.code(), code);
     }
     assert_eq!(market.order(1).await, order, "nothing of it was anything");
+    let any = |path: &str| Ask::get(path).by(&keys.operator("ann"));
+    assert_eq!(asks.ask(any("/v1/operator/shops/9/orders/1")).await.good(200), order);
+    assert_eq!(asks.ask(any("/v1/operator/shops/10/orders/1")).await.code(), "NOT_FOUND");
 
     let paid = asks.ask(market.pay(1, 9_500)).await.good(200);
     assert_eq!((&paid["status"], &paid["pay_by_ms"]), (&json!("paid"), &order["pay_by_ms"]));

@@ -5,9 +5,8 @@ use tercet_rules::{Invalid, Limit, text};
 
 use super::claims::seen;
 use super::limits::{
-    BATCH_BYTES_MAX, BATCH_COUPONS_MAX, BATCH_PER_USER_MAX, BATCH_USERS_MAX, BATCHES_MAX, EVENT_USERS_MAX,
-    GROUP_BYTES_MAX, GROUPS_MAX, KEY_BYTES_MAX, OCCASION_BATCH, OCCASION_PER_USER_MAX, OPERATOR_BYTES_MAX,
-    PAGE_DEFAULT, PAGE_MAX, REASON_BYTES_MAX,
+    BATCH_BYTES_MAX, BATCH_COUPONS_MAX, BATCH_PER_USER_MAX, BATCH_USERS_MAX, BATCHES_MAX, EVENT_USERS_MAX, GROUPS_MAX,
+    KEY_BYTES_MAX, OCCASION_BATCH, OCCASION_PER_USER_MAX, OPERATOR_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, REASON_BYTES_MAX,
 };
 use crate::store::batches::State;
 use crate::store::occasions::On;
@@ -101,7 +100,7 @@ pub(super) fn occasion(request: &pb::CreateOccasionRequest) -> Result<On, Invali
         None => return Err(Invalid::new("on", Limit::OneOf)),
         Some(Wire::Registered(pb::OnRegistered { group })) if group.is_empty() => On::Registered(String::new()),
         Some(Wire::Registered(pb::OnRegistered { group })) => {
-            On::Registered(text("on.registered.group", group, GROUP_BYTES_MAX)?.to_owned())
+            On::Registered(tercet_rules::group("on.registered.group", group)?.to_owned())
         }
         Some(Wire::Campaign(pb::OnCampaign { campaign_id })) => {
             On::Campaign(id("on.campaign.campaign_id", *campaign_id)?)
@@ -129,7 +128,7 @@ pub(super) fn registered(user_id: i64, groups: &[String]) -> Result<(), Invalid>
         return Err(Invalid::new("groups", Limit::Entries(0, GROUPS_MAX)));
     }
     for (at, group) in groups.iter().enumerate() {
-        text(&format!("groups[{at}]"), group, GROUP_BYTES_MAX)?;
+        tercet_rules::group(&format!("groups[{at}]"), group)?;
     }
     Ok(())
 }

@@ -22,8 +22,6 @@ pub const BATCH_USERS_MAX: usize = 100_000;
 pub const BATCH_PER_USER_MAX: u32 = 100;
 /// Most coupons of a batch.
 pub const BATCH_COUPONS_MAX: u64 = 1_000_000;
-/// Most bytes of the name of a group of users.
-pub const GROUP_BYTES_MAX: usize = 64;
 /// Most occasions that are active.
 pub const OCCASIONS_MAX: usize = 1_000;
 /// Most coupons that an occasion has for one user.

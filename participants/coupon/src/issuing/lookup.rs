@@ -2,7 +2,7 @@
 
 use tercet::fence::Dialect;
 use tercet_proto::coupon::v1 as pb;
-use tercet_rules::{Code, Fault, Invalid, Limit};
+use tercet_rules::{Code, Fault, Invalid, Limit, opened, sealed};
 use tercet_shards::Slot;
 use tracing::error;
 
@@ -16,6 +16,9 @@ use crate::store::{self, Coupon};
 const LOOK: u32 = 200;
 /// Most tables that are looked into for one page of an operator.
 const TABLES_MAX: usize = 50;
+
+/// The list of all coupons, in what says where its pages begin.
+const LIST: &str = "coupons";
 
 /// Where an operator's page begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,7 @@ impl Place {
     const FIRST: Self = Self { database: 0, table: 0, before: i64::MAX };
 
     fn parse(text: &str) -> Result<Self, Invalid> {
+        let text = opened("after", LIST, text)?;
         if text.is_empty() {
             return Ok(Self::FIRST);
         }
@@ -47,7 +51,7 @@ impl Place {
     }
 
     fn text(self) -> String {
-        format!("{}:{}:{}", self.database, self.table, self.before)
+        sealed(LIST, &format!("{}:{}:{}", self.database, self.table, self.before))
     }
 }
 
@@ -87,7 +91,8 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
     ) -> Result<pb::ListUserCouponsResponse, Fault> {
         let user_id = fields::id("user_id", request.user_id)?;
         let (limit, statuses) = (fields::page(request.limit)?, fields::statuses(request.status)?);
-        let before = match request.after.as_str() {
+        let list = format!("coupons of user {user_id}");
+        let before = match opened("after", &list, &request.after)? {
             "" => i64::MAX,
             after => after.parse().map_err(|_| Invalid::new("after", Limit::Page))?,
         };
@@ -96,7 +101,7 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
         let found = store::of_user::<Db>(&mut reader, map, user_id, &statuses, (before, limit)).await;
         let found = reader.done(found).map_err(database)?;
         let next = found.last().filter(|_| found.len() == limit as usize);
-        let next = next.map(|coupon| coupon.coupon_id.to_string()).unwrap_or_default();
+        let next = next.map(|coupon| sealed(&list, &coupon.coupon_id.to_string())).unwrap_or_default();
         Ok(pb::ListUserCouponsResponse { coupons: found.iter().map(fields::shown).collect(), next })
     }
 
@@ -153,6 +158,7 @@ mod tests {
         assert_eq!(Place::parse(&place.text()), Ok(place));
         assert_eq!(Place::parse(""), Ok(Place::FIRST));
         for text in ["1:2", "1:2:x", "1:2:3:4", "::"] {
+            assert!(Place::parse(&sealed(LIST, text)).is_err(), "{text}");
             assert!(Place::parse(text).is_err(), "{text}");
         }
     }

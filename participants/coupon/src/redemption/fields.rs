@@ -6,7 +6,7 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::limits::LINES_MAX;
-use tercet_rules::{Cents, Code, Fault, Invalid, Limit, Line, Order, text};
+use tercet_rules::{Basis, Cents, Code, Fault, Invalid, Limit, Line, Order, text};
 
 use super::limits::{
     COUPONS_MAX, KEY_BYTES_MAX, OPERATOR_BYTES_MAX, PAY_WITHIN_S_MAX, PRODUCTS_MAX, REASON_BYTES_MAX, UNITS_MAX,
@@ -86,7 +86,7 @@ fn products(lines: &[pb::OrderLine]) -> Result<(), Invalid> {
     }
     match units.values().max() {
         Some(most) if *most > UNITS_MAX => {
-            Err(Invalid::new("lines", Limit::AtMost("the units of one product", UNITS_MAX.into())))
+            Err(Invalid::new("lines", Limit::AtMost(Basis::UnitsOfProduct, UNITS_MAX.into())))
         }
         Some(_) | None => Ok(()),
     }

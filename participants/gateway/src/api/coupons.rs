@@ -2,9 +2,10 @@
 
 use futures_util::StreamExt as _;
 use tercet_proto::coupon::v1 as pb;
+use tercet_rules::Fault;
 
 use crate::route::{Answer, Call, Lines, Operator, Reply, User};
-use crate::schema::{Id, Nothing};
+use crate::schema::{Entries, Id, Nothing};
 use crate::services::{Context, Told as _, fault};
 use crate::wire::common::{given, next};
 use crate::wire::coupon::{
@@ -25,15 +26,21 @@ pub(crate) async fn claim(call: Call<User, Nothing, Claim>) -> Answer<Coupon> {
 }
 
 pub(crate) async fn own(call: Call<User, OwnCoupons, Nothing>) -> Answer<Coupons> {
-    let request = pb::ListUserCouponsRequest {
-        user_id: call.caller.id,
-        status: call.params.status.map_or(0, CouponStatus::number),
-        limit: call.params.limit.unwrap_or_default(),
-        after: call.params.after.unwrap_or_default(),
-    };
-    let request = call.context.request(request);
-    let found = call.context.services.issuing.clone().list_user_coupons(request).await.told()?;
+    let OwnCoupons { status, limit, after } = call.params;
+    let found = of_user(call.caller.id, status, Entries::number(limit), after, &call.context).await?;
     Ok(Reply::ok(page(found.coupons, found.next, &call.context).await))
+}
+
+async fn of_user(
+    user_id: i64,
+    status: Option<CouponStatus>,
+    limit: u32,
+    after: Option<String>,
+    context: &Context,
+) -> Result<pb::ListUserCouponsResponse, Fault> {
+    let (status, after) = (status.map_or(0, CouponStatus::number), after.unwrap_or_default());
+    let request = context.request(pb::ListUserCouponsRequest { user_id, status, limit, after });
+    context.services.issuing.clone().list_user_coupons(request).await.told()
 }
 
 pub(crate) async fn get(call: Call<User, CouponId, Nothing>) -> Answer<Coupon> {
@@ -52,11 +59,19 @@ async fn find(Id(coupon_id): Id, user_id: i64, context: &Context) -> Answer<Coup
 }
 
 pub(crate) async fn list(call: Call<Operator, AllCoupons, Nothing>) -> Answer<Coupons> {
+    let AllCoupons { user_id, template_id, status, limit, after } = call.params;
+    let limit = Entries::number(limit);
+    if let Some(Id(user_id)) = user_id {
+        let mut found = of_user(user_id, status, limit, after, &call.context).await?;
+        // He has few: what is left of a page is enough of an answer.
+        found.coupons.retain(|coupon| template_id.is_none_or(|Id(wanted)| coupon.template_id == wanted));
+        return Ok(Reply::ok(page(found.coupons, found.next, &call.context).await));
+    }
     let request = pb::ListCouponsRequest {
-        template_id: call.params.template_id.map_or(0, |id| id.0),
-        status: call.params.status.map_or(0, CouponStatus::number),
-        limit: call.params.limit.unwrap_or_default(),
-        after: call.params.after.unwrap_or_default(),
+        template_id: template_id.map_or(0, |id| id.0),
+        status: status.map_or(0, CouponStatus::number),
+        limit,
+        after: after.unwrap_or_default(),
     };
     let request = call.context.request(request);
     let found = call.context.services.issuing.clone().list_coupons(request).await.told()?;
@@ -109,7 +124,7 @@ pub(crate) async fn progress(call: Call<Operator, BatchId, Nothing>) -> Answer<B
 pub(crate) async fn batches(call: Call<Operator, BatchFilter, Nothing>) -> Answer<Batches> {
     let request = pb::ListIssuesRequest {
         state: call.params.state.map_or(0, BatchState::number),
-        limit: call.params.limit.unwrap_or_default(),
+        limit: Entries::number(call.params.limit),
         before: call.params.before.map_or(0, |id| id.0),
     };
     let request = call.context.request(request);

@@ -3,7 +3,7 @@
 use tercet_proto::log::v1 as pb;
 
 use crate::route::{Answer, Call, Operator, Reply};
-use crate::schema::Nothing;
+use crate::schema::{Entries, Nothing};
 use crate::services::Told as _;
 use crate::wire::log::{Log, LogFilter};
 
@@ -17,7 +17,7 @@ pub(crate) async fn search(call: Call<Operator, LogFilter, Nothing>) -> Answer<L
         operator: operator.unwrap_or_default(),
         from_ms: from_ms.unwrap_or_default(),
         before_ms: before_ms.unwrap_or_default(),
-        limit: limit.unwrap_or_default(),
+        limit: Entries::number(limit),
         after: after.unwrap_or_default(),
     };
     let request = call.context.request(request);

@@ -3,7 +3,7 @@
 use tercet_proto::coupon::v1 as pb;
 
 use crate::route::{Answer, Call, Operator, Reply};
-use crate::schema::{Id, Nothing};
+use crate::schema::{Entries, Id, Nothing};
 use crate::services::Told as _;
 use crate::wire::common::given;
 use crate::wire::occasion::{
@@ -29,7 +29,7 @@ pub(crate) async fn create(call: Call<Operator, Nothing, NewOccasion>) -> Answer
 pub(crate) async fn list(call: Call<Operator, OccasionFilter, Nothing>) -> Answer<Occasions> {
     let request = pb::ListOccasionsRequest {
         state: call.params.state.map_or(0, OccasionState::number),
-        limit: call.params.limit.unwrap_or_default(),
+        limit: Entries::number(call.params.limit),
         before: call.params.before.map_or(0, |id| id.0),
     };
     let request = call.context.request(request);
@@ -63,7 +63,7 @@ pub(crate) async fn runs(call: Call<Operator, RunFilter, Nothing>) -> Answer<Occ
     let request = pb::ListOccasionRunsRequest {
         occasion_id: call.params.occasion_id.0,
         state: call.params.state.map_or(0, RunState::number),
-        limit: call.params.limit.unwrap_or_default(),
+        limit: Entries::number(call.params.limit),
         before: call.params.before.map_or(0, |id| id.0),
     };
     let request = call.context.request(request);

@@ -4,7 +4,7 @@ use tercet_proto::coupon_template::v1 as pb;
 use tercet_rules::{Code, Offer};
 
 use crate::route::{Answer, Call, Reply, User};
-use crate::schema::{Id, Nothing};
+use crate::schema::{Entries, Id, Nothing};
 use crate::services::Told as _;
 use crate::wire::common::{Page, given};
 use crate::wire::template::{OfferedTemplates, TemplateId, UserOffer};
@@ -16,7 +16,7 @@ pub(crate) async fn list(call: Call<User, Page, Nothing>) -> Answer<OfferedTempl
         user_id: call.caller.id,
         groups: call.caller.groups,
         claimable_at_ms: now_ms,
-        limit: call.params.limit.unwrap_or_default(),
+        limit: Entries::number(call.params.limit),
         after: call.params.after.unwrap_or_default(),
     };
     let request = call.context.request(request);

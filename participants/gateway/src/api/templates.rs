@@ -3,7 +3,7 @@
 use tercet_proto::coupon_template::v1 as pb;
 
 use crate::route::{Answer, Call, Operator, Reply};
-use crate::schema::{Id, Nothing};
+use crate::schema::{Entries, Id, Nothing};
 use crate::services::Told as _;
 use crate::wire::common::given;
 use crate::wire::template::{
@@ -29,7 +29,7 @@ pub(crate) async fn list(call: Call<Operator, TemplateFilter, Nothing>) -> Answe
     let request = pb::ListTemplatesRequest {
         status: call.params.status.map_or(0, TemplateStatus::number),
         claimable_at_ms: call.params.claimable_at_ms.unwrap_or_default(),
-        limit: call.params.limit.unwrap_or_default(),
+        limit: Entries::number(call.params.limit),
         after: call.params.after.unwrap_or_default(),
     };
     let request = call.context.request(request);
@@ -117,7 +117,7 @@ pub(crate) async fn changes(call: Call<Operator, ChangeFilter, Nothing>) -> Answ
     let request = pb::ListChangesRequest {
         template_id: number(call.params.template_id),
         operator: call.params.operator.unwrap_or_default(),
-        limit: call.params.limit.unwrap_or_default(),
+        limit: Entries::number(call.params.limit),
         before: number(call.params.before),
     };
     let request = call.context.request(request);

@@ -2,13 +2,13 @@
 
 use tercet_rules::{Fault, Invalid, Limit};
 
-use crate::schema::params;
+use crate::schema::{Entries, params};
 
 params! {
     /// A page of a list.
     Page {
-        /// Most entries of the page.
-        limit: Option<u32>,
+        /// Most entries, 1 to 50; 20 when left out.
+        limit: Option<Entries<50>>,
         /// `next` of the page before.
         after: Option<String>,
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::{Code, Fault, Language};
 
-use crate::schema::{Id, choices, params, records};
+use crate::schema::{Entries, Id, choices, params, records};
 use crate::wire::common::time;
 use crate::wire::rules::Terms;
 
@@ -35,19 +35,21 @@ params! {
         /// Only those that stand there.
         status: Option<CouponStatus>,
         /// Most entries, 1 to 100; 20 when left out.
-        limit: Option<u32>,
+        limit: Option<Entries<100>>,
         /// `next` of the page before.
         after: Option<String>,
     }
 
     /// Which of all coupons.
     AllCoupons {
+        /// Only those of this user, and all of his by time: newest first.
+        user_id: Option<Id>,
         /// Only those of this template.
         template_id: Option<Id>,
         /// Only those that stand there.
         status: Option<CouponStatus>,
         /// Most entries, 1 to 100; 20 when left out.
-        limit: Option<u32>,
+        limit: Option<Entries<100>>,
         /// `next` of the page before.
         after: Option<String>,
     }
@@ -63,7 +65,7 @@ params! {
         /// Only those that stand there.
         state: Option<BatchState>,
         /// Most entries, 1 to 20; 20 when left out.
-        limit: Option<u32>,
+        limit: Option<Entries<20>>,
         /// `next` of the page before.
         before: Option<Id>,
     }

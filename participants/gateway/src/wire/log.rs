@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tercet_proto::log::v1 as pb;
 use tercet_rules::Limit;
 
-use crate::schema::{FromText, Id, Schema, Schemas, params, records};
+use crate::schema::{Entries, FromText, Id, Schema, Schemas, params, records};
 use crate::wire::common::next;
 
 /// The number of a shop; 0: no shop's.
@@ -43,7 +43,7 @@ params! {
         /// Before this time.
         before_ms: Option<i64>,
         /// Most entries, 1 to 100; 20 when left out.
-        limit: Option<u32>,
+        limit: Option<Entries<100>>,
         /// `next` of the page before.
         after: Option<String>,
     }

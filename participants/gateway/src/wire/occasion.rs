@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::{Fault, Language};
 
-use crate::schema::{Id, choices, params, records};
+use crate::schema::{Entries, Id, choices, params, records};
 use crate::wire::common::{one_of, time};
 use crate::wire::coupon::Why;
 
@@ -36,7 +36,7 @@ params! {
         /// Only those that stand there.
         state: Option<OccasionState>,
         /// Most entries, 1 to 100; 20 when left out.
-        limit: Option<u32>,
+        limit: Option<Entries<100>>,
         /// `next` of the page before.
         before: Option<Id>,
     }
@@ -48,7 +48,7 @@ params! {
         /// Only those that stand there.
         state: Option<RunState>,
         /// Most entries, 1 to 100; 20 when left out.
-        limit: Option<u32>,
+        limit: Option<Entries<100>>,
         /// `next` of the page before.
         before: Option<Id>,
     }

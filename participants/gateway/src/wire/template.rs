@@ -4,7 +4,7 @@ use tercet_proto::coupon_template::v1 as pb;
 use tercet_rules::Fault;
 
 use crate::limits::TERMS_IDS_SHOWN;
-use crate::schema::{Id, choices, params, records};
+use crate::schema::{Entries, Id, choices, params, records};
 use crate::wire::common::{given, next, time};
 use crate::wire::rules::{Period, Rules, Terms, Validity};
 
@@ -41,7 +41,7 @@ params! {
         /// Only those that could be claimed at this time, in milliseconds since 1970 UTC; needs a status.
         claimable_at_ms: Option<i64>,
         /// Most entries, 1 to 50; 20 when left out.
-        limit: Option<u32>,
+        limit: Option<Entries<50>>,
         /// `next` of the page before.
         after: Option<String>,
     }
@@ -53,7 +53,7 @@ params! {
         /// Only those of this operator.
         operator: Option<String>,
         /// Most entries, 1 to 50; 20 when left out.
-        limit: Option<u32>,
+        limit: Option<Entries<50>>,
         /// `next` of the page before.
         before: Option<Id>,
     }
@@ -90,7 +90,7 @@ records! {
     Audience {
         /// 0 to 10,000 of 10,000 users, chosen by a hash that stays: who is in remains in when it grows.
         basis_points: Option<u32>,
-        /// Names of user groups, at most 32.
+        /// Names of user groups, at most 32, each of 1 to 64 bytes.
         groups: Option<Vec<String>>,
         /// At most 1,000.
         user_ids: Option<Vec<Id>>,

@@ -2,7 +2,9 @@
 //! stolen and wrongly signed tokens, limits, shedding, slow clients, and the document against the routes.
 
 mod apart;
+mod codes;
 mod coupons;
+mod inputs;
 mod limits;
 mod log;
 mod occasions;

@@ -13,7 +13,7 @@ use super::stage::{Ask, Asks as _, Gateway, Keys, Platform, bearer};
 use crate::redemption::world;
 
 /// Of this shop, for 100 yuan in all.
-fn lines(shop_id: &str) -> Value {
+pub(super) fn lines(shop_id: &str) -> Value {
     json!([{ "product_id": "1", "category_id": "2", "shop_id": shop_id, "price_cents": 5_000, "quantity": 2 }])
 }
 
@@ -23,7 +23,7 @@ fn product(product_id: &str, quantity: u32) -> Value {
 }
 
 /// By a shop, with a user's consent.
-fn redeem(shop: &str, consent: &str, key: &str, body: &Value) -> Ask {
+pub(super) fn redeem(shop: &str, consent: &str, key: &str, body: &Value) -> Ask {
     Ask::new("POST", "/v1/shop/redemptions").by(shop).consent(consent).with("idempotency-key", key).json(body)
 }
 
@@ -35,7 +35,8 @@ async fn supply(platform: &Platform, operator: &str) {
         Ask::new("PUT", path).by(by).json(&body)
     };
     let set = |units, revision| set_by(operator, units, revision);
-    assert_eq!(platform.ask(Ask::get(path).by(operator)).await.code(), "NOT_STOCKED");
+    let told = platform.ask(Ask::get(path).by(operator).with("accept-language", "zh")).await;
+    assert_eq!((told.code(), told.status, &told.body["title"]), ("NOT_FOUND", 404, &json!("商品 1 不存在")));
     for _ in 0..2 {
         let told = platform.ask(set(7, 0)).await.good(200);
         assert_eq!((&told["units"], &told["free"], &told["revision"]), (&json!(7), &json!(7), &json!(1)));

@@ -31,7 +31,7 @@ pub(crate) const TO_MS: i64 = 4_000_000_000_000;
 pub(super) const EVERY_SECOND: &str = "* * * * * *";
 
 /// All databases that one service here can live in.
-pub(super) trait Databases:
+pub(crate) trait Databases:
     Old + Redemptions + Dialect + node::Store + tercet_stock::store::Store + Send
 {
     /// What a query of one number finds.
@@ -51,7 +51,7 @@ macro_rules! databases {
 databases!(Sqlite);
 databases!(MySql);
 
-pub(super) struct World<Db: Databases> {
+pub(crate) struct World<Db: Databases> {
     pub(super) coordinator: Coordinator,
     pub(super) shards: Shards<Db>,
     pub(super) stock: Pool<Db>,
@@ -60,6 +60,8 @@ pub(super) struct World<Db: Databases> {
     /// Where the business log is, if there is one.
     pub(super) log: Option<Pool<Db>>,
     urls: Vec<String>,
+    /// Where the issuing service is.
+    pub(crate) at_issuing: SocketAddr,
     at_templates: SocketAddr,
     _folder: Option<TempDir>,
 }
@@ -119,6 +121,7 @@ async fn without_stock<Db: Databases + tercet_coupon_template::store::Store>(
         templates,
         issuing,
         urls: urls[1..3].to_vec(),
+        at_issuing,
         at_templates,
         log: None,
         _folder: folder,
@@ -133,7 +136,7 @@ pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-pub(super) async fn on_sqlite(cron: &str) -> World<Sqlite> {
+pub(crate) async fn on_sqlite(cron: &str) -> World<Sqlite> {
     let folder = tempfile::tempdir().expect("a folder");
     let urls = ["stock", "a", "b"].map(|name| format!("sqlite://{}/{name}.db", folder.path().display()));
     world(&urls, cron, Some(folder), None).await

@@ -66,22 +66,26 @@ mod tests {
     /// How old the entries are, in hours.
     async fn ages(pool: &Pool<Sqlite>) -> Vec<i64> {
         const SQL: &str = "SELECT CAST(round((unixepoch() * 1000 - at_ms) / 3600000.0) AS INTEGER) FROM business_log";
-        sqlx::query_scalar(SQL).fetch_all(pool).await.unwrap()
+        sqlx::query_scalar(SQL).fetch_all(pool).await.expect("SQLite answers")
     }
 
     #[tokio::test]
     async fn entries_go_after_their_days_all_of_them_and_none_where_they_are_kept_for_ever() {
         let options = SqlitePoolOptions::new().max_connections(1);
-        let pool: Pool<Sqlite> = options.connect("sqlite::memory:").await.unwrap();
-        Sqlite::migrate(&pool).await.unwrap();
-        let now_ms: i64 = sqlx::query_scalar("SELECT unixepoch() * 1000").fetch_one(&pool).await.unwrap();
+        let pool: Pool<Sqlite> = options.connect("sqlite::memory:").await.expect("SQLite answers");
+        Sqlite::migrate(&pool).await.expect("SQLite answers");
+        let now_ms: i64 =
+            sqlx::query_scalar("SELECT unixepoch() * 1000").fetch_one(&pool).await.expect("SQLite answers");
         let of = |hours: i64| Entry { at_ms: now_ms - hours * DAY_MS / 24, ..Entry::default() };
         let mut entries = vec![of(47)];
         entries.extend((0..=PURGE_ROWS).map(|_| of(49)));
-        Sqlite::write(&mut *pool.acquire().await.unwrap(), &entries).await.unwrap();
+        Sqlite::write(&mut *pool.acquire().await.expect("SQLite answers"), &entries).await.expect("SQLite answers");
         let (stop, stopped) = watch::channel(false);
         let patience = PURGE_INTERVAL / 2;
-        timeout(patience, Purging::new(pool.clone(), 0).run(Stop::from(stopped.clone()))).await.unwrap().unwrap();
+        timeout(patience, Purging::new(pool.clone(), 0).run(Stop::from(stopped.clone())))
+            .await
+            .expect("SQLite answers")
+            .expect("SQLite answers");
         assert_eq!(ages(&pool).await.len(), entries.len());
         let purging = tokio::spawn(Purging::new(pool.clone(), 2).run(Stop::from(stopped)));
         // More than go at once, and long before the next look.
@@ -90,8 +94,8 @@ mod tests {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(patience, gone).await.unwrap();
+        timeout(patience, gone).await.expect("SQLite answers");
         stop.send_replace(true);
-        timeout(patience, purging).await.unwrap().unwrap().unwrap();
+        timeout(patience, purging).await.expect("SQLite answers").expect("SQLite answers").expect("SQLite answers");
     }
 }

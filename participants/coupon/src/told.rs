@@ -25,12 +25,8 @@ pub(crate) fn issued(claim: &pb::Claim) -> Event {
 pub(crate) fn issued_by(claim: &pb::Claim, by: By<'_>) -> Event {
     let &pb::Claim { coupon_id, template_id, user_id, version: template_version, claimed_ms, .. } = claim;
     let (operator, reason, batch_id) = (by.operator.to_owned(), by.reason.to_owned(), by.batch_id.to_owned());
-    let issued =
-        CouponIssued { coupon_id, template_id, template_version, operator, reason, claimed_ms, batch_id };
-    Event::new(
-        user_id,
-        Payload::CouponIssued(issued),
-    )
+    let issued = CouponIssued { coupon_id, template_id, template_version, operator, reason, claimed_ms, batch_id };
+    Event::new(user_id, Payload::CouponIssued(issued))
 }
 
 /// An order has used a coupon, which is given as it is since.

@@ -124,8 +124,16 @@ mod tests {
             .chain([expired])
             .map(|payload| pb::Event { payload: Some(payload), ..Default::default() });
         let (template_id, other) = (4, Usage { template_id: 4, version: 1, claimed: 1, ..Usage::default() });
-        let own =
-            Usage { template_id, version: 2, claimed: 2, used: 3, refunded: 2, discount_cents: 1, order_cents: 1_910 };
+        let own = Usage {
+            template_id,
+            version: 2,
+            claimed: 2,
+            used: 3,
+            refunded: 2,
+            discount_cents: 1,
+            order_cents: 1_910,
+            claimed_ms: 0,
+        };
         assert_eq!(sums(&events.collect::<Vec<_>>()), [other, own]);
     }
 }

@@ -313,7 +313,7 @@ impl<const MOST: u32> Entries<MOST> {
 impl<const MOST: u32> FromText for Entries<MOST> {
     fn from_text(text: &str) -> Result<Self, Limit> {
         let number = text.parse().ok().filter(|number| (1..=MOST).contains(number));
-        number.map(Self).ok_or(Limit::Between(1, MOST.into()))
+        number.map(Self).ok_or_else(|| Limit::Between(1, MOST.into()))
     }
 }
 

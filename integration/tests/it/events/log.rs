@@ -87,7 +87,8 @@ fn actions(entries: &[pb::Entry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.action.as_str()).collect()
 }
 
-async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>) {
+/// What an operator has done, and what became of coupons 21 and 22.
+fn story() -> [events::Event; 7] {
     let change = events::OperatorChange {
         what: "template".into(),
         id: 4,
@@ -117,7 +118,7 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
         ..Default::default()
     };
     let back = events::CouponGivenBack { coupon_id: 21, order_id: 31, shop_id: 9, ..Default::default() };
-    let all = [
+    [
         event(1, 0, 1_000, Payload::OperatorChange(change)),
         event(2, 7, 1_001, Payload::CouponIssued(issued(21))),
         event(3, 8, 1_002, Payload::CouponIssued(issued(22))),
@@ -125,8 +126,11 @@ async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>
         event(5, 7, 1_004, Payload::OrderRefunded(refunded)),
         event(6, 7, 1_005, Payload::CouponGivenBack(back)),
         event(7, 8, 1_006, Payload::CouponExpired(events::CouponExpired { coupon_id: 22, template_id: 4, step: 2 })),
-    ];
-    write(&stage.pool, &all).await;
+    ]
+}
+
+async fn everything_is_found_by_each_of_its_keys<Db: Store>(mut stage: Stage<Db>) {
+    write(&stage.pool, &story()).await;
     let client = &mut stage.client;
     let nothing = pb::SearchRequest::default();
     let of_21 = ["coupon given back", "order refunded", "coupon used", "coupon issued"];

@@ -322,7 +322,7 @@ impl TryFrom<pb::ListOffersResponse> for OfferedTemplates {
         let offered = |own: pb::UserOffer| {
             let pb::Release { version, rules } = given(own.release)?;
             let rules = given(rules)?;
-            let (claim, validity) = (rules.claim.unwrap_or_default(), rules.validity.clone().unwrap_or_default());
+            let (claim, validity) = (rules.claim.unwrap_or_default(), rules.validity.unwrap_or_default());
             Ok(OfferedTemplate {
                 template_id: Id(own.template_id),
                 name: own.name,

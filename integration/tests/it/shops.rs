@@ -51,11 +51,6 @@ fn version(per_user_day: u32) -> String {
     encode(&Rules::try_from(&wire).expect("they are sound"))
 }
 
-/// A redemption of shop 10's order 1.
-fn redemption_id() -> i64 {
-    Slot::of_user(USER).id(9)
-}
-
 impl Shop {
     async fn write<Db: Databases>(&self, coupons: &Shards<Db>, rest: &Pool<Db>) {
         let &Self { shop_id, coupons: [one, two], amount_cents, discount_cents } = self;
@@ -154,12 +149,6 @@ impl<Db: Databases> World<Db> {
         let version =
             format!("INSERT INTO template_version(template_id, version, rules) VALUES ({TEMPLATE}, 1, '{version}')");
         Db::by_hand(&rest, version).await;
-        let redemption = format!(
-            "INSERT INTO redemption(redemption_id, user_id, shop_id, order_id, idempotency_key, digest, content, state,
-                due_ms, created_ms) VALUES ({}, {USER}, 10, 1, 'k', '', X'00', 2, 0, 0)",
-            redemption_id()
-        );
-        Db::by_hand(&coupons.pools()[0], redemption).await;
         let [stock, order, template, log] = [(); 4].map(|()| rest_url.clone());
         Self { rest, coupons, places: Places { map, coupon, stock, order, template, log } }
     }
@@ -239,8 +228,14 @@ async fn equal_numbers_are_two_orders<Db: Databases>(world: World<Db>) {
 /// What a user has of a template, what is locked, and what is redeemed.
 async fn what_nobody_else_would_see_is_named<Db: Databases>(world: World<Db>) {
     let [_, Shop { coupons: [_, two], .. }] = shops();
-    let (coupons, redemption_id) = (&world.coupons.pools()[0], redemption_id());
+    // Of shop 10's order 1.
+    let (coupons, redemption_id) = (&world.coupons.pools()[0], Slot::of_user(USER).id(9));
     let table = world.places.map.table(Slot::of_user(USER));
+    let redemption = format!(
+        "INSERT INTO redemption(redemption_id, user_id, shop_id, order_id, idempotency_key, digest, content, state,
+            due_ms, created_ms) VALUES ({redemption_id}, {USER}, 10, 1, 'k', '', X'00', 2, 0, 0)"
+    );
+    Db::by_hand(coupons, redemption).await;
     assert_eq!(world.findings().await, Vec::<String>::new());
     // One more of the same day would be given.
     let today = |today: i64| format!("UPDATE claimed_{table:03} SET today = {today}");

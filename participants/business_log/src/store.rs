@@ -54,8 +54,8 @@ macro_rules! search {
             "-- log_search_",
             $name,
             "
-            SELECT log_id, at_ms, action, user_id, coupon_id, shop_id, order_id, template_id, about_id, operator, reason,
-                state_before, state_after, xid, source, sequence
+            SELECT log_id, at_ms, action, user_id, coupon_id, shop_id, order_id, template_id, about_id, operator,
+                reason, state_before, state_after, xid, source, sequence
             FROM business_log ",
             $hint,
             " WHERE ",
@@ -81,11 +81,11 @@ struct Statements {
 #[cfg(feature = "sqlite")]
 const SQLITE: Statements = Statements {
     write: "-- log_write
-        INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id, about_id,
-            operator, reason, state_before, state_after, xid, source, sequence)
+        INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id,
+            about_id, operator, reason, state_before, state_after, xid, source, sequence)
         SELECT value->>'at_ms', value->>'action', value->>'user_id', value->>'coupon_id', value->>'coupon_step',
-            value->>'shop_id', value->>'order_id', value->>'template_id', value->>'about_id', value->>'operator', value->>'reason', value->>'before',
-            value->>'after', value->>'xid', value->>'source', value->>'sequence'
+            value->>'shop_id', value->>'order_id', value->>'template_id', value->>'about_id', value->>'operator',
+            value->>'reason', value->>'before', value->>'after', value->>'xid', value->>'source', value->>'sequence'
         FROM json_each($1) ORDER BY key",
     by_user: search!("by_user", "INDEXED BY business_log_user", "user_id = ? AND "),
     by_coupon: search!("by_coupon", "INDEXED BY business_log_coupon", "coupon_id = ? AND "),
@@ -102,8 +102,8 @@ const SQLITE: Statements = Statements {
 #[cfg(feature = "mysql")]
 const MYSQL: Statements = Statements {
     write: "-- log_write
-        INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id, about_id,
-            operator, reason, state_before, state_after, xid, source, sequence)
+        INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id,
+            about_id, operator, reason, state_before, state_after, xid, source, sequence)
         SELECT * FROM JSON_TABLE(?, '$[*]' COLUMNS (at_ms BIGINT PATH '$.at_ms',
             action VARCHAR(64) CHARACTER SET utf8mb4 PATH '$.action', user_id BIGINT PATH '$.user_id',
             coupon_id BIGINT PATH '$.coupon_id', coupon_step BIGINT PATH '$.coupon_step',

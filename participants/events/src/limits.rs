@@ -39,8 +39,8 @@ pub const POLL: Duration = Duration::from_millis(250);
 /// How long a relay whose process dies keeps others from taking over.
 pub const LEASE: Duration = Duration::from_secs(10);
 
-/// How long nothing comes to a consumer until nothing is taken to be behind; and between two looks at how old what it has
-/// in hand is.
+/// How long nothing comes to a consumer until nothing is taken to be behind; and between two looks at how old what it
+/// has in hand is.
 pub const LAG_LOOK: Duration = Duration::from_secs(5);
 
 /// How long a reading of a database's clock serves a consumer, which counts on from it; and how long one may take.

@@ -78,7 +78,8 @@ impl Books {
                 "SELECT c.user_id, c.template_id, MAX(u.today), COUNT(*) FROM coupon_{table:03} c
                  JOIN claimed_{table:03} u ON u.user_id = c.user_id AND u.template_id = c.template_id
                  WHERE c.batch = 0 AND c.template_id IN ({})
-                    AND c.claimed_ms >= u.day * {DAY_MS} - {zone_ms} AND c.claimed_ms < (u.day + 1) * {DAY_MS} - {zone_ms}
+                    AND c.claimed_ms >= u.day * {DAY_MS} - {zone_ms}
+                    AND c.claimed_ms < (u.day + 1) * {DAY_MS} - {zone_ms}
                  GROUP BY c.user_id, c.template_id HAVING COUNT(*) > MAX(u.today)",
                 list(templates)
             );
@@ -121,7 +122,8 @@ impl Books {
             let sql = format!(
                 "SELECT template_id, MAX(n) FROM (
                     SELECT template_id, COUNT(*) AS n FROM coupon_{table:03}
-                    WHERE batch = 0 AND template_id IN ({}) AND (claimed_ms + {zone_ms}) % {DAY_MS} < {DAY_MS} - {LATE_MS}
+                    WHERE batch = 0 AND template_id IN ({})
+                        AND (claimed_ms + {zone_ms}) % {DAY_MS} < {DAY_MS} - {LATE_MS}
                     GROUP BY user_id, template_id, claimed_ms + {zone_ms} - (claimed_ms + {zone_ms}) % {DAY_MS}) AS d
                  GROUP BY template_id",
                 list(templates)

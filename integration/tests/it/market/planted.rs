@@ -92,13 +92,13 @@ fn of_events() -> [Planted; 3] {
         Planted {
             what: "an event of a coupon has two effects",
             database: "log",
-            plant:
-                "INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id,
-                        operator, reason, state_before, state_after, xid, source, sequence)
-                    SELECT at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id, 'planted', reason,
-                        state_before, state_after, xid, source, sequence FROM business_log WHERE action = 'coupon used'
+            plant: "INSERT INTO business_log(at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id,
+                        template_id, operator, reason, state_before, state_after, xid, source, sequence)
+                    SELECT at_ms, action, user_id, coupon_id, coupon_step, shop_id, order_id, template_id, 'planted',
+                        reason, state_before, state_after, xid, source, sequence
+                    FROM business_log WHERE action = 'coupon used'
                     AND coupon_id NOT IN (SELECT coupon_id FROM business_log WHERE action LIKE '% given back') LIMIT 1"
-                    .into(),
+                .into(),
             // Others may have come since.
             undo: "DELETE FROM business_log WHERE operator = 'planted'".into(),
             found: "says Used",

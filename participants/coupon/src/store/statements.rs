@@ -342,11 +342,12 @@ const SQLITE: Statements = Statements {
             valid_from_ms, valid_until_ms, used_ms, step, $2 IN (0, template_id) AND $3 IN (-1, status)
         FROM coupon_{n} WHERE coupon_id < $1 ORDER BY coupon_id DESC LIMIT +$4",
     ended_with: "-- coupon_ended_with
-        SELECT coupon_id, valid_until_ms, status, user_id, template_id, step FROM coupon_{n} INDEXED BY coupon_{n}_by_end
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id, step
+        FROM coupon_{n} INDEXED BY coupon_{n}_by_end
         WHERE valid_until_ms = $1 AND coupon_id > $2 ORDER BY coupon_id LIMIT +$4",
     ended_after: "-- coupon_ended_after
-        SELECT coupon_id, valid_until_ms, status, user_id, template_id, step FROM coupon_{n} INDEXED BY coupon_{n}_by_end
-        WHERE valid_until_ms > $1 AND valid_until_ms <= $3
+        SELECT coupon_id, valid_until_ms, status, user_id, template_id, step
+        FROM coupon_{n} INDEXED BY coupon_{n}_by_end WHERE valid_until_ms > $1 AND valid_until_ms <= $3
         ORDER BY valid_until_ms, coupon_id LIMIT +$4",
     totals: TOTALS,
     used: "-- coupon_used

@@ -8,6 +8,7 @@ mod change;
 mod client;
 mod compensation;
 mod doctor;
+mod drain;
 mod offline;
 mod participants;
 pub mod serve;
@@ -28,6 +29,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use self::client::Client;
 use self::show::Screen;
 use crate::clock::SystemClock;
+use crate::limits;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -120,7 +122,7 @@ enum Ask {
     #[command(subcommand)]
     Audit(audit::Command),
     /// Take nothing new and finish what is under way, until it is undone or the coordinator is started again
-    Drain(stats::Drain),
+    Drain(drain::Options),
     /// Look at the limits that can be moved while the coordinator runs, and move them
     #[command(subcommand)]
     Limits(stats::Limits),
@@ -134,6 +136,9 @@ enum Error {
     /// It can not be an address at all.
     #[error("--admin {address:?} {why}; give one such as http://127.0.0.1:7069")]
     Address { address: String, why: &'static str },
+    /// It can not be anybody's name.
+    #[error("--as {0:?} can not be written down: give 1 to {max} visible characters", max = limits::OPERATOR_BYTES_MAX)]
+    Operator(String),
     /// Its certificates, keys or secret can not be used.
     #[error(transparent)]
     Security(#[from] tercet_secure::Error),
@@ -141,8 +146,10 @@ enum Error {
     #[error("the coordinator refused: {0}")]
     Refused(String),
     /// Nobody answers.
-    #[error("no coordinator answers at {address} ({cause}): start one with `tercet serve`, or name it with --admin")]
-    Unreachable { address: String, cause: String },
+    #[error(
+        "no coordinator answers at {address} ({cause}): start one with `tercet serve`, or name it with --admin{hint}"
+    )]
+    Unreachable { address: String, cause: String, hint: &'static str },
     /// It does not know the transaction.
     #[error("there is no transaction {0}: it may have been deleted, as ended ones are in time; see `tercet tx list`")]
     NotFound(String),
@@ -194,7 +201,7 @@ impl Error {
             | Self::Undrained(_)
             | Self::Unwatched(_)
             | Self::Some { .. } => ExitCode::FAILURE,
-            Self::Address { .. } | Self::Security(_) | Self::Refused(_) => ExitCode::from(2),
+            Self::Address { .. } | Self::Operator(_) | Self::Security(_) | Self::Refused(_) => ExitCode::from(2),
             Self::Unreachable { .. } => ExitCode::from(3),
             Self::NotFound(_) | Self::NoRow(_) => ExitCode::from(4),
             Self::Unfit(_) | Self::Unsure(_) => ExitCode::from(5),
@@ -257,7 +264,7 @@ async fn run(ask: Ask, common: &Common, screen: &mut Screen<'_>) -> Result<ExitC
         Ask::Participants => participants::run(connect().await?, screen).await?,
         Ask::Stats => stats::stats(connect().await?, screen).await?,
         Ask::Top(options) => stats::top(options, connect().await?, screen).await?,
-        Ask::Drain(options) => stats::drain(options, connect().await?, screen).await?,
+        Ask::Drain(options) => drain::run(options, connect().await?, screen).await?,
         Ask::Limits(command) => stats::limits(command, connect().await?, screen).await?,
         Ask::Audit(audit::Command::List(filter)) => audit::list(filter, connect().await?, screen).await?,
         Ask::Audit(audit::Command::Verify(options)) => {

@@ -16,6 +16,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) async fn run<K: Clock>(clock: K, gauges: Arc<Gauges>, sessions: Sessions) {
     loop {
         metrics::live(gauges.live.load(Ordering::Relaxed));
+        metrics::draining(gauges.controls.draining());
         let began = match gauges.commit_began_us.load(Ordering::Relaxed) {
             0 => None,
             us => Some(Duration::from_micros(us)),

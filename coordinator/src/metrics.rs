@@ -63,6 +63,7 @@ pub fn describe() {
     describe_gauge!("tercet_store_commit_age_seconds", "Since the group commit under way began; 0: none is");
     describe_counter!("tercet_store_failures_total", "Commits of unknown result");
     describe_gauge!("tercet_disk_free_bytes", "Free bytes of the disk under the store");
+    describe_gauge!("tercet_draining", "1 while new transactions are refused because an operator drains it");
     describe_gauge!("tercet_disk_full", "1 while new transactions are refused because that disk is full");
     describe_counter!("tercet_overloaded_total", "Requests refused for want of room, by what there was too much of");
     describe_counter!("tercet_abandoned_total", "Requests whose callers had given up before they were begun");
@@ -130,7 +131,12 @@ pub fn disk_free(bytes: u64) {
     gauge!("tercet_disk_free_bytes").set(bytes as f64);
 }
 
-/// New transactions are refused for that, or are no longer.
+/// New transactions are refused because somebody drains it, or are not.
+pub fn draining(draining: bool) {
+    gauge!("tercet_draining").set(if draining { 1.0 } else { 0.0 });
+}
+
+/// New transactions are refused because that disk is full, or are not.
 pub fn disk_full(full: bool) {
     gauge!("tercet_disk_full").set(if full { 1.0 } else { 0.0 });
 }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::caller::Incoming;
 use crate::driver::satisfied;
 use crate::live::Live;
+use crate::names::status_name;
 use crate::operate::Order;
 use crate::plan::{Invalid, Plan};
 use crate::scanner::Place;
@@ -297,7 +298,7 @@ pub enum Error {
     #[error("there is no such transaction")]
     NotFound,
     /// The outcome was decided before this came.
-    #[error("already decided: {status:?}")]
+    #[error("already decided: it is {}", status_name(*.status))]
     AlreadyDecided {
         /// Where it stands.
         status: Status,

@@ -53,6 +53,7 @@ impl Watch {
                     hold = if met { LOOKS_MAX } else { hold.saturating_sub(1) };
                     let full = hold > 0 || is_full(free, self.reserve, told);
                     self.gauges.disk_full.store(full, Ordering::Relaxed);
+                    metrics::disk_full(full);
                     if full != told {
                         told = full;
                         self.tell(full, free);
@@ -65,7 +66,6 @@ impl Watch {
     }
 
     fn tell(&self, full: bool, free: u64) {
-        metrics::disk_full(full);
         let (folder, reserve) = (self.folder.display(), self.reserve);
         if full {
             error!(%folder, free, reserve, "the disk is full: nothing new is taken, what is under way goes on");

@@ -6,9 +6,10 @@ use clap::Args;
 use serde::Serialize;
 use tercet_core::{Timestamp, Xid};
 use tercet_proto::admin::v1 as pb;
+use tercet_proto::coordinator::v1 as coordinator;
 
 use super::Error;
-use super::show::{Screen, both, short};
+use super::show::{Screen, both, iso_or_none, short};
 use super::transaction::Transaction;
 use crate::names;
 use crate::store::CompensationStatus;
@@ -74,7 +75,7 @@ impl Sure {
         let stdin = std::io::stdin();
         if !stdin.is_terminal() {
             return Err(Error::Unsure(format!(
-                "{what} can not be taken back: add --yes, or look first with --dry-run"
+                "{what}. It can not be taken back: add --yes, or look first with --dry-run"
             )));
         }
         eprint!("{what}. It can not be taken back. Do it? [y/N] ");
@@ -133,7 +134,41 @@ struct Branch {
     after: String,
     attempts_before: u32,
     attempts_after: u32,
-    attempts_max: Option<u32>,
+    retry_before: Option<Policy>,
+    retry_after: Option<Policy>,
+}
+
+/// How a branch is retried.
+#[derive(Serialize)]
+struct Policy {
+    attempts: u32,
+    quick_attempts: u32,
+    first_delay_ms: u32,
+    factor_percent: u32,
+    delay_max_ms: u32,
+    jitter_percent: u32,
+}
+
+impl From<coordinator::RetryPolicy> for Policy {
+    fn from(policy: coordinator::RetryPolicy) -> Self {
+        let coordinator::RetryPolicy { attempts, quick_attempts, first_delay_ms, .. } = policy;
+        let coordinator::RetryPolicy { factor_percent, delay_max_ms, jitter_percent, .. } = policy;
+        Self { attempts, quick_attempts, first_delay_ms, factor_percent, delay_max_ms, jitter_percent }
+    }
+}
+
+/// What differs between two policies, for people.
+fn policies(before: coordinator::RetryPolicy, after: coordinator::RetryPolicy) -> Vec<String> {
+    let fields: [(&str, &str, fn(&coordinator::RetryPolicy) -> u32); 6] = [
+        ("attempts at most", "", |policy| policy.attempts),
+        ("quick attempts", "", |policy| policy.quick_attempts),
+        ("first delay", "ms", |policy| policy.first_delay_ms),
+        ("each delay", "% of the one before", |policy| policy.factor_percent),
+        ("delay at most", "ms", |policy| policy.delay_max_ms),
+        ("jitter at most", "%", |policy| policy.jitter_percent),
+    ];
+    let moved = fields.into_iter().filter(|(_, _, of)| of(&before) != of(&after));
+    moved.map(|(name, unit, of)| format!("{name} {} -> {}{unit}", of(&before), of(&after))).collect()
 }
 
 #[derive(Serialize)]
@@ -150,6 +185,8 @@ struct Row {
     operation: String,
     status: &'static str,
     retry_count: u32,
+    /// Of a pending one: when the scanner takes it.
+    next_retry_time: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -181,7 +218,8 @@ impl From<&pb::Difference> for Difference {
             after: one.after.clone(),
             attempts_before: one.attempts_before,
             attempts_after: one.attempts_after,
-            attempts_max: one.retry_after.map(|retry| retry.attempts),
+            retry_before: one.retry_before.map(Policy::from),
+            retry_after: one.retry_after.map(Policy::from),
         });
         let calls = difference.calls.iter().map(|call| Call {
             branch: call.branch,
@@ -194,6 +232,7 @@ impl From<&pb::Difference> for Difference {
             operation: row.operation.clone(),
             status: row_status(row),
             retry_count: row.retry_count,
+            next_retry_time: iso_or_none(row.next_retry_time_ms),
         });
         let settings = difference.settings.iter().map(|setting| Setting {
             name: setting.name.clone(),
@@ -239,7 +278,7 @@ pub(super) fn lines(difference: &pb::Difference, now: Timestamp) -> String {
             lines.push(format!("             failed attempts {} -> {}", one.attempts_before, one.attempts_after));
         }
         if let (Some(before), Some(after)) = (one.retry_before, one.retry_after) {
-            lines.push(format!("             attempts at most {} -> {}", before.attempts, after.attempts));
+            lines.extend(policies(before, after).into_iter().map(|moved| format!("             {moved}")));
         }
     }
     for call in &difference.calls {
@@ -298,5 +337,31 @@ mod tests {
   call       confirm of branch 1 (coupon/redeem)
   log        confirm of branch 1: pending, due 1970-01-01T00:00:01.000Z (1s ago)";
         assert_eq!(lines(&difference, Timestamp(2_000)), expected);
+        let row = &Difference::from(&difference).compensations[0];
+        assert_eq!(row.next_retry_time.as_deref(), Some("1970-01-01T00:00:01.000Z"));
+    }
+
+    #[test]
+    fn each_field_of_a_policy_that_changes_is_shown() {
+        let before = coordinator::RetryPolicy {
+            attempts: 1_500,
+            first_delay_ms: 100,
+            delay_max_ms: 60_000,
+            ..coordinator::RetryPolicy::default()
+        };
+        let after = coordinator::RetryPolicy { first_delay_ms: 5, delay_max_ms: 9, ..before };
+        assert_eq!(policies(before, after), ["first delay 100 -> 5ms", "delay at most 60000 -> 9ms"]);
+        let changed = pb::BranchDifference {
+            retry_before: Some(before),
+            retry_after: Some(after),
+            ..pb::BranchDifference::default()
+        };
+        let difference = pb::Difference { branches: vec![changed], ..pb::Difference::default() };
+        let told = serde_json::to_value(Difference::from(&difference)).expect("it is JSON");
+        let branch = &told["branches"][0];
+        assert_eq!(
+            (&branch["retry_before"]["first_delay_ms"], &branch["retry_after"]["delay_max_ms"]),
+            (&100.into(), &9.into())
+        );
     }
 }

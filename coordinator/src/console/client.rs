@@ -1,5 +1,6 @@
 //! A coordinator, as the command line speaks to it.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use tercet_proto::admin::v1::admin_client::AdminClient;
@@ -28,6 +29,8 @@ pub(super) struct Client {
     address: String,
     /// Who asks.
     operator: String,
+    /// What may be wrong where something listens and hangs up.
+    hint: &'static str,
 }
 
 impl Client {
@@ -36,26 +39,27 @@ impl Client {
         let credentials = Credentials::load(&common.security)?;
         let target = target(&common.admin, &credentials)?;
         let address = shown(target.uri());
-        let channel = target.connect().await;
-        let channel = channel.map_err(|error| Error::Unreachable { address: address.clone(), cause: root(&error) })?;
-        Ok(Self { operator: common.operator.clone(), ..Self::new(channel, credentials, address) })
+        let hint = hung_up(&address, &common.security);
+        let channel = target.connect().await.map_err(|error| {
+            let hint = if is_there(&error) { hint } else { "" };
+            Error::Unreachable { address: address.clone(), cause: root(&error), hint }
+        })?;
+        Ok(Self { operator: common.operator.clone(), hint, ..Self::new(channel, credentials, address) })
     }
 
     /// Over a channel that is connected already.
     pub(super) fn new(channel: Channel, credentials: Credentials, address: String) -> Self {
         let admin = AdminClient::with_interceptor(channel, credentials);
         let admin = admin.max_decoding_message_size(MESSAGE_BYTES_MAX);
-        Self { admin, address, operator: String::new() }
+        Self { admin, address, operator: String::new(), hint: "" }
     }
 
-    /// A request that says who asks.
-    pub(super) fn named<T>(&self, message: T) -> tonic::Request<T> {
+    /// A request that says who asks: the audit log must not name another, or nobody.
+    pub(super) fn named<T>(&self, message: T) -> Result<tonic::Request<T>, Error> {
         let mut request = request(message);
-        // What can not be said in a header is refused as it would be without a name.
-        if let Ok(operator) = self.operator.parse() {
-            request.metadata_mut().insert("x-tercet-operator", operator);
-        }
-        request
+        let operator = self.operator.parse().map_err(|_| Error::Operator(self.operator.clone()))?;
+        request.metadata_mut().insert("x-tercet-operator", operator);
+        Ok(request)
     }
 
     /// What a status of this coordinator means for whoever asked about `what`.
@@ -63,8 +67,9 @@ impl Client {
         let address = self.address.clone();
         let cause = status_text(status);
         // What the connection says has a cause on this side.
-        if std::error::Error::source(status).is_some() {
-            return Error::Unreachable { address, cause };
+        if let Some(source) = std::error::Error::source(status) {
+            let hint = if is_there(source) { self.hint } else { "" };
+            return Error::Unreachable { address, cause, hint };
         }
         // A coordinator's own answer has details.
         let own = !status.details().is_empty();
@@ -74,7 +79,7 @@ impl Client {
             Code::PermissionDenied | Code::Unauthenticated => Error::Denied { address, cause },
             Code::FailedPrecondition if own => Error::Unfit(cause),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled if !own => {
-                Error::Unreachable { address, cause }
+                Error::Unreachable { address, cause, hint: "" }
             }
             Code::Ok
             | Code::Cancelled
@@ -125,6 +130,22 @@ pub(super) fn target(text: &str, credentials: &Credentials) -> Result<Target, Er
     Ok(target.with(|endpoint| endpoint.connect_timeout(CONNECT_TIMEOUT)))
 }
 
+/// What may be wrong where something listens at an address and hangs up: which flags it may miss.
+pub(super) fn hung_up(address: &str, security: &tercet_secure::client::Settings) -> &'static str {
+    match (address.starts_with("https://"), &security.client_cert) {
+        (false, _) => "; if its port has TLS, name it https://HOST:PORT and give --ca",
+        (true, None) => "; if it asks for certificates, give --client-cert and --client-key",
+        (true, Some(_)) => "; it may not trust the certificate of --client-cert",
+    }
+}
+
+/// Whether somebody listened at all.
+fn is_there(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let nobody = |kind| matches!(kind, ErrorKind::ConnectionRefused | ErrorKind::TimedOut);
+    !causes.any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|error| nobody(error.kind())))
+}
+
 /// An address as people write it.
 pub(super) fn shown(uri: &Uri) -> String {
     uri.to_string().trim_end_matches('/').to_owned()
@@ -147,6 +168,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_name_that_no_header_can_say_is_refused() {
+        let channel = Endpoint::from_static("http://a:1").connect_lazy();
+        let mut client = Client::new(channel, Credentials::default(), "http://a:1".into());
+        client.operator = "ann".into();
+        assert!(client.named(()).is_ok());
+        client.operator = "x\ny".into();
+        let refused = client.named(()).expect_err("it is no header");
+        assert_eq!(refused.exit_code(), std::process::ExitCode::from(2));
+        assert!(refused.to_string().starts_with("--as \"x\\ny\" "), "{refused}");
+    }
+
+    #[tokio::test]
     async fn a_lost_connection_is_told_from_an_answer() {
         let client = Client::new(
             Endpoint::from_static("http://a:1").connect_lazy(),
@@ -154,7 +187,7 @@ mod tests {
             "http://a:1".into(),
         );
         let blame = |status| client.blame("x", &status);
-        let lost = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        let lost = Status::from_error(Box::new(std::io::Error::from(ErrorKind::BrokenPipe)));
         assert!(matches!(blame(lost), Error::Unreachable { cause, .. } if cause == "broken pipe"));
         assert!(matches!(blame(Status::deadline_exceeded("late")), Error::Unreachable { .. }));
         let own = crate::api::errors::status(&crate::request::Error::Stopping);

@@ -131,7 +131,7 @@ pub(super) async fn run(command: Command, mut client: Client, screen: &mut Scree
         Command::Retry(options) => return retry(options, client, screen).await,
         Command::Resolve { id, sure } => {
             sure.ask(&format!("Nobody calls compensation {id} any more"))?;
-            let asked = client.named(pb::ResolveCompensationRequest { id, change: sure.change() });
+            let asked = client.named(pb::ResolveCompensationRequest { id, change: sure.change() })?;
             let told = client.admin.resolve_compensation(asked).await.map_err(|status| no_row(id, &client, &status));
             return tell(told?.into_inner().changed, &sure.why(), screen);
         }
@@ -166,6 +166,13 @@ fn no_row(id: u64, client: &Client, status: &tonic::Status) -> Error {
     if status.code() == tonic::Code::NotFound { Error::NoRow(id) } else { client.blame("like that", status) }
 }
 
+/// What became of all of them, for programs.
+#[derive(Serialize)]
+struct AllRetried {
+    dry_run: bool,
+    compensations: Vec<Retried>,
+}
+
 /// What became of one row, for programs.
 #[derive(Serialize)]
 struct Retried {
@@ -191,21 +198,27 @@ async fn retry(options: Retry, mut client: Client, screen: &mut Screen<'_>) -> R
         after_id: 0,
         change: options.why.change(),
     };
-    let (mut all, mut failed) = (Vec::new(), 0);
+    let (dry_run, wanted) = (options.why.is_dry_run(), asked.service.clone());
+    let (mut all, mut failed, mut unknown) = (Vec::new(), 0, Vec::new());
     loop {
-        let told = client.admin.retry_compensations(client.named(asked.clone())).await;
-        let first = asked.ids.first().copied().unwrap_or_default();
-        let told = told.map_err(|status| no_row(first, &client, &status));
-        let told = told?.into_inner();
+        let told = client.admin.retry_compensations(client.named(asked.clone())?).await;
+        let told = told.map_err(|status| client.blame("like that", &status))?.into_inner();
         for one in told.changed {
             let (difference, error) = match one.result {
                 Some(pb::compensation_changed::Result::Difference(difference)) => (Some(difference), None),
+                Some(pb::compensation_changed::Result::Error(_)) if one.xid.is_empty() => {
+                    unknown.push(one.id);
+                    (None, Some("there is no such row".to_owned()))
+                }
                 Some(pb::compensation_changed::Result::Error(error)) => (None, Some(error.message)),
                 None => (None, None),
             };
             failed += usize::from(error.is_some());
             if !screen.json {
-                let about = format!("{}  {} branch {}", one.id, xid(&one.xid), one.branch);
+                let about = match &*one.xid {
+                    [] => one.id.to_string(),
+                    bytes => format!("{}  {} branch {}", one.id, xid(bytes), one.branch),
+                };
                 let told = difference.as_ref().map(|difference| lines(difference, screen.now()));
                 let told = told.or_else(|| error.as_ref().map(|error| format!("  left as it is: {error}")));
                 screen.text(&format!("{about}\n{}", told.unwrap_or_default()))?;
@@ -220,10 +233,19 @@ async fn retry(options: Retry, mut client: Client, screen: &mut Screen<'_>) -> R
     }
     let count = all.len();
     if screen.json {
-        screen.document(&all)?;
+        screen.document(&AllRetried { dry_run, compensations: all })?;
     } else {
-        let done = if options.why.is_dry_run() { "would be called" } else { "called" };
+        let done = if dry_run { "would be called" } else { "called" };
         screen.text(&format!("{} {done}", count - failed))?;
+    }
+    if count == 0 {
+        let of = if wanted.is_empty() { String::new() } else { format!(" of {}", short(&wanted, 64)) };
+        return Err(Error::Unfit(format!("no row{of} waits like that; see `tercet compensation list`")));
+    }
+    if let [id, ..] = *unknown
+        && unknown.len() == count
+    {
+        return Err(Error::NoRow(id));
     }
     if failed > 0 { Err(Error::Some { failed, all: count }) } else { Ok(()) }
 }

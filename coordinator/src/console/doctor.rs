@@ -8,25 +8,42 @@ use serde::Serialize;
 use tercet_core::Timestamp;
 use tercet_proto::admin::v1 as pb;
 use tercet_proto::admin::v1::admin_server::SERVICE_NAME;
+use tercet_proto::admin::v1::service_health::State;
 use tercet_secure::client::Credentials;
 use tokio::net::TcpStream;
+use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::client::{CONNECT_TIMEOUT, Client, endpoint, request, root, shown, status_text, target};
+use super::client::{CONNECT_TIMEOUT, Client, endpoint, hung_up, request, root, shown, status_text, target};
 use super::show::{Screen, count, paint, span, wrap};
 use super::{Common, Error, offline};
 
 /// The checks that ask the coordinator, each of which needs the one before but for what it found out.
-const ONLINE: [&str; 9] =
-    ["address", "connection", "health", "version", "clock", "room", "participants", "parked", "conserved"];
+const ONLINE: [&str; 12] = [
+    "address",
+    "connection",
+    "health",
+    "version",
+    "clock",
+    "room",
+    "drain",
+    "space",
+    "participants",
+    "retries",
+    "parked",
+    "conserved",
+];
 
 /// How far the clocks may be apart.
 const CLOCK_DIFFERENCE_MS_MAX: u64 = 1_000;
 
 /// Past this age of its last answer a service's books are as good as not audited.
 const AUDIT_AGE_MS_MAX: u64 = 30_000;
+
+/// Past this lag of its retries the alert TercetRetriesLate tells of a service too.
+const OVERDUE_MS_MAX: u64 = 120_000;
 
 /// What to check.
 #[derive(Args, Clone, Debug)]
@@ -150,12 +167,12 @@ async fn online(common: &Common, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     };
     let channel = match target.connect().await {
         Ok(channel) => channel,
-        Err(error) => return checks.push(failed("health", root(&error), NOT_A_COORDINATOR)),
+        Err(error) => return checks.push(failed("health", root(&error), stranger(common))),
     };
     let asked = request(HealthCheckRequest { service: SERVICE_NAME.into() });
     let health = match HealthClient::new(channel.clone()).check(asked).await {
         Ok(response) => response.into_inner().status(),
-        Err(status) => return checks.push(failed("health", status_text(&status), NOT_A_COORDINATOR)),
+        Err(status) => return checks.push(failed("health", status_text(&status), stranger(common))),
     };
     if health != ServingStatus::Serving {
         let detail = format!("the coordinator says {}", health.as_str_name());
@@ -169,19 +186,15 @@ async fn online(common: &Common, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     let after = screen.now();
     let statistics = match statistics {
         Ok(response) => response.into_inner(),
-        Err(status) => {
-            let remedy = "use the `tercet` of the coordinator's version";
-            return checks.push(failed("version", status_text(&status), remedy));
-        }
+        Err(status) => return checks.push(failed("version", status_text(&status), unanswered(&status))),
     };
     checks.push(version(env!("CARGO_PKG_VERSION"), &statistics.version));
     checks.push(clock(before, after, statistics.now_ms));
-    checks.push(room(&statistics));
-    let unfinished = client.admin.get_statistics(request(pb::GetStatisticsRequest { unfinished: true })).await;
-    match unfinished {
-        Ok(response) => {
-            let unfinished = response.into_inner();
-            checks.push(participants(&unfinished, after));
+    checks.extend([room(&statistics), drain(&statistics), space(&statistics)]);
+    match work(&mut client).await {
+        Ok((unfinished, services)) => {
+            checks.push(participants(&unfinished, &services, after));
+            checks.push(retries(&services));
             checks.push(parked(unfinished.parked));
             checks.push(conserved(&unfinished.invariants));
         }
@@ -192,8 +205,44 @@ async fn online(common: &Common, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     }
 }
 
-const NOT_A_COORDINATOR: &str =
-    "is this port a coordinator's? `tercet serve` listens for operators on 7069 unless told otherwise";
+/// What is unfinished, and how the services are that have to end it.
+async fn work(client: &mut Client) -> Result<(pb::GetStatisticsResponse, Vec<pb::ServiceHealth>), tonic::Status> {
+    let unfinished = client.admin.get_statistics(request(pb::GetStatisticsRequest { unfinished: true })).await?;
+    let services = client.admin.list_participants(request(pb::ListParticipantsRequest {})).await?;
+    Ok((unfinished.into_inner(), services.into_inner().services))
+}
+
+/// What to do where something listens that does not speak as a coordinator does.
+fn stranger(common: &Common) -> String {
+    let hint = hung_up(&common.admin, &common.security);
+    format!("is this port a coordinator's? `tercet serve` listens for operators on 7069 unless told otherwise{hint}")
+}
+
+/// What to do where a coordinator does not say how it stands.
+fn unanswered(status: &tonic::Status) -> &'static str {
+    match status.code() {
+        Code::Unauthenticated => "it asks for a token: name the file of one that it knows with --token-file",
+        Code::PermissionDenied => {
+            "its token is not an operator's: name the file of another with --token-file (`tercet token NAME --secret \
+                FILE operator view` makes one)"
+        }
+        Code::Unimplemented => "use the `tercet` of the coordinator's version",
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => "look at the coordinator's log",
+    }
+}
 
 async fn resolve(address: &str) -> Result<(tonic::transport::Endpoint, String, String, u16), Check> {
     let remedy = "name a coordinator's admin port such as http://127.0.0.1:7069 with --admin or TERCET_ADMIN";
@@ -239,22 +288,78 @@ fn room(statistics: &pb::GetStatisticsResponse) -> Check {
     failed("room", detail, remedy)
 }
 
-fn participants(statistics: &pb::GetStatisticsResponse, now: Timestamp) -> Check {
-    let missing: Vec<_> = statistics.waiting.iter().filter(|waiting| !waiting.connected).collect();
-    if missing.is_empty() {
-        if statistics.looked_at == 0 {
-            return passed("participants", "nothing is unfinished");
-        }
-        let looked_at = count(statistics.looked_at, "unfinished transaction waits", "unfinished transactions wait");
-        return passed("participants", format!("all that {looked_at} for are connected"));
+fn drain(statistics: &pb::GetStatisticsResponse) -> Check {
+    if !statistics.draining {
+        return passed("drain", "nobody drains it");
     }
+    let detail = "somebody drains it: every new transaction is refused";
+    failed("drain", detail, "`tercet audit list` says who and why; `tercet drain --undo` takes new ones again")
+}
+
+fn space(statistics: &pb::GetStatisticsResponse) -> Check {
+    if !statistics.disk_full {
+        return passed("space", "its store has room");
+    }
+    let detail = "the disk under its store is full: every new transaction is refused, what is under way ends";
+    failed("space", detail, "make room on that disk; full is what leaves less free than its --disk-reserve-mib")
+}
+
+/// Who is waited for and gone, and who is there and does not keep up. The transactions tell of the newest work, the
+/// services of all that is queued or in the log.
+fn participants(statistics: &pb::GetStatisticsResponse, services: &[pb::ServiceHealth], now: Timestamp) -> Check {
+    let missing: Vec<_> = statistics.waiting.iter().filter(|waiting| !waiting.connected).collect();
     let named = missing.iter().map(|waiting| {
         let waits = count(waiting.transactions, "transaction waits", "transactions wait");
         let oldest = span(now.0.saturating_sub(waiting.oldest_ms));
         format!("{} is not connected ({waits}, the oldest {oldest})", waiting.service)
     });
-    let detail = named.collect::<Vec<_>>().join("; ");
-    failed("participants", detail, "start an instance of it, or look at its log")
+    let troubled = services.iter().filter_map(|one| {
+        let pb::ServiceHealth { service, queued, oldest_batch_ms, pending, .. } = one;
+        let batch = span(*oldest_batch_ms);
+        let calls = || count((*queued).into(), "call waits", "calls wait");
+        match one.state() {
+            State::Stuck => {
+                let held = format!("{} for it, its oldest batch is without an answer for {batch}", calls());
+                Some(format!("{service} is connected and stuck: {held}, and new transactions that name it are refused"))
+            }
+            State::Behind => {
+                let held = format!("{} for too long", calls());
+                Some(format!("{service} is behind: {held}, and new transactions that name it are refused"))
+            }
+            State::Absent if missing.iter().any(|waiting| waiting.service == *service) => None,
+            State::Absent if *pending > 0 || *queued > 0 => {
+                let rows = count(*pending, "row of compensation_log waits", "rows of compensation_log wait");
+                Some(format!("{service} is not connected ({rows}, {} for it)", calls()))
+            }
+            State::Absent | State::Unspecified | State::Healthy | State::Slow => None,
+        }
+    });
+    let wrong: Vec<_> = named.chain(troubled).collect();
+    if !wrong.is_empty() {
+        let remedy = "start an instance that is gone, start one again that hangs, or start more; its log and \
+            `tercet participants` tell more";
+        return failed("participants", wrong.join("; "), remedy);
+    }
+    if statistics.looked_at == 0 {
+        return passed("participants", "nothing is unfinished");
+    }
+    let looked_at = count(statistics.looked_at, "unfinished transaction waits", "unfinished transactions wait");
+    passed("participants", format!("all that {looked_at} for are connected and keep up"))
+}
+
+/// Whether the scanner keeps up.
+fn retries(services: &[pb::ServiceHealth]) -> Check {
+    let late = services.iter().filter(|one| one.overdue_ms > OVERDUE_MS_MAX);
+    let late = late.map(|one| {
+        let rows = count(one.pending, "row", "rows");
+        format!("{} ({rows}, the first due for {})", one.service, span(one.overdue_ms))
+    });
+    let late: Vec<_> = late.collect();
+    if late.is_empty() {
+        return passed("retries", "none is late");
+    }
+    let remedy = "see `tercet participants` for whether it is connected and takes calls";
+    failed("retries", format!("late: {}", late.join("; ")), remedy)
 }
 
 /// An auditor that is silent for long has found nothing wrong, and nothing right either.
@@ -343,9 +448,38 @@ skipped  health        needs connection
             waiting: vec![waiting("coupon", false), waiting("stock", true)],
             ..pb::GetStatisticsResponse::default()
         };
-        let check = participants(&statistics, Timestamp(9_000));
-        assert_eq!(check.detail, "coupon is not connected (2 transactions wait, the oldest 4s)");
+        let check = |statistics: &_, services: &[_]| participants(statistics, services, Timestamp(9_000));
+        let told = "coupon is not connected (2 transactions wait, the oldest 4s)";
+        assert_eq!(check(&statistics, &[service("coupon", State::Absent)]).detail, told, "and once");
         statistics.waiting.remove(0);
-        assert_eq!(participants(&statistics, Timestamp(9_000)).outcome, Outcome::Passed);
+        assert_eq!(check(&statistics, &[]).outcome, Outcome::Passed);
+    }
+
+    fn service(name: &str, state: State) -> pb::ServiceHealth {
+        let (service, state) = (name.into(), state.into());
+        pb::ServiceHealth { service, state, pending: 3, queued: 560, oldest_batch_ms: 4_000, ..Default::default() }
+    }
+
+    #[test]
+    fn services_that_do_not_keep_up_or_are_gone_with_work_in_the_log_fail() {
+        let check = |services: &[_]| participants(&pb::GetStatisticsResponse::default(), services, Timestamp(9_000));
+        for well in [State::Healthy, State::Slow] {
+            assert_eq!(check(&[service("stock", well)]).outcome, Outcome::Passed, "{well:?}");
+        }
+        let idle = pb::ServiceHealth { pending: 0, queued: 0, ..service("stock", State::Absent) };
+        assert_eq!(check(&[idle]).outcome, Outcome::Passed, "nobody misses it");
+        let wrong = [State::Stuck, State::Behind, State::Absent].map(|state| service("stock", state));
+        let told = "stock is connected and stuck: 560 calls wait for it, its oldest batch is without an answer for 4s, \
+            and new transactions that name it are refused; stock is behind: 560 calls wait for too long, and new \
+            transactions that name it are refused; stock is not connected (3 rows of compensation_log wait, 560 calls \
+            wait for it)";
+        assert_eq!(check(&wrong).detail, told);
+    }
+
+    #[test]
+    fn retries_that_are_late_fail() {
+        let late = |overdue_ms| retries(&[pb::ServiceHealth { overdue_ms, ..service("stock", State::Healthy) }]);
+        assert_eq!(late(120_000).outcome, Outcome::Passed);
+        assert_eq!(late(180_000).detail, "late: stock (3 rows, the first due for 3m)");
     }
 }

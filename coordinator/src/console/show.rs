@@ -66,9 +66,15 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Others' words on one line: nothing in them can move the cursor or break a table.
+/// Others' words on one line: nothing in them can move the cursor, break a table, or turn what follows around.
 pub(super) fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
+}
+
+/// Whether a character has no shape and changes the direction or the lines of others: Unicode's bidirectional controls
+/// and its separators of lines.
+const fn turns(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The same, at most `width` characters.
@@ -146,6 +152,8 @@ mod tests {
     #[test]
     fn others_words_stay_on_their_line_and_in_their_width() {
         assert_eq!(one_line("sold\nout\x1b[2J"), "sold out [2J");
+        assert_eq!(one_line("a\u{202e}b\u{2066}c\u{200f}d"), "a b c d");
+        assert_eq!(one_line("שלום"), "שלום", "what is written from the right stays");
         assert_eq!(short("abcdef", 6), "abcdef");
         assert_eq!(short("äbcdefg", 6), "äbcde…");
         assert_eq!(wrap("a b\nc", 75), "a b c");

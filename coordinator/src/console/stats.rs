@@ -1,4 +1,4 @@
-//! `tercet stats`, `tercet top`, `tercet drain` and `tercet limits`: the coordinator as a whole.
+//! `tercet stats`, `tercet top` and `tercet limits`: the coordinator as a whole.
 
 use std::time::Duration;
 
@@ -13,8 +13,11 @@ use super::change::{Difference, Why, lines};
 use super::client::{Client, request};
 use super::show::{Screen, count, iso, short, span, table};
 
-/// How often `top` looks.
-const EVERY: Duration = Duration::from_secs(1);
+/// How often `top` and `drain --wait` look.
+pub(super) const EVERY: Duration = Duration::from_secs(1);
+
+/// What has a terminal begin at its top again.
+const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// Numbers of a coordinator, for programs.
 #[derive(Serialize)]
@@ -24,6 +27,7 @@ struct Statistics {
     started_at: String,
     epoch: u64,
     draining: bool,
+    disk_full: bool,
     live: u64,
     live_max: u64,
     ended: u64,
@@ -77,6 +81,8 @@ struct Service {
     refused: u64,
     not_now: u64,
     unknown: u64,
+    pending: u64,
+    parked: u64,
 }
 
 /// How a service is doing, in a word.
@@ -92,12 +98,12 @@ pub(super) fn state(service: &pb::ServiceHealth) -> &'static str {
 }
 
 /// Both answers that the numbers stand in.
-struct Seen {
-    statistics: pb::GetStatisticsResponse,
-    services: Vec<pb::ServiceHealth>,
+pub(super) struct Seen {
+    pub statistics: pb::GetStatisticsResponse,
+    pub services: Vec<pb::ServiceHealth>,
 }
 
-async fn look(client: &mut Client) -> Result<Seen, Error> {
+pub(super) async fn look(client: &mut Client) -> Result<Seen, Error> {
     let statistics = client.admin.get_statistics(request(pb::GetStatisticsRequest::default())).await;
     let statistics = statistics.map_err(|status| client.blame("like that", &status))?.into_inner();
     let services = client.admin.list_participants(request(pb::ListParticipantsRequest {})).await;
@@ -117,6 +123,8 @@ impl From<&Seen> for Statistics {
             refused: one.refused,
             not_now: one.not_now,
             unknown: one.unknown,
+            pending: one.pending,
+            parked: one.parked,
         });
         Self {
             version: statistics.version.clone(),
@@ -124,6 +132,7 @@ impl From<&Seen> for Statistics {
             started_at: iso(statistics.started_at_ms),
             epoch: statistics.epoch,
             draining: statistics.draining,
+            disk_full: statistics.disk_full,
             live: statistics.live,
             live_max: statistics.live_max,
             ended: statistics.ended,
@@ -179,11 +188,19 @@ pub(super) async fn top(options: Top, mut client: Client, screen: &mut Screen<'_
             _ = &mut quits, if !options.once => return Ok(()),
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }
-        let seen = look(&mut client).await?;
+        let seen = match look(&mut client).await {
+            Ok(seen) => seen,
+            // It may be started again meanwhile: the connection is made again by the next look.
+            Err(error @ (Error::Unreachable { .. } | Error::Failed { .. })) if !options.once => {
+                lost(&error, screen)?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if screen.json {
             screen.line(&Statistics::from(&seen))?;
         } else {
-            let clear = if options.once { "" } else { "\x1b[2J\x1b[H" };
+            let clear = if options.once { "" } else { CLEAR };
             let text = overview(&seen, Some(&before), screen.color);
             screen.text(&format!("{clear}{text}"))?;
         }
@@ -192,6 +209,15 @@ pub(super) async fn top(options: Top, mut client: Client, screen: &mut Screen<'_
         }
         before = seen;
     }
+}
+
+/// Says that nothing can be seen, and that one goes on looking. Programs read documents only.
+fn lost(error: &Error, screen: &mut Screen<'_>) -> Result<(), Error> {
+    if screen.json {
+        eprintln!("tercet: {error}; looking again every second");
+        return Ok(());
+    }
+    screen.text(&format!("{CLEAR}{error}\nlooking again every second"))
 }
 
 /// For people. With what was seen before, also how fast things go.
@@ -204,8 +230,13 @@ fn overview(seen: &Seen, before: Option<&Seen>, color: bool) -> String {
     };
     let per = |whole: u64, parts: u64| whole as f64 / parts.max(1) as f64;
     let up = span(now.now_ms.saturating_sub(now.started_at_ms));
-    let draining = if now.draining { ", DRAINING" } else { "" };
-    let mut lines = vec![format!("coordinator {}, up {up}, start {}{draining}", now.version, now.epoch)];
+    let mut lines = vec![format!("coordinator {}, up {up}, start {}", now.version, now.epoch)];
+    if now.draining {
+        lines.push("  DRAINING   nothing new is taken, see `tercet audit list`".into());
+    }
+    if now.disk_full {
+        lines.push("  DISK FULL  nothing new is taken, see `tercet doctor`".into());
+    }
     lines.push(format!("  in memory  {} of {}", now.live, now.live_max));
     lines.push(format!("  ended      {}{}", now.ended, rate(|one| one.ended)));
     let rows = per(now.store_rows, now.store_commits);
@@ -233,6 +264,21 @@ fn conserved(one: &pb::Invariant) -> String {
     format!("  conserved  {invariant} of {service}, {resources} resources, {watermark} operations, {age} ago: {holds}")
 }
 
+const HEADER: [&str; 12] = [
+    "SERVICE",
+    "STATE",
+    "INST",
+    "QUEUED",
+    "IN FLIGHT",
+    "OLDEST",
+    "DONE",
+    "REFUSED",
+    "NOT NOW",
+    "UNKNOWN",
+    "PENDING",
+    "PARKED",
+];
+
 /// Services with their health, for people.
 fn services(services: &[pb::ServiceHealth], color: bool) -> String {
     if services.is_empty() {
@@ -251,57 +297,18 @@ fn services(services: &[pb::ServiceHealth], color: bool) -> String {
             one.refused.to_string(),
             one.not_now.to_string(),
             one.unknown.to_string(),
+            one.pending.to_string(),
+            one.parked.to_string(),
         ]
     });
-    let header = ["SERVICE", "STATE", "INST", "QUEUED", "IN FLIGHT", "OLDEST", "DONE", "REFUSED", "NOT NOW", "UNKNOWN"];
-    table(&header, rows.collect(), Some(1), color)
+    table(&HEADER, rows.collect(), Some(1), color)
 }
 
-/// What `drain` can be told.
-#[derive(Args, Clone, Debug)]
-pub(super) struct Drain {
-    /// Take new transactions again
-    #[arg(long)]
-    undo: bool,
-    /// Wait until nothing is in memory any more
-    #[arg(long, conflicts_with_all = ["undo", "dry_run"])]
-    wait: bool,
-    #[command(flatten)]
-    why: Why,
-}
-
-pub(super) async fn drain(options: Drain, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
-    let asked = client.named(pb::DrainRequest { undo: options.undo, change: options.why.change() });
-    let drained = client.admin.drain(asked).await.map_err(|status| client.blame("like that", &status))?.into_inner();
-    tell(drained.difference, &options.why, screen)?;
-    if !screen.json {
-        let left = count(drained.live, "transaction is", "transactions are");
-        screen.text(&format!("  {left} in memory; see `tercet stats`"))?;
-    }
-    if !options.wait {
-        return Ok(());
-    }
-    loop {
-        let seen = look(&mut client).await?.statistics;
-        if !seen.draining {
-            return Err(Error::Undrained(seen.live));
-        }
-        if seen.live == 0 {
-            return Ok(());
-        }
-        if !screen.json {
-            screen.text(&format!("  {} left", seen.live))?;
-        }
-        tokio::time::sleep(EVERY).await;
-    }
-}
-
-fn tell(difference: Option<pb::Difference>, why: &Why, screen: &mut Screen<'_>) -> Result<(), Error> {
-    let difference = difference.unwrap_or_default();
-    if screen.json {
-        return screen.document(&Difference::from(&difference));
-    }
-    screen.text(&format!("{}\n{}", why.title(), lines(&difference, screen.now())))
+/// A change of a setting, for programs.
+#[derive(Serialize)]
+struct Moved {
+    dry_run: bool,
+    difference: Difference,
 }
 
 /// What to do with limits.
@@ -334,9 +341,13 @@ struct Limit {
 pub(super) async fn limits(command: Limits, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
     match command {
         Limits::Set { name, value, why } => {
-            let asked = client.named(pb::SetLimitRequest { name, value, change: why.change() });
+            let asked = client.named(pb::SetLimitRequest { name, value, change: why.change() })?;
             let set = client.admin.set_limit(asked).await.map_err(|status| client.blame("like that", &status))?;
-            tell(set.into_inner().difference, &why, screen)
+            let difference = set.into_inner().difference.unwrap_or_default();
+            if screen.json {
+                return screen.document(&Moved { dry_run: why.is_dry_run(), difference: (&difference).into() });
+            }
+            screen.text(&format!("{}\n{}", why.title(), lines(&difference, screen.now())))
         }
         Limits::List => {
             let listed = client.admin.list_limits(request(pb::ListLimitsRequest {})).await;

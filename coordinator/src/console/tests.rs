@@ -1,5 +1,7 @@
 //! Every command against a coordinator in this process, on a store in memory.
 
+mod trouble;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +29,13 @@ struct Place {
 
 /// Starts a coordinator that lasts as long as the test, and tells where.
 async fn coordinator() -> Place {
+    coordinator_with(&[], std::future::pending()).await
+}
+
+/// The same with these arguments, until `shutdown` ends.
+async fn coordinator_with(more: &[&str], shutdown: impl Future<Output = ()> + Send + 'static) -> Place {
     let serve = ["tercet", "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let serve = serve.iter().chain(more);
     let Command::Serve(config) = Cli::try_parse_from(serve).expect("good arguments").command else {
         panic!("it serves")
     };
@@ -36,7 +44,7 @@ async fn coordinator() -> Place {
     let store = Arc::new(MemoryStore::new(clock.clone()));
     let (ready, address) = oneshot::channel();
     let config = Config { stop_grace_ms: 0, ..config };
-    tokio::spawn(crate::serve(store, clock, ports, config, ready, std::future::pending()));
+    tokio::spawn(crate::serve(store, clock, ports, config, ready, shutdown));
     let addresses = address.await.expect("it starts");
     Place { url: format!("http://{}", addresses.listen), admin: format!("http://{}", addresses.admin) }
 }
@@ -222,14 +230,17 @@ async fn doctor_names_who_is_missing_and_counts_what_is_parked() {
     assert_eq!(code, 1);
 }
 
-const ONLINE_OUTCOMES: [(&str, &str); 8] = [
+const ONLINE_OUTCOMES: [(&str, &str); 11] = [
     ("address", "passed"),
     ("connection", "passed"),
     ("health", "passed"),
     ("version", "passed"),
     ("clock", "passed"),
     ("room", "passed"),
+    ("drain", "passed"),
+    ("space", "passed"),
     ("participants", "failed"),
+    ("retries", "passed"),
     ("parked", "failed"),
 ];
 
@@ -252,10 +263,16 @@ async fn exit_codes_tell_what_kind_of_failure_it_was() {
     assert_eq!(tercet(&admin, "tx get --key nobody's").await.1, 4);
     assert_eq!(tercet(&admin, "tx watch 00010203-0405-0607-0809-0a0b0c0d0e0f").await.1, 4);
     assert_eq!(tercet("https://127.0.0.1:1", "participants").await.1, 2);
+    let named = Cli::try_parse_from(["tercet", "--admin", &admin, "--as", "x\ny", "drain"]).expect("good arguments");
+    let (mut out, Command::Ask(ask)) = (Vec::new(), named.command) else { panic!("it asks") };
+    let mut screen = Screen::new(&mut out, false, false, SystemClock::start());
+    let refused = run(ask, &named.common, &mut screen).await.expect_err("nobody is called that");
+    assert_eq!(refused.exit_code(), ExitCode::from(2), "{refused}");
+    assert_eq!(json(&admin, "stats").await["draining"], false);
     // A port that was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it is bound");
     let (text, code) = tercet(&format!("http://{free}"), "tx list").await;
-    assert!(text.contains("start one with `tercet serve`") && code == 3, "{text}");
+    assert!(text.ends_with("start one with `tercet serve`, or name it with --admin") && code == 3, "{text}");
     let (text, code) = tercet(&format!("http://{free}"), "doctor").await;
     assert!(text.contains("skipped  parked        needs connection") && code == 1, "{text}");
     assert!(Cli::try_parse_from(["tercet", "tx", "get"]).is_err());
@@ -291,7 +308,9 @@ async fn a_stuck_transaction_is_explained_and_resolved_and_the_log_tells_who_did
     assert!(text.starts_with("Would be done; nothing has been changed:\n  branch 0") && code == 0, "{text}");
     assert!(text.contains("  call       confirm of branch 0 (stock/stuck)"), "{text}");
     let (text, code) = tercet(&address, &format!("tx force-cancel {xid} --reason late --yes")).await;
-    assert!(text.starts_with("nothing was changed: already decided") && code == 5, "{text}");
+    assert!(text.starts_with("nothing was changed: already decided: it is confirming") && code == 5, "{text}");
+    let (text, code) = tercet(&address, &format!("tx force-cancel {xid} --reason late")).await;
+    assert!(text.contains(&format!("This cancels {xid}. It can not be taken back: add --yes")) && code == 5, "{text}");
     assert_eq!(tercet(&address, "compensation resolve 99 --reason x --yes").await.1, 4);
     let resolve = format!("compensation resolve {id} --reason booked --yes --as ann");
     let (text, code) = tercet(&address, &resolve).await;
@@ -316,15 +335,25 @@ async fn numbers_limits_and_draining_are_shown_and_changed() {
     stock(&url).await;
     let (text, code) = tercet(&address, "top --once").await;
     assert!(text.contains("stock    healthy  1 ") && text.contains("(0/s)") && code == 0, "{text}");
-    assert_eq!(json(&address, "stats").await["services"][0]["state"], "healthy");
+    let numbers = json(&address, "stats").await;
+    let stock = &numbers["services"][0];
+    assert_eq!((&stock["state"], &stock["pending"], &stock["parked"]), (&"healthy".into(), &0.into(), &0.into()));
+    assert_eq!(numbers["disk_full"], false);
     let (text, _) = tercet(&address, "limits set live_max 7 --dry-run").await;
     assert!(text.contains("setting    live_max: 200000 -> 7"), "{text}");
+    let told = json(&address, "limits set live_max 7 --dry-run").await;
+    assert_eq!((&told["dry_run"], &told["difference"]["settings"][0]["after"]), (&true.into(), &"7".into()));
+    let told = json(&address, "drain --dry-run").await;
+    assert_eq!((&told["dry_run"], &told["live"], told.get("log")), (&true.into(), &0.into(), None));
     assert_eq!(tercet(&address, "limits set live_max 7").await.1, 0);
     assert_eq!(json(&address, "limits list").await[0]["value"], 7);
     assert_eq!(tercet(&address, "limits set nothing 7").await.1, 2);
     let (text, code) = tercet(&address, "drain --wait").await;
     assert!(text.contains("draining: false -> true") && code == 0, "{text}");
+    assert!(text.ends_with("Nothing is in memory, and nothing waits in compensation_log\n"), "{text}");
     assert!(tercet(&address, "stats").await.0.contains("DRAINING"));
+    let (text, code) = tercet(&address, "doctor").await;
+    assert!(text.contains("failed   drain         somebody drains it") && code == 1, "{text}");
     assert_eq!(tercet(&address, "drain").await.1, 5);
     assert_eq!(tercet(&address, "drain --undo").await.1, 0);
     // With something that does not end.

@@ -135,21 +135,21 @@ pub(super) async fn run(command: Command, client: Client, screen: &mut Screen<'_
         Command::Retry(target) => {
             let message =
                 admin::RetryRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
-            let told = client.admin.clone().retry(client.named(message)).await;
+            let told = client.admin.clone().retry(client.named(message)?).await;
             let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &target.why, screen)
         }
         Command::Park(target) => {
             let message =
                 admin::ParkRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
-            let told = client.admin.clone().park(client.named(message)).await;
+            let told = client.admin.clone().park(client.named(message)?).await;
             let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &target.why, screen)
         }
         Command::Resume(target) => {
             let message =
                 admin::ResumeRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
-            let told = client.admin.clone().resume(client.named(message)).await;
+            let told = client.admin.clone().resume(client.named(message)?).await;
             let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &target.why, screen)
         }
@@ -162,21 +162,21 @@ pub(super) async fn run(command: Command, client: Client, screen: &mut Screen<'_
             };
             let (xid, branch, change) = (bytes(target.xid), target.branch, target.why.change());
             let message = admin::SetRetryPolicyRequest { xid, branch, retry: Some(retry), change };
-            let told = client.admin.clone().set_retry_policy(client.named(message)).await;
+            let told = client.admin.clone().set_retry_policy(client.named(message)?).await;
             let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &target.why, screen)
         }
         Command::ForceConfirm(forced) => {
             forced.sure.ask(&format!("This confirms {}", forced.xid))?;
             let message = admin::ForceConfirmRequest { xid: bytes(forced.xid), change: forced.sure.change() };
-            let told = client.admin.clone().force_confirm(client.named(message)).await;
+            let told = client.admin.clone().force_confirm(client.named(message)?).await;
             let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &forced.sure.why(), screen)
         }
         Command::ForceCancel(forced) => {
             forced.sure.ask(&format!("This cancels {}", forced.xid))?;
             let message = admin::ForceCancelRequest { xid: bytes(forced.xid), change: forced.sure.change() };
-            let told = client.admin.clone().force_cancel(client.named(message)).await;
+            let told = client.admin.clone().force_cancel(client.named(message)?).await;
             let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
             tell(told.into_inner().changed, &forced.sure.why(), screen)
         }
@@ -192,9 +192,34 @@ fn bytes(xid: Xid) -> bytes::Bytes {
 struct Explanation {
     transaction: Option<Transaction>,
     lines: Vec<String>,
+    waits: Vec<Waits>,
     next_at: Option<String>,
+    /// What it is, in a word: nothing, person, call, ask-again, log, park, confirm or cancel.
+    next_kind: String,
     next: String,
     remedies: Vec<Remedy>,
+}
+
+/// Why it has not ended, for each branch that something is still to be done for; without a branch: its initiator has
+/// the word.
+#[derive(Serialize)]
+struct Waits {
+    branch: Option<u32>,
+    service: String,
+    operation: String,
+    state: String,
+    connected: bool,
+    /// When the next thing happens to it by itself.
+    until: Option<String>,
+    said: String,
+    text: String,
+}
+
+impl From<admin::WaitsFor> for Waits {
+    fn from(one: admin::WaitsFor) -> Self {
+        let admin::WaitsFor { branch, service, operation, state, connected, until_ms, said, text } = one;
+        Self { branch, service, operation, state, connected, until: iso_or_none(until_ms), said, text }
+    }
 }
 
 #[derive(Serialize)]
@@ -222,6 +247,8 @@ async fn explain(xid: Xid, mut client: Client, screen: &mut Screen<'_>) -> Resul
     screen.document(&Explanation {
         transaction: told.transaction.as_ref().map(Transaction::from),
         lines: told.lines,
+        waits: told.waits.into_iter().map(Waits::from).collect(),
+        next_kind: next.kind().as_str_name().trim_start_matches("KIND_").to_lowercase().replace('_', "-"),
         next_at: iso_or_none(next.at_ms),
         next: next.text,
         remedies: remedies.map(|admin::Remedy { command, text, safe }| Remedy { command, text, safe }).collect(),

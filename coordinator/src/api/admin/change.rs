@@ -94,7 +94,7 @@ impl<S: Store> Service<S> {
         who: String,
     ) -> Result<pb::RetryCompensationsResponse, Error> {
         let change = checked(request.change, false)?;
-        let mut rows = Vec::new();
+        let (mut rows, mut changed) = (Vec::new(), Vec::new());
         let mut next_id = 0;
         if request.ids.is_empty() {
             (rows, next_id) =
@@ -104,10 +104,17 @@ impl<S: Store> Service<S> {
                 return Err(invalid("ids", format!("at most {}", limits::PAGE_MAX)));
             }
             for id in request.ids {
-                rows.push(self.row(id).await?);
+                match self.row(id).await {
+                    Ok(row) => rows.push(row),
+                    // The others are called all the same.
+                    Err(Error::NotFound) => {
+                        let result = pb::compensation_changed::Result::Error(errors::entry(&Error::NotFound));
+                        changed.push(pb::CompensationChanged { id, result: Some(result), ..Default::default() });
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
-        let mut changed = Vec::with_capacity(rows.len());
         for row in rows {
             let xid = Bytes::copy_from_slice(&row.xid.0);
             let wanted = Wanted::Retry(Some(row.branch as u8));

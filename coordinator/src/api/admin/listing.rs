@@ -130,6 +130,7 @@ impl<S: Store> Service<S> {
             invariants: self.sessions.invariants(),
             idle_ms: self.gauges.idle_ms.load(Ordering::Relaxed),
             draining: self.gauges.controls.draining(),
+            disk_full: self.gauges.disk_full.load(Ordering::Relaxed),
             started_at_ms: self.started_at.0,
             compensations_pending: backlogs.iter().map(|backlog| backlog.pending).sum(),
             compensations_failed: backlogs.iter().map(|backlog| backlog.failed).sum(),

@@ -157,9 +157,12 @@ impl From<coordinator::RetryPolicy> for Policy {
     }
 }
 
+/// A number of a policy: its name, its unit, and where it is.
+type Number = (&'static str, &'static str, fn(&coordinator::RetryPolicy) -> u32);
+
 /// What differs between two policies, for people.
 fn policies(before: coordinator::RetryPolicy, after: coordinator::RetryPolicy) -> Vec<String> {
-    let fields: [(&str, &str, fn(&coordinator::RetryPolicy) -> u32); 6] = [
+    let fields: [Number; 6] = [
         ("attempts at most", "", |policy| policy.attempts),
         ("quick attempts", "", |policy| policy.quick_attempts),
         ("first delay", "ms", |policy| policy.first_delay_ms),

@@ -52,11 +52,14 @@ pub(super) async fn run(options: Options, mut client: Client, screen: &mut Scree
     let asked = client.named(pb::DrainRequest { undo: options.undo, change: options.why.change() })?;
     let drained = match client.admin.drain(asked).await {
         Ok(drained) => drained.into_inner(),
-        Err(status) => match client.blame("like that", &status) {
-            // Somebody else drains it: what is waited for is the same.
-            Error::Unfit(_) if options.wait => pb::DrainResponse::default(),
-            error => return Err(error),
-        },
+        Err(status) => {
+            let error = client.blame("like that", &status);
+            // Where somebody else drains it, what is waited for is the same.
+            if !(options.wait && matches!(error, Error::Unfit(_))) {
+                return Err(error);
+            }
+            pb::DrainResponse::default()
+        }
     };
     let dry_run = options.why.is_dry_run();
     let difference = drained.difference.as_ref().map(Difference::from);

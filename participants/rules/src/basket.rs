@@ -82,8 +82,8 @@ impl Set {
 }
 
 impl<'a> Basket<'a> {
-    /// Of more than [`COMBINED_MAX`] coupons the most promising, in their order; of those that bring the same, those that
-    /// are listed first.
+    /// Of more than [`COMBINED_MAX`] coupons the most promising, in their order; of those that bring the same, those
+    /// that are listed first.
     pub fn new(order: &Order, candidates: Vec<Candidate<'a>>) -> Self {
         let candidates = promising(candidates);
         let breadth = |at: &usize| match candidates[*at].rules.scope() {

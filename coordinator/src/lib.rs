@@ -16,6 +16,7 @@ pub mod controls;
 pub mod door;
 pub mod driver;
 pub mod explain;
+pub mod folder;
 pub mod limits;
 pub mod live;
 mod look;
@@ -37,6 +38,7 @@ pub mod turnstile;
 pub mod writer;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +78,12 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A store of one process is in use. Nothing was changed.
+    #[error("another process runs a coordinator on the folder {}", .folder.display())]
+    Held {
+        /// The folder of its data.
+        folder: PathBuf,
+    },
     /// A port can not be secured as it is asked for, or would be open to everyone.
     #[error(transparent)]
     Security(#[from] tercet_secure::Error),
@@ -96,7 +104,7 @@ pub enum Error {
 /// Runs a coordinator on its embedded store until `shutdown` ends. `ready` hears the addresses once calls are served.
 ///
 /// # Errors
-/// When it can not start, or when another start of the same node has taken over.
+/// When it can not start: its folder is another process's, say.
 pub fn run(
     config: Config,
     ready: oneshot::Sender<Addresses>,
@@ -121,6 +129,8 @@ async fn run_on_sqlite(
 ) -> Result<(), Error> {
     let clock = SystemClock::start();
     let ports = Ports::open(&config).await?;
+    // Before the store is touched, and until it is closed.
+    let _held = folder::hold(&config.data)?;
     let store = Arc::new(SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?);
     let result = serve(Arc::clone(&store), clock, ports, config, ready, shutdown).await;
     // What was under way when the grace period ended may still hold the store; then the next start finds a longer log.

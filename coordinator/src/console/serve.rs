@@ -52,6 +52,7 @@ fn causes(error: &anyhow::Error) -> String {
 fn advice(error: &crate::Error) -> &'static str {
     match error {
         crate::Error::Listen { .. } => "stop what has the port, or name another address",
+        crate::Error::Held { .. } => "stop that one, or name another folder with --data",
         crate::Error::Schedule(_) => "give one such as \"*/5 * * * * *\", every five seconds, with --scanner-cron",
         crate::Error::Security(_) => "see `tercet serve --help`",
         crate::Error::Serve(_) => "look at the log above",

@@ -250,7 +250,7 @@ fn prepare_file(path: &Path) -> Result<(), Error> {
 
 /// Makes a folder and those above it. Each name is synced, or a power cut could take the folder with all that is in it;
 /// SQLite syncs what is in the folder.
-fn make_folder(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn make_folder(folder: &Path) -> std::io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! The tests that need more than one crate, a real server, or the whole repository.
 
+mod alone;
 mod api;
 mod authority;
 mod boards;

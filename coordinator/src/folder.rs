@@ -1,0 +1,46 @@
+//! The folder of an embedded store belongs to one process at a time, whatever its node and its ports are.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use crate::Error;
+use crate::store;
+use crate::store::sqlite::make_folder;
+
+/// A folder that nobody else can have. The system lets go of it when this is dropped, or the process dies of anything.
+#[derive(Debug)]
+pub struct Held(#[expect(dead_code, reason = "the lock is the open file's")] File);
+
+/// Takes a folder for this process, and makes it when it is not there. Nothing is written in it.
+///
+/// # Errors
+/// [`Error::Held`] when another process has it, or another coordinator of this one; [`store::Error::Unwritable`] when
+/// it can not be made or its file system knows no locks.
+pub fn hold(folder: &Path) -> Result<Held, Error> {
+    let unwritable = |source| store::Error::Unwritable { path: folder.to_owned(), source };
+    make_folder(folder).map_err(unwritable)?;
+    let path = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let file = File::open(path).map_err(unwritable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Held(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::Held { folder: folder.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(unwritable(error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_one_holders_until_it_lets_go() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("a/b");
+        let held = hold(&data).expect("it is made");
+        let other = hold(&data).expect_err("it is held");
+        assert_eq!(other.to_string(), format!("another process runs a coordinator on the folder {}", data.display()));
+        assert_eq!(std::fs::read_dir(&data).expect("it is there").count(), 0, "nothing is left in it");
+        drop(held);
+        hold(&data).expect("it is free");
+    }
+}

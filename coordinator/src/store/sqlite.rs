@@ -218,7 +218,7 @@ impl Lists for SqliteStore {
 
     async fn compensations(&self, query: CompensationQuery) -> Result<Vec<Compensation>, Error> {
         let mut sql = QueryBuilder::<Sqlite>::new("-- list_compensations\nSELECT ");
-        sql.push(COMPENSATION).push(" FROM compensation_log WHERE id > ").push_bind(query.after_id.cast_signed());
+        sql.push(COMPENSATION).push(" FROM compensation_log WHERE id > ").push_bind(number(query.after_id));
         if let Some(status) = query.status {
             sql.push(" AND status = ").push_bind(status as i64);
         }
@@ -236,6 +236,11 @@ impl Lists for SqliteStore {
     async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditRow>, Error> {
         audit::list(&self.readers, query).await.map_err(|error| self.blame(error))
     }
+}
+
+/// What an id is compared with. SQLite has no number beyond the largest of its own, and no row is there.
+fn number(id: u64) -> i64 {
+    id.min(i64::MAX as u64).cast_signed()
 }
 
 /// Makes the folder and the file, because the system's word on why that fails is clearer than SQLite's.

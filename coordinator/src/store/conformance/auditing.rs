@@ -84,6 +84,7 @@ pub async fn audit_rows_are_listed_by_every_part_of_the_query<B: Bench>(bench: &
     let all = || AuditQuery { limit: 2, ..AuditQuery::default() };
     assert_eq!(ids(all()).await, [1, 2]);
     assert_eq!(ids(AuditQuery { after_id: 2, ..all() }).await, [3, 4]);
+    assert_eq!(ids(AuditQuery { after_id: u64::MAX, ..all() }).await, [0; 0]);
     assert_eq!(ids(AuditQuery { before_id: Some(u64::MAX), ..all() }).await, [4, 5]);
     assert_eq!(ids(AuditQuery { before_id: Some(4), ..all() }).await, [2, 3]);
     assert_eq!(ids(AuditQuery { xid: Some(xid), limit: 9, ..all() }).await, [2, 4]);

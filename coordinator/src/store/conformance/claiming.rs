@@ -232,6 +232,7 @@ pub async fn compensations_are_listed_by_every_part_of_the_query<B: Bench>(bench
     let page = store.list(CompensationQuery { limit: 4, ..query() }).await.expect("it is there");
     assert_eq!(page.len(), 4);
     assert_eq!(find(CompensationQuery { after_id: page[3].id, ..query() }).await, [(b, 1), (b, 2)]);
+    assert_eq!(find(CompensationQuery { after_id: u64::MAX, ..query() }).await, []);
 }
 
 /// Epochs count the starts of a node, and each beat tells the store's time.

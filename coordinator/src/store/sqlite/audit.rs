@@ -4,6 +4,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite};
 use tercet_core::{Timestamp, Xid};
 
+use super::number;
 use crate::audit::{AuditRow, AuditWrite, Head};
 use crate::store::AuditQuery;
 
@@ -45,12 +46,12 @@ pub(super) fn fields(row: &AuditRow) -> String {
 /// When they can not be read.
 pub(crate) async fn list(readers: &SqlitePool, query: AuditQuery) -> Result<Vec<AuditRow>, sqlx::Error> {
     let mut sql = QueryBuilder::<Sqlite>::new("-- list_audit\nSELECT ");
-    sql.push(COLUMNS).push(" FROM audit WHERE id > ").push_bind(query.after_id.cast_signed());
+    sql.push(COLUMNS).push(" FROM audit WHERE id > ").push_bind(number(query.after_id));
     if let Some(xid) = query.xid {
         sql.push(" AND xid = ").push_bind(xid.0.to_vec());
     }
     if let Some(before) = query.before_id {
-        sql.push(" AND id < ").push_bind(before.min(i64::MAX as u64).cast_signed());
+        sql.push(" AND id < ").push_bind(number(before));
     }
     sql.push(if query.before_id.is_some() { " ORDER BY id DESC LIMIT " } else { " ORDER BY id LIMIT " });
     sql.push_bind(i64::from(query.limit));

@@ -7,7 +7,7 @@ mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tercet_integration::processes::Spec;
@@ -90,23 +90,37 @@ fn every_board_is_complete() {
 #[test]
 fn every_command_of_the_runbook_exists() {
     let runbook = text("RUNBOOK.md").replace('\n', " ");
-    let commands: Vec<_> = runbook.split('`').skip(1).step_by(2).filter(|code| code.starts_with("tercet ")).collect();
-    assert!(commands.len() > 10, "{commands:?}");
-    let program = Spec::new("tercet", "tercet", "tercet-coordinator", Path::new(".")).expect("it is built").program;
+    let code = runbook.split('`').skip(1).step_by(2);
+    let commands: Vec<_> =
+        code.filter(|code| code.starts_with("tercet ") || code.starts_with("tercet-events ")).collect();
+    assert!(commands.len() > 20, "{commands:?}");
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let file = |program, package| Spec::new(program, program, package, Path::new(".")).expect("it is built").program;
+    let (tercet, events) = (file("tercet", "tercet-coordinator"), file("tercet-events", "tercet-events"));
     let understood = |command: &str| {
-        let words = command.split_whitespace().skip(1).map(|word| match word {
+        let mut words = command.split_whitespace().map(|word| match word {
             "XID" => "01a20ca2-f242-7000-8000-000400000001",
             "ID" => "7",
             word => word,
         });
-        // It is parsed whole before help is shown.
-        let output = Command::new(&program).args(words).arg("--help").output().expect("it starts");
-        output.status.success()
+        let program = if words.next() == Some("tercet") { &tercet } else { &events };
+        // Everything is read before anybody is asked, and nobody is there.
+        let output = Command::new(program)
+            .args(words)
+            .current_dir(&folder)
+            .env_clear()
+            .envs([("TERCET_ADMIN", "http://127.0.0.1:1")])
+            .stdin(Stdio::null())
+            .output()
+            .expect("it starts");
+        output.status.code() != Some(2)
     };
     let strange: Vec<_> = commands.into_iter().filter(|command| !understood(command)).collect();
     assert!(strange.is_empty(), "{strange:?}");
-    for wrong in ["tercet tx explian XID", "tercet drain --sooner", "tercet compensation resolve XID"] {
-        assert!(!understood(wrong), "{wrong}");
+    let wrong = ["tx explian XID", "drain --sooner", "compensation resolve XID", "compensation resolve ID", "tx retry"];
+    let wrong = wrong.iter().map(|words| format!("tercet {words}"));
+    for wrong in wrong.chain(["tercet-events back".into(), "tercet-events lits --database URL".into()]) {
+        assert!(!understood(&wrong), "{wrong}");
     }
 }
 

@@ -243,29 +243,25 @@ async fn offers_and_versions_are_told_whoever_asks<Db: Store>(mut stage: Stage<D
     let client = &mut stage.client;
     let (tried, all) = (gray(client, "a").await.template_id, gray(client, "b").await.template_id);
     promote(client, all, 1).await;
-    let ask = |user_id, at_ms, after: &str| pb::ListOffersRequest {
+    let ask = |user_id, claimable_at_ms, after| pb::ListOffersRequest {
         user_id,
-        groups: Vec::new(),
-        claimable_at_ms: at_ms,
+        claimable_at_ms,
         limit: 1,
-        after: after.to_owned(),
+        after,
+        ..pb::ListOffersRequest::default()
     };
-    for (user_id, at_ms, wanted) in [
-        (42, START_MS, &[tried, all][..]),
-        (43, START_MS, &[all]),
-        (42, START_MS - 1, &[]),
-        (42, START_MS + DAY_MS, &[]),
-    ] {
+    for (user_id, at_ms, wanted) in [(42, START_MS, &[tried, all][..]), (43, START_MS, &[all]), (42, START_MS - 1, &[])]
+    {
         let (mut found, mut after) = (Vec::new(), String::new());
         loop {
-            let page = client.list_offers(ask(user_id, at_ms, &after)).await.expect("a page").into_inner();
-            found.extend(page.offers.iter().map(|offer| (offer.template_id, offer.name.clone())));
-            if page.next.is_empty() {
+            let page = client.list_offers(ask(user_id, at_ms, after)).await.expect("a page").into_inner();
+            found.extend(page.offers.iter().map(|offer| offer.template_id));
+            after = page.next;
+            if after.is_empty() {
                 break;
             }
-            after = page.next;
         }
-        assert_eq!(found, wanted.iter().map(|id| (*id, "新人券".to_owned())).collect::<Vec<_>>(), "{user_id} {at_ms}");
+        assert_eq!(found, wanted, "{user_id} {at_ms}");
     }
     client.end(pb::EndRequest { template_id: all, change: change(3) }).await.expect("it lives");
     let key = |template_id, version| pb::VersionKey { template_id, version };

@@ -1,7 +1,7 @@
 //! The gateway: HTTP and JSON for users, shops and operators, in front of the services of the coupon platform.
 //!
-//! It keeps nothing but what never changes ([`terms`]): callers are known by their tokens ([`token`]), what they may ask
-//! is in the table of routes ([`routes`]), and what they are told comes from the services. Errors are those of the
+//! It keeps nothing but what never changes ([`terms`]): callers are known by their tokens ([`token`]), what they may
+//! ask is in the table of routes ([`routes`]), and what they are told comes from the services. Errors are those of the
 //! catalogue in [`tercet_rules`].
 
 use std::net::SocketAddr;

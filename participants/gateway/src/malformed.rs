@@ -17,7 +17,9 @@ pub(crate) fn fault(path: &str, error: &Error) -> Fault {
         Category::Data => said(&error.to_string()),
         Category::Syntax | Category::Eof | Category::Io => (None, Limit::Json(error.line(), error.column())),
     };
-    let field = match name {
+    // The path has led to it, or ends before it.
+    let is_there = |name: &str| limit == Limit::Known && path.rsplit('.').next() == Some(name);
+    let field = match name.filter(|name| !is_there(name)) {
         Some(name) if path.is_empty() => name,
         Some(name) => format!("{path}.{name}"),
         None if path.is_empty() => "body".to_owned(),
@@ -26,21 +28,18 @@ pub(crate) fn fault(path: &str, error: &Error) -> Fault {
     Invalid::new(&field, limit).malformed()
 }
 
-/// The name that is missing or there twice, where one is, and what is wanted.
+/// The name that is missing, unknown or there twice, where one is, and what is wanted.
 fn said(text: &str) -> (Option<String>, Limit) {
     let text = text.rsplit_once(" at line ").map_or(text, |(said, _)| said);
-    for (said, limit) in [("missing field ", Limit::Given), ("duplicate field ", Limit::Once)] {
-        if let Some(name) = text.strip_prefix(said) {
-            return (Some(name.trim_matches('`').to_owned()), limit);
+    let of_name =
+        [("missing field `", Limit::Given), ("duplicate field `", Limit::Once), ("unknown field `", Limit::Known)];
+    for (said, limit) in of_name {
+        if let Some((name, _)) = text.strip_prefix(said).and_then(|rest| rest.split_once('`')) {
+            return (Some(name.to_owned()), limit);
         }
     }
-    let limit = if text.starts_with("unknown field ") {
-        Limit::Known
-    } else {
-        // Of what was sent there may be anything before it.
-        text.rsplit_once(", expected ").map_or(Limit::Documented, |(_, wanted)| limit(wanted))
-    };
-    (None, limit)
+    // Of what was sent there may be anything before it.
+    (None, text.rsplit_once(", expected ").map_or(Limit::Documented, |(_, wanted)| limit(wanted)))
 }
 
 fn limit(wanted: &str) -> Limit {

@@ -97,7 +97,10 @@ async fn rows_that_are_not_there_are_named_and_the_others_are_called() {
         "{text}"
     );
     assert!(text.ends_with("1 of 2 could not be retried: see above") && code == 1, "{text}");
-    let told = json(&admin, &format!("compensation retry {id} 999 --dry-run")).await;
+    // What went wrong comes after the document, on standard error.
+    let (text, _) = tercet(&admin, &format!("compensation retry {id} 999 --dry-run --json")).await;
+    let mut documents = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let told = documents.next().expect("there is one").expect("it is JSON");
     let rows = &told["compensations"];
     assert_eq!((&told["dry_run"], &rows[0]["id"], &rows[1]["id"]), (&true.into(), &999.into(), &id.into()));
     assert_eq!(rows[1]["difference"]["calls"][0]["operation"], "confirm");

@@ -178,7 +178,8 @@ fn told(facts: &Facts<'_>) -> pb::Next {
         format!("{} ({relative})", iso(at.0))
     };
     let scan = |branch, due| (facts.looks)(due).filter(|_| facts.takes_retries(facts.service(branch)));
-    let (at, what, scanner) = match next(&facts.live.tx, facts.now, scan) {
+    let reaches = |branch| facts.connected(facts.service(branch));
+    let (at, what, scanner) = match next(&facts.live.tx, facts.now, scan, reaches) {
         Next::Ended => {
             let text = format!("nothing: it has ended, {}", names::status_name(facts.live.tx.status));
             return pb::Next { kind: Kind::Nothing.into(), text, ..pb::Next::default() };
@@ -210,9 +211,6 @@ fn told(facts: &Facts<'_>) -> pb::Next {
             told(Kind::Cancel, None, 0, never, text)
         }
         What::Call(operation, branch) => {
-            if !facts.connected(facts.service(branch)) {
-                return away(facts, branch, what);
-            }
             let (name, operation_name) = (facts.name(branch), names::operation_name(operation));
             let who = if scanner { "the scanner has" } else { "the coordinator has" };
             told(

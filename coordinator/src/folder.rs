@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::store;
@@ -11,12 +12,27 @@ use crate::store::sqlite::make_folder;
 #[derive(Debug)]
 pub struct Held(#[expect(dead_code, reason = "the lock is the open file's")] File);
 
-/// Takes a folder for this process, and makes it when it is not there. Nothing is written in it.
+/// For a child of a process that has just ended to let go of what it has had from its parent until its own program runs.
+const PATIENCE: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Takes a folder for this process, and makes it when it is not there. Nothing is written in it. One that somebody has is
+/// tried for a second.
 ///
 /// # Errors
 /// [`Error::Held`] when another process has it, or another coordinator of this one; [`store::Error::Unwritable`] when
 /// it can not be made or its file system knows no locks.
-pub fn hold(folder: &Path) -> Result<Held, Error> {
+pub async fn hold(folder: &Path) -> Result<Held, Error> {
+    let begun = Instant::now();
+    loop {
+        match try_hold(folder) {
+            Err(Error::Held { .. }) if begun.elapsed() < PATIENCE => tokio::time::sleep(AGAIN).await,
+            held => return held,
+        }
+    }
+}
+
+fn try_hold(folder: &Path) -> Result<Held, Error> {
     let unwritable = |source| store::Error::Unwritable { path: folder.to_owned(), source };
     make_folder(folder).map_err(unwritable)?;
     let path = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -36,11 +52,11 @@ mod tests {
     fn a_folder_is_one_holders_until_it_lets_go() {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("a/b");
-        let held = hold(&data).expect("it is made");
-        let other = hold(&data).expect_err("it is held");
+        let held = try_hold(&data).expect("it is made");
+        let other = try_hold(&data).expect_err("it is held");
         assert_eq!(other.to_string(), format!("another process runs a coordinator on the folder {}", data.display()));
         assert_eq!(std::fs::read_dir(&data).expect("it is there").count(), 0, "nothing is left in it");
         drop(held);
-        hold(&data).expect("it is free");
+        try_hold(&data).expect("it is free");
     }
 }

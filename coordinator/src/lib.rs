@@ -130,7 +130,7 @@ async fn run_on_sqlite(
     let clock = SystemClock::start();
     let ports = Ports::open(&config).await?;
     // Before the store is touched, and until it is closed.
-    let _held = folder::hold(&config.data)?;
+    let _held = folder::hold(&config.data).await?;
     let store = Arc::new(SqliteStore::open(&config.data.join("tercet.db"), clock.clone()).await?);
     let result = serve(Arc::clone(&store), clock, ports, config, ready, shutdown).await;
     // What was under way when the grace period ended may still hold the store; then the next start finds a longer log.

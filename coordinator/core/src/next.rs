@@ -1,8 +1,11 @@
 //! What a transaction will do if nothing comes before: the machine itself is asked, on a copy.
 
 use crate::Timestamp;
-use crate::step::{Effects, Event, RowStatus, step};
+use crate::step::{Call, Effects, Event, Reply, RowStatus, step};
 use crate::tx::{Branch, Operation, Progress, Status, Tx};
+
+/// More than the calls that a transaction makes before something else happens, when none of them can be made.
+const TURNS_MAX: u32 = 1_000;
 
 /// What happens next by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +61,39 @@ pub enum What {
 
 /// What `tx` does next by itself, from `now` on. A branch in `compensation_log` has the time of its row in `wake_at`:
 /// who has read the transaction from a store puts it there. `scan` says when the scanner takes the row of a branch that
-/// is due from a time on; `None`: not as its service stands now.
-pub fn next(tx: &Tx, now: Timestamp, scan: impl Fn(u8, Timestamp) -> Option<Timestamp>) -> Next {
+/// is due from a time on; `None`: not as its service stands now. `reaches` says whether the service of a branch can be
+/// called at all: a call that can not is no event, and what comes of it is.
+pub fn next(
+    tx: &Tx,
+    now: Timestamp,
+    scan: impl Fn(u8, Timestamp) -> Option<Timestamp>,
+    reaches: impl Fn(u8) -> bool,
+) -> Next {
+    let (mut tx, mut now) = (tx.clone(), now);
+    // Each turn leaves a branch less to be called, or an attempt.
+    for _ in 0..TURNS_MAX {
+        let next = next_try(&tx, now, &scan);
+        let Next::Woken { at, what: What::Call(..) } = next else { return next };
+        let at = at.max(now);
+        let mut effects = Effects::default();
+        step(&mut tx, Event::Woken, at, &mut effects);
+        if let Some(call) = effects.calls.iter().find(|call| reaches(call.branch)) {
+            return Next::Woken { at, what: What::Call(call.operation, call.branch) };
+        }
+        for Call { branch, operation, attempt, .. } in core::mem::take(&mut effects.calls) {
+            let unheard = Event::Replied { branch, operation, attempt, reply: Reply::Unreachable };
+            step(&mut tx, unheard, at, &mut effects);
+        }
+        if let Some(told) = told(&effects) {
+            return Next::Woken { at, what: told };
+        }
+        now = at;
+    }
+    Next::Woken { at: now, what: What::Nothing }
+}
+
+/// The same, where every service can be called.
+fn next_try(tx: &Tx, now: Timestamp, scan: impl Fn(u8, Timestamp) -> Option<Timestamp>) -> Next {
     if tx.status.ended() {
         return Next::Ended;
     }
@@ -85,6 +119,15 @@ pub fn next(tx: &Tx, now: Timestamp, scan: impl Fn(u8, Timestamp) -> Option<Time
     }
 }
 
+/// What is written in `compensation_log`.
+fn told(effects: &Effects) -> Option<What> {
+    effects.compensations.first().map(|change| match change.status {
+        RowStatus::Pending(again) => What::Log(change.operation, change.branch, again),
+        RowStatus::Failed => What::Park(change.operation, change.branch),
+        RowStatus::Done => What::Nothing,
+    })
+}
+
 fn what(tx: &Tx, event: Event, at: Timestamp) -> What {
     let mut after = tx.clone();
     let mut effects = Effects::default();
@@ -95,12 +138,8 @@ fn what(tx: &Tx, event: Event, at: Timestamp) -> What {
     if let Some(call) = effects.calls.first() {
         return What::Call(call.operation, call.branch);
     }
-    if let Some(change) = effects.compensations.first() {
-        return match change.status {
-            RowStatus::Pending(again) => What::Log(change.operation, change.branch, again),
-            RowStatus::Failed => What::Park(change.operation, change.branch),
-            RowStatus::Done => What::Nothing,
-        };
+    if let Some(told) = told(&effects) {
+        return told;
     }
     let moved = tx.branches.iter().zip(&after.branches).position(|(before, after)| before != after);
     let moved = moved.and_then(|index| Some((tx.operation(index as u8)?, index as u8, after.branches[index].wake_at)));

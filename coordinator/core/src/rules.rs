@@ -358,7 +358,7 @@ fn what_a_person_parks_waits_for_a_person_and_is_resumed_by_the_scanner() {
     assert_eq!(story.effects.compensations[0].status, RowStatus::Failed);
     story.replied(20, 0, Operation::Confirm, Reply::Unknown).woken(10_000);
     assert_eq!((story.progress(0), story.tx.wake_at()), (Progress::Parked(Parked::ByPerson), None));
-    assert_eq!(next(&story.tx, Timestamp(20), at_once), Next::Person { branch: 0 });
+    assert_eq!(next(&story.tx, Timestamp(20), at_once, |_| true), Next::Person { branch: 0 });
     story.acts(30, Act::Resume { branch: 0 });
     assert_eq!((story.progress(0), story.calls()), (Progress::Logged, vec![]));
     assert_eq!(story.effects.compensations[0].status, RowStatus::Pending(Timestamp(30)));
@@ -445,15 +445,18 @@ fn what_comes_next_is_what_the_machine_then_does() {
     story.woken(0);
     let now = Timestamp(1);
     assert_eq!(
-        next(&story.tx, now, at_once),
+        next(&story.tx, now, at_once, |_| true),
         Next::Woken { at: Timestamp(300), what: What::AskAgain(Operation::Try, 0, Timestamp(400)) }
     );
     story.woken(300);
-    assert_eq!(next(&story.tx, now, at_once), Next::Woken { at: Timestamp(400), what: What::Call(Operation::Try, 0) });
+    assert_eq!(
+        next(&story.tx, now, at_once, |_| true),
+        Next::Woken { at: Timestamp(400), what: What::Call(Operation::Try, 0) }
+    );
     story.replied(310, 0, Operation::Try, Reply::Unreachable).woken(400);
     story.replied(410, 0, Operation::Try, Reply::Unreachable);
     assert_eq!(
-        next(&story.tx, now, at_once),
+        next(&story.tx, now, at_once, |_| true),
         Next::Woken { at: Timestamp(1_000), what: What::Decide(Status::Cancelling) },
         "nothing is connected, so the deadline decides"
     );
@@ -463,11 +466,22 @@ fn what_comes_next_is_what_the_machine_then_does() {
         story.replied(at, 0, Operation::Confirm, Reply::Unknown);
     }
     assert_eq!(
-        next(&story.tx, now, at_once),
+        next(&story.tx, now, at_once, |_| true),
         Next::Scanned { at: Timestamp(430), branch: 0, what: What::Call(Operation::Confirm, 0) }
     );
     story.at(430, Event::Retry { branch: 0 }).replied(440, 0, Operation::Confirm, Reply::Done);
-    assert_eq!(next(&story.tx, now, at_once), Next::Ended);
+    assert_eq!(next(&story.tx, now, at_once, |_| true), Next::Ended);
+}
+
+#[test]
+fn what_can_not_be_called_is_not_what_comes_next() {
+    let mut story = Story::new(Operations::TCC, 2);
+    story.woken(0).woken(300);
+    let now = Timestamp(301);
+    let next = |reaches: fn(u8) -> bool| next(&story.tx, now, at_once, reaches);
+    assert_eq!(next(|_| true), Next::Woken { at: Timestamp(400), what: What::Call(Operation::Try, 0) });
+    assert_eq!(next(|branch| branch == 1), Next::Woken { at: Timestamp(400), what: What::Call(Operation::Try, 1) });
+    assert_eq!(next(|_| false), Next::Woken { at: Timestamp(1_000), what: What::Decide(Status::Cancelling) });
 }
 
 #[test]
@@ -480,22 +494,30 @@ fn what_comes_next_is_the_earlier_of_a_timer_and_a_row() {
     assert_eq!(story.tx.wake_at(), Some(Timestamp(300)), "the other is called until then");
     let now = Timestamp(201);
     let woken = |at| Next::Woken { at, what: What::AskAgain(Operation::Confirm, 1, at.after_ms(100)) };
-    assert_eq!(next(&story.tx, now, at_once), woken(Timestamp(300)), "at the same time the timer comes first");
+    assert_eq!(
+        next(&story.tx, now, at_once, |_| true),
+        woken(Timestamp(300)),
+        "at the same time the timer comes first"
+    );
     story.tx.branches[1].wake_at = Timestamp(299);
-    assert_eq!(next(&story.tx, now, at_once), woken(Timestamp(299)));
+    assert_eq!(next(&story.tx, now, at_once, |_| true), woken(Timestamp(299)));
     story.tx.branches[1].wake_at = Timestamp(301);
     let call = |branch| What::Call(Operation::Confirm, branch);
-    assert_eq!(next(&story.tx, now, at_once), Next::Scanned { at: Timestamp(300), branch: 0, what: call(0) });
+    assert_eq!(next(&story.tx, now, at_once, |_| true), Next::Scanned { at: Timestamp(300), branch: 0, what: call(0) });
     // A row that nobody takes holds up nothing else.
-    assert_eq!(next(&story.tx, now, |_, _| None), woken(Timestamp(301)));
-    assert_eq!(next(&story.tx, now, |_, _| Some(Timestamp(302))), woken(Timestamp(301)), "so late the scanner looks");
+    assert_eq!(next(&story.tx, now, |_, _| None, |_| true), woken(Timestamp(301)));
+    assert_eq!(
+        next(&story.tx, now, |_, _| Some(Timestamp(302)), |_| true),
+        woken(Timestamp(301)),
+        "so late the scanner looks"
+    );
     story.acts(201, Act::SetRetry { branch: 1, policy: RetryPolicy { quick_attempts: 1, ..RETRY } });
     story.replied(250, 1, Operation::Confirm, Reply::Unknown);
     assert_eq!((story.progress(0), story.progress(1)), (Progress::Logged, Progress::Logged));
     let second = |branch, due: Timestamp| (branch == 1).then(|| due.after_ms(7));
     let at = story.tx.branches[1].wake_at.after_ms(7);
-    assert_eq!(next(&story.tx, now, second), Next::Scanned { at, branch: 1, what: call(1) });
-    assert_eq!(next(&story.tx, now, |_, _| None), Next::Service { branch: 0, what: call(0) });
+    assert_eq!(next(&story.tx, now, second, |_| true), Next::Scanned { at, branch: 1, what: call(1) });
+    assert_eq!(next(&story.tx, now, |_, _| None, |_| true), Next::Service { branch: 0, what: call(0) });
 }
 
 #[test]

@@ -194,7 +194,7 @@ struct Explanation {
     lines: Vec<String>,
     waits: Vec<Waits>,
     next_at: Option<String>,
-    /// What it is, in a word: nothing, person, call, ask-again, log, park, confirm or cancel.
+    /// What it is, in a word: nothing, person, service, call, ask-again, log, park, confirm or cancel.
     next_kind: String,
     next: String,
     remedies: Vec<Remedy>,

@@ -392,7 +392,7 @@ async fn a_database_that_hangs_keeps_nobody_of_the_others_from_a_coupon() {
         took.push(begun.elapsed());
     }
     took.sort_unstable();
-    assert!(took[90] < Duration::from_millis(500), "{took:?}");
+    assert!(took[90] < Duration::from_secs(2), "{took:?}");
     held.close().await.expect("it is closed");
     while let Some(claimed) = waiting.join_next().await {
         assert!(matches!(claimed.expect("no panic"), Ok(_) | Err(Code::SystemBusy)));

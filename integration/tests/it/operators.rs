@@ -224,6 +224,7 @@ impl World {
         // What is due at this very moment may be called before the operator reads the answer.
         let calls = self.inner.lock().expect("no panic").calls.len();
         let (live, rows, now) = (self.look(xid).await, self.rows(xid).await, self.clock.now());
+        let status = live.tx.status;
         let services: Vec<_> = self.connected().iter().map(|service| healthy(service)).collect();
         let looks = &|from| self.looks.next(from);
         let told = explain(Facts { live, rows: &rows, acts: &[], services: &services, now, looks });
@@ -265,7 +266,7 @@ impl World {
             Kind::Park => matches!(progress, Some((Progress::Parked(_), _))),
             Kind::Confirm => matches!(after.tx.status, Status::Confirming | Status::Confirmed),
             Kind::Cancel => matches!(after.tx.status, Status::Cancelling | Status::Cancelled),
-            Kind::Person | Kind::Service => called.iter().all(|call| call.0 <= now),
+            Kind::Person | Kind::Service => called.iter().all(|call| call.0 <= now) && after.tx.status == status,
             Kind::Nothing | Kind::Unspecified => true,
         };
         assert!(came, "told {next:?} at {now:?}; came {called:?}, {progress:?}, {:?}", after.tx);

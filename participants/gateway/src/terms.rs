@@ -88,7 +88,8 @@ impl Known {
         if kept.versions.len() + asked.len() > TERMS_KEPT_MAX {
             kept.versions.clear();
         }
-        kept.versions.extend(asked.iter().cloned());
+        // What is not there now may be later.
+        kept.versions.extend(asked.iter().filter(|(_, named)| named.is_some()).cloned());
         asked
     }
 }

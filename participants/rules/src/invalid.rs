@@ -117,12 +117,12 @@ impl Basis {
     }
 }
 
-/// Whether it turns the direction of the text after it (Unicode Standard Annex 9, 2): what comes after a name in a
-/// list or a log would be read another way than it is.
+/// Whether it turns the direction of the text after it (Unicode Standard Annex 9, 2), or ends its line: what comes after
+/// a name in a list or a log would be read another way than it is.
 const fn turns(character: char) -> bool {
     matches!(
         character,
-        '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
     )
 }
 

@@ -210,7 +210,7 @@ impl<Db: Dialect> Executor<Db> {
         let mut waited: BTreeMap<Group, Duration> = BTreeMap::new();
         for (group, items) in by_place {
             if let Some(turn) = self.places[group.0].lateness.admit() {
-                waited.insert(group, turn.patience);
+                waited.insert(group, turn.patience());
                 runs.push(self.run_turn(turn, group, items).boxed());
             } else {
                 for item in items {

@@ -9,7 +9,7 @@ async fn whoever_waits_for_a_drain_waits_though_another_began_it_and_hears_what_
     submit(&url, "stock", "stuck", pb::Wait::Decided, 0).await;
     parked(&admin).await;
     // It is cancelled once nobody has come for its try.
-    submit(&url, "absent", "wait", pb::Wait::Accepted, 1_500).await;
+    submit(&url, "absent", "wait", pb::Wait::Accepted, 5_000).await;
     assert_eq!(tercet(&admin, "drain").await.1, 0);
     let (text, code) = tercet(&admin, "drain --wait").await;
     assert!(text.starts_with("It drains already\n  1 left\n") && code == 0, "{text}");

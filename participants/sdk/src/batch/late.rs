@@ -4,11 +4,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// For how long a batch waits for a database while it waits for none that answered in time before.
-pub(super) const PROBE: Duration = Duration::from_millis(50);
 /// For how long a batch waits for a database that has answered in time so far: longer than a busy one takes, and so
-/// short that transactions of other databases are in time.
-pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+/// short that transactions of other databases are in time. Tests, on machines that do more besides, have more.
+pub(super) const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 3_000 } else { 500 });
+/// For how long a batch waits for a database while it waits for none that answered in time before.
+pub(super) const PROBE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 50 });
+/// Batches whose calls find out at a time whether a late database answers again: more than one, since one of them may
+/// wait for a row that another transaction has.
+pub(super) const PROBES_MAX: usize = 4;
 /// When a call is asked for again whose database is late.
 pub(super) const AGAIN: Duration = Duration::from_millis(250);
 
@@ -19,7 +22,7 @@ pub(super) struct Lateness(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     is_late: bool,
-    running: usize,
+    probes: usize,
 }
 
 impl Lateness {
@@ -27,14 +30,15 @@ impl Lateness {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets calls of a batch in. Of a late database, only while none are in: these find out whether it answers again.
+    /// Lets calls of a batch in: of a late database, only a few at a time.
     pub(super) fn admit(&self) -> Option<Turn<'_>> {
         let mut state = self.state();
-        if state.is_late && state.running > 0 {
+        let is_probe = state.is_late;
+        if is_probe && state.probes >= PROBES_MAX {
             return None;
         }
-        state.running += 1;
-        Some(Turn { of: self, patience: if state.is_late { PROBE } else { PATIENCE } })
+        state.probes += usize::from(is_probe);
+        Some(Turn { of: self, is_probe })
     }
 
     /// A batch has waited for it long enough. Whether it was in time before.
@@ -47,11 +51,15 @@ impl Lateness {
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     of: &'a Lateness,
-    /// For how long the batch waits for them.
-    pub(super) patience: Duration,
+    is_probe: bool,
 }
 
 impl Turn<'_> {
+    /// For how long the batch waits for them.
+    pub(super) fn patience(&self) -> Duration {
+        if self.is_probe { PROBE } else { PATIENCE }
+    }
+
     /// Some have come to their end. Whether it was late until now.
     pub(super) fn answered(&self) -> bool {
         std::mem::take(&mut self.of.state().is_late)
@@ -60,6 +68,8 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.of.state().running -= 1;
+        if self.is_probe {
+            self.of.state().probes -= 1;
+        }
     }
 }

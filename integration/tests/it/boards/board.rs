@@ -67,6 +67,10 @@ impl Board {
         let chosen = ["job", "instance"].iter().all(|name| has(name, "query"));
         let narrowed = ["service", "route"].iter().any(|name| has(name, "query"));
         expect(chosen && narrowed, "variables to choose by".into());
+        let mut ids = BTreeSet::new();
+        for panel in list(&board["panels"]) {
+            expect(ids.insert(panel["id"].as_u64()), format!("{}: an id of its own", text(&panel["title"])));
+        }
         let mut titles = BTreeSet::new();
         let mut taken = BTreeSet::new();
         for panel in self.panels() {

@@ -47,7 +47,7 @@ impl Stage {
     /// Writes a row of the user's slot where it is.
     async fn notice(&self, order_id: i64) {
         let (user_id, slot) = (user(true), Slot::of_user(user(true)).number());
-        run(&self.from, format!("INSERT INTO paid_notice VALUES ({order_id}, {user_id}, 900, {slot})")).await;
+        run(&self.from, format!("INSERT INTO paid_notice VALUES ({order_id}, 0, {user_id}, 900, {slot})")).await;
     }
 
     /// How the user's slot stands where it was, and where it goes.

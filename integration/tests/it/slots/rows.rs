@@ -39,17 +39,17 @@ async fn fill(pool: &Pool<MySql>, user_id: i64, rows: usize) {
         format!(
             "INSERT INTO coupon_000 SELECT seq * 1024 + {slot}, {user_id}, seq % 9, 1, IF(seq % 3 = 0, 3, 1),
                 IF(seq % 3 = 0, 0, NULL), IF(seq % 3 = 0, seq, NULL), IF(seq % 3 = 0, -1, NULL), 5, -5, 1 << 60,
-                IF(seq % 3 = 0, 7, NULL), 0, IF(seq % 2 = 0, -seq, NULL) FROM seq_1_to_{rows}"
+                IF(seq % 3 = 0, 7, NULL), 0, IF(seq % 2 = 0, -seq, NULL), seq FROM seq_1_to_{rows}"
         ),
         format!("INSERT INTO claimed_000 SELECT {user_id}, seq, seq, 9, 3, 0 FROM seq_1_to_3"),
         format!(
             "INSERT INTO redemption(redemption_id, user_id, shop_id, order_id, idempotency_key, digest, content, state,
-                refusal, due_ms, created_ms, refunded_ms, refund_operator, refund_reason)
+                refusal, due_ms, created_ms, refunded_ms, refund_xid, refund_operator, refund_reason)
             SELECT seq * 1024 + {slot}, {user_id}, 3, seq, CONCAT(UNHEX('00ff27'), seq), '', UNHEX('5c00'),
-                IF(seq = 1, 4, 2), '退''\\\\', 5, 5, IF(seq = 1, 9, NULL), IF(seq = 1, '安', NULL),
-                IF(seq = 1, '', NULL) FROM seq_1_to_2"
+                IF(seq = 1, 4, 2), '退''\\\\', 5, 5, IF(seq = 1, 9, NULL), IF(seq = 1, REPEAT('0', 36), NULL),
+                IF(seq = 1, '安', NULL), IF(seq = 1, '', NULL) FROM seq_1_to_2"
         ),
-        format!("INSERT INTO paid_notice VALUES ({user_id}, {user_id}, 900, {slot})"),
+        format!("INSERT INTO paid_notice VALUES ({user_id}, 3, {user_id}, 900, {slot})"),
         format!("INSERT INTO issue_chunk SELECT 4, seq * 1024 + {slot}, seq FROM seq_1_to_2"),
         // Two of each transaction.
         format!(

@@ -16,7 +16,7 @@ pub(super) async fn what_is_tried_is_paused_and_goes_on_as_it_was<Db: Store>(mut
         let request = pb::PauseRequest { template_id, change: change(tried.revision) };
         let paused = client.pause(request).await.expect("it is tried").into_inner().template.expect("a template");
         assert_eq!((paused.status(), &paused.audience), (pb::Status::Paused, &tried.audience));
-        assert_eq!(versions(client, template_id).await, [Err(Refusal::NotOffered); 2], "nobody gets any");
+        assert_eq!(versions(client, template_id).await, [Err(Refusal::Paused); 2], "nobody gets any");
         let written = Some(rules(1, START_MS));
         let set = pb::SetRulesRequest { template_id, rules: written, change: change(paused.revision) };
         assert_eq!(code(client.set_rules(set).await), Code::NotAllowed, "users have it");

@@ -94,6 +94,7 @@ async fn a_poison_message_is_put_away_and_comes_back<D: Db>(stage: Stage<D>) {
     assert!(reasons[1].reason.contains("decode"), "{reasons:?}");
     letters(&stage, Some(Fate::Discard)).await;
     assert_eq!(letters(&stage, None).await, []);
+    stage.until(&WITNESS, 1, 22).await;
     for running in [ledger, witness, relay, sink_relay] {
         running.stop().await;
     }

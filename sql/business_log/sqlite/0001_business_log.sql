@@ -1,6 +1,7 @@
 -- Who did what, one row for each event that is logged. Searched by each of user, coupon, order and operator, newest
 -- first. at_ms is when it happened. Numbers are NULL where a row is about none, so that indexes hold what is searched.
--- about_id: of an operator's change, which of what its action names. coupon_step: which of the coupon's steps it is; they rise, while an entry may be written late. An order is known by its shop, 0 for one of one thing, and its number there.
+-- about_id: of an operator's change, which of what its action names. coupon_step: which of the coupon's steps it is; they
+-- rise, while an entry may be written late. An order is known by its shop, 0 for one of one thing, and its number there.
 CREATE TABLE business_log (
   log_id INTEGER PRIMARY KEY AUTOINCREMENT,
   at_ms INTEGER NOT NULL,

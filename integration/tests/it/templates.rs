@@ -1,10 +1,12 @@
 //! The template service over gRPC, on SQLite and on a real MariaDB: the life of templates, gray release, lists, usage,
 //! and every error by its code.
 
+mod offers;
 mod paused;
 
 use std::time::Duration;
 
+use offers::offers_and_versions_are_told_whoever_asks;
 use paused::what_is_tried_is_paused_and_goes_on_as_it_was;
 use sqlx::{MySql, Sqlite};
 use tempfile::TempDir;
@@ -236,39 +238,6 @@ async fn a_new_version_is_tried_promoted_and_rolled_back<Db: Store>(mut stage: S
         assert_eq!(found.rules, Some(rules(off_cents, START_MS)));
         assert_eq!(found.published_ms > 0, published, "version {version}");
     }
-}
-
-/// In pages, and of templates that have ended.
-async fn offers_and_versions_are_told_whoever_asks<Db: Store>(mut stage: Stage<Db>) {
-    let client = &mut stage.client;
-    let (tried, all) = (gray(client, "a").await.template_id, gray(client, "b").await.template_id);
-    promote(client, all, 1).await;
-    let ask = |user_id, claimable_at_ms, after| pb::ListOffersRequest {
-        user_id,
-        claimable_at_ms,
-        limit: 1,
-        after,
-        ..pb::ListOffersRequest::default()
-    };
-    for (user_id, at_ms, wanted) in [(42, START_MS, &[tried, all][..]), (43, START_MS, &[all]), (42, START_MS - 1, &[])]
-    {
-        let (mut found, mut after) = (Vec::new(), String::new());
-        loop {
-            let page = client.list_offers(ask(user_id, at_ms, after)).await.expect("a page").into_inner();
-            found.extend(page.offers.iter().map(|offer| offer.template_id));
-            after = page.next;
-            if after.is_empty() {
-                break;
-            }
-        }
-        assert_eq!(found, wanted, "{user_id} {at_ms}");
-    }
-    client.end(pb::EndRequest { template_id: all, change: change(3) }).await.expect("it lives");
-    let key = |template_id, version| pb::VersionKey { template_id, version };
-    let request = pb::GetVersionsRequest { versions: vec![key(all, 1), key(all, 2), key(77_777, 1)] };
-    let told = client.get_versions(request).await.expect("an answer").into_inner().versions;
-    let release = Some(pb::Release { version: 1, rules: Some(rules(500, START_MS)) });
-    assert_eq!(told, [pb::NamedVersion { template_id: all, name: "新人券".to_owned(), release }]);
 }
 
 async fn one_of_many_changes_at_once_wins<Db: Store>(mut stage: Stage<Db>) {

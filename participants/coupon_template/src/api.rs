@@ -1,6 +1,8 @@
 //! The service over gRPC: requests become values or an error that names the field, errors become those of the
 //! catalogue.
 
+use std::collections::HashSet;
+
 use tercet_proto::coupon_template::v1 as pb;
 use tercet_proto::coupon_template::v1::coupon_templates_server::CouponTemplates;
 use tercet_rules::limits::TIME_MS_MAX;
@@ -141,6 +143,10 @@ impl<Db: Store> CouponTemplates for Api<Db> {
         let pb::GetVersionsRequest { versions } = request.into_inner();
         if !(1..=VERSIONS_MAX).contains(&versions.len()) {
             return Err(invalid(Invalid::new("versions", Limit::Entries(1, VERSIONS_MAX))));
+        }
+        let mut known = HashSet::new();
+        if let Some(at) = versions.iter().position(|key| !known.insert((key.template_id, key.version))) {
+            return Err(invalid(Invalid::new(&format!("versions[{at}]"), Limit::Unique)));
         }
         let versions = self.templates.named(&versions).await.map_err(status)?;
         Ok(Response::new(pb::GetVersionsResponse { versions }))

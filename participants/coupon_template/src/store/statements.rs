@@ -46,7 +46,8 @@ pub(super) const SQLITE: Words = Words {
     named: "-- template_named
         SELECT v.template_id, t.name, v.version, v.rules FROM json_each(?) AS j
         CROSS JOIN template_version AS v ON v.template_id = j.value->>0 AND v.version = j.value->>1
-        CROSS JOIN template AS t ON t.template_id = v.template_id",
+        CROSS JOIN template AS t ON t.template_id = v.template_id
+        WHERE v.published_ms > 0 OR v.tried_ms > 0",
     put_version: "-- template_put_version
         INSERT INTO template_version(template_id, version, rules) VALUES (?, ?, ?)
         ON CONFLICT(template_id, version) DO UPDATE SET rules = excluded.rules",
@@ -80,7 +81,8 @@ pub(super) const MYSQL: Words = Words {
         FROM JSON_TABLE(?, '$[*]' COLUMNS (template_id BIGINT PATH '$[0]', version BIGINT PATH '$[1]')) AS j
         STRAIGHT_JOIN template_version AS v FORCE INDEX (PRIMARY)
             ON v.template_id = j.template_id AND v.version = j.version
-        STRAIGHT_JOIN template AS t FORCE INDEX (PRIMARY) ON t.template_id = v.template_id",
+        STRAIGHT_JOIN template AS t FORCE INDEX (PRIMARY) ON t.template_id = v.template_id
+        WHERE v.published_ms > 0 OR v.tried_ms > 0",
     put_version: "-- template_put_version
         INSERT INTO template_version(template_id, version, rules) VALUES (?, ?, ?)
         ON DUPLICATE KEY UPDATE rules = VALUES(rules)",

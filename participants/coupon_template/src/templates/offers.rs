@@ -138,7 +138,7 @@ impl<Db: Store> Templates<Db> {
         Ok(offer)
     }
 
-    /// Those of these versions that there are.
+    /// Those of these versions that users have had.
     ///
     /// # Errors
     /// The database's.

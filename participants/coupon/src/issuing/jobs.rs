@@ -282,11 +282,11 @@ impl<Db: Old + Dialect> Jobs<Db> {
     /// supply.
     async fn is_over(&self, template: &templates::Template, now_ms: i64) -> Result<bool, Error> {
         let ended = |claim: Option<&templates::Period>| claim.is_some_and(|claim| claim.end_ms + GRACE_MS <= now_ms);
-        let status = template.status();
-        if status == templates::Status::Ended {
+        if template.status() == templates::Status::Ended {
             return Ok(true);
         }
-        if !ended(template.claim.as_ref()) || status != templates::Status::Gray {
+        // A version may be tried while its template is paused, and goes on then.
+        if !ended(template.claim.as_ref()) || template.audience.is_none() {
             return Ok(ended(template.claim.as_ref()));
         }
         // Its audience has a claim period of its own.

@@ -6,15 +6,17 @@
 //! That a template is sold out is not, since units come back: of a batch that is ended, or by a person. Once stock has
 //! said so, one claim at a time asks it, at most one every [`SOLD_OUT_GAP`], and whoever came before it was asked has
 //! that answer too ([`Known::in_turn`]). So nobody is refused who did not come before stock had none, and however many
-//! come, stock and the coordinator hear of few of them.
+//! come, stock and the coordinator hear of few of them. A claim that takes longer than [`TURN_MAX`] may wait for its
+//! own database: the next one asks meanwhile.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tercet_rules::{Code, Fault, Rules};
 
-use super::limits::{OFFERS_MAX, REACHED_MAX, SOLD_OUT_GAP};
+use super::limits::{OFFERS_MAX, REACHED_MAX, SOLD_OUT_GAP, TURN_MAX};
 
 /// When stock was asked last, and had none; nothing when it had some again.
 type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
@@ -77,10 +79,21 @@ impl Known {
                 Some(asked) => {
                     tokio::time::sleep_until((asked + SOLD_OUT_GAP).into()).await;
                     let asked = Instant::now();
-                    let answer = ask(true).await;
-                    *last = has_none(&answer).then_some(asked);
-                    if last.is_none() {
-                        // Those who wait for their turn need none.
+                    let mut asking = pin!(ask(true));
+                    tokio::select! {
+                        answer = &mut asking => {
+                            *last = has_none(&answer).then_some(asked);
+                            if last.is_none() {
+                                // Those who wait for their turn need none.
+                                self.forget(wish, &turn);
+                            }
+                            return answer;
+                        }
+                        () = tokio::time::sleep(TURN_MAX) => {}
+                    }
+                    drop(last);
+                    let answer = asking.await;
+                    if answer.is_ok() {
                         self.forget(wish, &turn);
                     }
                     return answer;
@@ -225,7 +238,9 @@ mod tests {
         assert_eq!(asked(), [false, false]);
         let all = || futures_util::future::join_all((0..100).map(|_| stock.claim(&known, WISH)));
         assert_eq!(all().await, vec![Err(Code::SoldOut); 100]);
-        assert_eq!(asked(), [true], "the others have its answer");
+        // The others have its answer, those aside who came after it was asked.
+        let alone = asked();
+        assert!(alone.len() < 10 && alone.iter().all(|alone| *alone), "{alone:?}");
         // Of another revision or version nobody knows it.
         for wish in [Wish { revision: 6, ..WISH }, Wish { version: 2, ..WISH }] {
             assert_eq!(stock.claim(&known, wish).await, Err(Code::SoldOut));
@@ -238,6 +253,27 @@ mod tests {
         assert_eq!(found.iter().filter(|answer| answer.is_ok()).count(), 3);
         let alone = asked();
         assert!(alone[0] && alone.len() == 5, "they ask side by side: {alone:?}");
+    }
+
+    #[tokio::test]
+    async fn one_whose_database_hangs_keeps_nobody_from_what_is_there_again() {
+        let known = Known::default();
+        known.sold_out(WISH, Instant::now());
+        let mut hangs = pin!(known.in_turn(WISH, |_| std::future::pending::<Result<(), Fault>>()));
+        tokio::select! {
+            biased;
+            _ = &mut hangs => unreachable!("it hangs"),
+            () = std::future::ready(()) => {}
+        }
+        let other = known.in_turn(WISH, |alone| std::future::ready(Ok::<_, Fault>(alone)));
+        tokio::select! {
+            _ = hangs => unreachable!("it hangs"),
+            other = tokio::time::timeout(10 * TURN_MAX, other) => {
+                assert!(other.expect("it is not held up").expect("there is one"), "it asks in its turn");
+            }
+        }
+        let next = known.in_turn(WISH, |alone| std::future::ready(Ok::<_, Fault>(alone))).await;
+        assert!(!next.expect("there is one"), "nobody needs a turn any more");
     }
 
     #[test]

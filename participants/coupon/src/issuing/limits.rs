@@ -62,6 +62,8 @@ pub const LOOKED_AT_MAX: u32 = 1_000;
 pub const OFFERS_MAX: usize = 10_000;
 /// Between two questions of a process to stock whether a template that is sold out still is.
 pub const SOLD_OUT_GAP: Duration = Duration::from_millis(20);
+/// How long the others wait for the answer of the one that asks.
+pub const TURN_MAX: Duration = Duration::from_millis(500);
 /// Users and templates whose limits are known to be reached.
 pub const REACHED_MAX: usize = 200_000;
 /// For a transaction of a claim.

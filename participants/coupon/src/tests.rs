@@ -428,7 +428,18 @@ async fn every_step_of_a_coupon_is_told_and_that_it_ended_meanwhile_too() {
         Some(Payload::CouponExpired(event)) => (user_id, "expired", event.coupon_id, 0),
         other => panic!("{other:?}"),
     };
-    let words: Vec<_> = told(&shards).await.into_iter().map(word).collect();
+    let told = told(&shards).await;
+    let step = |(_, payload): &(i64, Option<Payload>)| match payload {
+        Some(Payload::CouponIssued(event)) => (event.coupon_id, 0),
+        Some(Payload::CouponUsed(event)) => (event.coupon_id, event.step),
+        Some(Payload::CouponGivenBack(event)) => (event.coupon_id, event.step),
+        Some(Payload::CouponExpired(event)) => (event.coupon_id, event.step),
+        other => panic!("{other:?}"),
+    };
+    let mut steps: Vec<(i64, i64)> = told.iter().map(step).collect();
+    steps.sort_by_key(|(coupon_id, _)| *coupon_id);
+    assert!(steps.is_sorted_by(|earlier, later| earlier < later), "{steps:?}");
+    let words: Vec<_> = told.into_iter().map(word).collect();
     let (one, two) = (slot(1), slot(2));
     let wanted = [
         (7, "issued", one, 0),

@@ -34,6 +34,7 @@ on_both! {
     another_attempt_waits_until_the_one_before_holds_nothing;
     a_refund_goes_on_until_it_is_done_or_a_person_stops_it;
     a_refund_that_has_ended_is_done_for_whoever_asks_next;
+    a_refund_that_the_coordinator_does_not_know_is_done_if_its_coupons_are_back;
     a_paid_order_is_not_closed_and_nothing_else_of_it_moves;
     a_redemption_that_a_person_stopped_is_not_refused_and_is_begun_again;
     what_somebody_was_told_is_kept_no_other_call_of_its_key_forgets;
@@ -195,6 +196,27 @@ async fn a_refund_that_has_ended_is_done_for_whoever_asks_next<Db: Databases>(mu
     let told = world.refund(refund(1)).await.expect("it is refunded");
     assert_eq!((told.state(), told.returned_coupon_ids), (RefundState::Done, vec![one]));
     assert_eq!(world.get("k").await.state(), State::Refunded);
+}
+
+/// What ended long ago the coordinator forgets; what it has lost is not taken for that.
+async fn a_refund_that_the_coordinator_does_not_know_is_done_if_its_coupons_are_back<Db: Databases>(
+    mut world: World<Db>,
+) {
+    world.with_orders(&[(1, 100)]).await;
+    let (back, used) = (world.own(universal(300, 2)).await, world.own(universal(300, 2)).await);
+    for (key, order_id, coupon) in [("back", 1, back), ("used", 2, used)] {
+        world.redeem(&wanted(key, order_id, &[coupon])).await.expect("it is granted");
+    }
+    world.coordinator.all_ended().await;
+    assert_eq!(world.refund(refund(1)).await.expect("it is placed").state(), RefundState::Done);
+    let xid = "00000000-0000-0000-0000-000000000001";
+    world.redemptions_by_hand(&format!("state = 6, refunded_ms = 1, refund_xid = '{xid}', due_ms = 1")).await;
+    until("the job has found out", async || world.get("back").await.state() == State::Refunded).await;
+    for (order_id, state, coupons) in [(1, RefundState::Done, vec![back]), (2, RefundState::Submitted, vec![])] {
+        let told = world.refund(refund(order_id)).await.expect("it is or is being refunded");
+        assert_eq!((told.state(), told.returned_coupon_ids), (state, coupons), "order {order_id}");
+    }
+    assert_eq!(world.get("used").await.state(), State::Refunding, "nobody knows");
 }
 
 /// Its own row says no before anything else is taken back: nobody is told that it is being refunded.

@@ -41,7 +41,8 @@ pub const REFUND_DEADLINE: Duration = Duration::from_mins(10);
 /// For a call to the coordinator, its repeats included: longer than [`DEADLINE`], so that a slow participant is told
 /// from a coordinator that is away.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
-/// For a coordinator to say how a transaction stands whose end took longer than that; one that does not is away.
+/// For a coordinator to say how a transaction stands whose end took longer than that; one that does not is away, or,
+/// where nobody waits for it, slow.
 pub const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long nobody waits for a coordinator that was away.
 pub const AWAY_PAUSE: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use super::redeem::content;
 use super::trial::{busy, database};
 use super::{Redemption, fields};
 use crate::store::redemptions::{Change, Redemption as Row, Redemptions, State};
-use crate::store::{self, Status};
+use crate::store::{self, Coupon, Status};
 use crate::{GIVE_BACK, TAKE_BACK, order, stock};
 
 impl<Db: Redemptions + Dialect> Redemption<Db> {
@@ -52,10 +52,10 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
             }
         };
         match view.outcome() {
-            Some(Outcome::Confirmed) => {
-                self.note_taken_back(&row, view.xid()).await?;
-                self.done(&row).await
-            }
+            Some(Outcome::Confirmed) => match self.note_taken_back(&row, view.xid()).await? {
+                Some(Outcome::Confirmed) => self.done(&row).await,
+                Some(Outcome::Cancelled) | None => Err(busy()),
+            },
             // Out of time, or stopped by a person: nobody has said no.
             Some(Outcome::Cancelled) if view.refusal().is_none() => Err(busy()),
             // Another one may have been quicker.
@@ -79,7 +79,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         }
         match self.look_back(row).await? {
             Some(Outcome::Confirmed) => self.done(row).await,
-            // It is about to be what it was.
+            // It is what it was, or about to be.
             Some(Outcome::Cancelled) => Err(busy()),
             None => Ok(submitted()),
         }
@@ -91,34 +91,64 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         let xid = row.refund_xid.ok_or_else(busy)?;
         let outcome = match tokio::time::timeout(LOOK_TIMEOUT, self.client.get(xid)).await {
             Ok(Ok(view)) => view.outcome(),
-            // It is forgotten, and so has ended: had it been cancelled, the row would be what it was.
-            Ok(Err(Error::NotFound)) => Some(Outcome::Confirmed),
-            Ok(Err(_)) | Err(_) => {
+            Ok(Err(Error::NotFound)) => self.forgotten(row).await?,
+            Ok(Err(Error::Unknown { .. })) => {
                 self.now_away();
                 None
             }
+            // It is slow, or says nothing of this one.
+            Ok(Err(_)) | Err(_) => None,
         };
-        if outcome == Some(Outcome::Confirmed) {
-            self.note_taken_back(row, xid).await?;
+        match outcome {
+            Some(Outcome::Confirmed) => self.note_taken_back(row, xid).await,
+            outcome => Ok(outcome),
         }
-        Ok(outcome)
     }
 
-    /// Notes that nothing undoes it any more, unless somebody has.
-    async fn note_taken_back(&self, row: &Row, xid: Xid) -> Result<(), Fault> {
-        self.change(row.user_id, row.redemption_id, Change::TakenBack(xid)).await.map(drop)
+    /// What has become of a transaction that the coordinator does not know. It forgets what ended long ago, and only
+    /// that: had this one been cancelled, the redemption would be what it was. But a coordinator that lost it says the
+    /// same: while a coupon is with the order, it was not confirmed, and a person has to look.
+    async fn forgotten(&self, row: &Row) -> Result<Option<Outcome>, Fault> {
+        let coupons = self.coupons(row).await?;
+        let of_order = |order: &store::Order| (order.shop_id, order.order_id) == (row.shop_id, row.order_id);
+        if coupons.iter().any(|coupon| coupon.order.as_ref().is_some_and(of_order)) {
+            error!(redemption = row.redemption_id, order = row.order_id, "a refund that the coordinator has lost");
+            return Ok(None);
+        }
+        Ok(Some(Outcome::Confirmed))
+    }
+
+    /// Notes that nothing undoes it any more, unless somebody has: what has become of it by its row.
+    async fn note_taken_back(&self, row: &Row, xid: Xid) -> Result<Option<Outcome>, Fault> {
+        if self.change(row.user_id, row.redemption_id, Change::TakenBack(xid)).await? {
+            return Ok(Some(Outcome::Confirmed));
+        }
+        let now = self.by_order(row.user_id, (row.shop_id, row.order_id)).await?;
+        let now = now.filter(|now| now.redemption_id == row.redemption_id).ok_or_else(busy)?;
+        Ok(match now.state {
+            State::Refunded => Some(Outcome::Confirmed),
+            // By another transaction.
+            State::Refunding => None,
+            State::Done | State::Kept | State::Submitted | State::Refused | State::GivenUp => Some(Outcome::Cancelled),
+        })
     }
 
     /// Which of the coupons are their user's again.
     async fn done(&self, row: &Row) -> Result<pb::RefundResponse, Fault> {
-        let ids: Vec<i64> = deductions(&content(row)?).iter().map(|own| own.coupon_id).collect();
-        let mut connection = self.connection(row.user_id).await?;
-        let found = store::look::<Db>(&mut connection, self.shards.map(), row.user_id, &ids).await.map_err(database)?;
-        let back = found.iter().map(|(coupon, _)| coupon).filter(|coupon| coupon.status != Status::Expired);
+        let coupons = self.coupons(row).await?;
+        let back = coupons.iter().filter(|coupon| coupon.status != Status::Expired);
         Ok(pb::RefundResponse {
             state: pb::RefundState::Done.into(),
             returned_coupon_ids: back.map(|coupon| coupon.coupon_id).collect(),
         })
+    }
+
+    /// Those that the redemption is of, as they are.
+    async fn coupons(&self, row: &Row) -> Result<Vec<Coupon>, Fault> {
+        let ids: Vec<i64> = deductions(&content(row)?).iter().map(|own| own.coupon_id).collect();
+        let mut connection = self.connection(row.user_id).await?;
+        let found = store::look::<Db>(&mut connection, self.shards.map(), row.user_id, &ids).await.map_err(database)?;
+        Ok(found.into_iter().map(|(coupon, _)| coupon).collect())
     }
 }
 

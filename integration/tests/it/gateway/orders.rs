@@ -216,8 +216,9 @@ async fn is_closed_when_nobody_pays<A: Asks>(market: &mut Market<'_, A>) {
         (told.code(), told.status, &told.body["title"]),
         ("ORDER_CLOSED", 409, &json!("订单 3 已关闭，不能付款"))
     );
+    // That is noted once its transaction has ended.
     let redemption = Ask::get(format!("{}/redemption", path(3))).by(&market.keys.shop("bob"));
-    assert_eq!(asks.ask(redemption).await.good(200)["state"], "refunded");
+    until("it is refunded", async || asks.ask(redemption.clone()).await.good(200)["state"] == "refunded").await;
     let entry = market.logged(3, "order closed").await;
     assert_eq!((&entry["reason"], &entry["before"]), (&json!("not paid in time"), &json!(r#"{"status":"placed"}"#)));
     assert!(entry.get("operator").is_none(), "{entry}");

@@ -41,6 +41,8 @@ impl Books {
                 let suspect = Suspect::Table(database, table);
                 let before = self.seats(database).await?;
                 let rows = self.coupon[database].numbers::<5>(sql.clone()).await?;
+                let uncounted = self.uncounted(database, table, &allowed).await?;
+                // What was read in between is of the slots that it had all the while.
                 let seen = self.seen(&mut open, database, &before).await?;
                 for row in rows {
                     let [user_id, template_id, off, claimed, per_user] = row.map(Option::unwrap_or_default);
@@ -55,7 +57,8 @@ impl Books {
                     };
                     findings.push(Finding { suspect, text });
                 }
-                findings.extend(self.uncounted(database, table, &allowed, &seen).await?);
+                let own = uncounted.into_iter().filter(|(user_id, _)| seen.contains(&Slot::of_user(*user_id).number()));
+                findings.extend(own.map(|(_, finding)| finding));
                 // What is left behind is above no limit either.
                 findings.extend(self.above(database, table, &allowed).await?);
             }
@@ -64,14 +67,13 @@ impl Books {
     }
 
     /// Those who have more coupons of their latest day than are counted for it. A coupon of that day is counted for
-    /// it, and one of an earlier day may be.
+    /// it, and one of an earlier day may be. Each with its user, whose slot may have moved meanwhile.
     async fn uncounted(
         &mut self,
         database: usize,
         table: usize,
         allowed: &BTreeMap<i64, Allowed>,
-        seen: &BTreeSet<usize>,
-    ) -> anyhow::Result<Vec<Finding>> {
+    ) -> anyhow::Result<Vec<(i64, Finding)>> {
         let mut findings = Vec::new();
         for (zone_ms, templates) in by_zone(allowed) {
             let sql = format!(
@@ -85,12 +87,10 @@ impl Books {
             );
             for row in self.coupon[database].numbers::<4>(sql).await? {
                 let [user_id, template_id, today, has] = row.map(Option::unwrap_or_default);
-                if seen.contains(&Slot::of_user(user_id).number()) {
-                    let text = format!(
-                        "user {user_id} has claimed {today} of template {template_id} on the latest day, and has {has}"
-                    );
-                    findings.push(Finding { suspect: Suspect::Table(database, table), text });
-                }
+                let text = format!(
+                    "user {user_id} has claimed {today} of template {template_id} on the latest day, and has {has}"
+                );
+                findings.push((user_id, Finding { suspect: Suspect::Table(database, table), text }));
             }
         }
         Ok(findings)

@@ -12,12 +12,13 @@ use crate::store::sqlite::make_folder;
 #[derive(Debug)]
 pub struct Held(#[expect(dead_code, reason = "the lock is the open file's")] File);
 
-/// For a child of a process that has just ended to let go of what it has had from its parent until its own program runs.
+/// For a child of a process that has just ended to let go of what it has had from its parent until its own program
+/// runs.
 const PATIENCE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Takes a folder for this process, and makes it when it is not there. Nothing is written in it. One that somebody has is
-/// tried for a second.
+/// Takes a folder for this process, and makes it when it is not there. Nothing is written in it. One that somebody has
+/// is tried for a second.
 ///
 /// # Errors
 /// [`Error::Held`] when another process has it, or another coordinator of this one; [`store::Error::Unwritable`] when

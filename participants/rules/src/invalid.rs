@@ -117,8 +117,8 @@ impl Basis {
     }
 }
 
-/// Whether it turns the direction of the text after it (Unicode Standard Annex 9, 2), or ends its line: what comes after
-/// a name in a list or a log would be read another way than it is.
+/// Whether it turns the direction of the text after it (Unicode Standard Annex 9, 2), or ends its line: what comes
+/// after a name in a list or a log would be read another way than it is.
 const fn turns(character: char) -> bool {
     matches!(
         character,

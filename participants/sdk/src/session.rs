@@ -208,8 +208,8 @@ impl<'a, Db: Dialect> Session<'a, Db> {
         }
     }
 
-    /// From the welcome until the service stops and all batches are answered. What goes on after its answer, in a database
-    /// that is late, is rolled back then.
+    /// From the welcome until the service stops and all batches are answered. What goes on after its answer, in a
+    /// database that is late, is rolled back then.
     async fn serve(
         &self,
         up: &mpsc::Sender<OpenRequest>,

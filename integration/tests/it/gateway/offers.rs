@@ -1,5 +1,7 @@
 //! What users are offered, and what they are told of the coupons that they have, over HTTP.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::coupons::{claim, published};
@@ -119,7 +121,7 @@ async fn whoever_comes_too_late_or_while_it_is_paused_is_told_so() {
     ] {
         platform.ask(change(&ann, &format!("{id}/{action}"), revision)).await.good(200);
         // Issuing knows it a second later.
-        tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
         for (language, title) in [("zh", zh), ("en", en)] {
             for ask in [Ask::get(format!("/v1/offers/{id}")).by(&user), claim(&user, &id, "k"), batch(action)] {
                 let told = platform.ask(ask.with("accept-language", language)).await;

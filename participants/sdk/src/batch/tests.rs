@@ -236,19 +236,24 @@ async fn a_database_past_the_epoch_of_a_call_is_not_touched() {
     assert_eq!(rows, 1, "what was not done left no trace");
 }
 
+/// A service that lives in two databases.
+async fn spread(pools: [&Pool<Sqlite>; 2]) -> Executor<Sqlite> {
+    let deliver = Action::message("shop", "deliver");
+    let service = Service::new("shop", pools.map(Pool::clone)).tables(["shop"]).receiver(deliver, Spread);
+    service.executor().await.unwrap()
+}
+
+/// A message to it.
+fn delivery(number: u8, request: &'static str) -> Call {
+    Call { action: "deliver".into(), tried: false, request: request.into(), ..call(number, Confirm, 0) }
+}
+
 #[tokio::test]
 async fn each_call_runs_in_the_database_of_its_request() {
     let ((_one, one), (_two, two)) = (shop_database().await, shop_database().await);
-    let deliver = Action::message("shop", "deliver");
-    let service = Service::new("shop", [one.clone(), two.clone()]).tables(["shop"]).receiver(deliver, Spread);
-    let executor = service.executor().await.unwrap();
-    let call = |number: u8, request: &'static str| Call {
-        action: "deliver".into(),
-        tried: false,
-        request: request.into(),
-        ..call(number, Confirm, 0)
-    };
-    let calls = vec![call(1, "1"), call(2, "0"), call(3, "1"), call(4, "2"), call(5, "x"), call(1, "1")];
+    let executor = spread([&one, &two]).await;
+    let calls = [(1, "1"), (2, "0"), (3, "1"), (4, "2"), (5, "x"), (1, "1")];
+    let calls = calls.into_iter().map(|(number, request)| delivery(number, request)).collect();
     let replies = answers(executor.run(calls).await);
     assert_eq!(replies[..3], [done("1"), done("0"), done("1")]);
     assert_eq!(replies[3], unknown("place() names a database that is not there"));
@@ -260,16 +265,8 @@ async fn each_call_runs_in_the_database_of_its_request() {
 #[tokio::test]
 async fn a_database_that_hangs_keeps_no_other_from_its_answers() {
     let ((_one, one), (_two, two)) = (shop_database().await, shop_database().await);
-    let deliver = Action::message("shop", "deliver");
-    let service = Service::new("shop", [one.clone(), two.clone()]).tables(["shop"]).receiver(deliver, Spread);
-    let executor = service.executor().await.unwrap();
-    let call = |number: u8, request: &'static str| Call {
-        action: "deliver".into(),
-        tried: false,
-        request: request.into(),
-        not_after_ms: 600_000,
-        ..call(number, Confirm, 0)
-    };
+    let executor = spread([&one, &two]).await;
+    let call = |number, request| Call { not_after_ms: 600_000, ..delivery(number, request) };
     let (late, again) = (unknown("its database does not answer in time"), reply::Answer::NotNowMs(250));
     let slow = executor.places[1].writers.acquire().await.unwrap();
     let (replies, first) = executor.run_in_time(vec![call(1, "1"), call(2, "0")]).await;

@@ -189,14 +189,14 @@ pub async fn serve<S: Store>(
         started_at: clock.now(),
         clock: clock.clone(),
     };
-    let waiting = inbox.clone();
+    let readiness = (Arc::clone(&gauges), inbox.clone(), sessions.clone());
     let services = Services { coordinator, sessions: api::sessions::Service::new(sessions, inbox, clock), admin };
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::Serving).await;
     if let Some(watch) = space::Watch::new(&config, Arc::clone(&gauges)) {
         work.spawn(watch.run());
     }
-    work.spawn(canary::watch_readiness((gauges, waiting), stop.subscribe(), health.clone()));
+    work.spawn(canary::watch_readiness(readiness, stop.subscribe(), health.clone()));
     let (close, closing) = oneshot::channel::<()>();
     let closing = closing.map(drop).shared();
     let mut server = std::pin::pin!(services.serve(ports, health_service, security, closing).fuse());

@@ -186,8 +186,8 @@ pub const ALARMS_MAX: usize = 64;
 /// Resources that differ, in one page of a participant's.
 pub const MISFITS_SHOWN: usize = 16;
 
-/// How often a canary goes through the driver and the store while something is under way and nothing ends. Sessions
-/// that answer nothing get theirs half as often.
+/// How often a canary goes through the driver and the store while something is under way and nothing ends, and one to
+/// each session that has nothing else to answer.
 pub const CANARY_MS: u64 = 500;
 
 /// How often both do while nothing is under way: each costs a few synced commits, on a machine that may be a laptop.
@@ -196,8 +196,11 @@ pub const CANARY_QUIET_MS: u64 = 10_000;
 /// Sessions that get a canary at a time, so that one row stays small: with more of them each has its turn less often.
 pub const CANARIES_MAX: usize = 64;
 
+/// Canaries for sessions that are under way at a time: more than begin before the first of them is cancelled.
+pub const CANARY_ROUNDS_MAX: usize = 8;
+
 /// A coordinator that has something under way, and in which nothing has ended for so long, not even a canary, is not
-/// ready.
+/// ready; nor is it for initiators when sessions are to be asked and none of any service has answered for so long.
 pub const UNREADY_MS: u64 = 2_000;
 
 /// A session that has not answered its canary for so long is reported.

@@ -71,6 +71,10 @@ pub fn describe() {
     describe_gauge!("tercet_live_transactions", "Transactions in memory");
     describe_gauge!("tercet_idle_seconds", "Since a transaction ended, if only a canary; 0: none is under way");
     describe_gauge!(
+        "tercet_silent_seconds",
+        "Since sessions were to be asked by canaries and none of any service has answered; 0: one has, or none was"
+    );
+    describe_gauge!(
         "tercet_canary_age_seconds",
         "Since a session was asked by a canary and has answered nothing: its longest, by service; 0: none is"
     );
@@ -260,6 +264,11 @@ pub fn live(count: u64) {
 /// How long ago something ended while something is under way.
 pub fn idle(age: Duration) {
     gauge!("tercet_idle_seconds").set(age.as_secs_f64());
+}
+
+/// How long ago a session of any service answered while some are to be asked.
+pub fn silent(age: Duration) {
+    gauge!("tercet_silent_seconds").set(age.as_secs_f64());
 }
 
 /// For how long the session of each service that is silent for longest has owed an answer to a canary.

@@ -21,7 +21,7 @@ use super::show::{Screen, count, paint, span, wrap};
 use super::{Common, Error, offline};
 
 /// The checks that ask the coordinator, each of which needs the one before but for what it found out.
-const ONLINE: [&str; 12] = [
+const ONLINE: [&str; 13] = [
     "address",
     "connection",
     "health",
@@ -30,6 +30,7 @@ const ONLINE: [&str; 12] = [
     "room",
     "drain",
     "space",
+    "reach",
     "participants",
     "retries",
     "parked",
@@ -190,7 +191,7 @@ async fn online(common: &Common, screen: &Screen<'_>, checks: &mut Vec<Check>) {
     };
     checks.push(version(env!("CARGO_PKG_VERSION"), &statistics.version));
     checks.push(clock(before, after, statistics.now_ms));
-    checks.extend([room(&statistics), drain(&statistics), space(&statistics)]);
+    checks.extend([room(&statistics), drain(&statistics), space(&statistics), reach(&statistics)]);
     match work(&mut client).await {
         Ok((unfinished, services)) => {
             checks.push(participants(&unfinished, &services, after));
@@ -302,6 +303,17 @@ fn space(statistics: &pb::GetStatisticsResponse) -> Check {
     }
     let detail = "the disk under its store is full: every new transaction is refused, what is under way ends";
     failed("space", detail, "make room on that disk; full is what leaves less free than its --disk-reserve-mib")
+}
+
+/// Whether calls get through at all.
+fn reach(statistics: &pb::GetStatisticsResponse) -> Check {
+    if statistics.silent_ms < crate::limits::UNREADY_MS {
+        return passed("reach", "no session has to be waited for, or one of them answers");
+    }
+    let silent = span(statistics.silent_ms);
+    let detail = format!("sessions are asked and none has answered for {silent}: initiators are told it is not ready");
+    let remedy = "see `tercet participants`, and start those again that hang; when they are well, look at its log";
+    failed("reach", detail, remedy)
 }
 
 /// Who is waited for and gone, and who is there and does not keep up. The transactions tell of the newest work, the
@@ -424,12 +436,16 @@ skipped  health        needs connection
     }
 
     #[test]
-    fn versions_room_and_parked_work_fail_at_their_limits() {
+    fn versions_room_silence_and_parked_work_fail_at_their_limits() {
         let full = pb::GetStatisticsResponse { live: 5, live_max: 5, ..pb::GetStatisticsResponse::default() };
         assert_eq!(room(&full).outcome, Outcome::Failed);
         assert_eq!(room(&pb::GetStatisticsResponse { live: 4, ..full }).outcome, Outcome::Passed);
         assert_eq!(version("1.0.0", "1.0.0").outcome, Outcome::Passed);
         assert_eq!(version("1.0.0", "1.0.1").detail, "the coordinator is 1.0.1, this program 1.0.0");
+        let silent = |silent_ms| reach(&pb::GetStatisticsResponse { silent_ms, ..Default::default() });
+        assert_eq!(silent(1_999).outcome, Outcome::Passed);
+        let told = "sessions are asked and none has answered for 2s: initiators are told it is not ready";
+        assert_eq!(silent(2_000).detail, told);
         assert_eq!(parked(0).outcome, Outcome::Passed);
         assert_eq!(parked(3).detail, "3 waiting for a person");
         assert_eq!(parked(1_000).detail, "1000 or more waiting for a person");

@@ -12,6 +12,7 @@ use super::Error;
 use super::change::{Difference, Why, lines};
 use super::client::{Client, request};
 use super::show::{Screen, count, iso, short, span, table};
+use crate::limits::UNREADY_MS;
 
 /// How often `top` and `drain --wait` look.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
@@ -38,6 +39,7 @@ struct Statistics {
     compensations_pending: u64,
     compensations_failed: u64,
     idle_ms: u64,
+    silent_ms: u64,
     invariants: Vec<Invariant>,
     services: Vec<Service>,
 }
@@ -143,6 +145,7 @@ impl From<&Seen> for Statistics {
             compensations_pending: statistics.compensations_pending,
             compensations_failed: statistics.compensations_failed,
             idle_ms: statistics.idle_ms,
+            silent_ms: statistics.silent_ms,
             invariants: statistics.invariants.iter().map(Invariant::from).collect(),
             services: services.collect(),
         }
@@ -236,6 +239,12 @@ fn overview(seen: &Seen, before: Option<&Seen>, color: bool) -> String {
     }
     if now.disk_full {
         lines.push("  DISK FULL  nothing new is taken, see `tercet doctor`".into());
+    }
+    if now.idle_ms >= UNREADY_MS {
+        lines.push(format!("  NOT READY  nothing has ended for {}, not even a canary", span(now.idle_ms)));
+    }
+    if now.silent_ms >= UNREADY_MS {
+        lines.push(format!("  NOT READY  no session has answered for {}, see `tercet doctor`", span(now.silent_ms)));
     }
     lines.push(format!("  in memory  {} of {}", now.live, now.live_max));
     lines.push(format!("  ended      {}{}", now.ended, rate(|one| one.ended)));
@@ -374,6 +383,17 @@ fn shown(limit: pb::Limit) -> Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_stands_out_for_which_reason_the_coordinator_is_not_ready() {
+        let told = |idle_ms, silent_ms| {
+            let statistics = pb::GetStatisticsResponse { idle_ms, silent_ms, ..pb::GetStatisticsResponse::default() };
+            overview(&Seen { statistics, services: Vec::new() }, None, false)
+        };
+        assert!(!told(1_900, 1_900).contains("NOT READY"));
+        assert!(told(3_000, 0).contains("NOT READY  nothing has ended for 3s, not even a canary\n"));
+        assert!(told(0, 4_000).contains("NOT READY  no session has answered for 4s, see `tercet doctor`\n"));
+    }
 
     #[test]
     fn what_is_promised_and_broken_stands_out() {

@@ -230,7 +230,7 @@ async fn doctor_names_who_is_missing_and_counts_what_is_parked() {
     assert_eq!(code, 1);
 }
 
-const ONLINE_OUTCOMES: [(&str, &str); 11] = [
+const ONLINE_OUTCOMES: [(&str, &str); 12] = [
     ("address", "passed"),
     ("connection", "passed"),
     ("health", "passed"),
@@ -239,6 +239,7 @@ const ONLINE_OUTCOMES: [(&str, &str); 11] = [
     ("room", "passed"),
     ("drain", "passed"),
     ("space", "passed"),
+    ("reach", "passed"),
     ("participants", "failed"),
     ("retries", "passed"),
     ("parked", "failed"),

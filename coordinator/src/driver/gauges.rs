@@ -20,6 +20,12 @@ pub struct Gauges {
     pub canaries: AtomicU64,
     /// Since one of either ended, while any is under way, in milliseconds.
     pub idle_ms: AtomicU64,
+    /// Canaries for sessions that are under way.
+    pub rounds: AtomicU64,
+    /// Canaries for sessions that ended since the start.
+    pub rounds_ended: AtomicU64,
+    /// Since sessions were to be asked and none has answered, or nothing that asks them has ended, in milliseconds.
+    pub silent_ms: AtomicU64,
     /// Commits since the start.
     pub commits: AtomicU64,
     /// Rows of those commits.

@@ -16,9 +16,11 @@ use crate::{canary, limits};
 pub(super) struct Canary {
     /// Waits for a place in the window.
     waiting: Option<Outgoing>,
-    /// Since when one has no answer.
+    /// Since when one was meant for it and none has an answer.
+    meant_at: Option<Duration>,
+    /// Since when one that was put before it has no answer.
     asked_at: Option<Duration>,
-    /// When one was last chosen for it.
+    /// When one was last meant for it.
     chosen_at: Duration,
     /// When it last answered one, or a call, or was opened.
     pub(super) answered_at: Duration,
@@ -28,17 +30,25 @@ pub(super) struct Canary {
 
 impl Canary {
     pub(super) fn new(now: Duration) -> Self {
-        Self { waiting: None, asked_at: None, chosen_at: Duration::ZERO, answered_at: now, told: false }
+        Self { waiting: None, meant_at: None, asked_at: None, chosen_at: Duration::ZERO, answered_at: now, told: false }
     }
 
     /// The session has answered one.
     pub(super) fn answered(&mut self, now: Duration) {
-        self.asked_at = None;
+        (self.meant_at, self.asked_at) = (None, None);
         self.lives(now);
     }
 
     fn is_due(&self, now: Duration) -> bool {
-        self.asked_at.is_none() && now.saturating_sub(self.answered_at) > Duration::from_millis(limits::CANARY_MS)
+        // One that was meant for it and has not come may still come.
+        let silence_ms = if self.meant_at.is_some() { 2 * limits::CANARY_MS } else { limits::CANARY_MS / 2 };
+        let last = self.answered_at.max(self.chosen_at);
+        self.asked_at.is_none() && now.saturating_sub(last) >= Duration::from_millis(silence_ms)
+    }
+
+    /// Since when it has answered nothing although one was meant for it.
+    fn silent_since(&self) -> Option<Duration> {
+        self.meant_at.map(|meant_at| meant_at.max(self.answered_at))
     }
 
     /// For how long one has waited for its session to answer anything.
@@ -53,7 +63,7 @@ impl Canary {
 }
 
 impl Sessions {
-    /// The sessions whose turn it is to get a canary: those that have answered their last one, and nothing since
+    /// The sessions whose turn it is to get a canary: those that owe no answer to one, and have answered nothing
     /// lately. Who had one longest ago comes first.
     pub fn next_canaries(&self) -> Vec<(String, SessionId)> {
         let now = self.clock.monotonic();
@@ -71,9 +81,20 @@ impl Sessions {
         }
         let chosen = free.into_iter().map(|(name, session)| {
             session.canary.chosen_at = now;
+            session.canary.meant_at.get_or_insert(now);
             (name.clone(), session.id)
         });
         chosen.collect()
+    }
+
+    /// Since when no session of any service has answered anything although canaries were meant for some; `None`: the
+    /// one that was heard last owes nothing since. One that came is heard, and one that leaves owes nothing.
+    pub fn silent_since(&self) -> Option<Duration> {
+        let inner = self.lock();
+        let sessions = || inner.participants().flat_map(|(_, service)| &service.sessions);
+        let heard_at = sessions().map(|session| session.canary.answered_at).max()?;
+        let owing = sessions().filter(|session| !session.leaving).filter_map(|session| session.canary.silent_since());
+        owing.filter(|since| *since >= heard_at).min()
     }
 
     /// For each service the longest time for which one of its sessions has been asked and has answered nothing. Logs a
@@ -105,6 +126,7 @@ impl Inner {
         let session = service.sessions.iter_mut().find(|session| session.id == id);
         let Some(session) = session.filter(|_| call.call.operation == Operation::Try) else { return false };
         session.canary.asked_at.get_or_insert(now);
+        session.canary.meant_at.get_or_insert(now);
         session.canary.waiting = Some(call.clone());
         service.canaries += 1;
         if !service.dirty {

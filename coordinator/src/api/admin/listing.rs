@@ -129,6 +129,7 @@ impl<S: Store> Service<S> {
             calls: sent.calls,
             invariants: self.sessions.invariants(),
             idle_ms: self.gauges.idle_ms.load(Ordering::Relaxed),
+            silent_ms: self.gauges.silent_ms.load(Ordering::Relaxed),
             draining: self.gauges.controls.draining(),
             disk_full: self.gauges.disk_full.load(Ordering::Relaxed),
             started_at_ms: self.started_at.0,

@@ -149,7 +149,7 @@ async fn whoever_is_not_let_in_is_told_which_flag_it_takes() {
     let (text, code) = doctor(&format!("--token-file {}", file("bob"))).await;
     assert!(text.contains("its token is not an operator's") && code == 1, "{text}");
     let (text, code) = doctor(&format!("--token-file {}", file("ann"))).await;
-    assert!(text.ends_with("12 passed, 0 failed, 0 skipped\n") && code == 0, "{text}");
+    assert!(text.ends_with("13 passed, 0 failed, 0 skipped\n") && code == 0, "{text}");
 
     // As a port with TLS does to who speaks none.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

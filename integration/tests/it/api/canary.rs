@@ -28,9 +28,14 @@ async fn canaries(reader: &mut SqliteConnection) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM tx WHERE mode = 9").fetch_one(reader).await.expect("it reads")
 }
 
+/// As initiators see it.
 async fn ready(coordinator: &Coordinator) -> bool {
+    says(coordinator, "tercet.coordinator.v1.Coordinator").await
+}
+
+async fn says(coordinator: &Coordinator, service: &str) -> bool {
     let mut client = HealthClient::new(coordinator.raw());
-    let service = "tercet.coordinator.v1.Coordinator".into();
+    let service = service.into();
     let answer = client.check(health::HealthCheckRequest { service }).await.expect("it answers");
     answer.into_inner().status() == ServingStatus::Serving
 }
@@ -87,6 +92,36 @@ async fn a_session_that_does_not_execute_shows_in_its_own_health_alone() {
     // None of it is ever retried, parked or listed.
     assert_eq!(coordinator.count().await, 2);
     assert!(coordinator.compensations().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_coordinator_whose_sessions_are_all_silent_is_not_ready_for_initiators_until_one_answers() {
+    let coordinator = Coordinator::start().await;
+    let stock = Party::join(&coordinator, "stock", |_| Say::Held).await;
+    let coupon = Party::join(&coordinator, "coupon", |_| Say::Held).await;
+    let slow = |service: &str| tcc(vec![pb::Branch { call_timeout_ms: 60_000, ..branch(service, 1) }]);
+    let begun = Instant::now();
+    coordinator.submit(slow("stock"), pb::Wait::Accepted).await.expect("it is accepted");
+    stock.hears("try", 1, 1).await;
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert!(ready(&coordinator).await, "the other one answers");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    coordinator.submit(slow("coupon"), pb::Wait::Accepted).await.expect("it is accepted");
+    coupon.hears("try", 1, 1).await;
+    let stopped = Instant::now();
+    until("a coordinator that is not ready", async || (!ready(&coordinator).await).then_some(())).await;
+    let unready = stopped.elapsed();
+    assert!(unready < Duration::from_secs(3), "{unready:?}");
+    for service in ["", "tercet.participant.v1.Sessions", "tercet.admin.v1.Admin"] {
+        assert!(says(&coordinator, service).await, "{service} is not for initiators");
+    }
+    let statistics = coordinator.statistics().await;
+    assert!(statistics.silent_ms >= 2_000 && statistics.idle_ms < 2_000, "{statistics:?}");
+    // Its try, and its confirm.
+    coupon.let_through(2);
+    until("a coordinator that is ready", async || ready(&coordinator).await.then_some(())).await;
+    assert_eq!(coordinator.statistics().await.silent_ms, 0);
 }
 
 #[tokio::test]

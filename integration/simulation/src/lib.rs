@@ -15,7 +15,8 @@
 //! | `crash.rs` | instead of chance: a crash at every point between two durable writes |
 //! | `check.rs` | the invariants |
 //!
-//! No fault is a fault of Tercet itself: those are the patches in `integration/mutants`, which show that each is found.
+//! No fault is a fault of Tercet itself: those are the patches in `integration/mutants`, which `mutants.rs` plants to
+//! show that each is found.
 
 mod campaign;
 mod chance;
@@ -25,6 +26,7 @@ pub mod crash;
 mod database;
 mod faults;
 mod initiator;
+pub mod mutants;
 mod network;
 mod participant;
 mod store;

@@ -173,8 +173,8 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
         let began = self.clock.monotonic();
         self.pace.began(began);
         self.gauges.commit_began_us.store(began.as_micros() as u64, Ordering::Relaxed);
-        let (store, clock) = (Arc::clone(&self.store), self.clock.clone());
-        self.commit = Some(Box::pin(async move { writer::commit(&*store, &clock, batch).await }));
+        let (store, clock, gauges) = (Arc::clone(&self.store), self.clock.clone(), self.gauges());
+        self.commit = Some(Box::pin(async move { writer::commit(&*store, &clock, &gauges, batch).await }));
     }
 
     /// One input. What concerns a transaction that is being written waits for that write.
@@ -427,7 +427,6 @@ impl<S: Store, C: Caller, K: Clock + Clone> Driver<S, C, K> {
                 self.remove(xid);
             }
             Written::NoRoom => {
-                self.gauges.disk_full.store(true, Ordering::Relaxed);
                 slot.fail(|| Error::DiskFull);
                 self.remove(xid);
             }

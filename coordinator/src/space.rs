@@ -28,7 +28,7 @@ pub struct Watch {
     folder: PathBuf,
     /// Bytes that are kept for what is under way.
     reserve: u64,
-    /// Where the driver and readiness see what was found, and the driver says what the store has met.
+    /// Where the driver and readiness see what was found, and the writer says what the store has met.
     gauges: Arc<Gauges>,
 }
 
@@ -48,8 +48,7 @@ impl Watch {
                 Ok(free) => {
                     outage.over();
                     metrics::disk_free(free);
-                    // Only the driver can have said so since the last look, because the store has.
-                    let met = !told && self.gauges.disk_full.load(Ordering::Relaxed);
+                    let met = self.gauges.full_met.swap(false, Ordering::Relaxed);
                     hold = if met { LOOKS_MAX } else { hold.saturating_sub(1) };
                     let full = hold > 0 || is_full(free, self.reserve, told);
                     self.gauges.disk_full.store(full, Ordering::Relaxed);

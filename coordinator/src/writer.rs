@@ -6,6 +6,7 @@ use tercet_core::{Timestamp, Xid};
 use tracing::{error, info};
 
 use crate::clock::Clock;
+use crate::driver::Gauges;
 use crate::store::{Error, Lookup, Record, Store, Write, Written};
 use crate::{limits, metrics};
 
@@ -34,8 +35,13 @@ fn size(write: &Write) -> usize {
 
 /// Makes a batch durable and says what became of each write. Does not give up: while the store is away it waits, and a
 /// commit of unknown result is read back by version before anyone hears of it. Only what would be new is given up when
-/// there is no room for it.
-pub async fn commit<S: Store, K: Clock>(store: &S, clock: &K, batch: Vec<Write>) -> Vec<(Xid, Written)> {
+/// there is no room for it; that there is none the gauges tell at once, as what was accepted may have to wait for long.
+pub async fn commit<S: Store, K: Clock>(
+    store: &S,
+    clock: &K,
+    gauges: &Gauges,
+    batch: Vec<Write>,
+) -> Vec<(Xid, Written)> {
     let names: Vec<Option<Xid>> = batch.iter().map(Write::xid).collect();
     let started = clock.monotonic();
     let rows = batch.len();
@@ -47,14 +53,22 @@ pub async fn commit<S: Store, K: Clock>(store: &S, clock: &K, batch: Vec<Write>)
                 error = &error as &dyn std::error::Error,
                 rows, "commit of unknown result; reading back until it is known"
             );
-            recover(store, batch, matches!(error, Error::Full(_))).await
+            recover(store, gauges, batch, is_full(&error, gauges)).await
         }
     };
     metrics::committed(rows, clock.monotonic().saturating_sub(started));
     names.into_iter().zip(written).filter_map(|(xid, written)| Some((xid?, written))).collect()
 }
 
-async fn recover<S: Store>(store: &S, batch: Vec<Write>, mut full: bool) -> Vec<Written> {
+fn is_full(error: &Error, gauges: &Gauges) -> bool {
+    let full = matches!(error, Error::Full(_));
+    if full {
+        gauges.meet_full();
+    }
+    full
+}
+
+async fn recover<S: Store>(store: &S, gauges: &Gauges, batch: Vec<Write>, mut full: bool) -> Vec<Written> {
     let mut known: Vec<Option<Written>> = batch.iter().map(|_| None).collect();
     for attempt in 0.. {
         let delay_ms = DELAY_MS.get(attempt).or(DELAY_MS.last()).copied().unwrap_or_default();
@@ -72,7 +86,7 @@ async fn recover<S: Store>(store: &S, batch: Vec<Write>, mut full: bool) -> Vec<
                 Ok(written) => missing.into_iter().zip(written).for_each(|(at, written)| known[at] = Some(written)),
                 Err(error) => {
                     metrics::store_failed();
-                    full = matches!(error, Error::Full(_));
+                    full = is_full(&error, gauges);
                     continue;
                 }
             }

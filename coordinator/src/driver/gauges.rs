@@ -1,7 +1,7 @@
 //! What the driver shows of itself while it runs.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::controls::Controls;
 use crate::store::Backlog;
@@ -38,8 +38,18 @@ pub struct Gauges {
     pub controls: Controls,
     /// The disk under the store has no room for new transactions.
     pub disk_full: AtomicBool,
+    /// The store has met that since it was last looked at.
+    pub full_met: AtomicBool,
     /// What is queued for the store waits for too long: new transactions are refused.
     pub behind: AtomicBool,
     /// Where refusals wait for transactions to end.
     pub turnstile: Turnstile,
+}
+
+impl Gauges {
+    /// The store had no room for a commit.
+    pub fn meet_full(&self) {
+        self.full_met.store(true, Ordering::Relaxed);
+        self.disk_full.store(true, Ordering::Relaxed);
+    }
 }

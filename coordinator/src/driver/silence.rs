@@ -59,6 +59,7 @@ fn silent() -> Error {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use tercet_core::{Call, Xid};
     use tercet_proto::coordinator::v1 as pb;
@@ -70,22 +71,25 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::driver::{Gauges, Settings};
     use crate::plan::Plan;
-    use crate::request::{Answer, Waits};
+    use crate::request::{Answer, End, Waits};
     use crate::store::{
         self, Beat, ClaimCompensations, Claimed, Lookup, MemoryStore, Owner, Purge, Query, Record, Write, Written,
     };
 
-    /// A store that does not answer writes while its gate is shut, and has no room for anything new while it is full.
+    /// A store that does not answer writes while its gate is shut, has no room for anything new while it is full, and
+    /// none for anything while it is stuffed.
     struct Ailing {
         memory: MemoryStore,
         open: watch::Receiver<bool>,
         full: AtomicBool,
+        stuffed: AtomicBool,
     }
 
     impl Store for Ailing {
         async fn write(&self, batch: Vec<Write>) -> Result<Vec<Written>, store::Error> {
             drop(self.open.clone().wait_for(|open| *open).await);
-            if self.full.load(Ordering::Relaxed) && batch.iter().any(|write| matches!(write, Write::Create(_))) {
+            let new = batch.iter().any(|write| matches!(write, Write::Create(_)));
+            if self.stuffed.load(Ordering::Relaxed) || self.full.load(Ordering::Relaxed) && new {
                 return Err(store::Error::Full(sqlx::Error::PoolClosed));
             }
             self.memory.write(batch).await
@@ -141,7 +145,7 @@ mod tests {
             let clock = ManualClock::at(Timestamp(1_000_000));
             let (gate, open) = watch::channel(true);
             let memory = MemoryStore::new(clock.clone());
-            let store = Arc::new(Ailing { memory, open, full: AtomicBool::new(false) });
+            let store = Arc::new(Ailing { memory, open, full: AtomicBool::default(), stuffed: AtomicBool::default() });
             let settings = Settings {
                 owner: Owner { node: 0, epoch: 1 },
                 live_max: 100,
@@ -204,6 +208,28 @@ mod tests {
         assert!(matches!(stage.begin().await.await, Ok(Err(Error::DiskFull))), "until somebody looks at the disk");
         stage.gauges.disk_full.store(false, Ordering::Relaxed);
         stage.begin().await.await.expect("an answer").expect("there is room");
+    }
+
+    #[tokio::test]
+    async fn what_is_new_is_refused_by_name_while_what_was_accepted_waits_for_room() {
+        let stage = Stage::start();
+        let begun = stage.begin().await.await.expect("an answer").expect("there is room");
+        let xid = Xid::from_slice(&begun.xid).expect("it is one");
+        stage.store.stuffed.store(true, Ordering::Relaxed);
+        let (answer, ended) = oneshot::channel();
+        let (end, wait) = (End::Rollback { reason: "enough".into() }, Waits::Ended);
+        let finish = Input::Finish { xid, end, wait, answer: Answer::One(answer) };
+        stage.inbox.send(finish).await.expect("the driver runs");
+        let met = async {
+            while !stage.gauges.disk_full.load(Ordering::Relaxed) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), met).await.expect("it is told at once");
+        assert!(stage.gauges.commit_began_us.load(Ordering::Relaxed) > 0, "it is tried again until there is room");
+        assert!(matches!(stage.begin().await.await, Ok(Err(Error::DiskFull))), "at once");
+        stage.store.stuffed.store(false, Ordering::Relaxed);
+        ended.await.expect("an answer").expect("it is not given up");
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod clients;
 mod full;
 mod kill;
 mod power;
+mod preload;
 mod recover;
 mod stage;
 
@@ -16,7 +17,7 @@ use anyhow::bail;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 
-pub use self::full::{Config as DiskConfig, Report as DiskReport, can_mount, run as disk};
+pub use self::full::{Config as DiskConfig, Report as DiskReport, run as disk};
 pub use self::kill::{Config as KillConfig, Database, Report as KillReport, run as kill};
 pub use self::power::{Config as PowerConfig, Report as PowerReport, run as power};
 pub use self::recover::{Config as RecoverConfig, Report as RecoverReport, run as recover};

@@ -1,10 +1,11 @@
 //! The coordinator's disk fills up while clients claim and buy, and is emptied again.
+//!
+//! It is the coordinator's alone, and full at a size of its own: `smalldisk/small.c`, which is preloaded, stands
+//! between it and the files of its folder.
 
 use std::fmt;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,6 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use prost::Message as _;
 use serde::Serialize;
-use tercet_coordinator::space;
 use tercet_platform::flows::template_item;
 use tercet_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use tercet_proto::coordinator::v1::{self as pb, coordinator_server};
@@ -24,10 +24,10 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
-use super::Dice;
 use super::clients::{World, client};
 use super::kill::Database;
 use super::stage::{PATIENCE, Stage};
+use super::{Dice, preload};
 use crate::checker;
 use crate::load::report::round;
 use crate::shop;
@@ -36,13 +36,17 @@ use crate::shop;
 const SLOW: usize = 3;
 /// Transactions that wait for it then, at least.
 const IN_DOUBT: i64 = 50;
+/// What makes the coordinator's disk small.
+const SMALL: &str = include_str!("../../smalldisk/small.c");
+/// In which it counts.
+const PAGE_BYTES: u64 = 4 << 10;
 /// Lines of the coordinator's log at level error: each thing is said once.
 const ERRORS_MAX: usize = 20;
 
 /// How large the disk is, and what is kept of it.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// MiB of the disk, which are in memory
+    /// MiB of the disk
     #[arg(long, default_value_t = 64)]
     pub mib: u64,
     /// MiB of it that the coordinator keeps for what is under way; with 0 the disk is filled to its last byte
@@ -110,24 +114,21 @@ impl fmt::Display for Report {
     }
 }
 
-/// Whether this process may mount a file system.
-pub fn can_mount() -> bool {
-    tempfile::tempdir().is_ok_and(|folder| Mount::tmpfs(folder.path(), 1).is_ok())
-}
-
 /// Runs it.
 ///
 /// # Errors
-/// When nothing can be mounted, or a server does not start, or ends by itself.
+/// When there is no C compiler, or a server does not start, or ends by itself.
 pub async fn run(config: &Config) -> anyhow::Result<Report> {
     let own = tempfile::tempdir()?;
-    let folder = own.path();
+    let folder = &own.path().canonicalize()?;
     let data = folder.join("coordinator");
-    std::fs::create_dir(&data)?;
-    // Dropped after the stage, whose coordinator has files open there.
-    let _mount = Mount::tmpfs(&data, config.mib)?;
+    let (small, bytes) = (preload::build(folder, "small", SMALL)?, config.mib << 20);
     let reserve = config.reserve_mib.to_string();
-    let mut stage = Stage::start(folder, Database::Sqlite, |spec| spec.with("--disk-reserve-mib", &reserve)).await?;
+    let stage = Stage::start(folder, Database::Sqlite, |spec| {
+        let spec = spec.with("--disk-reserve-mib", &reserve).set("LD_PRELOAD", &small);
+        spec.set("TERCET_SMALLDISK_FOLDER", &data).set("TERCET_SMALLDISK_BYTES", bytes.to_string())
+    });
+    let mut stage = stage.await?;
     let world = Rc::new(World::new(stage.url(), folder)?);
     let mut dice = Dice(config.seed);
     let mut clients = JoinSet::new();
@@ -140,8 +141,8 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
     // Many are under way when there is no room any more.
     stage.server(SLOW)?.freeze()?;
     stage.wait_in_doubt(IN_DOUBT, &world).await?;
-    let ballast = Ballast { folder: data.clone() };
-    ballast.fill((config.reserve_mib << 20).saturating_sub(1 << 20))?;
+    let ballast = data.join("ballast");
+    fill(&ballast, bytes.saturating_sub((config.reserve_mib << 20).saturating_sub(1 << 20)))?;
     let probe = Probe::connect(stage.url())?;
     let begun = Instant::now();
     report.refusal = probe.until_refused(&world).await?;
@@ -156,7 +157,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
         report.assert(probe.submit(&world).await.is_err(), "nothing new is taken while the disk is full");
     }
 
-    ballast.remove()?;
+    std::fs::remove_file(&ballast)?;
     let begun = Instant::now();
     while probe.submit(&world).await.is_err() {
         stage.check()?;
@@ -199,59 +200,13 @@ impl Report {
     }
 }
 
-/// A file system in memory, gone when it is dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn tmpfs(folder: &Path, mib: u64) -> anyhow::Result<Self> {
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
-            .arg(folder)
-            .stdin(Stdio::null())
-            .output()
-            .context("mount does not start")?;
-        if mounted.status.success() {
-            return Ok(Self(folder.into()));
-        }
-        bail!("no file system can be mounted: {}", String::from_utf8_lossy(&mounted.stderr).trim())
+/// Makes a file so long that its folder holds so many bytes. It has no content: its size counts.
+fn fill(ballast: &Path, bytes: u64) -> anyhow::Result<()> {
+    let mut held = 0;
+    for entry in std::fs::read_dir(ballast.parent().context("it lies in a folder")?)? {
+        held += entry?.metadata()?.len().next_multiple_of(PAGE_BYTES);
     }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Also when something still has a file open there; it is in memory only.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).stdin(Stdio::null()).status();
-    }
-}
-
-/// A file that is there for its size.
-struct Ballast {
-    folder: PathBuf,
-}
-
-impl Ballast {
-    /// Grows until so many bytes are free.
-    fn fill(&self, leave: u64) -> anyhow::Result<()> {
-        let mut file = File::create(self.folder.join("ballast"))?;
-        loop {
-            let free = space::free(&self.folder)?.saturating_sub(leave);
-            if free == 0 {
-                return Ok(());
-            }
-            let mut zeros = Vec::new();
-            std::io::repeat(0).take(free.min(1 << 20)).read_to_end(&mut zeros)?;
-            match file.write_all(&zeros) {
-                Err(error) if error.kind() != std::io::ErrorKind::StorageFull => return Err(error.into()),
-                // Somebody else took the rest.
-                Err(_) if leave == 0 => return Ok(()),
-                Ok(()) | Err(_) => {}
-            }
-        }
-    }
-
-    fn remove(&self) -> anyhow::Result<()> {
-        Ok(std::fs::remove_file(self.folder.join("ballast"))?)
-    }
+    Ok(File::create(ballast)?.set_len(bytes.saturating_sub(held))?)
 }
 
 /// Asks without the SDK, which would repeat by itself.

@@ -8,12 +8,10 @@ mod disk;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -24,11 +22,11 @@ use tercet_coordinator::store::SqliteStore;
 use tokio::task::JoinSet;
 
 use self::disk::{Disk, Done, Image, Loss, Record};
-use super::Dice;
 use super::acts::Act;
 use super::clients::{Tape, World, client};
 use super::kill::Database;
 use super::stage::{PATIENCE, Stage};
+use super::{Dice, preload};
 use crate::checker::{self, Kind};
 
 /// What is preloaded.
@@ -126,7 +124,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Report> {
     let own = tempfile::tempdir()?;
     let folder = own.path().canonicalize()?;
     let (data, trace) = (folder.join("coordinator"), folder.join("trace"));
-    let recorder = build(&folder)?;
+    let recorder = preload::build(&folder, "record", RECORDER)?;
     let stage = Stage::start(&folder, Database::Sqlite, |spec| {
         let spec = spec.set("LD_PRELOAD", &recorder);
         let spec = spec.set("TERCET_POWERCUT_FOLDER", &data).set("TERCET_POWERCUT_TRACE", &trace);
@@ -189,22 +187,6 @@ async fn end(mut stage: Stage, world: &World, mut clients: JoinSet<()>, report: 
     report.broken.extend(world.faults.borrow().iter().cloned());
     stage.check()?;
     stage.close().await
-}
-
-/// Builds what is preloaded, with the system's C compiler.
-fn build(folder: &Path) -> anyhow::Result<PathBuf> {
-    let (source, library) = (folder.join("record.c"), folder.join("record.so"));
-    std::fs::write(&source, RECORDER)?;
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o"])
-        .args([&library, &source])
-        .args(["-ldl", "-lpthread"])
-        .output()
-        .context("cc, a C compiler, does not start")?;
-    if !built.status.success() {
-        bail!("powercut/record.c does not compile:\n{}", String::from_utf8_lossy(&built.stderr));
-    }
-    Ok(library)
 }
 
 impl Reel {

@@ -60,4 +60,16 @@ mod tests {
         drop(held);
         try_hold(&data).expect("it is free");
     }
+
+    #[tokio::test]
+    async fn a_folder_that_is_about_to_be_let_go_of_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let held = hold(folder.path()).await.expect("it is free");
+        let let_go = async {
+            tokio::time::sleep(AGAIN * 2).await;
+            drop(held);
+        };
+        let (next, ()) = tokio::join!(hold(folder.path()), let_go);
+        next.expect("it is free soon");
+    }
 }

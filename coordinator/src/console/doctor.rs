@@ -498,4 +498,22 @@ skipped  health        needs connection
         assert_eq!(late(120_000).outcome, Outcome::Passed);
         assert_eq!(late(180_000).detail, "late: stock (3 rows, the first due for 3m)");
     }
+
+    #[test]
+    fn what_is_broken_or_was_not_audited_for_long_fails() {
+        let units = |holds, age_ms| pb::Invariant {
+            service: "stock".into(),
+            invariant: "units".into(),
+            holds,
+            age_ms,
+            ..Default::default()
+        };
+        assert_eq!(conserved(&[units(true, 30_000)]).detail, "1 invariant holds");
+        assert_eq!(conserved(&[units(true, 31_000)]).detail, "units of stock: not audited for 31s");
+        let resource = pb::Broken { resource: 7, text: "changed by hand".into(), ..Default::default() };
+        let broken = pb::Invariant { broken: vec![resource], ..units(false, 0) };
+        let check = conserved(&[broken, units(false, 0)]);
+        assert_eq!(check.detail, "units of stock: resource 7: changed by hand; units of stock: its sums differ");
+        assert_eq!(check.outcome, Outcome::Failed);
+    }
 }

@@ -384,6 +384,70 @@ fn shown(limit: pb::Limit) -> Limit {
 mod tests {
     use super::*;
 
+    fn seen() -> Seen {
+        let statistics = pb::GetStatisticsResponse {
+            now_ms: 7_000,
+            epoch: 3,
+            draining: true,
+            disk_full: true,
+            live: 4,
+            live_max: 5,
+            ended: 60,
+            store_commits: 7,
+            store_rows: 14,
+            batches: 9,
+            calls: 12,
+            compensations_pending: 15,
+            compensations_failed: 10,
+            idle_ms: 11,
+            ..pb::GetStatisticsResponse::default()
+        };
+        let stock = pb::ServiceHealth {
+            service: "stock".into(),
+            state: State::Slow.into(),
+            queued: 21,
+            oldest_batch_ms: 22,
+            done: 23,
+            refused: 24,
+            not_now: 25,
+            unknown: 26,
+            pending: 27,
+            parked: 28,
+            ..pb::ServiceHealth::default()
+        };
+        Seen { statistics, services: vec![stock] }
+    }
+
+    #[test]
+    fn programs_find_each_number_under_its_name() {
+        let told = serde_json::to_value(Statistics::from(&seen())).expect("it is JSON");
+        assert_eq!((&told["draining"], &told["disk_full"]), (&true.into(), &true.into()));
+        let all = ["epoch", "live", "live_max", "ended", "store_commits", "store_rows", "batches", "calls"];
+        assert_eq!(all.map(|name| told[name].as_u64()), [3, 4, 5, 60, 7, 14, 9, 12].map(Some));
+        let all = ["compensations_pending", "compensations_failed", "idle_ms"];
+        assert_eq!(all.map(|name| told[name].as_u64()), [15, 10, 11].map(Some));
+        let stock = &told["services"][0];
+        assert_eq!((&stock["service"], &stock["state"]), (&"stock".into(), &"slow".into()));
+        let all = ["queued", "oldest_batch_ms", "done", "refused", "not_now", "unknown", "pending", "parked"];
+        assert_eq!(all.map(|name| stock[name].as_u64()), [21, 22, 23, 24, 25, 26, 27, 28].map(Some));
+    }
+
+    #[test]
+    fn what_passed_between_two_looks_is_told_by_the_second() {
+        let (before, mut now) = (seen(), seen());
+        let moved = &mut now.statistics;
+        moved.now_ms += 2_000;
+        (moved.ended, moved.store_commits, moved.calls) = (70, 11, 18);
+        let text = overview(&now, Some(&before), false);
+        let told = "
+  ended      70 (5/s)
+  commits    11 (2/s), 1.3 rows each
+  calls      18 (3/s), 2.0 a batch
+  log        15 retried, 10 waiting for a person
+";
+        assert!(text.contains(told), "{text}");
+    }
+
     #[test]
     fn it_stands_out_for_which_reason_the_coordinator_is_not_ready() {
         let told = |idle_ms, silent_ms| {

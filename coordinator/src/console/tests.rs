@@ -1,5 +1,6 @@
 //! Every command against a coordinator in this process, on a store in memory.
 
+mod moved;
 mod trouble;
 
 use std::sync::Arc;
@@ -228,6 +229,9 @@ async fn doctor_names_who_is_missing_and_counts_what_is_parked() {
     assert!(!text.contains("elsewhere"), "its initiator calls the tries of a begun transaction: {text}");
     assert!(text.contains("1 waiting for a person"), "{text}");
     assert_eq!(code, 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    let report = json(&admin, &format!("doctor --data {}", folder.path().display())).await;
+    assert_eq!((outcome(&report, "folder"), outcome(&report, "port")), ("passed".into(), "skipped".into()));
 }
 
 const ONLINE_OUTCOMES: [(&str, &str); 12] = [
@@ -280,6 +284,37 @@ async fn exit_codes_tell_what_kind_of_failure_it_was() {
     assert!(Cli::try_parse_from(["tercet", "tx", "list", "--limit", "0"]).is_err());
 }
 
+#[test]
+fn every_failure_has_its_exit_code() {
+    let (text, io) = (|| "x".to_owned(), |kind: std::io::ErrorKind| Error::Output(kind.into()));
+    let credentials = tercet_secure::client::Credentials::load(&tercet_secure::client::Settings {
+        token_file: Some("/nowhere".into()),
+        ..Default::default()
+    });
+    for (error, code) in [
+        (io(std::io::ErrorKind::BrokenPipe), 0),
+        (io(std::io::ErrorKind::StorageFull), 1),
+        (Error::Failed { address: text(), cause: text() }, 1),
+        (Error::Denied { address: text(), cause: text() }, 1),
+        (Error::Broken(text()), 1),
+        (Error::Unread { file: text().into(), cause: text() }, 1),
+        (Error::Undrained(1), 1),
+        (Error::Unwatched(text()), 1),
+        (Error::Some { failed: 1, all: 2 }, 1),
+        (Error::Address { address: text(), why: "has no port" }, 2),
+        (Error::Operator(text()), 2),
+        (credentials.err().expect("there is no such file").into(), 2),
+        (Error::Refused(text()), 2),
+        (Error::Unreachable { address: text(), cause: text(), hint: "" }, 3),
+        (Error::NotFound(text()), 4),
+        (Error::NoRow(1), 4),
+        (Error::Unfit(text()), 5),
+        (Error::Unsure(text()), 5),
+    ] {
+        assert_eq!(error.exit_code(), ExitCode::from(code), "{error}");
+    }
+}
+
 /// Waits until something is parked, and tells its row's id.
 async fn parked(address: &str) -> u64 {
     // Bounded: parking is durable a moment after the decision.
@@ -305,6 +340,10 @@ async fn a_stuck_transaction_is_explained_and_resolved_and_the_log_tells_who_did
     assert!(text.contains(&format!("tercet compensation resolve {id} --reason TEXT")), "{text}");
     assert!(text.lines().any(|line| line.starts_with("Next      nothing by itself")), "{text}");
 
+    let remedies = json(&address, &format!("tx explain {xid}")).await["remedies"].take();
+    let remedies = remedies.as_array().expect("a list").iter();
+    let safe: Vec<_> = remedies.filter(|one| one["safe"] == true).map(|one| one["command"].clone()).collect();
+    assert_eq!(safe, ["retry", "resume"].map(|verb| Value::from(format!("tercet tx {verb} {xid} --branch 0"))));
     let (text, code) = tercet(&address, &format!("tx retry {xid} --dry-run")).await;
     assert!(text.starts_with("Would be done; nothing has been changed:\n  branch 0") && code == 0, "{text}");
     assert!(text.contains("  call       confirm of branch 0 (stock/stuck)"), "{text}");

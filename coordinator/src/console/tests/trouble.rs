@@ -31,6 +31,7 @@ async fn a_full_disk_is_what_doctor_stats_and_top_say_first() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    assert_eq!(json(&admin, "stats").await["disk_full"], true);
     for command in ["stats", "top --once"] {
         assert!(tercet(&admin, command).await.0.contains("\n  DISK FULL  nothing new is taken"), "{command}");
     }
@@ -86,6 +87,25 @@ async fn top_goes_on_looking_when_the_coordinator_is_gone() {
 }
 
 #[tokio::test]
+async fn a_watch_whose_coordinator_stops_says_that_it_saw_no_end() {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let Place { url, admin } = coordinator_with(&[], async move { drop(stopped.await) }).await;
+    let xid = submit(&url, "absent", "wait", pb::Wait::Accepted, 60_000).await;
+    let cli = Cli::try_parse_from(["tercet", "--admin", &admin, "tx", "watch", &xid]).expect("good arguments");
+    let Command::Ask(ask) = cli.command else { panic!("it asks") };
+    let mut out = Shared::default();
+    let seen = out.clone();
+    let mut screen = Screen::new(&mut out, false, false, SystemClock::start());
+    let stopping = async {
+        seen.says("trying").await;
+        stop.send(()).expect("it runs");
+    };
+    let (watched, ()) = tokio::join!(run(ask, &cli.common, &mut screen), stopping);
+    let error = watched.expect_err("it has not ended");
+    assert!(matches!(&error, Error::Unwatched(watched) if *watched == xid), "{error}");
+}
+
+#[tokio::test]
 async fn rows_that_are_not_there_are_named_and_the_others_are_called() {
     let Place { url, admin } = coordinator().await;
     stock(&url).await;
@@ -123,6 +143,13 @@ async fn an_explanation_for_programs_has_its_parts() {
     assert_eq!(found, (&0.into(), &"absent".into(), &"try".into(), &false.into()), "{told}");
     assert_eq!(told["next_kind"], "cancel", "{told}");
     assert!(told["next_at"].is_string(), "{told}");
+    begin(&url, "elsewhere").await;
+    let listed = json(&admin, "tx list --limit 1").await;
+    let xid = listed["transactions"][0]["xid"].as_str().expect("text");
+    let told = json(&admin, &format!("tx explain {xid}")).await;
+    let waits = told["waits"].as_array().expect("a list").iter().find(|waits| waits["state"] == "begun");
+    let waits = waits.expect("its initiator has the word");
+    assert!(waits["until"].is_string() && waits["branch"].is_null(), "{told}");
 }
 
 #[tokio::test]

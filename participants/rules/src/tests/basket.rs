@@ -56,6 +56,18 @@ fn of_more_coupons_than_are_combined_none_is_missed_that_makes_the_best_set() {
     assert_eq!(ids, (1..=20).collect::<Vec<i64>>());
 }
 
+#[test]
+fn beside_twenty_groups_one_that_is_used_alone_is_not_missed_and_a_further_group_has_no_room() {
+    let order = lines(&[(1, 2, 3, 1_000_000, 1)]);
+    let group = |n: usize| coupon(100, &format!("g{n}"), 1, everything());
+    let mut coupons: Vec<Rules> = (0..20).map(group).collect();
+    assert!(basket(&order, &coupons[..19]).has_room(Set::first(19), &group(20)));
+    assert!(!basket(&order, &coupons).has_room(Set::first(20), &group(20)));
+    coupons.push(coupon(2_100, "", 0, everything()));
+    let all = basket(&order, &coupons);
+    assert_eq!(total(&all, all.best()), cents(2_100));
+}
+
 fn total(basket: &Basket<'_>, set: Set) -> Cents {
     basket.deductions(set).into_iter().map(|(_, off)| off).sum()
 }

@@ -3,6 +3,7 @@
 mod epochs;
 mod events;
 mod rows;
+mod stale;
 mod twenty;
 
 use std::collections::BTreeMap;

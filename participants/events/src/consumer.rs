@@ -281,7 +281,7 @@ impl<C: Consumer> Consuming<C> {
             Some(row) if self.bus.keeps_letters() => {
                 C::Db::outbox_append(&mut db_tx, &[row]).await.map_err(Trouble::from)
             }
-            Some(row) => C::Db::letter_keep(&mut db_tx, C::GROUP.name, &[row]).await.map_err(Trouble::from),
+            Some(row) => C::Db::letter_keep(&mut db_tx, &[row]).await.map_err(Trouble::from),
             None if events.is_empty() => Ok(()),
             None => {
                 let consuming = AssertUnwindSafe(self.consumer.consume(&mut db_tx, &events)).catch_unwind();
@@ -347,5 +347,42 @@ fn stuck<Db: Store>(trouble: Trouble) -> Stuck {
         Trouble::Refused(reason) => Stuck::Event(reason),
         Trouble::Database(error) if Db::may_pass(&error) => database(error),
         Trouble::Database(error) => Stuck::Event(error.to_string()),
+    }
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::Sqlite;
+    use sqlx::sqlite::SqlitePoolOptions;
+
+    use super::*;
+    use crate::event::Topic;
+
+    struct Picky;
+
+    impl Consumer for Picky {
+        type Db = Sqlite;
+        const GROUP: Group = Group { name: "picky", topics: &[Topic::Coupon] };
+
+        async fn consume(&self, _: &mut DbTx<Sqlite>, _: &[pb::Event]) -> Result<(), Trouble> {
+            Err(Trouble::Refused("it is strange".to_owned()))
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_that_can_not_take_an_event_one_puts_it_away() {
+        let options = SqlitePoolOptions::new().max_connections(1);
+        let pool: Pool<Sqlite> = options.connect("sqlite::memory:").await.expect("memory is there");
+        Sqlite::migrate_events(&pool).await.expect("the schema is sound");
+        let consuming = Consuming::new(Picky, [pool.clone()], Bus::in_process(&[Picky::GROUP]));
+        let payload = pb::Event { source: "s".into(), sequence: 1, ..pb::Event::default() }.encode_to_vec().into();
+        let (topic, key, place) = ("coupon".to_owned(), "1".to_owned(), ("s".to_owned(), 1));
+        let (_, item) = consuming.read(Delivered { topic, partition: 0, key, place, payload });
+        // Each thinks that the partition is its own, and has tried it so often.
+        for _ in 0..2 {
+            let reason = "it is strange".to_owned();
+            assert!(consuming.put_away(&pool, std::slice::from_ref(&item), (reason, ATTEMPTS_MAX)).await);
+        }
+        assert_eq!(crate::dead::kept(&pool, 0, 9).await.expect("it is sound").len(), 1);
     }
 }

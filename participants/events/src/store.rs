@@ -88,12 +88,8 @@ pub trait Store: Dialect {
     /// Writes rows, in their order.
     fn outbox_append(db_tx: &mut DbTx<Self>, rows: &[Row]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
-    /// Keeps dead letters of a consumer here.
-    fn letter_keep(
-        db_tx: &mut DbTx<Self>,
-        consumer: &str,
-        rows: &[Row],
-    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+    /// Keeps dead letters here.
+    fn letter_keep(db_tx: &mut DbTx<Self>, rows: &[Row]) -> impl Future<Output = sqlx::Result<()>> + Send;
 
     /// Takes the right to relay: where it is free, its time is over, it is this owner's, or `at_once`.
     fn outbox_take(
@@ -172,8 +168,8 @@ macro_rules! store {
                 $bind_rows!(sqlx::query($sql.append), rows).execute(db_tx).await.map(drop)
             }
 
-            async fn letter_keep(db_tx: &mut DbTx<Self>, consumer: &str, rows: &[Row]) -> sqlx::Result<()> {
-                $bind_rows!(sqlx::query($sql.keep).bind(consumer), rows).execute(db_tx).await.map(drop)
+            async fn letter_keep(db_tx: &mut DbTx<Self>, rows: &[Row]) -> sqlx::Result<()> {
+                $bind_rows!(sqlx::query($sql.keep), rows).execute(db_tx).await.map(drop)
             }
 
             async fn outbox_take(

@@ -38,7 +38,6 @@ CREATE TABLE IF NOT EXISTS tercet_inbox (
 -- What a consumer could not take, where there is no broker to keep it.
 CREATE TABLE IF NOT EXISTS tercet_dead_letter (
   id BIGINT PRIMARY KEY AUTO_INCREMENT,
-  consumer VARCHAR(64) NOT NULL,
   topic VARCHAR(128) NOT NULL,
   record_key VARCHAR(64) NOT NULL,
   at_ms BIGINT NOT NULL,

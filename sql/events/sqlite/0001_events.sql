@@ -38,7 +38,6 @@ CREATE TABLE tercet_inbox (
 -- What a consumer could not take, where there is no broker to keep it.
 CREATE TABLE tercet_dead_letter (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
-  consumer TEXT NOT NULL,
   topic TEXT NOT NULL,
   record_key TEXT NOT NULL,
   at_ms INTEGER NOT NULL,

@@ -126,7 +126,7 @@ async fn a_letter_goes_back_to_its_group_alone_with_the_time_of_its_event<D: Db>
         Row { topic, key: n.to_string(), at_ms: None, letter, payload: event.encode_to_vec() }
     });
     let mut db = stage.sink.acquire().await.expect("it is open");
-    D::letter_keep(&mut db, LEDGER.name, &rows).await.expect("they are small");
+    D::letter_keep(&mut db, &rows).await.expect("they are small");
     let left = async || dead::kept(&stage.sink, 0, 100).await.expect("it is sound");
     let kept = left().await;
     assert!(kept.iter().map(|one| one.key.as_str()).eq(["4", "5", "6"]), "{kept:?}");
@@ -143,4 +143,9 @@ async fn a_letter_goes_back_to_its_group_alone_with_the_time_of_its_event<D: Db>
     let [back] = &back[..] else { panic!("{back:?}") };
     let event = pb::Event::decode(&*back.row.payload).expect("it is one");
     assert_eq!((back.at_ms, back.row.key.as_str(), event.only_group.as_str()), (5, "5", LEDGER.name));
+    // What comes later makes the outbox no younger.
+    let later = Row { letter: None, ..rows[0].clone() };
+    D::outbox_append(&mut db, &[later]).await.expect("it is small");
+    let look = D::outbox_look(&mut db).await.expect("it is sound");
+    assert!(look.rows == 2 && look.oldest_ms > 1_700_000_000_000, "{look:?}");
 }

@@ -36,10 +36,10 @@ pub(super) const SQLITE: Statements = Statements {
             substr($1, value->>4, value->>5)
         FROM json_each($2) ORDER BY key",
     keep: "-- events_keep
-        INSERT INTO tercet_dead_letter(consumer, topic, record_key, at_ms, letter, payload)
-        SELECT $1, value->>0, value->>1, CAST(unixepoch('subsec') * 1000 AS INTEGER), value->>3,
-            substr($2, value->>4, value->>5)
-        FROM json_each($3) ORDER BY key",
+        INSERT INTO tercet_dead_letter(topic, record_key, at_ms, letter, payload)
+        SELECT value->>0, value->>1, CAST(unixepoch('subsec') * 1000 AS INTEGER), value->>3,
+            substr($1, value->>4, value->>5)
+        FROM json_each($2) ORDER BY key",
     batch: waiting!("batch", "tercet_outbox WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"),
     // With a plus, or it would be prepared anew whenever it is bound, to be planned by its limit.
     oldest: waiting!("oldest", "tercet_outbox ORDER BY id LIMIT +?"),
@@ -71,9 +71,9 @@ pub(super) const MYSQL: Statements = Statements {
             letter TEXT CHARACTER SET utf8mb4 PATH '$[3]',
             payload LONGTEXT PATH '$[4]')) AS j",
     keep: "-- events_keep
-        INSERT INTO tercet_dead_letter(consumer, topic, record_key, at_ms, letter, payload)
-        SELECT c.consumer, topic, record_key, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), letter, UNHEX(payload)
-        FROM (SELECT ? AS consumer) AS c JOIN JSON_TABLE(?, '$[*]' COLUMNS (topic VARCHAR(128) PATH '$[0]',
+        INSERT INTO tercet_dead_letter(topic, record_key, at_ms, letter, payload)
+        SELECT topic, record_key, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), letter, UNHEX(payload)
+        FROM JSON_TABLE(?, '$[*]' COLUMNS (topic VARCHAR(128) PATH '$[0]',
             record_key VARCHAR(64) CHARACTER SET utf8mb4 PATH '$[1]', letter TEXT CHARACTER SET utf8mb4 PATH '$[3]',
             payload LONGTEXT PATH '$[4]')) AS j",
     batch: "-- events_batch

@@ -6,6 +6,7 @@ mod embedded;
 mod letters;
 mod log;
 mod order;
+mod program;
 mod stage;
 
 /// The same test for each way that events can go.

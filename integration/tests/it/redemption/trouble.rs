@@ -12,6 +12,7 @@ use tercet::participant::{Answer, DbTx, Op, SliceCompensable, SliceParticipant};
 use tercet::service::Service;
 use tercet_coupon::redemption::Settings;
 use tercet_events::outbox::Outbox;
+use tercet_integration::processes::free_address;
 use tercet_order::store::{Key, Status as Order};
 use tercet_order::{PLACE_BASKET, Payment, PlaceBasket, Refund, SettleRefund};
 use tercet_proto::coupon::v1::redemption_client::RedemptionClient;
@@ -28,13 +29,14 @@ use tonic::server::NamedService;
 use tonic::transport::{Channel, Server};
 
 use super::code;
-use super::world::{self, Databases, SHOP, World, on_mariadb, on_sqlite, refund, universal, until, wanted};
+use super::world::{self, Databases, SHOP, World, line, on_mariadb, on_sqlite, refund, universal, until, wanted};
 
 on_both! {
     another_attempt_waits_until_the_one_before_holds_nothing;
     a_refund_goes_on_until_it_is_done_or_a_person_stops_it;
     a_refund_that_has_ended_is_done_for_whoever_asks_next;
     a_refund_that_the_coordinator_does_not_know_is_done_if_its_coupons_are_back;
+    nobody_knows_of_a_refund_what_its_coordinator_does_not_say;
     a_paid_order_is_not_closed_and_nothing_else_of_it_moves;
     a_redemption_that_a_person_stopped_is_not_refused_and_is_begun_again;
     what_somebody_was_told_is_kept_no_other_call_of_its_key_forgets;
@@ -209,14 +211,41 @@ async fn a_refund_that_the_coordinator_does_not_know_is_done_if_its_coupons_are_
     }
     world.coordinator.all_ended().await;
     assert_eq!(world.refund(refund(1)).await.expect("it is placed").state(), RefundState::Done);
-    let xid = "00000000-0000-0000-0000-000000000001";
-    world.redemptions_by_hand(&format!("state = 6, refunded_ms = 1, refund_xid = '{xid}', due_ms = 1")).await;
+    // What has come back is with an order of that number again, of another shop.
+    let shop_id = SHOP + 1;
+    let lines = vec![pb::OrderLine { shop_id, ..line(10_000) }];
+    let elsewhere = pb::RedeemRequest { shop_id, lines, ..wanted("elsewhere", 1, &[back]) };
+    assert_eq!(world.redeem(&elsewhere).await.expect("it is granted").state(), State::Done);
+    world.coordinator.all_ended().await;
+    let lost = format!("state = 6, refunded_ms = 1, refund_xid = '{LOST}', due_ms = 1 WHERE shop_id = {SHOP}");
+    world.redemptions_by_hand(&lost).await;
     until("the job has found out", async || world.get("back").await.state() == State::Refunded).await;
     for (order_id, state, coupons) in [(1, RefundState::Done, vec![back]), (2, RefundState::Submitted, vec![])] {
         let told = world.refund(refund(order_id)).await.expect("it is or is being refunded");
         assert_eq!((told.state(), told.returned_coupon_ids), (state, coupons), "order {order_id}");
     }
     assert_eq!(world.get("used").await.state(), State::Refunding, "nobody knows");
+}
+
+/// A transaction that no coordinator has ever had.
+const LOST: &str = "00000000-0000-0000-0000-000000000001";
+
+/// One that is not there, and one that takes connections and says nothing.
+async fn nobody_knows_of_a_refund_what_its_coordinator_does_not_say<Db: Databases>(mut world: World<Db>) {
+    world.with_orders(&[(1, 100)]).await;
+    let one = world.own(universal(300, 2)).await;
+    world.redeem(&wanted("k", 1, &[one])).await.expect("it is granted");
+    world.coordinator.all_ended().await;
+    // So late that the job does not look.
+    let later = world.get("k").await.updated_ms + 600_000;
+    world.redemptions_by_hand(&format!("state = 6, refunded_ms = 1, refund_xid = '{LOST}', due_ms = {later}")).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    for address in [free_address().expect("a port"), silent.local_addr().expect("it is bound")] {
+        let settings = Settings::default();
+        let mut redemption = world.submitting_to(&format!("http://{address}"), settings).await;
+        let told = redemption.refund(refund(1)).await.expect("it is under way").into_inner();
+        assert_eq!((told.state(), world.get("k").await.state()), (RefundState::Submitted, State::Refunding));
+    }
 }
 
 /// Its own row says no before anything else is taken back: nobody is told that it is being refunded.

@@ -417,7 +417,7 @@ async fn coupons_are_listed_by_pages<Db: Databases + Hands>(mut world: World<Db>
         loop {
             let request = pb::ListUserCouponsRequest { user_id: 5, status, limit: 4, after };
             let page = world.issuing.list_user_coupons(request).await.expect("it is a page").into_inner();
-            assert!(page.coupons.len() <= 4);
+            assert!(page.coupons.len() == 4 || page.coupons.len() < 4 && page.next.is_empty(), "{page:?}");
             found.extend(page.coupons.iter().map(|coupon| coupon.coupon_id));
             after = page.next;
             if after.is_empty() {
@@ -426,6 +426,12 @@ async fn coupons_are_listed_by_pages<Db: Databases + Hands>(mut world: World<Db>
         }
         assert_eq!(found, *expected, "newest first");
     }
+    // Where a page of one user ends, none of another begins.
+    let request = |user_id, after| pb::ListUserCouponsRequest { user_id, status: 0, limit: 4, after };
+    let page = world.issuing.list_user_coupons(request(5, String::new())).await.expect("it is a page").into_inner();
+    let refused = world.issuing.list_user_coupons(request(6, page.next)).await.expect_err("it is of another");
+    let refused = fault(&refused);
+    assert_eq!((refused.code, refused.argument("field")), (Code::Invalid, Some("after")));
 
     let (mut found, mut after) = (BTreeSet::new(), String::new());
     loop {

@@ -44,10 +44,11 @@ fn shops() -> [Shop; 2] {
     ]
 }
 
-/// What the template gives each user of a day, as its version's rules.
-fn version(per_user_day: u32) -> String {
+/// What the template gives each user, in all and of a day, as its version's rules.
+fn version(per_user: u32, per_user_day: u32) -> String {
     let mut wire = rules(4, 4, FROM_MS);
-    wire.quota.as_mut().expect("there is one").per_user_day = per_user_day;
+    let quota = wire.quota.as_mut().expect("there is one");
+    (quota.per_user, quota.per_user_day) = (per_user, per_user_day);
     encode(&Rules::try_from(&wire).expect("they are sound"))
 }
 
@@ -145,7 +146,7 @@ impl<Db: Databases> World<Db> {
         for shop in shops() {
             shop.write(&coupons, &rest).await;
         }
-        let version = version(4);
+        let version = version(4, 4);
         let version =
             format!("INSERT INTO template_version(template_id, version, rules) VALUES ({TEMPLATE}, 1, '{version}')");
         Db::by_hand(&rest, version).await;
@@ -241,23 +242,28 @@ async fn what_nobody_else_would_see_is_named<Db: Databases>(world: World<Db>) {
     let today = |today: i64| format!("UPDATE claimed_{table:03} SET today = {today}");
     let found = format!("user {USER} has claimed 2 of template {TEMPLATE} on the latest day, and has 4");
     world.names(coupons, &today(2), &today(4), &[found]).await;
-    let limit = |per_user_day| format!("UPDATE template_version SET rules = '{}'", version(per_user_day));
-    let above =
-        |when: &str| format!("a user has claimed 4 of template {TEMPLATE} on a day{when}, which gives 3 to each");
-    world.names(&world.rest, &limit(3), &limit(4), &[above(", by its count"), above("")]).await;
+    let limit = |most, most_of_day| format!("UPDATE template_version SET rules = '{}'", version(most, most_of_day));
+    let above = |when: &str| format!("a user has claimed 4 of template {TEMPLATE}{when}, which gives 3 to each");
+    let of_day = [above(" on a day, by its count"), above(" on a day")];
+    world.names(&world.rest, &limit(4, 3), &limit(4, 4), &of_day).await;
+    let all = [&[above("")], &of_day[..]].concat();
+    world.names(&world.rest, &limit(3, 3), &limit(4, 4), &all).await;
     let order = |number: i64| format!("UPDATE redemption SET order_id = {number}");
     let found = format!("redemption {redemption_id} is done, and order 3 of shop 10 does not exist");
     world.names(coupons, &order(3), &order(1), &[found]).await;
     let found =
         format!("redemption {redemption_id} of user {USER} is done, and order 2 of shop 10 does not stand with it");
     world.names(coupons, &order(2), &order(1), &[found]).await;
+    let user = |id: i64| format!("UPDATE redemption SET user_id = {id}");
+    let found = format!("redemption {redemption_id} of user 99 is done, and order 1 of shop 10 does not stand with it");
+    world.names(coupons, &user(99), &user(USER), &[found]).await;
     let lock = |set: &str| format!("UPDATE coupon_{table:03} SET {set} WHERE coupon_id = {two}");
-    let found = format!("coupon {two} is locked for order 3 of shop 10, which does not exist");
-    let (locked, free) = (
-        lock("status = 2, shop_id = 10, order_id = 3, discount_cents = 700"),
-        lock("status = 1, shop_id = NULL, order_id = NULL, discount_cents = NULL"),
-    );
-    world.names(coupons, &locked, &free, &[found]).await;
+    let free = lock("status = 1, shop_id = NULL, order_id = NULL, discount_cents = NULL");
+    for (number, why) in [(3, "does not exist"), (2, "does not stand with it")] {
+        let locked = lock(&format!("status = 2, shop_id = 10, order_id = {number}, discount_cents = 700"));
+        let found = format!("coupon {two} is locked for order {number} of shop 10, which {why}");
+        world.names(coupons, &locked, &free, &[found]).await;
+    }
     assert_eq!(world.findings().await, Vec::<String>::new());
 }
 

@@ -3,9 +3,9 @@
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tercet_core::Xid;
-use tercet_proto::admin::v1 as admin;
+use tercet_proto::admin::v1 as pb;
 use tercet_proto::admin::v1::get_transaction_request::Key;
-use tercet_proto::coordinator::v1 as pb;
+use tercet_proto::coordinator::v1 as coordinator;
 
 use super::Error;
 use super::change::{Forced, Target, tell};
@@ -127,60 +127,47 @@ fn age(text: &str) -> Result<u64, &'static str> {
 
 /// Does it.
 pub(super) async fn run(command: Command, client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
-    match command {
-        Command::Get(name) => get(name, client, screen).await,
-        Command::List(filter) => list(filter, client, screen).await,
-        Command::Watch { xid } => watch(xid, client, screen).await,
-        Command::Explain { xid } => explain(xid, client, screen).await,
-        Command::Retry(target) => {
-            let message =
-                admin::RetryRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
-            let told = client.admin.clone().retry(client.named(message)?).await;
-            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
-            tell(told.into_inner().changed, &target.why, screen)
+    let mut admin = client.admin.clone();
+    let (xid, why, told) = match command {
+        Command::Get(name) => return get(name, client, screen).await,
+        Command::List(filter) => return list(filter, client, screen).await,
+        Command::Watch { xid } => return watch(xid, client, screen).await,
+        Command::Explain { xid } => return explain(xid, client, screen).await,
+        Command::Retry(Target { xid, branch, why }) => {
+            let asked = client.named(pb::RetryRequest { xid: bytes(xid), branch, change: why.change() })?;
+            (xid, why, admin.retry(asked).await.map(|told| told.into_inner().changed))
         }
-        Command::Park(target) => {
-            let message =
-                admin::ParkRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
-            let told = client.admin.clone().park(client.named(message)?).await;
-            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
-            tell(told.into_inner().changed, &target.why, screen)
+        Command::Park(Target { xid, branch, why }) => {
+            let asked = client.named(pb::ParkRequest { xid: bytes(xid), branch, change: why.change() })?;
+            (xid, why, admin.park(asked).await.map(|told| told.into_inner().changed))
         }
-        Command::Resume(target) => {
-            let message =
-                admin::ResumeRequest { xid: bytes(target.xid), branch: target.branch, change: target.why.change() };
-            let told = client.admin.clone().resume(client.named(message)?).await;
-            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
-            tell(told.into_inner().changed, &target.why, screen)
+        Command::Resume(Target { xid, branch, why }) => {
+            let asked = client.named(pb::ResumeRequest { xid: bytes(xid), branch, change: why.change() })?;
+            (xid, why, admin.resume(asked).await.map(|told| told.into_inner().changed))
         }
-        Command::SetRetry { target, attempts, first_delay_ms, delay_max_ms } => {
-            let retry = pb::RetryPolicy {
+        Command::SetRetry { target: Target { xid, branch, why }, attempts, first_delay_ms, delay_max_ms } => {
+            let retry = coordinator::RetryPolicy {
                 attempts: attempts.unwrap_or_default(),
                 first_delay_ms: first_delay_ms.unwrap_or_default(),
                 delay_max_ms: delay_max_ms.unwrap_or_default(),
-                ..pb::RetryPolicy::default()
+                ..coordinator::RetryPolicy::default()
             };
-            let (xid, branch, change) = (bytes(target.xid), target.branch, target.why.change());
-            let message = admin::SetRetryPolicyRequest { xid, branch, retry: Some(retry), change };
-            let told = client.admin.clone().set_retry_policy(client.named(message)?).await;
-            let told = told.map_err(|status| client.blame(&target.xid.to_string(), &status))?;
-            tell(told.into_inner().changed, &target.why, screen)
+            let (retry, change) = (Some(retry), why.change());
+            let asked = client.named(pb::SetRetryPolicyRequest { xid: bytes(xid), branch, retry, change })?;
+            (xid, why, admin.set_retry_policy(asked).await.map(|told| told.into_inner().changed))
         }
-        Command::ForceConfirm(forced) => {
-            forced.sure.ask(&format!("This confirms {}", forced.xid))?;
-            let message = admin::ForceConfirmRequest { xid: bytes(forced.xid), change: forced.sure.change() };
-            let told = client.admin.clone().force_confirm(client.named(message)?).await;
-            let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
-            tell(told.into_inner().changed, &forced.sure.why(), screen)
+        Command::ForceConfirm(Forced { xid, sure }) => {
+            sure.ask(&format!("This confirms {xid}"))?;
+            let asked = client.named(pb::ForceConfirmRequest { xid: bytes(xid), change: sure.change() })?;
+            (xid, sure.why(), admin.force_confirm(asked).await.map(|told| told.into_inner().changed))
         }
-        Command::ForceCancel(forced) => {
-            forced.sure.ask(&format!("This cancels {}", forced.xid))?;
-            let message = admin::ForceCancelRequest { xid: bytes(forced.xid), change: forced.sure.change() };
-            let told = client.admin.clone().force_cancel(client.named(message)?).await;
-            let told = told.map_err(|status| client.blame(&forced.xid.to_string(), &status))?;
-            tell(told.into_inner().changed, &forced.sure.why(), screen)
+        Command::ForceCancel(Forced { xid, sure }) => {
+            sure.ask(&format!("This cancels {xid}"))?;
+            let asked = client.named(pb::ForceCancelRequest { xid: bytes(xid), change: sure.change() })?;
+            (xid, sure.why(), admin.force_cancel(asked).await.map(|told| told.into_inner().changed))
         }
-    }
+    };
+    tell(told.map_err(|status| client.blame(&xid.to_string(), &status))?, &why, screen)
 }
 
 fn bytes(xid: Xid) -> bytes::Bytes {
@@ -215,9 +202,9 @@ struct Waits {
     text: String,
 }
 
-impl From<admin::WaitsFor> for Waits {
-    fn from(one: admin::WaitsFor) -> Self {
-        let admin::WaitsFor { branch, service, operation, state, connected, until_ms, said, text } = one;
+impl From<pb::WaitsFor> for Waits {
+    fn from(one: pb::WaitsFor) -> Self {
+        let pb::WaitsFor { branch, service, operation, state, connected, until_ms, said, text } = one;
         Self { branch, service, operation, state, connected, until: iso_or_none(until_ms), said, text }
     }
 }
@@ -230,7 +217,7 @@ struct Remedy {
 }
 
 async fn explain(xid: Xid, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
-    let told = client.admin.explain(request(admin::ExplainRequest { xid: bytes(xid) })).await;
+    let told = client.admin.explain(request(pb::ExplainRequest { xid: bytes(xid) })).await;
     let told = told.map_err(|status| client.blame(&xid.to_string(), &status))?.into_inner();
     if !screen.json {
         return told.lines.iter().try_for_each(|line| {
@@ -251,7 +238,7 @@ async fn explain(xid: Xid, mut client: Client, screen: &mut Screen<'_>) -> Resul
         next_kind: next.kind().as_str_name().trim_start_matches("KIND_").to_lowercase().replace('_', "-"),
         next_at: iso_or_none(next.at_ms),
         next: next.text,
-        remedies: remedies.map(|admin::Remedy { command, text, safe }| Remedy { command, text, safe }).collect(),
+        remedies: remedies.map(|pb::Remedy { command, text, safe }| Remedy { command, text, safe }).collect(),
     })
 }
 
@@ -263,7 +250,7 @@ async fn get(name: Name, mut client: Client, screen: &mut Screen<'_>) -> Result<
             (format!("with the key {key:?}"), Key::IdempotencyKey(key))
         }
     };
-    let response = client.admin.get_transaction(request(admin::GetTransactionRequest { key: Some(key) })).await;
+    let response = client.admin.get_transaction(request(pb::GetTransactionRequest { key: Some(key) })).await;
     let response = response.map_err(|status| client.blame(&what, &status))?.into_inner();
     let view = response.transaction.ok_or(Error::NotFound(what))?;
     if screen.json {
@@ -281,14 +268,14 @@ struct Page {
 }
 
 async fn list(filter: Filter, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
-    let status = filter.status.map_or(pb::Status::Unspecified, |status| match status {
-        Status::Trying => pb::Status::Trying,
-        Status::Confirming => pb::Status::Confirming,
-        Status::Cancelling => pb::Status::Cancelling,
-        Status::Confirmed => pb::Status::Confirmed,
-        Status::Cancelled => pb::Status::Cancelled,
+    let status = filter.status.map_or(coordinator::Status::Unspecified, |status| match status {
+        Status::Trying => coordinator::Status::Trying,
+        Status::Confirming => coordinator::Status::Confirming,
+        Status::Cancelling => coordinator::Status::Cancelling,
+        Status::Confirmed => coordinator::Status::Confirmed,
+        Status::Cancelled => coordinator::Status::Cancelled,
     });
-    let asked = admin::ListTransactionsRequest {
+    let asked = pb::ListTransactionsRequest {
         status: status as i32,
         unfinished: filter.unfinished,
         label: filter.label.unwrap_or_default(),
@@ -318,7 +305,7 @@ async fn list(filter: Filter, mut client: Client, screen: &mut Screen<'_>) -> Re
 
 async fn watch(xid: Xid, mut client: Client, screen: &mut Screen<'_>) -> Result<(), Error> {
     let what = xid.to_string();
-    let changes = client.admin.watch_transaction(admin::WatchTransactionRequest { xid: xid.0.to_vec().into() }).await;
+    let changes = client.admin.watch_transaction(pb::WatchTransactionRequest { xid: xid.0.to_vec().into() }).await;
     let mut changes = changes.map_err(|status| client.blame(&what, &status))?.into_inner();
     let mut ended = false;
     while let Some(response) = changes.message().await.map_err(|status| client.blame(&what, &status))? {

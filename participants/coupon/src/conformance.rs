@@ -59,25 +59,7 @@ fn used_by(order_id: i64) -> Order {
 }
 
 fn redemption(number: i64) -> Redemption {
-    Redemption {
-        redemption_id: id(number, 8),
-        user_id: 8,
-        shop_id: 9,
-        order_id: 100 + number,
-        idempotency_key: number.to_string(),
-        digest: String::new(),
-        content: Vec::new(),
-        state: State::Kept,
-        refusal: String::new(),
-        attempt: 0,
-        tries: 0,
-        due_ms: 0,
-        is_promised: false,
-        created_ms: 0,
-        ended_ms: None,
-        refunded_ms: None,
-        refund_xid: None,
-    }
+    Redemption::kept(id(number, 8), 8, (9, 100 + number), number.to_string())
 }
 
 async fn counted<Db: Store + Database>(pool: Pool<Db>) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use sqlx::{Connection as _, MySql, MySqlConnection};
 use tercet::xid::Xid;
-use tercet_coupon::store::redemptions::{Change, Redemption, Redemptions as _, State};
+use tercet_coupon::store::redemptions::{Change, Redemption, Redemptions as _};
 use tercet_shards::Slot;
 
 use super::World;
@@ -16,25 +16,7 @@ async fn run(connection: &mut MySqlConnection, sql: &'static str) -> sqlx::Resul
 }
 
 fn kept() -> Redemption {
-    Redemption {
-        redemption_id: Slot::of_user(7).id(1),
-        user_id: 7,
-        shop_id: 3,
-        order_id: 9,
-        idempotency_key: "k".into(),
-        digest: String::new(),
-        content: Vec::new(),
-        state: State::Kept,
-        refusal: String::new(),
-        attempt: 0,
-        tries: 0,
-        due_ms: 5,
-        is_promised: false,
-        created_ms: 5,
-        ended_ms: None,
-        refunded_ms: None,
-        refund_xid: None,
-    }
+    Redemption { due_ms: 5, created_ms: 5, ..Redemption::kept(Slot::of_user(7).id(1), 7, (3, 9), "k".into()) }
 }
 
 #[tokio::test]

@@ -129,25 +129,10 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
         let now_ms = self.ids.clock_ms().ok_or_else(busy)?;
         let (lines, operator, pay_within_s) = (request.lines.clone(), request.operator.clone(), request.pay_within_s);
         let content = pb::KeptRedemption { lines, combination: Some(combination), operator, pay_within_s };
-        let row = Row {
-            redemption_id,
-            user_id,
-            shop_id,
-            order_id,
-            idempotency_key: request.idempotency_key.clone(),
-            digest,
-            content: content.encode_to_vec(),
-            state: State::Kept,
-            refusal: String::new(),
-            attempt: 0,
-            tries: 0,
-            due_ms: now_ms + FIRST_DUE_MS,
-            is_promised: false,
-            created_ms: now_ms,
-            ended_ms: None,
-            refunded_ms: None,
-            refund_xid: None,
-        };
+        let (content, key) = (content.encode_to_vec(), request.idempotency_key.clone());
+        let (due_ms, created_ms) = (now_ms + FIRST_DUE_MS, now_ms);
+        let kept = Row::kept(redemption_id, user_id, (shop_id, order_id), key);
+        let row = Row { digest, content, due_ms, created_ms, ..kept };
         if self.change(user_id, redemption_id, Change::Keep(&row, FIRST_DUE_MS)).await? {
             return Ok(Ok(row));
         }

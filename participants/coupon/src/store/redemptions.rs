@@ -82,6 +82,31 @@ pub struct Redemption {
     pub refund_xid: Option<Xid>,
 }
 
+impl Redemption {
+    /// One that is kept, and was not submitted yet: of no digest and content, asked for and due at 0.
+    pub fn kept(redemption_id: i64, user_id: i64, (shop_id, order_id): (i64, i64), idempotency_key: String) -> Self {
+        Self {
+            redemption_id,
+            user_id,
+            shop_id,
+            order_id,
+            idempotency_key,
+            digest: String::new(),
+            content: Vec::new(),
+            state: State::Kept,
+            refusal: String::new(),
+            attempt: 0,
+            tries: 0,
+            due_ms: 0,
+            is_promised: false,
+            created_ms: 0,
+            ended_ms: None,
+            refunded_ms: None,
+            refund_xid: None,
+        }
+    }
+}
+
 /// A step of a redemption.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {

@@ -23,25 +23,7 @@ async fn kept(shards: &Shards<Sqlite>) {
 
 /// One of an order of user 7.
 fn row(number: i64, key: &str) -> Redemption {
-    Redemption {
-        redemption_id: id(number, 7),
-        user_id: 7,
-        shop_id: 9,
-        order_id: 100,
-        idempotency_key: key.to_owned(),
-        digest: String::new(),
-        content: Vec::new(),
-        state: State::Kept,
-        refusal: String::new(),
-        attempt: 0,
-        tries: 0,
-        due_ms: 0,
-        is_promised: false,
-        created_ms: 0,
-        ended_ms: None,
-        refunded_ms: None,
-        refund_xid: None,
-    }
+    Redemption::kept(id(number, 7), 7, (9, 100), key.to_owned())
 }
 
 async fn changed(shards: &Shards<Sqlite>, change: Change<'_>) -> bool {

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use tercet::bootstrap::{self, Config};
+use tercet_business_log::store::Store;
 use tercet_business_log::{SERVICE, Settings, service};
+use tercet_events::by_database;
 use tercet_events::settings::Kafka;
 
 #[derive(clap::Args)]
@@ -16,21 +18,14 @@ struct Own {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config: Config, own: Own| {
-        let bus = own.kafka.connect().await?;
-        match config.scheme() {
-            #[cfg(feature = "sqlite")]
-            "sqlite" => {
-                let service = service(config.open::<sqlx::Sqlite>().await?, bus.as_ref(), own.log).await?;
-                config.serve(service).await
-            }
-            #[cfg(feature = "mysql")]
-            "mysql" | "mariadb" => {
-                let service = service(config.open::<sqlx::MySql>().await?, bus.as_ref(), own.log).await?;
-                config.serve(service).await
-            }
-            other => anyhow::bail!("no database of kind {other:?} is built into this program"),
-        }
+    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config, own: Own| {
+        by_database!(config.scheme(), serve(config, own))
     })
     .await
+}
+
+async fn serve<Db: Store>(config: Config, own: Own) -> anyhow::Result<()> {
+    let bus = own.kafka.connect().await?;
+    let service = service::<Db>(config.open().await?, bus.as_ref(), own.log).await?;
+    config.serve(service).await
 }

@@ -3,26 +3,21 @@
 use std::process::ExitCode;
 
 use tercet::bootstrap::{self, Config};
+use tercet_coupon_template::store::Store;
 use tercet_coupon_template::{SERVICE, service};
+use tercet_events::by_database;
 use tercet_events::settings::Kafka;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config: Config, kafka: Kafka| {
-        let bus = kafka.connect().await?;
-        match config.scheme() {
-            #[cfg(feature = "sqlite")]
-            "sqlite" => {
-                let service = service(config.open::<sqlx::Sqlite>().await?, bus.as_ref()).await?;
-                config.serve(service).await
-            }
-            #[cfg(feature = "mysql")]
-            "mysql" | "mariadb" => {
-                let service = service(config.open::<sqlx::MySql>().await?, bus.as_ref()).await?;
-                config.serve(service).await
-            }
-            other => anyhow::bail!("no database of kind {other:?} is built into this program"),
-        }
+    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config, kafka: Kafka| {
+        by_database!(config.scheme(), serve(config, kafka))
     })
     .await
+}
+
+async fn serve<Db: Store>(config: Config, kafka: Kafka) -> anyhow::Result<()> {
+    let bus = kafka.connect().await?;
+    let service = service::<Db>(config.open().await?, bus.as_ref()).await?;
+    config.serve(service).await
 }

@@ -39,6 +39,25 @@ use outbox::Outbox;
 use relay::Relay;
 use store::Store;
 
+/// Calls a function, generic over the database, with the kind of database that a URL's scheme names: of those that the
+/// calling program is built with, by its features `sqlite` and `mysql`. Another one is an error of `anyhow`.
+///
+/// ```text
+/// by_database!(config.scheme(), serve(config, own))
+/// ```
+#[macro_export]
+macro_rules! by_database {
+    ($scheme:expr, $run:ident($($argument:expr),*)) => {
+        match $scheme {
+            #[cfg(feature = "sqlite")]
+            "sqlite" => $run::<sqlx::Sqlite>($($argument),*).await,
+            #[cfg(feature = "mysql")]
+            "mysql" | "mariadb" => $run::<sqlx::MySql>($($argument),*).await,
+            other => anyhow::bail!("no database of kind {other:?} is built into this program"),
+        }
+    };
+}
+
 /// The service with a relay beside it for each of its databases.
 #[must_use]
 pub fn relayed<Db: Store>(

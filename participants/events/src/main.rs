@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sqlx::Pool;
-use tercet::fence::Dialect as _;
+use tercet_events::by_database;
 use tercet_events::dead::{self, Fate, Letter};
 use tercet_events::store::Store;
 
@@ -81,21 +81,11 @@ async fn main() -> ExitCode {
 async fn run(place: Place, fate: Option<Fate>) -> anyhow::Result<usize> {
     let limit = place.limit.unwrap_or(usize::MAX);
     let Some(url) = &place.database else { return broker(place, fate, limit).await };
-    match url.split(':').next().unwrap_or_default() {
-        #[cfg(feature = "sqlite")]
-        "sqlite" => database(sqlx::Sqlite::open(url).await?, fate, limit, place.only.as_deref()).await,
-        #[cfg(feature = "mysql")]
-        "mysql" | "mariadb" => database(sqlx::MySql::open(url).await?, fate, limit, place.only.as_deref()).await,
-        other => anyhow::bail!("no database of kind {other:?} is built into this program"),
-    }
+    by_database!(url.split(':').next().unwrap_or_default(), database(url, fate, limit, place.only.as_deref()))
 }
 
-async fn database<Db: Store>(
-    pool: Pool<Db>,
-    fate: Option<Fate>,
-    limit: usize,
-    only: Option<&str>,
-) -> anyhow::Result<usize> {
+async fn database<Db: Store>(url: &str, fate: Option<Fate>, limit: usize, only: Option<&str>) -> anyhow::Result<usize> {
+    let pool = Db::open(url).await?;
     if let Some(id) = only {
         let id: i64 = id.parse().context("the number of a letter is a whole one")?;
         let kept = dead::kept(&pool, id.saturating_sub(1), 1).await?.pop().filter(|kept| kept.id == id);

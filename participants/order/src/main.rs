@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use tercet::bootstrap::{self, Config};
+use tercet_events::by_database;
 use tercet_events::settings::Kafka;
 use tercet_order::store::unpaid::Unpaid;
 use tercet_order::{SERVICE, closing, service};
@@ -18,12 +19,8 @@ struct Own {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config, own: Own| match config.scheme() {
-        #[cfg(feature = "sqlite")]
-        "sqlite" => serve::<sqlx::Sqlite>(config, own).await,
-        #[cfg(feature = "mysql")]
-        "mysql" | "mariadb" => serve::<sqlx::MySql>(config, own).await,
-        other => anyhow::bail!("no database of kind {other:?} is built into this program"),
+    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config, own: Own| {
+        by_database!(config.scheme(), serve(config, own))
     })
     .await
 }

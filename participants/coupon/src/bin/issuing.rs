@@ -7,6 +7,7 @@ use tercet::fence::Dialect;
 use tercet_coupon::Shards;
 use tercet_coupon::issuing::{self, Peers, SERVICE, Settings, limits};
 use tercet_coupon::store::old::Old;
+use tercet_events::by_database;
 use tercet_events::settings::Kafka;
 use tercet_shards::{ShardMap, node};
 
@@ -26,12 +27,8 @@ struct Own {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config, own: Own| match config.scheme() {
-        #[cfg(feature = "sqlite")]
-        "sqlite" => serve::<sqlx::Sqlite>(config, own).await,
-        #[cfg(feature = "mysql")]
-        "mysql" | "mariadb" => serve::<sqlx::MySql>(config, own).await,
-        other => anyhow::bail!("no database of kind {other:?} is built into this program"),
+    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config, own: Own| {
+        by_database!(config.scheme(), serve(config, own))
     })
     .await
 }

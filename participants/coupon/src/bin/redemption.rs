@@ -7,6 +7,7 @@ use tercet::fence::Dialect;
 use tercet_coupon::Shards;
 use tercet_coupon::redemption::{self, Peers, SERVICE, Settings, limits};
 use tercet_coupon::store::redemptions::Redemptions;
+use tercet_events::by_database;
 use tercet_shards::{ShardMap, node};
 
 #[derive(clap::Args)]
@@ -23,12 +24,8 @@ struct Own {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config, own: Own| match config.scheme() {
-        #[cfg(feature = "sqlite")]
-        "sqlite" => serve::<sqlx::Sqlite>(config, own).await,
-        #[cfg(feature = "mysql")]
-        "mysql" | "mariadb" => serve::<sqlx::MySql>(config, own).await,
-        other => anyhow::bail!("no database of kind {other:?} is built into this program"),
+    bootstrap::run_with(SERVICE, env!("CARGO_PKG_VERSION"), async |config, own: Own| {
+        by_database!(config.scheme(), serve(config, own))
     })
     .await
 }

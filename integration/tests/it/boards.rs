@@ -4,6 +4,7 @@
 mod board;
 mod prometheus;
 mod stage;
+mod taken;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -122,7 +122,7 @@ impl Prometheus {
 }
 
 /// The body of an answer. HTTP/1.0, so that it comes in one piece.
-async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+pub(super) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
     let mut bytes = Vec::new();

@@ -2,8 +2,8 @@
 //!
 //! Numbers: a transaction's status 4 is confirmed, 5 cancelled; its mode 2 is a saga, whose branches end as tried. A
 //! fence's state 1 is tried, 2 confirmed, 3 cancelled, 4 refused. A coupon's status 0 is pending, 1 issued, 2 locked,
-//! 3 used, 4 expired; an order's 0 frozen, 1 placed, 2 closed, 3 paid, 4 refunded. Items above 2^48 are templates'
-//! coupons.
+//! 3 used, 4 expired, 5 voided; an order's 0 frozen, 1 placed, 2 closed, 3 paid, 4 refunded. Items above 2^48 are
+//! templates' coupons.
 
 use super::Kind;
 

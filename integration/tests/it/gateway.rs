@@ -16,6 +16,7 @@ mod redemptions;
 mod roles;
 pub(crate) mod stage;
 mod tls;
+mod voids;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

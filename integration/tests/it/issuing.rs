@@ -48,6 +48,7 @@ macro_rules! on_both {
 mod batches;
 mod jobs;
 mod logged;
+mod voids;
 
 on_both! {
     a_user_claims_within_his_limits_and_a_key_finds_what_it_made(super::CRON);

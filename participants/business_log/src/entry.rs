@@ -91,6 +91,12 @@ pub fn entries(event: &pb::Event) -> Vec<Entry> {
             let row = of_coupon("coupon expired", (*coupon_id, *step), before, after);
             vec![Entry { template_id: Some(*template_id), ..row }]
         }
+        Payload::CouponVoided(voided) => {
+            let (before, after) = (json!({"status": "issued"}), json!({"status": "voided"}));
+            let row = of_coupon("coupon voided", (voided.coupon_id, voided.step), before, after);
+            let operator = Some(voided.operator.clone());
+            vec![Entry { template_id: Some(voided.template_id), operator, reason: voided.reason.clone(), ..row }]
+        }
         // Where a person of a shop says so, or nothing was due to it.
         Payload::OrderPaid(paid) if paid.shop_id > 0 => vec![of_payment(common, paid)],
         Payload::OrderRefunded(refunded) => of_refund(common, refunded),
@@ -259,6 +265,18 @@ mod tests {
         let issued = pb::CouponIssued { batch_id: "spring".into(), ..Default::default() };
         let rows = entries(&event(Payload::CouponIssued(issued)));
         assert_eq!(rows[0].after, r#"{"batch_id":"spring","status":"issued","template_version":0}"#);
+    }
+
+    #[test]
+    fn a_void_is_logged_with_who_did_it_and_why() {
+        let (operator, reason) = ("bob".to_owned(), "a stolen account".to_owned());
+        let voided = pb::CouponVoided { coupon_id: 4, template_id: 11, step: 3, operator, reason };
+        let rows = entries(&event(Payload::CouponVoided(voided)));
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!((row.action.as_str(), row.operator.as_deref()), ("coupon voided", Some("bob")));
+        assert_eq!((row.coupon_id, row.coupon_step, row.template_id), (Some(4), Some(3), Some(11)));
+        assert_eq!((row.before.as_str(), row.after.as_str()), (r#"{"status":"issued"}"#, r#"{"status":"voided"}"#));
+        assert_eq!((row.user_id, row.reason.as_str()), (Some(7), "a stolen account"));
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod limits;
 mod lookup;
 pub mod occasions;
 mod offers;
+mod voids;
 
 use crate::store::jobs::Jobs;
 use crate::store::old::Old;

@@ -34,6 +34,7 @@ pub(crate) fn issuing_ready() {
     }
     issued(0);
     expired(0);
+    counter!("tercet_issuing_voided_coupons_total").increment(0);
 }
 
 /// The same, of the redemption service.
@@ -74,6 +75,11 @@ pub(crate) fn jobs(outcome: &'static str) {
 /// Coupons whose time ended before they were used.
 pub(crate) fn expired(coupons: usize) {
     counter!("tercet_issuing_expired_coupons_total").increment(coupons as u64);
+}
+
+/// A coupon that an operator took from its user.
+pub(crate) fn voided() {
+    counter!("tercet_issuing_voided_coupons_total").increment(1);
 }
 
 /// Templates whose unclaimed stock was returned.

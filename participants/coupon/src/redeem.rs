@@ -113,6 +113,7 @@ pub(crate) fn unusable(coupon: &Coupon, now_ms: i64) -> Option<Fault> {
         Status::Locked => taken("locked"),
         Status::Used => taken("used"),
         Status::Expired => Some(Code::Expired.fault(at(coupon.valid_until_ms))),
+        Status::Voided => Some(Code::CouponVoided.fault([("coupon_id", coupon_id.to_string())])),
         Status::Issued if coupon.valid_until_ms <= now_ms => Some(Code::Expired.fault(at(coupon.valid_until_ms))),
         Status::Issued if coupon.valid_from_ms > now_ms => Some(Code::NotYetValid.fault(at(coupon.valid_from_ms))),
         Status::Issued => None,
@@ -261,7 +262,8 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
         let mut take = |op: &Op<pb::GiveBack>| {
             let pb::GiveBack { coupon_id, shop_id, order_id, discount_cents, .. } = op.request;
             match slice.get(coupon_id).map(|(coupon, _)| (coupon.status, *coupon)) {
-                Some((Status::Issued | Status::Expired, coupon)) => {
+                // One that was voided meanwhile too: the order kept what it took off, and nobody can use it again.
+                Some((Status::Issued | Status::Expired | Status::Voided, coupon)) => {
                     slice.advance(coupon_id, Status::Used, Some(Order { shop_id, order_id, discount_cents }));
                     events.push(told::used_again(&coupon, &op.request).by(op));
                     Answer::done()

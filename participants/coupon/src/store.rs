@@ -45,11 +45,13 @@ pub enum Status {
     Used = 3,
     /// Its time ended before it was used.
     Expired = 4,
+    /// An operator took it from its user before it was used.
+    Voided = 5,
 }
 
 impl Status {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Pending, Self::Issued, Self::Locked, Self::Used, Self::Expired];
+    pub const ALL: [Self; 6] = [Self::Pending, Self::Issued, Self::Locked, Self::Used, Self::Expired, Self::Voided];
 
     fn from_number(number: i64) -> sqlx::Result<Self> {
         Self::ALL.into_iter().find(|status| *status as i64 == number).ok_or_else(|| broken("a coupon's status"))

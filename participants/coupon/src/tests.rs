@@ -17,8 +17,8 @@ use tercet_shards::ShardMap;
 
 use super::redeem::{LOCKED_DELAY, unusable};
 use super::slots::Slots;
-use super::store::Coupon;
 use super::store::batches::{Lists as _, State};
+use super::store::{Coupon, Move, Status};
 use super::*;
 
 type Claimer = Claim<Sqlite>;
@@ -283,6 +283,14 @@ async fn only_the_order_that_used_a_coupon_gives_it_back() {
     assert_eq!(run!(shards, GiverBack.cancel, give_back(100)), [Answer::done()]);
     assert_eq!(used(&shards).await.expect("the tables are there"), [(id(1, 7), 100)]);
     assert_eq!(run!(shards, GiverBack.try_, give_back(100)), [Answer::done()], "it is used for as much as before");
+    // One that was voided meanwhile is the order's again too.
+    let void = Move { coupon_id: id(1, 7), from: Status::Issued, to: Status::Voided, order: None };
+    let mut connection = shards.home().acquire().await.expect("the pool is open");
+    store::advance::<Sqlite>(&mut connection, shards.map(), &[void]).await.expect("it is issued");
+    drop(connection);
+    assert_refused(&run!(shards, Redeemer.try_, slice([redeem(id(1, 7), 7, 101, 2_000)]))[0], "COUPON_VOIDED");
+    assert_eq!(run!(shards, GiverBack.cancel, give_back(100)), [Answer::done()]);
+    assert_eq!(used(&shards).await.expect("the tables are there"), [(id(1, 7), 100)]);
 }
 
 #[tokio::test]

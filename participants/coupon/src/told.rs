@@ -3,7 +3,7 @@
 use tercet::participant::DbTx;
 use tercet_events::event::{Event, Payload};
 use tercet_proto::coupon::v1 as pb;
-use tercet_proto::events::v1::{CouponExpired, CouponGivenBack, CouponIssued, CouponUsed};
+use tercet_proto::events::v1::{CouponExpired, CouponGivenBack, CouponIssued, CouponUsed, CouponVoided};
 use tercet_shards::ShardMap;
 
 use crate::store::{self, Coupon, Store};
@@ -90,6 +90,16 @@ pub(crate) fn given_back(coupon: &Coupon, back: &pb::GiveBack) -> Event {
 /// A coupon's time has ended, at this step of it.
 pub(crate) fn expired(coupon_id: i64, user_id: i64, template_id: i64, step: i64) -> Event {
     Event::new(user_id, Payload::CouponExpired(CouponExpired { coupon_id, template_id, step }))
+}
+
+/// An operator has voided a coupon, which is given as it was before.
+pub(crate) fn voided(coupon: &Coupon, operator: &str, reason: &str) -> Event {
+    let &Coupon { coupon_id, user_id, template_id, step, .. } = coupon;
+    let (operator, reason) = (operator.to_owned(), reason.to_owned());
+    Event::new(
+        user_id,
+        Payload::CouponVoided(CouponVoided { coupon_id, template_id, step: step + 1, operator, reason }),
+    )
 }
 
 /// Of these coupons, which were moved to issued just now, those that are expired instead.

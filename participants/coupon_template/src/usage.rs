@@ -52,6 +52,7 @@ fn of(event: &pb::Event) -> Option<Usage> {
             ..Usage::default()
         },
         Payload::CouponExpired(_)
+        | Payload::CouponVoided(_)
         | Payload::OrderPlaced(_)
         | Payload::OrderPaid(_)
         | Payload::OrderRefunded(_)

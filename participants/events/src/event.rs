@@ -74,7 +74,8 @@ impl Event {
             Payload::CouponIssued(_)
             | Payload::CouponUsed(_)
             | Payload::CouponGivenBack(_)
-            | Payload::CouponExpired(_) => (Topic::Coupon, self.user_id),
+            | Payload::CouponExpired(_)
+            | Payload::CouponVoided(_) => (Topic::Coupon, self.user_id),
             Payload::OrderPlaced(_)
             | Payload::OrderPaid(_)
             | Payload::OrderRefunded(_)
@@ -145,6 +146,7 @@ mod tests {
             Payload::CouponUsed(pb::CouponUsed::default()),
             Payload::CouponGivenBack(pb::CouponGivenBack::default()),
             Payload::CouponExpired(pb::CouponExpired::default()),
+            Payload::CouponVoided(pb::CouponVoided::default()),
         ] {
             assert_eq!(Event::new(7, payload).place(), (Topic::Coupon, 7));
         }

@@ -39,6 +39,7 @@ const REDEEM: &[Code] = &[
     Code::CouponTaken,
     Code::NotYetValid,
     Code::Expired,
+    Code::CouponVoided,
     Code::OutOfScope,
     Code::BelowThreshold,
     Code::NotStackable,
@@ -203,6 +204,9 @@ fn issuers() -> Vec<Route> {
         Route::new(Method::GET, "/v1/operator/coupons/{coupon_id}", "get_coupon", coupons::get_any)
             .says("A coupon, whoever has it")
             .fails(&[Code::NotFound]),
+        Route::new(Method::POST, "/v1/operator/coupons/{coupon_id}/void", "void_coupon", coupons::void)
+            .says("Takes an unused coupon from its user for good; again: changes nothing. Its stock does not come back")
+            .fails(&[Code::NotFound, Code::CouponTaken, Code::Expired]),
         Route::lines(Method::POST, "/v1/operator/batches", "issue", coupons::issue)
             .says("Issues coupons to many users; each line tells how far it is, and the same batch again goes on")
             .takes(LARGE_BODY_BYTES_MAX)

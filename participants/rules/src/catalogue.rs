@@ -118,6 +118,9 @@ codes! {
     /// The coupon's time is over.
     Expired = "EXPIRED", FailedPrecondition, 409,
         "优惠券已过期", "The coupon has expired";
+    /// An operator has taken the coupon from its user.
+    CouponVoided = "COUPON_VOIDED", FailedPrecondition, 409,
+        "优惠券已作废", "The coupon has been voided";
     /// Nothing in the order is what the coupon is for.
     OutOfScope = "OUT_OF_SCOPE", FailedPrecondition, 409,
         "订单中没有适用此优惠券的商品", "Nothing in the order is what the coupon is for";

@@ -14,7 +14,7 @@ CREATE TABLE IF NOT EXISTS claimed_{n} (
   PRIMARY KEY (user_id, template_id)
 ) ENGINE = InnoDB STATS_PERSISTENT = 0;
 
--- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
+-- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired, 5 voided by an operator.
 -- The order that holds or used it is known by its shop, 0 for one of one thing, and its number there; discount_cents is
 -- what it was promised. batch is 0 for what a user claimed.
 -- claim_key is of what its user named the claim by. step rises with whatever happens to the coupon, and is told with it: it goes
@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS coupon_{n} (
   user_id BIGINT NOT NULL,
   template_id BIGINT NOT NULL,
   version BIGINT NOT NULL,
-  status TINYINT NOT NULL CHECK (status BETWEEN 0 AND 4),
+  status TINYINT NOT NULL CHECK (status BETWEEN 0 AND 5),
   shop_id BIGINT,
   order_id BIGINT,
   discount_cents BIGINT,
@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS coupon_{n} (
   batch BIGINT NOT NULL,
   claim_key BIGINT,
   step BIGINT NOT NULL DEFAULT 0,
-  CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (shop_id IS NULL) = (order_id IS NULL)
+  CHECK ((order_id IS NULL) = (status IN (0, 1, 4, 5)) AND (shop_id IS NULL) = (order_id IS NULL)
     AND (discount_cents IS NULL) = (order_id IS NULL) AND (used_ms IS NULL) = (status <> 3)),
   KEY of_user (user_id, status),
   UNIQUE KEY by_key (user_id, claim_key),

@@ -12,7 +12,7 @@ CREATE TABLE claimed_{n} (
   PRIMARY KEY (user_id, template_id)
 ) STRICT, WITHOUT ROWID;
 
--- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired.
+-- status: 0 pending (its claim is under way), 1 issued, 2 locked for an order, 3 used by it, 4 expired, 5 voided by an operator.
 -- The order that holds or used it is known by its shop, 0 for one of one thing, and its number there; discount_cents is
 -- what it was promised. batch is 0 for what a user claimed.
 -- claim_key is of what its user named the claim by. step rises with whatever happens to the coupon, and is told with it: it goes
@@ -22,7 +22,7 @@ CREATE TABLE coupon_{n} (
   user_id INTEGER NOT NULL,
   template_id INTEGER NOT NULL,
   version INTEGER NOT NULL,
-  status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 4),
+  status INTEGER NOT NULL CHECK (status BETWEEN 0 AND 5),
   shop_id INTEGER,
   order_id INTEGER,
   discount_cents INTEGER,
@@ -33,7 +33,7 @@ CREATE TABLE coupon_{n} (
   batch INTEGER NOT NULL,
   claim_key INTEGER,
   step INTEGER NOT NULL DEFAULT 0,
-  CHECK ((order_id IS NULL) = (status IN (0, 1, 4)) AND (shop_id IS NULL) = (order_id IS NULL)
+  CHECK ((order_id IS NULL) = (status IN (0, 1, 4, 5)) AND (shop_id IS NULL) = (order_id IS NULL)
     AND (discount_cents IS NULL) = (order_id IS NULL) AND (used_ms IS NULL) = (status <> 3))
 ) STRICT;
 CREATE INDEX coupon_{n}_of_user ON coupon_{n} (user_id, status);

@@ -204,10 +204,10 @@ impl Books {
     async fn steps(&mut self, page: &[Coupon]) -> anyhow::Result<BTreeMap<i64, Vec<Step>>> {
         let sql = format!(
             "SELECT coupon_id, CASE action WHEN 'coupon issued' THEN 1 WHEN 'coupon used' THEN 2
-                WHEN 'coupon given back' THEN 3 ELSE 4 END, shop_id, order_id,
+                WHEN 'coupon given back' THEN 3 WHEN 'coupon voided' THEN 5 ELSE 4 END, shop_id, order_id,
                 CASE WHEN action = 'coupon used' THEN CAST(JSON_EXTRACT(state_after, '$.discount_cents') AS SIGNED) END
              FROM business_log WHERE coupon_id IN ({})
-                AND action IN ('coupon issued', 'coupon used', 'coupon given back', 'coupon expired')
+                AND action IN ('coupon issued', 'coupon used', 'coupon given back', 'coupon expired', 'coupon voided')
              ORDER BY coupon_step, log_id",
             list(page.iter().map(|coupon| coupon.coupon_id))
         );
@@ -219,6 +219,7 @@ impl Books {
                 Some(1) => Step::Issued,
                 Some(2) => Step::Used { order, discount_cents },
                 Some(3) => Step::GivenBack,
+                Some(5) => Step::Voided,
                 Some(_) | None => Step::Expired,
             };
             all.entry(coupon_id.unwrap_or(0)).or_default().push(step);

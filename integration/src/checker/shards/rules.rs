@@ -7,6 +7,7 @@ pub(super) const PENDING: i64 = 0;
 pub(super) const LOCKED: i64 = 2;
 pub(super) const USED: i64 = 3;
 pub(super) const EXPIRED: i64 = 4;
+pub(super) const VOIDED: i64 = 5;
 
 /// In place of an order that is not named.
 pub(super) const NO_ORDER: Key = Key::single(0);
@@ -52,6 +53,7 @@ pub(super) enum Step {
     Used { order: Key, discount_cents: i64 },
     GivenBack,
     Expired,
+    Voided,
 }
 
 /// What is wrong with a coupon, its order and its log, if anything is. Entries from before `log_begin_ms` may be gone.
@@ -100,6 +102,7 @@ pub(super) fn coupon(
             used.is_some_and(|(order, discount_cents)| *last == Step::Used { order, discount_cents })
         }
         (EXPIRED, Some(last)) => *last == Step::Expired,
+        (VOIDED, Some(last)) => *last == Step::Voided,
         (_, Some(last)) => matches!(last, Step::Issued | Step::GivenBack),
     };
     (!said).then(|| format!("coupon {coupon_id} has status {status} and its log ends with {:?}", log.last()))
@@ -109,10 +112,11 @@ pub(super) fn coupon(
 fn broken(log: &[Step], purged: bool) -> Option<usize> {
     let follows = |at: usize| match (at.checked_sub(1).map(|before| log[before]), log[at]) {
         (None, Step::Issued)
-        | (Some(Step::Issued | Step::GivenBack | Step::Expired), Step::Used { .. })
-        | (Some(Step::Used { .. }), Step::GivenBack)
-        | (Some(Step::Issued | Step::GivenBack), Step::Expired) => true,
-        (None, Step::Used { .. } | Step::GivenBack | Step::Expired) => purged,
+        | (Some(Step::Issued | Step::GivenBack), Step::Used { .. } | Step::Expired | Step::Voided)
+        // By an order whose refund came to nothing.
+        | (Some(Step::Expired | Step::Voided), Step::Used { .. })
+        | (Some(Step::Used { .. }), Step::GivenBack) => true,
+        (None, Step::Used { .. } | Step::GivenBack | Step::Expired | Step::Voided) => purged,
         (Some(_), _) => false,
     };
     (0..log.len()).find(|at| !follows(*at))
@@ -250,6 +254,12 @@ mod tests {
         let expired = Coupon { status: EXPIRED, order: None, discount_cents: None, ..COUPON };
         assert_eq!(coupon(&expired, None, &[Step::Issued, Step::Expired], Some(0)), None);
         assert!(coupon(&expired, None, &[Step::Issued], Some(101)).is_some());
+        let voided = Coupon { status: VOIDED, ..expired };
+        assert_eq!(coupon(&voided, None, &[Step::Issued, Step::Voided], Some(0)), None);
+        for log in [&[Step::Issued][..], &[Step::Issued, Step::Expired], &[Step::Issued, TOOK, Step::Voided]] {
+            assert!(coupon(&voided, None, log, Some(0)).is_some(), "{log:?}");
+        }
+        assert!(coupon(&expired, None, &[Step::Issued, Step::Voided], Some(0)).is_some());
     }
 
     #[test]

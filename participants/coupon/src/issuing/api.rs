@@ -86,6 +86,11 @@ impl<Db: Occasions + Dialect> Rpc for Api<Db> {
         answer(coupon.map(|coupon| pb::GetCouponResponse { coupon: Some(coupon) }))
     }
 
+    async fn void_coupon(&self, request: Request<pb::VoidCouponRequest>) -> Answer<pb::VoidCouponResponse> {
+        let coupon = self.0.void_coupon(request.get_ref()).await;
+        answer(coupon.map(|coupon| pb::VoidCouponResponse { coupon: Some(coupon) }))
+    }
+
     async fn list_coupons(&self, request: Request<pb::ListCouponsRequest>) -> Answer<pb::ListCouponsResponse> {
         answer(self.0.list(request.get_ref()).await)
     }

@@ -196,5 +196,6 @@ pub(super) const fn seen(status: Status) -> pb::CouponStatus {
         Status::Locked => pb::CouponStatus::Locked,
         Status::Used => pb::CouponStatus::Used,
         Status::Expired => pb::CouponStatus::Expired,
+        Status::Voided => pb::CouponStatus::Voided,
     }
 }

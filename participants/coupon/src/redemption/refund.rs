@@ -136,7 +136,7 @@ impl<Db: Redemptions + Dialect> Redemption<Db> {
     /// Which of the coupons are their user's again.
     async fn done(&self, row: &Row) -> Result<pb::RefundResponse, Fault> {
         let coupons = self.coupons(row).await?;
-        let back = coupons.iter().filter(|coupon| coupon.status != Status::Expired);
+        let back = coupons.iter().filter(|coupon| ![Status::Expired, Status::Voided].contains(&coupon.status));
         Ok(pb::RefundResponse {
             state: pb::RefundState::Done.into(),
             returned_coupon_ids: back.map(|coupon| coupon.coupon_id).collect(),

@@ -18,6 +18,8 @@ pub struct Totals {
     pub used: i64,
     /// Coupons whose time ended.
     pub expired: i64,
+    /// Coupons that operators voided.
+    pub voided: i64,
     /// Users and templates whose claims are not as many as their coupons.
     pub miscounted: i64,
     /// Users and templates with more claims than the highest limit under which one was made.
@@ -29,8 +31,8 @@ pub async fn totals<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap) -> sqlx::Re
     let all: Vec<Statement> = (0..map.tables()).map(|table| statement::<i64>(Kind::Totals, table, &[])).collect();
     let mut sum = Totals::default();
     for row in Db::run(db_tx, &all).await?.iter().flat_map(|ran| &ran.rows) {
-        let [pending, issued, locked, used, expired, miscounted, over_limit] = numbers(row)?;
-        sum.add(Totals { pending, issued, locked, used, expired, miscounted, over_limit });
+        let [pending, issued, locked, used, expired, voided, miscounted, over_limit] = numbers(row)?;
+        sum.add(Totals { pending, issued, locked, used, expired, voided, miscounted, over_limit });
     }
     Ok(sum)
 }
@@ -51,6 +53,7 @@ impl Totals {
         self.locked += other.locked;
         self.used += other.used;
         self.expired += other.expired;
+        self.voided += other.voided;
         self.miscounted += other.miscounted;
         self.over_limit += other.over_limit;
     }

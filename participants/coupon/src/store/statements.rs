@@ -252,6 +252,10 @@ macro_rules! of_user_all {
             " UNION ALL ",
             $open,
             of_status!("4", $hint, $about),
+            $close,
+            " UNION ALL ",
+            $open,
+            of_status!("5", $hint, $about),
             $close
         )
     };
@@ -261,7 +265,7 @@ const TOTALS: &str = "-- coupon_totals
     SELECT
         (SELECT COUNT(*) FROM coupon_{n} WHERE status = 0), (SELECT COUNT(*) FROM coupon_{n} WHERE status = 1),
         (SELECT COUNT(*) FROM coupon_{n} WHERE status = 2), (SELECT COUNT(*) FROM coupon_{n} WHERE status = 3),
-        (SELECT COUNT(*) FROM coupon_{n} WHERE status = 4),
+        (SELECT COUNT(*) FROM coupon_{n} WHERE status = 4), (SELECT COUNT(*) FROM coupon_{n} WHERE status = 5),
         (SELECT COUNT(*) FROM (
             SELECT 1 FROM (SELECT user_id, template_id, claimed AS n FROM claimed_{n}
                            UNION ALL SELECT user_id, template_id, -1 FROM coupon_{n} WHERE batch = 0) AS a

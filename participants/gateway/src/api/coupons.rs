@@ -10,7 +10,7 @@ use crate::services::{Context, Told as _, fault};
 use crate::wire::common::{given, next};
 use crate::wire::coupon::{
     AllCoupons, Batch, BatchFilter, BatchId, BatchReason, BatchState, Batches, Claim, Coupon, CouponId, CouponStatus,
-    Coupons, NewBatch, OwnCoupons,
+    Coupons, NewBatch, OwnCoupons, VoidReason,
 };
 
 pub(crate) async fn claim(call: Call<User, Nothing, Claim>) -> Answer<Coupon> {
@@ -56,6 +56,13 @@ async fn find(Id(coupon_id): Id, user_id: i64, context: &Context) -> Answer<Coup
     let request = context.request(pb::GetCouponRequest { coupon_id, user_id });
     let found = context.services.issuing.clone().get_coupon(request).await.told()?;
     Ok(Reply::ok(whole(given(found.coupon)?, context).await))
+}
+
+pub(crate) async fn void(call: Call<Operator, CouponId, VoidReason>) -> Answer<Coupon> {
+    let (Id(coupon_id), operator, reason) = (call.params.coupon_id, call.caller.name, call.body.reason);
+    let request = call.context.request(pb::VoidCouponRequest { coupon_id, operator, reason });
+    let voided = call.context.services.issuing.clone().void_coupon(request).await.told()?;
+    Ok(Reply::ok(whole(given(voided.coupon)?, &call.context).await))
 }
 
 pub(crate) async fn list(call: Call<Operator, AllCoupons, Nothing>) -> Answer<Coupons> {

@@ -17,6 +17,7 @@ choices! {
         Locked = "locked",
         Used = "used",
         Expired = "expired",
+        Voided = "voided",
     }
 
     /// Where a batch stands.
@@ -142,6 +143,12 @@ records! {
         user_ids: Vec<Id>,
         /// For each user, 1 to 100.
         coupons_per_user: u32,
+        /// Why, 1 to 512 bytes.
+        reason: String,
+    }
+
+    /// Why a coupon is voided.
+    VoidReason {
         /// Why, 1 to 512 bytes.
         reason: String,
     }

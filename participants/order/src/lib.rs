@@ -175,6 +175,17 @@ fn placed(op: &Op<pb::Place>) -> Event {
     Event::new(user_id, Payload::OrderPlaced(placed)).by(op)
 }
 
+/// Whether nothing is left to be paid.
+const fn is_free(request: &pb::Place) -> bool {
+    request.amount_cents == request.discount_cents
+}
+
+fn paid(op: &Op<pb::Place>) -> Event {
+    let pb::Place { order_id, user_id, .. } = op.request;
+    let paid = events::OrderPaid { order_id, ..events::OrderPaid::default() };
+    Event::new(user_id, Payload::OrderPaid(paid)).by(op)
+}
+
 fn coupon_ids(coupon_id: Option<i64>) -> Vec<i64> {
     coupon_id.into_iter().collect()
 }
@@ -204,9 +215,14 @@ impl<Db: Store> SliceParticipant for Place<Db> {
     }
 
     async fn confirm(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {
-        let answers = end::<Db>(db_tx, keys(operations), Status::Placed).await?;
-        self.outbox.append::<Db>(db_tx, operations.iter().map(placed)).await?;
-        Ok(answers)
+        let step = |op: &Op<pb::Place>| {
+            let to = if is_free(&op.request) { Status::Paid } else { Status::Placed };
+            Move { key: Key::single(op.request.order_id), from: Status::Frozen, to }
+        };
+        Db::advance(db_tx, &operations.iter().map(step).collect::<Vec<_>>()).await?;
+        let told = |op| std::iter::once(placed(op)).chain(is_free(&op.request).then(|| paid(op)));
+        self.outbox.append::<Db>(db_tx, operations.iter().flat_map(told).collect::<Vec<_>>()).await?;
+        Ok(vec![Answer::done(); operations.len()])
     }
 
     async fn cancel(&self, db_tx: &mut DbTx<Db>, operations: &[Op<pb::Place>]) -> sqlx::Result<Vec<Answer>> {

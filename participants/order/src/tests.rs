@@ -495,6 +495,34 @@ async fn what_costs_nothing_is_paid_when_it_is_placed() {
     assert_eq!(much.expect_err("nothing is due").to_string(), "order 1 of shop 3 costs 0");
 }
 
+#[tokio::test]
+async fn one_thing_that_costs_nothing_is_paid_when_it_is_placed() {
+    let pool = orders().await;
+    let outbox = Outbox::open(std::slice::from_ref(&pool)).await.expect("the schema is sound");
+    let placer = Place::<Sqlite>::new(outbox);
+    let requests = || slice([pb::Place { discount_cents: 2_000, ..place(1, 5) }, place(2, 6)]);
+    run!(pool, placer.try_, requests());
+    assert_eq!(run!(pool, placer.confirm, requests()), [Answer::done(), Answer::done()]);
+    assert_eq!(statuses(&pool).await, [0, 1, 0, 1, 0]);
+    let rows: Vec<Vec<u8>> = sqlx::query_scalar("SELECT payload FROM tercet_outbox ORDER BY id")
+        .fetch_all(&pool)
+        .await
+        .expect("the table is there");
+    let told = rows.iter().map(|payload| {
+        let event: events::Event = prost::Message::decode(payload.as_slice()).expect("it is one");
+        match event.payload {
+            Some(Payload::OrderPlaced(placed)) => ("placed", placed.order_id),
+            Some(Payload::OrderPaid(paid)) => ("paid", paid.order_id),
+            other => panic!("nobody has told {other:?}"),
+        }
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [("placed", 1), ("paid", 1), ("placed", 2)]);
+    // Whoever says so over the message of payments is right, and changes nothing.
+    let mut db_tx = pool.begin().await.expect("the pool is open");
+    let nothing = pb::Paid { order_id: 1, user_id: 7, paid_cents: 0, shop_id: 0 };
+    assert!(!pay::<Sqlite>(&mut db_tx, &Outbox::off(), &nothing).await.expect("it is paid").is_new);
+}
+
 tercet_testing::conformance! {
     place_conforms: conformance::place::<Sqlite>();
     place_basket_conforms: conformance::place_basket::<Sqlite>();

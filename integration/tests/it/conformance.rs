@@ -29,8 +29,8 @@ mod order {
 
     mod conformance;
     pub(crate) use conformance::{
-        an_order_is_paid_or_closed, one_has_the_job, place, place_basket, refund, settle_refund,
-        what_can_not_be_closed_is_looked_at_later_and_later, what_is_not_paid_in_time_is_found,
+        a_shop_has_its_own_orders, an_order_is_paid_or_closed, one_has_the_job, place, place_basket, refund,
+        settle_refund, what_can_not_be_closed_is_looked_at_later_and_later, what_is_not_paid_in_time_is_found,
     };
 }
 
@@ -64,7 +64,8 @@ async fn orders_that_are_not_paid_in_time_are_found_on_mariadb_by_one() {
     let pool = <MySql as tercet::fence::Dialect>::open(&url).await.expect("the database is there");
     let watch = crate::plans::Watch::new([pool.clone()]);
     order::one_has_the_job(pool.clone()).await;
-    order::what_is_not_paid_in_time_is_found(pool).await;
+    order::what_is_not_paid_in_time_is_found(pool.clone()).await;
+    order::a_shop_has_its_own_orders(pool).await;
     watch.check().await;
 }
 

@@ -145,6 +145,8 @@ fn shops() -> Vec<Route> {
         .says("How the redemption of an order of the shop stands")
         .answers(&[200, 202])
         .fails(&[Code::NotFound]),
+        Route::new(Method::GET, "/v1/shop/orders", "list_orders", orders::list_of_shop)
+            .says("Orders of the shop, the highest number first: of one status a short page need not be the last"),
         Route::new(Method::GET, "/v1/shop/users/{user_id}/orders/{order_id}", "get_order", orders::of_shop)
             .says("How an order of the shop stands: placed, paid, closed or refunded, and until when it can be paid")
             .fails(&[Code::NotFound]),
@@ -172,6 +174,8 @@ fn helpers() -> Vec<Route> {
         Route::new(Method::PUT, "/v1/operator/products/{product_id}/stock", "set_stock", stock::set)
             .says("Sets how many units of a product there are in all; the same again changes nothing")
             .fails(&[Code::Conflict]),
+        Route::new(Method::GET, "/v1/operator/shops/{shop_id}/orders", "list_shop_orders", orders::list_of_any)
+            .says("Orders of a shop, the highest number first: of one status a short page need not be the last"),
         Route::new(Method::GET, "/v1/operator/shops/{shop_id}/orders/{order_id}", "get_any_order", orders::of_any)
             .says("How an order of a shop stands, whose it is, and until when it can be paid")
             .fails(&[Code::NotFound]),

@@ -8,6 +8,7 @@ use tercet_rules::{Cents, Code, Fault, Invalid, Limit, text};
 use tonic::{Request, Response};
 
 use crate::limits::{OPERATOR_BYTES_MAX, PAYMENT_BYTES_MAX};
+use crate::list::page;
 use crate::metrics;
 use crate::payment::{Paid, PayError, Payment, pay};
 use crate::store::{Key, Standing, Status, Store};
@@ -19,12 +20,12 @@ pub(crate) struct Api<Db: Store> {
     outbox: Outbox,
 }
 
-fn database(error: sqlx::Error) -> Fault {
+pub(crate) fn database(error: sqlx::Error) -> Fault {
     tracing::error!(%error, "the database of orders");
     Code::SystemBusy.fault([])
 }
 
-fn id(field: &str, id: i64) -> Result<i64, Invalid> {
+pub(crate) fn id(field: &str, id: i64) -> Result<i64, Invalid> {
     if id >= 1 { Ok(id) } else { Err(Invalid::new(field, Limit::Between(1, i64::MAX))) }
 }
 
@@ -55,18 +56,22 @@ impl From<PayError> for Fault {
     }
 }
 
-fn view(order: &Standing) -> pb::OrderView {
-    let &Standing { key: Key { shop_id, order_id }, user_id, due_cents, pay_by_ms, .. } = order;
-    let status = match order.status {
+/// Where an order stands, as callers see it.
+pub(crate) fn seen(order: &Standing) -> pb::OrderStatus {
+    match order.status {
         Status::Frozen => pb::OrderStatus::Frozen,
         Status::Placed => pb::OrderStatus::Placed,
         Status::Paid => pb::OrderStatus::Paid,
         Status::Refunded if order.is_refunding() => pb::OrderStatus::Refunding,
         Status::Closed | Status::Refunded if order.is_closed() => pb::OrderStatus::Closed,
         Status::Closed | Status::Refunded => pb::OrderStatus::Refunded,
-    };
+    }
+}
+
+pub(crate) fn view(order: &Standing) -> pb::OrderView {
+    let &Standing { key: Key { shop_id, order_id }, user_id, due_cents, pay_by_ms, .. } = order;
     let pay_by_ms = pay_by_ms.unwrap_or_default();
-    pb::OrderView { shop_id, order_id, user_id, status: status.into(), due_cents, pay_by_ms }
+    pb::OrderView { shop_id, order_id, user_id, status: seen(order).into(), due_cents, pay_by_ms }
 }
 
 impl<Db: Store> Api<Db> {
@@ -87,6 +92,11 @@ impl<Db: Store> Api<Db> {
             .as_ref()
             .map(view)
             .ok_or_else(|| missing(key))
+    }
+
+    async fn list(&self, request: &pb::ListOrdersRequest) -> Result<pb::ListOrdersResponse, Fault> {
+        let mut connection = self.pool.acquire().await.map_err(database)?;
+        page::<Db>(&mut connection, request).await
     }
 
     async fn paid(&self, request: &pb::PayRequest) -> Result<Paid, Fault> {
@@ -121,5 +131,9 @@ impl<Db: Store> Orders for Api<Db> {
     async fn get_order(&self, request: Request<pb::GetOrderRequest>) -> Answer<pb::GetOrderResponse> {
         let order = self.find(request.get_ref()).await.map_err(|fault| fault.status())?;
         Ok(Response::new(pb::GetOrderResponse { order: Some(order) }))
+    }
+
+    async fn list_orders(&self, request: Request<pb::ListOrdersRequest>) -> Answer<pb::ListOrdersResponse> {
+        self.list(request.get_ref()).await.map(Response::new).map_err(|fault| fault.status())
     }
 }

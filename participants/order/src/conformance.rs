@@ -214,6 +214,40 @@ pub(crate) async fn an_order_is_paid_or_closed<Db: Unpaid>(pool: Pool<Db>) {
     assert!(paid > 0 && closed > 0, "{paid} paid and {closed} closed");
 }
 
+/// Orders of two shops with the same numbers: each shop has its own, by status, the highest first.
+pub(crate) async fn a_shop_has_its_own_orders<Db: Store>(pool: Pool<Db>) {
+    Db::migrate(&pool).await.expect("the schema is sound");
+    let key = |shop_id, order_id| Key { shop_id, order_id };
+    let order = |key| Order {
+        key,
+        user_id: 7,
+        item: 0,
+        count: 1,
+        coupon_id: None,
+        amount_cents: 2_000,
+        discount_cents: 0,
+        pay_within_s: None,
+    };
+    let all: Vec<Order> = [30, 31].into_iter().flat_map(|shop| (1..=6).map(move |id| order(key(shop, id)))).collect();
+    let placed = [(30, 2), (30, 5), (31, 1)].map(|(shop_id, order_id)| Move {
+        key: key(shop_id, order_id),
+        from: Status::Frozen,
+        to: Status::Placed,
+    });
+    let mut connection = pool.acquire().await.expect("the pool is open");
+    Db::insert(&mut connection, &all).await.expect("they are new");
+    Db::advance(&mut connection, &placed).await.expect("they are frozen");
+    let mut found = async |status, page| {
+        let found = Db::of_shop(&mut connection, 30, status, page).await.expect("the statement is sound");
+        assert!(found.iter().all(|order| order.key.shop_id == 30 && order.status == status), "{found:?}");
+        found.iter().map(|order| order.key.order_id).collect::<Vec<i64>>()
+    };
+    assert_eq!(found(Status::Frozen, (i64::MAX, 2)).await, [6, 4]);
+    assert_eq!(found(Status::Frozen, (4, 9)).await, [3, 1]);
+    assert_eq!(found(Status::Placed, (i64::MAX, 9)).await, [5, 2]);
+    assert!(found(Status::Paid, (i64::MAX, 9)).await.is_empty());
+}
+
 async fn coupons_once<Db: Store>(pool: Pool<Db>) -> Result<(), String> {
     let totals = audit(&pool).await.map_err(|error| error.to_string())?;
     if totals.coupons_twice == 0 { Ok(()) } else { Err(format!("{totals:?}")) }

@@ -37,6 +37,7 @@ mod closing;
 pub mod coupon_use;
 mod key;
 pub mod limits;
+mod list;
 mod metrics;
 mod payment;
 mod settle;

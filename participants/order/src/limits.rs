@@ -14,6 +14,12 @@ pub const PAY_WITHIN_S_MAX: u32 = 1_209_600;
 pub const OPERATOR_BYTES_MAX: usize = 64;
 /// Most bytes of the number of a payment.
 pub const PAYMENT_BYTES_MAX: usize = 64;
+/// Orders of a page of a shop's, where the caller does not say.
+pub const SHOP_PAGE_DEFAULT: u32 = 20;
+/// Most orders of such a page.
+pub const SHOP_PAGE_MAX: u32 = 100;
+/// Most orders that are looked at for one page: what is being refunded, is refunded or closed stands beside each other.
+pub const LOOKED_AT_MAX: u32 = 1_000;
 /// How often the job looks for orders that were not paid in time.
 pub const TICK: Duration = Duration::from_secs(1);
 /// How long a process that says nothing keeps the job. It says something before each page of orders, which takes less.

@@ -16,6 +16,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Frozen, Self::Placed, Self::Closed, Self::Paid, Self::Refunded];
+
     /// As in "order 5 is …".
     pub const fn name(self) -> &'static str {
         match self {

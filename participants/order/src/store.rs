@@ -193,6 +193,15 @@ pub trait Store: EventStore {
     /// How an order stands; locks nothing.
     fn look(db_tx: &mut DbTx<Self>, key: Key) -> impl Future<Output = sqlx::Result<Option<Standing>>> + Send;
 
+    /// Orders of a shop at one status with numbers below `before`, the highest first, at most `limit`; they are not
+    /// locked.
+    fn of_shop(
+        db_tx: &mut DbTx<Self>,
+        shop_id: i64,
+        status: Status,
+        page: (i64, u32),
+    ) -> impl Future<Output = sqlx::Result<Vec<Standing>>> + Send;
+
     /// Moves each order once. A step to refunded keeps where it came from; with one from frozen to placed its time to
     /// be paid begins, and where a refund is taken back it is looked at when that is over, and not at once.
     ///
@@ -296,6 +305,17 @@ macro_rules! store {
                 let query = sqlx::query_as($sql.look).bind(key.shop_id).bind(key.order_id);
                 let row: Option<StandingRow> = query.fetch_optional(db_tx).await?;
                 row.map(Standing::from_row).transpose()
+            }
+
+            async fn of_shop(
+                db_tx: &mut DbTx<Self>,
+                shop_id: i64,
+                status: Status,
+                (before, limit): (i64, u32),
+            ) -> sqlx::Result<Vec<Standing>> {
+                let query = sqlx::query_as($sql.of_shop).bind(shop_id).bind(status as i64);
+                let rows: Vec<StandingRow> = query.bind(before).bind(i64::from(limit)).fetch_all(db_tx).await?;
+                rows.into_iter().map(Standing::from_row).collect()
             }
 
             async fn advance(db_tx: &mut DbTx<Self>, moves: &[Move]) -> sqlx::Result<()> {

@@ -413,6 +413,11 @@ async fn what_can_not_be_closed_is_looked_at_later_and_later() {
 }
 
 #[tokio::test]
+async fn a_shop_has_its_own_orders() {
+    conformance::a_shop_has_its_own_orders(orders().await).await;
+}
+
+#[tokio::test]
 async fn one_process_has_the_job() {
     conformance::one_has_the_job(orders().await).await;
 }

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS orders (
   -- Up to which of the coupon's steps it has said so: what is told late changes nothing.
   coupon_step BIGINT NOT NULL DEFAULT 0,
   PRIMARY KEY (order_id, shop_id),
+  KEY orders_of_shop (shop_id, status, order_id),
   KEY orders_to_close (close_at_ms),
   CHECK (discount_cents BETWEEN 0 AND amount_cents),
   CHECK ((refunded_from IS NULL) = (status <> 4)),

@@ -31,6 +31,7 @@ CREATE TABLE orders (
   CHECK ((refunded_from IS NULL) = (status <> 4)),
   CHECK (refunded_ms IS NULL OR status = 4)
 ) STRICT;
+CREATE INDEX orders_of_shop ON orders (shop_id, status, order_id);
 CREATE INDEX orders_to_close ON orders (close_at_ms) WHERE close_at_ms IS NOT NULL;
 
 -- Which process closes orders that nobody has paid. Nothing but speed hangs on it.

@@ -267,6 +267,42 @@ async fn is_paid_or_closed_at_its_last_moment<A: Asks>(market: &mut Market<'_, A
 }
 
 #[tokio::test]
+async fn a_shop_lists_its_own_orders_and_operators_those_of_any() {
+    let platform = Platform::start(&[]).await;
+    let keys = &platform.keys;
+    let mut market = Market::new(&platform, keys).await;
+    for order_id in 1..=3 {
+        market.place(order_id, None).await;
+    }
+    platform.ask(market.pay(2, 9_500)).await.good(200);
+    let list = async |by: &str, path: &str| {
+        let told = platform.ask(Ask::get(path).by(by)).await.good(200);
+        let items = told["items"].as_array().expect("a list").iter();
+        let ids = items.map(|order| order["order_id"].as_str().expect("text").to_owned()).collect::<Vec<_>>().join(" ");
+        (ids, told["next"].as_str().map(str::to_owned))
+    };
+    let (shop, ann) = (keys.shop("bob"), keys.operator("ann"));
+    until("they are placed", async || list(&shop, "/v1/shop/orders?status=placed").await.0 == "3 1").await;
+    assert_eq!(list(&shop, "/v1/shop/orders").await, ("3 2 1".to_owned(), None));
+    assert_eq!(list(&shop, "/v1/shop/orders?status=paid").await.0, "2");
+    let (first, next) = list(&shop, "/v1/shop/orders?limit=2").await;
+    let next = next.expect("there is another");
+    assert_eq!((first.as_str(), list(&shop, &format!("/v1/shop/orders?after={next}")).await.0), ("3 2", "1".into()));
+    assert_eq!(list(&ann, "/v1/operator/shops/9/orders").await.0, "3 2 1");
+    let of_10 = bearer(Role::Shop, "eve");
+    let other = keys.mint(Bearer { shop_id: Some(10), ..of_10 }, Duration::from_secs(60));
+    assert_eq!(list(&other, "/v1/shop/orders").await, (String::new(), None), "they are another shop's");
+    for (code, by, path) in [
+        ("FORBIDDEN", keys.user(42), "/v1/shop/orders".to_owned()),
+        ("FORBIDDEN", shop.clone(), "/v1/operator/shops/9/orders".to_owned()),
+        ("INVALID", shop.clone(), "/v1/shop/orders?status=lost".to_owned()),
+        ("INVALID", other, format!("/v1/shop/orders?after={next}")),
+    ] {
+        assert_eq!(platform.ask(Ask::get(path).by(&by)).await.code(), code);
+    }
+}
+
+#[tokio::test]
 async fn orders_are_paid_or_closed_in_one_process() {
     let platform = Platform::start(&[]).await;
     orders_are_paid_or_closed(&platform, &platform.keys).await;

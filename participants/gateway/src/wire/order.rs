@@ -2,7 +2,8 @@
 
 use tercet_proto::order::v1 as pb;
 
-use crate::schema::{Id, choices, records};
+use crate::schema::{Entries, Id, choices, params, records};
+use crate::wire::common::next;
 
 choices! {
     /// Where an order stands: closed is what came to nothing, or was taken back before it was paid, and refunding what
@@ -14,6 +15,30 @@ choices! {
         Closed = "closed",
         Refunding = "refunding",
         Refunded = "refunded",
+    }
+}
+
+params! {
+    /// Which orders of the shop.
+    ShopOrders {
+        /// Only those that stand there.
+        status: Option<OrderStatus>,
+        /// Most entries, 1 to 100; 20 when left out.
+        limit: Option<Entries<100>>,
+        /// `next` of the page before.
+        after: Option<String>,
+    }
+
+    /// Which orders of a shop.
+    OrdersOfShop {
+        /// Whose orders they are.
+        shop_id: Id,
+        /// Only those that stand there.
+        status: Option<OrderStatus>,
+        /// Most entries, 1 to 100; 20 when left out.
+        limit: Option<Entries<100>>,
+        /// `next` of the page before.
+        after: Option<String>,
     }
 }
 
@@ -40,6 +65,20 @@ records! {
         due_cents: i64,
         /// When it is closed if it is not paid by then; left out where that is never.
         pay_by_ms: Option<i64>,
+    }
+
+    /// Orders.
+    Orders {
+        /// The highest number first.
+        items: Vec<Order>,
+        /// Where the next page begins; left out on the last one.
+        next: Option<String>,
+    }
+}
+
+impl From<pb::ListOrdersResponse> for Orders {
+    fn from(wire: pb::ListOrdersResponse) -> Self {
+        Self { items: wire.orders.into_iter().map(Order::from).collect(), next: next(wire.next) }
     }
 }
 

@@ -11,6 +11,7 @@ pub(super) struct Statements {
     pub(super) coupons_of: &'static str,
     pub(super) standings: &'static str,
     pub(super) look: &'static str,
+    pub(super) of_shop: &'static str,
     pub(super) advance: &'static str,
     pub(super) settle: &'static str,
     pub(super) note_payment: &'static str,
@@ -63,6 +64,12 @@ pub(super) const SQLITE: Statements = Statements {
             refunded_ms, payment_id, pay_by_ms, close_at_ms,
             COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
         FROM orders WHERE shop_id = $1 AND order_id = $2",
+    of_shop: "-- order_of_shop
+        SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from,
+            refunded_ms, payment_id, pay_by_ms, close_at_ms,
+            COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
+        FROM orders INDEXED BY orders_of_shop WHERE shop_id = $1 AND status = $2 AND order_id < $3
+        ORDER BY order_id DESC LIMIT +$4",
     advance: "-- order_advance
         UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END, refunded_ms = NULL,
             pay_by_ms = CASE WHEN j.before = 0 AND j.next = 1 THEN j.now_ms + pay_within_s * 1000 ELSE pay_by_ms END,
@@ -149,6 +156,12 @@ pub(super) const MYSQL: Statements = Statements {
             CAST(refunded_from AS SIGNED), refunded_ms, payment_id, pay_by_ms, close_at_ms,
             COALESCE(pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
         FROM orders FORCE INDEX (PRIMARY) WHERE shop_id = ? AND order_id = ?",
+    of_shop: "-- order_of_shop
+        SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, CAST(status AS SIGNED),
+            CAST(refunded_from AS SIGNED), refunded_ms, payment_id, pay_by_ms, close_at_ms,
+            COALESCE(pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
+        FROM orders FORCE INDEX (orders_of_shop) WHERE shop_id = ? AND status = ? AND order_id < ?
+        ORDER BY order_id DESC LIMIT ?",
     advance: "-- order_advance
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
             before_ TINYINT PATH '$[2]', next_ TINYINT PATH '$[3]')) AS j

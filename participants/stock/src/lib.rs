@@ -68,6 +68,11 @@ pub const fn candidate_item(template_id: i64, version: u32) -> i64 {
     CANDIDATE_ITEMS + template_id * CANDIDATE_VERSIONS + version as i64
 }
 
+/// The template that an item of its own, or of a version of it, is of.
+const fn named_template(item: i64) -> i64 {
+    if item >= CANDIDATE_ITEMS { (item - CANDIDATE_ITEMS) / CANDIDATE_VERSIONS } else { item - TEMPLATE_ITEMS }
+}
+
 /// The template and version of such an item.
 pub const fn candidate_of(item: i64) -> Option<(i64, i64)> {
     let place = item - CANDIDATE_ITEMS;

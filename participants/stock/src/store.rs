@@ -1,6 +1,7 @@
 //! The stock service's SQL, both dialects side by side. Rows travel as one JSON parameter: a statement per slice.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use tercet::participant::DbTx;
 use tercet::tables;
@@ -110,6 +111,14 @@ pub trait Store: EventStore {
     /// What runs out: less than a tenth of all units are free. Templates are the items from this one on, and count
     /// until what nobody claimed of them was taken back.
     fn low(db: &mut DbTx<Self>, templates: i64) -> impl Future<Output = sqlx::Result<Low>> + Send;
+
+    /// Which of these items they are: those with the fewest free units, so many at most.
+    fn lowest(
+        db: &mut DbTx<Self>,
+        items: RangeInclusive<i64>,
+        templates: i64,
+        most: usize,
+    ) -> impl Future<Output = sqlx::Result<Vec<i64>>> + Send;
 }
 
 /// The text of each statement for one database. Its parameter is a JSON array of rows, sorted by item so that two
@@ -121,6 +130,7 @@ struct Statements {
     supply: &'static str,
     totals: &'static str,
     low: &'static str,
+    lowest: &'static str,
 }
 
 #[cfg(feature = "sqlite")]
@@ -150,6 +160,9 @@ const SQLITE: Statements = Statements {
     low: "-- stock_low
         SELECT COUNT(*) FILTER (WHERE item >= $1 AND sequence % 2 = 0), COUNT(*) FILTER (WHERE item < $2)
         FROM stock WHERE free * 10 < total",
+    lowest: "-- stock_lowest
+        SELECT item FROM stock WHERE item BETWEEN $1 AND $2 AND free * 10 < total AND (item < $3 OR sequence % 2 = 0)
+        ORDER BY free, item LIMIT $4",
 };
 
 // Without FORCE INDEX a small table is scanned, and every item in it locked.
@@ -186,6 +199,10 @@ const MYSQL: Statements = Statements {
     low: "-- stock_low
         SELECT COUNT(IF(item >= ? AND sequence % 2 = 0, 1, NULL)), COUNT(IF(item < ?, 1, NULL))
         FROM stock WHERE free * 10 < total",
+    lowest: "-- stock_lowest
+        SELECT item FROM stock FORCE INDEX (PRIMARY)
+        WHERE item BETWEEN ? AND ? AND free * 10 < total AND (item < ? OR sequence % 2 = 0)
+        ORDER BY free, item LIMIT ?",
 };
 
 macro_rules! store {
@@ -234,6 +251,16 @@ macro_rules! store {
                 let found = sqlx::query_as($sql.low).bind(templates).bind(templates).fetch_one(db).await?;
                 let (templates, products) = found;
                 Ok(Low { templates, products })
+            }
+
+            async fn lowest(
+                db: &mut DbTx<Self>,
+                items: RangeInclusive<i64>,
+                templates: i64,
+                most: usize,
+            ) -> sqlx::Result<Vec<i64>> {
+                let query = sqlx::query_scalar($sql.lowest).bind(*items.start()).bind(*items.end());
+                query.bind(templates).bind(most as i64).fetch_all(db).await
             }
         }
     };

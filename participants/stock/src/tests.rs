@@ -211,8 +211,18 @@ async fn what_runs_out_is_told_until_it_has_ended() {
     assert_eq!(low().await, (0, 1));
     run!(pool, RESERVER.try_, reserve([(item, 95)]));
     assert_eq!(low().await, (1, 1));
+    run!(pool, SUPPLIER.try_, supply(candidate_item(2, 3), 0, 2));
+    let named = async |most| {
+        let mut connection = pool.acquire().await.expect("the pool is open");
+        let all = template_item(0)..=i64::MAX;
+        let found = Sqlite::lowest(&mut connection, all, template_item(0), most).await;
+        found.expect("the statement is sound").into_iter().map(named_template).collect::<Vec<_>>()
+    };
+    run!(pool, SUPPLIER.try_, supply(candidate_item(2, 3), 1, 4));
+    run!(pool, RESERVER.try_, reserve([(candidate_item(2, 3), 1)]));
+    assert_eq!((named(9).await, named(1).await), (vec![2, 1], vec![2]), "the one that has fewer comes first");
     run!(pool, SUPPLIER.try_, supply(item, 0, 5));
-    assert_eq!(low().await, (0, 1), "the template has ended");
+    assert_eq!((low().await, named(9).await), ((1, 1), vec![2]), "the template has ended");
 }
 
 tercet_testing::conformance! {

@@ -8,17 +8,19 @@ use tercet::beside::{Failure, Stop};
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::store::{Low, Store};
-use crate::{metrics, template_item};
+use crate::store::Store;
+use crate::{metrics, named_template, template_item};
 
 /// Between two looks, each of which reads what there is of every item.
 const INTERVAL: Duration = Duration::from_secs(15);
+/// How many of each are named: the rest is counted.
+pub(crate) const NAMED: usize = 5;
 
 /// Looks until the service stops.
 pub(crate) async fn run<Db: Store>(pool: Pool<Db>, mut stop: Stop) -> Result<(), Failure> {
     while !stop.is_requested() {
         match look(&pool).await {
-            Ok(low) => metrics::low(low),
+            Ok(()) => {}
             Err(error) => warn!(%error, "what runs out is not known now"),
         }
         tokio::select! {
@@ -29,6 +31,19 @@ pub(crate) async fn run<Db: Store>(pool: Pool<Db>, mut stop: Stop) -> Result<(),
     Ok(())
 }
 
-async fn look<Db: Store>(pool: &Pool<Db>) -> sqlx::Result<Low> {
-    Db::low(&mut *pool.acquire().await?, template_item(0)).await
+async fn look<Db: Store>(pool: &Pool<Db>) -> sqlx::Result<()> {
+    let mut connection = pool.acquire().await?;
+    let first = template_item(0);
+    let low = Db::low(&mut connection, first).await?;
+    let (mut templates, mut products) = (Vec::new(), Vec::new());
+    if low.templates > 0 {
+        templates = Db::lowest(&mut connection, first..=i64::MAX, first, NAMED).await?;
+    }
+    if low.products > 0 {
+        products = Db::lowest(&mut connection, 1..=first - 1, first, NAMED).await?;
+    }
+    metrics::low(low);
+    metrics::lowest("templates", &templates.into_iter().map(named_template).collect::<Vec<_>>());
+    metrics::lowest("products", &products);
+    Ok(())
 }

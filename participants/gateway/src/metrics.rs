@@ -10,6 +10,7 @@ const SECONDS: &str = "tercet_gateway_request_seconds";
 const ERRORS: &str = "tercet_gateway_errors_total";
 const IN_FLIGHT: &str = "tercet_gateway_requests_in_flight";
 const CONNECTIONS: &str = "tercet_gateway_connections";
+const STALE: &str = "tercet_gateway_list_stale";
 
 /// Says what each is.
 pub(crate) fn describe() {
@@ -17,6 +18,7 @@ pub(crate) fn describe() {
     describe_counter!(ERRORS, "Answers that are errors, by route and code");
     describe_gauge!(IN_FLIGHT, "Requests that are being answered");
     describe_gauge!(CONNECTIONS, "Open connections");
+    describe_gauge!(STALE, "1 while a file of keys or of revoked tokens can not be used, and the old is in force");
 }
 
 /// Those of one route.
@@ -52,6 +54,11 @@ impl OfRoute {
 /// Requests that are being answered.
 pub(crate) fn in_flight() -> Gauge {
     gauge!(IN_FLIGHT)
+}
+
+/// Whether a file about tokens can not be used: `keys` or `revoked`.
+pub(crate) fn stale(list: &'static str) -> Gauge {
+    gauge!(STALE, "list" => list)
 }
 
 /// Open connections.

@@ -79,6 +79,11 @@ impl<T> Watched<T> {
         Arc::clone(&state.value)
     }
 
+    /// Whether the files could not be used when they were last looked at, by [`Self::current`].
+    pub fn is_stale(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).fault.is_some()
+    }
+
     fn check(&self, state: &mut State<T>) {
         let read = read(&self.sources).and_then(|bytes| {
             let changed = bytes != state.bytes;
@@ -130,8 +135,8 @@ mod tests {
             *watched.current()
         };
         assert_eq!(after("2"), 2);
-        assert_eq!(after("two"), 2);
-        assert_eq!(after("3"), 3);
+        assert_eq!((after("two"), watched.is_stale()), (2, true));
+        assert_eq!((after("3"), watched.is_stale()), (3, false));
         std::fs::write(&path, "4").unwrap();
         assert_eq!(*watched.current(), 3, "it is not read for every question");
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ::metrics::Gauge;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Tokens;
 use crate::limits::{KEYS_AGAIN_MIN, KEYS_BYTES_MAX, KEYS_FETCH_MAX};
+use crate::metrics;
 
 /// Bytes of a shared secret, at least: those of what HS256 makes (RFC 7518, 3.2).
 const SECRET_BYTES_MIN: usize = 32;
@@ -125,7 +127,7 @@ pub(super) fn base64url(bytes: &[u8]) -> String {
 
 /// Where the set is.
 pub(crate) enum Source {
-    File(Watched<Keys>),
+    File(Watched<Keys>, Gauge),
     Url(Box<Remote>),
 }
 
@@ -150,7 +152,7 @@ impl Source {
             let parse = |sources: &[files::Source], bytes: &[Vec<u8>]| {
                 Keys::parse(&bytes[0], false).map_err(|fault| sources[0].invalid(fault))
             };
-            return Ok(Self::File(Watched::load(vec![source], parse)?));
+            return Ok(Self::File(Watched::load(vec![source], parse)?, metrics::stale("keys")));
         }
         let fetch = Fetch::new(&settings.jwks, settings.jwks_ca.as_deref())?;
         let faulty = |fault| crate::Error::Keys { url: settings.jwks.clone(), fault };
@@ -172,7 +174,11 @@ impl Source {
     /// The set that is in force.
     pub(crate) fn current(&self) -> Arc<Keys> {
         match self {
-            Self::File(watched) => watched.current(),
+            Self::File(watched, stale) => {
+                let current = watched.current();
+                stale.set(if watched.is_stale() { 1.0 } else { 0.0 });
+                current
+            }
             Self::Url(remote) => remote.known(),
         }
     }
@@ -209,6 +215,7 @@ impl Remote {
         }
         let read = read(&self.fetch).await;
         *asked_at = Some(Instant::now());
+        metrics::stale("keys").set(if read.is_ok() { 0.0 } else { 1.0 });
         match read {
             Ok(keys) => {
                 let names = keys.0.keys().map(|kid| kid.as_deref().unwrap_or_default()).collect::<Vec<_>>().join(" ");

@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use ::metrics::Gauge;
 use serde::Deserialize;
 use tercet_secure::files::{Source, Watched};
 
 use super::Role;
 use crate::limits::{REVOKED_BYTES_MAX, REVOKED_MAX};
+use crate::metrics;
 
 /// What the file says.
 #[derive(Default, Deserialize)]
@@ -71,6 +73,7 @@ impl Revoked {
 pub(super) struct Revocations {
     file: Option<Watched<Revoked>>,
     none: Arc<Revoked>,
+    stale: Gauge,
 }
 
 impl Revocations {
@@ -84,12 +87,15 @@ impl Revocations {
         };
         let source = |path: &Path| Source { setting: "revoked", path: path.to_owned() };
         let file = path.map(|path| Watched::load(vec![source(path)], parse)).transpose()?;
-        Ok(Self { file, none: Arc::default() })
+        Ok(Self { file, none: Arc::default(), stale: metrics::stale("revoked") })
     }
 
     /// The list that is in force.
     pub(super) fn current(&self) -> Arc<Revoked> {
-        self.file.as_ref().map_or_else(|| Arc::clone(&self.none), Watched::current)
+        let Some(file) = &self.file else { return Arc::clone(&self.none) };
+        let current = file.current();
+        self.stale.set(if file.is_stale() { 1.0 } else { 0.0 });
+        current
     }
 }
 

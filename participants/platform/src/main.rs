@@ -161,3 +161,52 @@ fn show_addresses(addresses: &Addresses) -> io::Result<()> {
     writeln!(out, "Look at the last transactions:")?;
     writeln!(out, "  cargo run --release -p tercet-coordinator -- tx list --admin {}\n", addresses.admin_url())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn addresses(exposed: Option<usize>) -> Addresses {
+        let at = |place: usize| {
+            let host = if exposed == Some(place) { "0.0.0.0" } else { "127.0.0.1" };
+            format!("{host}:{}", 7_000 + place).parse().expect("it is an address")
+        };
+        let services = [4, 5, 6, 7, 8, 9, 10].map(at);
+        let data = PathBuf::from("data");
+        Addresses { data, coordinator: at(0), admin: at(1), gateway: at(2), metrics: at(3), services }
+    }
+
+    #[test]
+    fn what_it_advises_to_give_it_takes() {
+        assert!(addresses(None).check().is_ok());
+        let taken = || io::Error::from(io::ErrorKind::AddrInUse);
+        let setting = "listen";
+        let address = addresses(None).coordinator;
+        let mut said: Vec<String> = [
+            tercet_coordinator::Error::Listen { setting, address, source: taken() }.into(),
+            tercet_coordinator::Error::Held { folder: "data".into() }.into(),
+            anyhow::Error::from(taken()).context("can not listen on 127.0.0.1:7079 for metrics"),
+        ]
+        .iter()
+        .map(summary::explain)
+        .collect();
+        assert!(said[0].contains("--help") && said[1].contains("--data") && said[2].contains("--help"), "{said:?}");
+        let flags: Vec<String> = Cli::command()
+            .get_arguments()
+            .filter_map(|argument| Some(format!("--{}", argument.get_long()?)))
+            .chain(["--help".to_owned()])
+            .collect();
+        for place in 0..11 {
+            let refused = addresses(Some(place)).check().expect_err("anybody could come");
+            said.push(refused.to_string());
+        }
+        for text in &said {
+            let words = text.split(|one: char| !one.is_ascii_lowercase() && one != '-');
+            let named: Vec<&str> = words.filter(|word| word.starts_with("--")).collect();
+            assert!(!named.is_empty(), "it says what can be done: {text}");
+            assert!(named.iter().all(|word| flags.iter().any(|flag| flag == word)), "{text}");
+        }
+    }
+}

@@ -79,6 +79,32 @@ pub struct Addresses {
 }
 
 impl Addresses {
+    /// Each by the flag that names it.
+    fn by_flag(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let services = ["--stock", "--coupon", "--order", "--template", "--business-log", "--issuing", "--redemption"];
+        let others = [
+            ("--coordinator", self.coordinator),
+            ("--admin", self.admin),
+            ("--gateway", self.gateway),
+            ("--metrics", self.metrics),
+        ];
+        others.into_iter().chain(services.into_iter().zip(self.services))
+    }
+
+    /// Whether each is of this machine alone, as it has to be where nothing has TLS.
+    ///
+    /// # Errors
+    /// When one is not: by the flag that names it.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match self.by_flag().find(|(_, address)| !address.ip().is_loopback()) {
+            None => Ok(()),
+            Some((flag, address)) => bail!(
+                "{flag} {address} is not loopback, and this program is for whoever is on this machine: \
+                 to serve others, start the coordinator, each service and the gateway apart, with TLS"
+            ),
+        }
+    }
+
     /// The coordinator as a URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.coordinator)
@@ -133,6 +159,7 @@ pub struct Running {
 /// # Errors
 /// When a port or a database can not be had, or the services do not connect in time.
 pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
+    addresses.check()?;
     let metrics = exporter(addresses.metrics).await?;
     let (stop, stopping) = watch::channel(false);
     let (failed, failures) = mpsc::unbounded_channel();

@@ -1,6 +1,7 @@
 //! What a burst came to: outcomes, speed, and whether everything adds up.
 
 use std::fmt::{self, Write as _};
+use std::io;
 
 use tercet_coordinator::store::Error as StoreError;
 use tercet_coupon::Shards;
@@ -135,9 +136,10 @@ pub fn sum(rendered: &str, name: &str) -> f64 {
 /// One line for a failure to start, with what to do about it where that is known.
 pub fn explain(error: &anyhow::Error) -> String {
     let advice = match error.downcast_ref::<tercet_coordinator::Error>() {
-        Some(tercet_coordinator::Error::Listen { .. }) => "; is it running already? --coordinator names another port",
+        Some(tercet_coordinator::Error::Held { .. }) => "; stop that one, or name another folder with --data",
         Some(tercet_coordinator::Error::Store(StoreError::Unwritable { .. })) => "; --data names another folder",
         Some(tercet_coordinator::Error::Store(StoreError::Damaged { .. })) => "; restore it, or move it away",
+        Some(_) | None if is_taken(error) => "; is it running already? Each address has a flag of its own, see --help",
         Some(_) | None => "",
     };
     let mut causes: Vec<String> = Vec::new();
@@ -147,6 +149,12 @@ pub fn explain(error: &anyhow::Error) -> String {
         }
     }
     causes.join(": ") + advice
+}
+
+/// Whether somebody else has a port.
+fn is_taken(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.into_iter().any(|kind| kind == io::ErrorKind::AddrInUse)
 }
 
 #[cfg(test)]

@@ -108,7 +108,8 @@ async fn coupons_are_claimed_redeemed_and_counted() {
     assert_eq!(noted, [(100, 0, 0), (100, 3, 30), (100, 4, 40), (101, 0, 0)], "two shops have equal numbers");
     db_tx.commit().await.expect("the constraints hold");
     let mut db_tx = shards.home().acquire().await.expect("it is there");
-    let found = coupon::coupon::<MySql>(&mut db_tx, &map, ids[0]).await.expect("the statement is sound");
+    let ran = MySql::run(&mut db_tx, &coupon::coupon(&map, ids[0])).await.expect("the statement is sound");
+    let found = coupon::newest(&ran).expect("they are rows of coupons").into_iter().next();
     assert_eq!(found.map(|one| (one.status, one.order)), Some((Status::Used, order)));
     drop(db_tx);
     let totals = tercet_coupon::audit(&shards).await.expect("the tables are there");
@@ -118,7 +119,7 @@ async fn coupons_are_claimed_redeemed_and_counted() {
 
 #[tokio::test]
 async fn coupons_are_looked_up_by_id_by_user_and_by_page() {
-    use coupon::Status;
+    use coupon::{Status, Store as _};
     let Some(pool) = database().await else { return };
     let map: ShardMap = "1x4".parse().expect("it is a map");
     let shards = Shards::new(map.clone(), vec![pool.clone()]).expect("it is one database");
@@ -129,13 +130,19 @@ async fn coupons_are_looked_up_by_id_by_user_and_by_page() {
     tercet_coupon::seed_coupons(&shards, &all).await.expect("they are new");
 
     let mut connection = pool.acquire().await.expect("the pool is open");
-    let one = coupon::coupon::<MySql>(&mut connection, &map, of_9.coupon_id).await.expect("the statement is sound");
-    assert_eq!(one.map(|one| (one.user_id, one.status, one.version)), Some((9, Status::Issued, 1)));
-    assert_eq!(coupon::coupon::<MySql>(&mut connection, &map, 77).await.expect("the statement is sound"), None);
+    let mut read = async |statements: Vec<_>| {
+        let ran = MySql::run(&mut connection, &statements).await.expect("the statements are sound");
+        coupon::newest(&ran).expect("they are rows of coupons")
+    };
+    let one = read(coupon::coupon(&map, of_9.coupon_id)).await;
+    assert_eq!(
+        one.iter().map(|one| (one.user_id, one.status, one.version)).collect::<Vec<_>>(),
+        [(9, Status::Issued, 1)]
+    );
+    assert_eq!(read(coupon::coupon(&map, 77)).await, []);
     let mut page = async |before| {
-        let all = (before, 3);
-        let found = coupon::of_user::<MySql>(&mut connection, &map, 7, &Status::ALL, all).await;
-        found.expect("the statements are sound").iter().map(|one| one.coupon_id).collect::<Vec<_>>()
+        let found = read(coupon::of_user(&map, 7, &Status::ALL, (before, 3))).await;
+        found.iter().map(|one| one.coupon_id).collect::<Vec<_>>()
     };
     assert_eq!(page(i64::MAX).await, [of_7[3].coupon_id, of_7[2].coupon_id, of_7[1].coupon_id]);
     assert_eq!(page(of_7[1].coupon_id).await, [of_7[0].coupon_id]);

@@ -36,6 +36,7 @@ pub mod limits;
 mod lookup;
 pub mod occasions;
 mod offers;
+mod reads;
 mod voids;
 
 use crate::store::jobs::Jobs;
@@ -45,6 +46,7 @@ pub(crate) use fields::id;
 use known::Known;
 use occasions::Told;
 use offers::Offers;
+use reads::Reads;
 
 pub use jobs::CRON;
 
@@ -96,6 +98,8 @@ pub struct Peers {
 /// All that answers a call.
 pub struct Issuing<Db: Jobs> {
     shards: Shards<Db>,
+    /// For each database.
+    reads: Vec<Arc<Reads<Db>>>,
     ids: Arc<Ids>,
     client: Client,
     /// For claims, of which many come at a time.
@@ -111,7 +115,8 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
         let templates = CouponTemplatesClient::new(peers.templates);
         let offers = Offers::new(shards.home().clone(), templates, peers.client.clone());
         let claims = peers.client.batching();
-        Self { shards, ids, client: peers.client, claims, offers, known: Known::default(), outbox }
+        let reads = (0..shards.pools().len()).map(|at| Arc::new(Reads::new(shards.clone(), at))).collect();
+        Self { shards, reads, ids, client: peers.client, claims, offers, known: Known::default(), outbox }
     }
 }
 

@@ -101,7 +101,11 @@ impl<Db: sqlx::Database> Shards<Db> {
         Ok(&self.pools[self.reads(slot)?])
     }
 
-    fn reads(&self, slot: Slot) -> sqlx::Result<usize> {
+    /// The place in the map of the database to read rows of a slot in.
+    ///
+    /// # Errors
+    /// Those of [`Self::pool`].
+    pub fn reads(&self, slot: Slot) -> sqlx::Result<usize> {
         let nowhere = || sqlx::Error::Configuration(Box::new(Error::Nowhere(slot.number())));
         self.slots.view().reads(slot).ok_or_else(nowhere)
     }

@@ -323,23 +323,34 @@ pub async fn pending<Db: Store>(
     ran.iter().flat_map(|ran| &ran.rows).map(pair).collect()
 }
 
-/// A coupon as it is; it is not locked.
-pub async fn coupon<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, coupon_id: i64) -> sqlx::Result<Option<Coupon>> {
-    let one = statement(Kind::Coupon, map.table(Slot::of_id(coupon_id)), &[coupon_id]);
-    let ran = Db::run(db_tx, &[one]).await?;
-    ran.iter().flat_map(|ran| &ran.rows).map(|row| Coupon::from_row(row)).next().transpose()
+/// Asks for a coupon as it is; it is not locked.
+pub fn coupon(map: &ShardMap, coupon_id: i64) -> Vec<Statement> {
+    vec![statement(Kind::Coupon, map.table(Slot::of_id(coupon_id)), &[coupon_id])]
 }
 
-/// A user's coupon by the key of its claim, as it is; it is not locked.
-pub async fn keyed<Db: Store>(
-    db_tx: &mut DbTx<Db>,
-    map: &ShardMap,
-    user_id: i64,
-    key: i64,
-) -> sqlx::Result<Option<Coupon>> {
-    let one = statement(Kind::Keyed, map.table(Slot::of_user(user_id)), &[user_id, key]);
-    let ran = Db::run(db_tx, &[one]).await?;
-    ran.iter().flat_map(|ran| &ran.rows).map(|row| Coupon::from_row(row)).next().transpose()
+/// Asks for a user's coupon by the key of its claim, as it is; it is not locked.
+pub fn keyed(map: &ShardMap, user_id: i64, key: i64) -> Vec<Statement> {
+    vec![statement(Kind::Keyed, map.table(Slot::of_user(user_id)), &[user_id, key])]
+}
+
+/// Asks for a user's coupons of these statuses with ids below `before`, at most `limit` of each.
+pub fn of_user(map: &ShardMap, user_id: i64, statuses: &[Status], (before, limit): (i64, u32)) -> Vec<Statement> {
+    let table = map.table(Slot::of_user(user_id));
+    // The index has them by status, each newest first: no more than `limit` rows of a status are read.
+    let one = |status: &Status| statement(Kind::OfUser, table, &[user_id, *status as i64, before, limit.into()]);
+    if statuses == Status::ALL {
+        vec![statement(Kind::OfUserAll, table, &[user_id, before, limit.into()])]
+    } else {
+        statuses.iter().map(one).collect()
+    }
+}
+
+/// The coupons that were found by [`coupon`], [`keyed`] or [`of_user`], newest first.
+pub fn newest(ran: &[Ran]) -> sqlx::Result<Vec<Coupon>> {
+    let rows = ran.iter().flat_map(|ran| &ran.rows);
+    let mut found: Vec<Coupon> = rows.map(|row| Coupon::from_row(row)).collect::<sqlx::Result<_>>()?;
+    found.sort_unstable_by_key(|coupon| std::cmp::Reverse(coupon.coupon_id));
+    Ok(found)
 }
 
 /// These coupons as they are, with the database's clock; they are not locked, and are all of one user.
@@ -364,30 +375,6 @@ pub async fn usable<Db: Store>(
     let one = statement(Kind::Usable, map.table(Slot::of_user(user_id)), &[user_id, limit as i64]);
     let ran = Db::run(db_tx, &[one]).await?;
     ran.iter().flat_map(|ran| &ran.rows).map(|row| Ok((Coupon::from_row(row)?, last(row)?))).collect()
-}
-
-/// A user's coupons of these statuses with ids below `before`, newest first, at most `limit`.
-pub async fn of_user<Db: Store>(
-    db_tx: &mut DbTx<Db>,
-    map: &ShardMap,
-    user_id: i64,
-    statuses: &[Status],
-    (before, limit): (i64, u32),
-) -> sqlx::Result<Vec<Coupon>> {
-    let table = map.table(Slot::of_user(user_id));
-    // The index has them by status, each newest first: no more than `limit` rows of a status are read.
-    let one = |status: &Status| statement(Kind::OfUser, table, &[user_id, *status as i64, before, limit.into()]);
-    let all: Vec<Statement> = if statuses == Status::ALL {
-        vec![statement(Kind::OfUserAll, table, &[user_id, before, limit.into()])]
-    } else {
-        statuses.iter().map(one).collect()
-    };
-    let ran = Db::run(db_tx, &all).await?;
-    let rows = ran.iter().flat_map(|ran| &ran.rows);
-    let mut found: Vec<Coupon> = rows.map(|row| Coupon::from_row(row)).collect::<sqlx::Result<_>>()?;
-    found.sort_unstable_by_key(|coupon| std::cmp::Reverse(coupon.coupon_id));
-    found.truncate(limit as usize);
-    Ok(found)
 }
 
 /// Looks at so many coupons of a table with ids below `before`, newest first: each with whether it is of this template

@@ -72,3 +72,7 @@ pub const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
 pub const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
 /// For a call to the coordinator, its repeats included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Callers whose reads of one database go there together.
+pub const READS_TOGETHER: usize = 16;
+/// So many times at once in each database.
+pub const READS_AT_ONCE: usize = 2;

@@ -1,5 +1,7 @@
 //! What users and operators look at.
 
+use std::fmt;
+
 use tercet::fence::Dialect;
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::{Code, Fault, Invalid, Limit, opened, sealed};
@@ -10,7 +12,7 @@ use super::claims::busy;
 use super::limits::LOOKED_AT_MAX;
 use super::{Issuing, fields};
 use crate::store::jobs::Jobs;
-use crate::store::{self, Coupon};
+use crate::store::{self, Coupon, Statement};
 
 /// Rows of one statement of an operator's page.
 const LOOK: u32 = 200;
@@ -55,7 +57,7 @@ impl Place {
     }
 }
 
-fn database(error: sqlx::Error) -> Fault {
+fn database(error: impl fmt::Display) -> Fault {
     error!(%error, "the database of coupons");
     busy()
 }
@@ -63,17 +65,21 @@ fn database(error: sqlx::Error) -> Fault {
 impl<Db: Jobs + Dialect> Issuing<Db> {
     /// A coupon as it is.
     pub(super) async fn coupon(&self, coupon_id: i64) -> Result<Option<Coupon>, Fault> {
-        let map = self.shards.map();
-        let mut reader = self.shards.reader(Slot::of_id(coupon_id)).await.map_err(database)?;
-        let found = store::coupon::<Db>(&mut reader, map, coupon_id).await;
-        reader.done(found).map_err(database)
+        let found = self.read(Slot::of_id(coupon_id), store::coupon(self.shards.map(), coupon_id)).await?;
+        Ok(found.into_iter().next())
     }
 
     /// A user's coupon by the key of its claim.
     pub(super) async fn keyed(&self, user_id: i64, key: i64) -> Result<Option<Coupon>, Fault> {
-        let mut reader = self.shards.reader(Slot::of_user(user_id)).await.map_err(database)?;
-        let found = store::keyed::<Db>(&mut reader, self.shards.map(), user_id, key).await;
-        reader.done(found).map_err(database)
+        let found = self.read(Slot::of_user(user_id), store::keyed(self.shards.map(), user_id, key)).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The coupons that these statements find, newest first.
+    async fn read(&self, slot: Slot, statements: Vec<Statement>) -> Result<Vec<Coupon>, Fault> {
+        let at = self.shards.reads(slot).map_err(database)?;
+        let ran = self.reads[at].read(statements).await.map_err(database)?;
+        store::newest(&ran).map_err(database)
     }
 
     /// A coupon that there is, of this user where one is named.
@@ -96,10 +102,9 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
             "" => i64::MAX,
             after => after.parse().map_err(|_| Invalid::new("after", Limit::Page))?,
         };
-        let map = self.shards.map();
-        let mut reader = self.shards.reader(Slot::of_user(user_id)).await.map_err(database)?;
-        let found = store::of_user::<Db>(&mut reader, map, user_id, &statuses, (before, limit)).await;
-        let found = reader.done(found).map_err(database)?;
+        let own = store::of_user(self.shards.map(), user_id, &statuses, (before, limit));
+        let mut found = self.read(Slot::of_user(user_id), own).await?;
+        found.truncate(limit as usize);
         let next = found.last().filter(|_| found.len() == limit as usize);
         let next = next.map(|coupon| sealed(&list, &coupon.coupon_id.to_string())).unwrap_or_default();
         Ok(pb::ListUserCouponsResponse { coupons: found.iter().map(fields::shown).collect(), next })

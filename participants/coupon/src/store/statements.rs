@@ -133,6 +133,37 @@ pub(super) fn sqlite(kind: Kind, n: usize) -> Arc<str> {
     Arc::clone(text)
 }
 
+/// Parts of the statements that are made of one that reads: few texts are to be prepared for it.
+#[cfg(feature = "sqlite")]
+const PARTS: [usize; 2] = [4, PARTS_MAX];
+/// Most of them.
+#[cfg(feature = "sqlite")]
+pub(super) const PARTS_MAX: usize = 16;
+
+/// The text of a statement that reads the table `n` at least so many times, each time by parameters of its own, and how
+/// often that is. Before each row stands the number of its part.
+#[cfg(feature = "sqlite")]
+pub(super) fn sqlite_parts(kind: Kind, n: usize, parameters: usize, least: usize) -> (Arc<str>, usize) {
+    static TEXTS: [OnceLock<Arc<str>>; KINDS * TABLES_MAX * 2] = [const { OnceLock::new() }; KINDS * TABLES_MAX * 2];
+    let size = PARTS.iter().position(|parts| *parts >= least).unwrap_or(PARTS.len() - 1);
+    let whole = || {
+        let one = sqlite(kind, n);
+        let part = |part: usize| {
+            let mut pieces = one.split('$');
+            let mut text = format!("SELECT {part}, * FROM ({}", pieces.next().unwrap_or_default());
+            for piece in pieces {
+                let (digit, rest) = piece.split_at(1);
+                let number = digit.parse::<usize>().unwrap_or_default() + part * parameters;
+                text.extend(["$", &number.to_string(), rest]);
+            }
+            text + ")"
+        };
+        (0..PARTS[size]).map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
+    };
+    let text = TEXTS[(kind as usize * TABLES_MAX + n) * PARTS.len() + size].get_or_init(whole);
+    (Arc::clone(text), PARTS[size])
+}
+
 /// Appends a statement on the table `n` with what it is about, and a semicolon.
 #[cfg(feature = "mysql")]
 pub(super) fn mysql(text: &mut String, kind: Kind, n: usize, about: &str) {

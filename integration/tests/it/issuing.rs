@@ -54,6 +54,7 @@ on_both! {
     a_user_claims_within_his_limits_and_a_key_finds_what_it_made(super::CRON);
     what_is_refused_has_its_code(super::CRON);
     a_key_makes_one_coupon_whatever_the_coordinator_forgets(super::CRON);
+    without_a_key_each_claim_is_another_one(super::CRON);
     a_claim_that_still_holds_is_no_limit_to_its_repeat(super::CRON);
     a_gray_version_is_for_its_audience(super::CRON);
     a_version_that_is_tried_beside_another_keeps_its_own_budget(super::EVERY_SECOND);
@@ -135,6 +136,43 @@ async fn a_key_makes_one_coupon_whatever_the_coordinator_forgets<Db: Databases>(
     assert_eq!(code(world.claim(8, one, "k").await), Code::SystemBusy, "nobody has said no");
 }
 
+async fn without_a_key_each_claim_is_another_one<Db: Databases>(mut world: World<Db>) {
+    let template_id = world.publish("a", rules(9, 3, FROM_MS)).await;
+    let made = [
+        coupon(world.claim(7, template_id, "").await, true).coupon_id,
+        coupon(world.claim(7, template_id, "").await, true).coupon_id,
+        coupon(world.claim(7, template_id, "k").await, true).coupon_id,
+    ];
+    assert_eq!(BTreeSet::from(made).len(), 3);
+    assert_eq!(code(world.claim(7, template_id, "").await), Code::PerUserLimit);
+    world.coordinator.all_ended().await;
+    assert_eq!(world.units().await, (6, 0, 3));
+}
+
+#[tokio::test]
+async fn what_refuses_a_claim_without_a_key_needs_no_database() {
+    let mut world = on_sqlite(CRON).await;
+    let early = world.publish("early", rules(3, 2, TO_MS - 1)).await;
+    let draft = world.draft("gray", rules(3, 2, FROM_MS)).await;
+    let gray = world.gray(&draft, 8).await.template_id;
+    let limited = world.publish("limited", rules(5, 1, FROM_MS)).await;
+    coupon(world.claim(7, limited, "").await, true);
+    world.coordinator.all_ended().await;
+    let all = [(limited, Code::PerUserLimit), (early, Code::NotStarted), (gray, Code::NotOffered)];
+    for (template_id, wanted) in all {
+        assert_eq!(code(world.claim(7, template_id, "").await), wanted);
+    }
+    world.coordinator.crash().await;
+    for pool in world.shards.pools() {
+        pool.close().await;
+    }
+    for (template_id, wanted) in all {
+        assert_eq!(code(world.claim(7, template_id, "").await), wanted);
+        // It may be a repeat of one that was granted.
+        assert_eq!(code(world.claim(7, template_id, "k").await), Code::SystemBusy);
+    }
+}
+
 /// The claim before is cancelled, and its coupon not deleted yet.
 async fn a_claim_that_still_holds_is_no_limit_to_its_repeat<Db: Databases + Hands>(mut world: World<Db>) {
     let template_id = world.publish("a", rules(9, 1, FROM_MS)).await;
@@ -171,7 +209,7 @@ async fn what_is_refused_has_its_code<Db: Databases>(mut world: World<Db>) {
         (7, 77_777, "k", Code::NotFound),
         (0, open, "k", Code::Invalid),
         (7, 0, "k", Code::Invalid),
-        (7, open, "", Code::Invalid),
+        (7, open, &*"k".repeat(129), Code::Invalid),
     ] {
         assert_eq!(code(world.claim(user_id, template_id, key).await), wanted, "{user_id} {template_id} {key:?}");
     }

@@ -26,7 +26,7 @@ use crate::limits::{BODIES_BYTES_MAX, FORGET_EVERY, KEY_BYTES_MAX};
 use crate::metrics::{self, OfRoute};
 use crate::problem;
 use crate::rates::Limiter;
-use crate::route::{Arrived, Consent, Route};
+use crate::route::{Arrived, Consent, Key, Route};
 use crate::schema::Texts;
 use crate::services::{Context, Services};
 use crate::token::{Identity, Role, Verifier};
@@ -254,7 +254,7 @@ impl Inner {
         if let (true, Some(Identity::User { user_id, .. })) = (route.is_claim, &identity) {
             self.limiter.claim(*user_id)?;
         }
-        let idempotency_key = if route.is_keyed { idempotency_key(&parts.headers)? } else { String::new() };
+        let idempotency_key = idempotency_key(&parts.headers, route.key)?;
         let path = RawPathParams::from_request_parts(parts, &()).await;
         let path = path.map_err(|_| Invalid::new("path", Limit::Text).malformed())?;
         let query = parts.uri.query().unwrap_or_default();
@@ -358,10 +358,15 @@ fn bearer<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<String, Fault> {
+/// The key of a request to a route that takes one; empty where there is none.
+fn idempotency_key(headers: &HeaderMap, key: Key) -> Result<String, Fault> {
     let wrong = |limit| Fault::from(Invalid::new("idempotency-key", limit));
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let value = values.next().ok_or_else(|| wrong(Limit::Given))?;
+    let value = match (key, values.next()) {
+        (Key::Unused, _) | (Key::Taken, None) => return Ok(String::new()),
+        (Key::Needed, None) => return Err(wrong(Limit::Given)),
+        (Key::Taken | Key::Needed, Some(value)) => value,
+    };
     if values.next().is_some() {
         return Err(wrong(Limit::Once));
     }

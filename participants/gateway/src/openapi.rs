@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use tercet_rules::{Code, Language};
 
 use crate::problem::Problem;
-use crate::route::{Given, Route};
+use crate::route::{Given, Key, Route};
 use crate::schema::{Schema as _, Schemas};
 
 /// What any route may fail with, the others only where there is a token, a user's consent or a body.
@@ -77,12 +77,15 @@ fn operation(route: &Route, problem: &Value, schemas: &mut Schemas) -> Value {
             })
         })
         .collect();
-    if route.is_keyed {
+    if route.key != Key::Unused {
+        let required = route.key == Key::Needed;
+        let once = "1 to 128 bytes: the same request again is done once, and answered alike";
+        let without = "; left out: each request is another one, and refused the quickest";
         parameters.push(json!({
             "name": "Idempotency-Key",
             "in": "header",
-            "required": true,
-            "description": "1 to 128 bytes: the same request again is done once, and answered alike",
+            "required": required,
+            "description": format!("{once}{}", if required { "" } else { without }),
             "schema": { "type": "string", "minLength": 1, "maxLength": 128 },
         }));
     }

@@ -199,14 +199,24 @@ pub(crate) struct Route {
     pub(crate) body_bytes_max: usize,
     /// Whether it is a claim, of which a user has only so many.
     pub(crate) is_claim: bool,
-    /// Whether it needs an idempotency key.
-    pub(crate) is_keyed: bool,
+    pub(crate) key: Key,
     /// Whether it answers even when everything is busy, and whoever asks however often.
     pub(crate) is_vital: bool,
     pub(crate) params: fn(&mut Schemas) -> Vec<Field>,
     pub(crate) body: Option<fn(&mut Schemas) -> Value>,
     pub(crate) answer: Given,
     pub(crate) handler: Handler,
+}
+
+/// What a route does with an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// Nothing.
+    Unused,
+    /// The same request again is done once, if it has one.
+    Taken,
+    /// It is refused without one.
+    Needed,
 }
 
 /// What a route gives.
@@ -294,7 +304,7 @@ impl Route {
             codes: &[],
             body_bytes_max: BODY_BYTES_MAX,
             is_claim: false,
-            is_keyed: false,
+            key: Key::Unused,
             is_vital: false,
             params: P::fields,
             body: B::EXPECTED.then_some(B::schema as fn(&mut Schemas) -> Value),
@@ -329,7 +339,13 @@ impl Route {
 
     /// Needs an idempotency key.
     pub(crate) const fn keyed(mut self) -> Self {
-        self.is_keyed = true;
+        self.key = Key::Needed;
+        self
+    }
+
+    /// Takes an idempotency key from those who have one.
+    pub(crate) const fn takes_key(mut self) -> Self {
+        self.key = Key::Taken;
         self
     }
 

@@ -85,7 +85,7 @@ fn users() -> Vec<Route> {
             .fails(&[Code::NotFound, Code::NotOffered, Code::Paused, Code::Over]),
         Route::new(Method::POST, "/v1/coupons", "claim", coupons::claim)
             .says("Claims a coupon of a template")
-            .keyed()
+            .takes_key()
             .claim()
             .answers(&[200, 201])
             .fails(CLAIM),

@@ -122,7 +122,7 @@ pub(crate) struct Context {
     pub(crate) language: Language,
     /// After it nobody waits any more.
     pub(crate) deadline: Instant,
-    /// Where the route needs one; else empty.
+    /// Where the route takes one and the caller has it; else empty.
     pub(crate) idempotency_key: String,
 }
 

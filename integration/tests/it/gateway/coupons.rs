@@ -75,6 +75,18 @@ async fn a_user_claims_once_for_each_key_and_sees_only_his_own() {
     assert_eq!(of("user_id=42&status=used").await, json!([]));
     assert_eq!(of(&format!("user_id=42&template_id={other}")).await, json!([]));
     assert_eq!(of(&format!("user_id=43&template_id={id}")).await, json!([third]));
+
+    // Without a key each is a claim of its own.
+    let keyless = || Ask::new("POST", "/v1/coupons").by(&two).json(&json!({ "template_id": id }));
+    let fourth = platform.ask(keyless()).await.good(201);
+    assert_ne!(fourth["coupon_id"], third["coupon_id"]);
+    assert_eq!(platform.ask(keyless()).await.code(), "PER_USER_LIMIT");
+    let document = platform.ask(Ask::get("/openapi.json")).await.good(200);
+    let key = |path: &str| document["paths"][path]["post"]["parameters"][0].clone();
+    for (path, required) in [("/v1/coupons", false), (TEMPLATES, true)] {
+        let key = key(path);
+        assert_eq!((&key["name"], &key["required"]), (&json!("Idempotency-Key"), &json!(required)), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 //! The caller's key stands in the coupon's row, where one user has it once, and the try looks for it. So the same key
 //! finds the coupon that it made for as long as that exists, and a claim that is begun again while an earlier one still
 //! holds comes to nothing. Whoever is refused is looked for by his key in his own shard first: a user who has the last
-//! coupon is told so when he asks again. No service is asked for it.
+//! coupon is told so when he asks again. No service is asked for it. A claim without a key repeats none, so what
+//! refuses it here is answered without a look at any database.
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ struct Decided {
     beside: bool,
 }
 
+/// Of a claim that nobody repeats.
+const NO_KEY: i64 = 0;
 /// How long a claim by the same key that is under way is waited for.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Between two looks at it.
@@ -54,14 +57,17 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
     pub(super) async fn claim(&self, request: &pb::ClaimRequest) -> Result<pb::ClaimResponse, Fault> {
         fields::claim(request)?;
         let key = key(&request.idempotency_key);
-        let refused = match self.decide(request, key).await {
+        let refused = match self.decide(request, key.unwrap_or(NO_KEY)).await {
             Ok(decided) => match self.known.in_turn(decided.wish, |alone| self.issue(&decided, alone)).await {
                 Ok(granted) => return Ok(granted),
                 Err(fault) => plain(&fault),
             },
             Err(fault) => fault,
         };
-        self.earlier(request, key).await?.ok_or(refused)
+        match key {
+            Some(key) => self.earlier(request, key).await?.ok_or(refused),
+            None => Err(refused),
+        }
     }
 
     /// The claim that is to be made, on the terms of the version that the user gets.
@@ -181,11 +187,15 @@ fn plan(Decided { claim, beside, .. }: &Decided, stock_first: bool) -> anyhow::R
     Ok(plan.build()?)
 }
 
-/// What stands for a key in the coupon's row: of two keys of one user, the same with a chance of 2^-63.
-fn key(text: &str) -> i64 {
+/// What stands for a key in the coupon's row, if the caller has one: of two keys of one user, the same with a chance of
+/// 2^-63.
+fn key(text: &str) -> Option<i64> {
+    if text.is_empty() {
+        return None;
+    }
     let digest = Sha256::digest(text.as_bytes());
     let (first, _) = digest.split_first_chunk::<8>().expect("a digest is 32 bytes");
-    (i64::from_le_bytes(*first) & i64::MAX).max(1)
+    Some((i64::from_le_bytes(*first) & i64::MAX).max(1))
 }
 
 /// As users see a status.

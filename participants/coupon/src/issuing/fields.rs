@@ -19,7 +19,9 @@ pub(crate) fn id(field: &str, id: i64) -> Result<i64, Invalid> {
 pub(super) fn claim(request: &pb::ClaimRequest) -> Result<(), Invalid> {
     id("user_id", request.user_id)?;
     id("template_id", request.template_id)?;
-    text("idempotency_key", &request.idempotency_key, KEY_BYTES_MAX)?;
+    if !request.idempotency_key.is_empty() {
+        text("idempotency_key", &request.idempotency_key, KEY_BYTES_MAX)?;
+    }
     if request.groups.len() > GROUPS_MAX {
         return Err(Invalid::new("groups", Limit::Entries(0, GROUPS_MAX)));
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use tercet::service::BATCH_CALLS_MAX;
 use tercet_platform::process::{Addresses, Running, SERVICES, start};
 use tercet_platform::{burst, summary};
 use tercet_proto::admin::v1::GetStatisticsRequest;
@@ -55,6 +56,10 @@ struct Cli {
     /// Where Prometheus reads /metrics.
     #[arg(long, default_value = "127.0.0.1:7079")]
     metrics: SocketAddr,
+    /// Most calls of the coordinator that a service executes in one local transaction; with 1 each has one of its own.
+    #[arg(long, env = "TERCET_BATCH_MAX", default_value_t = BATCH_CALLS_MAX,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(BATCH_CALLS_MAX)))]
+    batch_max: u32,
     /// How long the burst lasts; 0 for none.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
@@ -101,6 +106,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         services: [cli.stock, cli.coupon, cli.order, cli.template, cli.business_log, cli.issuing, cli.redemption],
         gateway: cli.gateway,
         metrics: cli.metrics,
+        batch_max: cli.batch_max,
     };
     let mut running = start(addresses).await?;
     let result = show(&mut running, started, cli.seconds, cli.exit).await;
@@ -175,7 +181,7 @@ mod tests {
         };
         let services = [4, 5, 6, 7, 8, 9, 10].map(at);
         let data = PathBuf::from("data");
-        Addresses { data, coordinator: at(0), admin: at(1), gateway: at(2), metrics: at(3), services }
+        Addresses { data, coordinator: at(0), admin: at(1), gateway: at(2), metrics: at(3), services, batch_max: 1 }
     }
 
     #[test]

@@ -61,7 +61,7 @@ const GROUPS: [Group; 4] = [
     issuing::occasions::GROUP,
 ];
 
-/// Where everything listens and lives.
+/// Where everything listens and lives, and how much it does at a time.
 #[derive(Clone, Debug)]
 pub struct Addresses {
     /// Folder of all databases, made if it is not there.
@@ -76,6 +76,8 @@ pub struct Addresses {
     pub gateway: SocketAddr,
     /// Where Prometheus reads.
     pub metrics: SocketAddr,
+    /// Most calls of one local transaction: see [`Service::batch_max`].
+    pub batch_max: u32,
 }
 
 impl Addresses {
@@ -181,7 +183,8 @@ pub async fn start(addresses: Addresses) -> anyhow::Result<Running> {
         running.thread(service, failed.clone(), async move {
             let made = make(service, &addresses, &bus).await?.coordinator(addresses.url()).listen(listen);
             note(&mut within.lock().unwrap_or_else(PoisonError::into_inner), service, made.own_routes());
-            Ok(made.version(env!("CARGO_PKG_VERSION")).run(told(stopped)).await?)
+            let made = made.version(env!("CARGO_PKG_VERSION")).batch_max(addresses.batch_max);
+            Ok(made.run(told(stopped)).await?)
         })?;
     }
     let connected = tokio::time::timeout(READY_MAX, connected(&addresses));

@@ -100,6 +100,8 @@ pub struct Executor<Db: Dialect> {
     invariants: Vec<Invariant>,
     /// Knows where rows are that move.
     moves: Option<Arc<dyn Moves>>,
+    /// Most calls of one local transaction.
+    batch_max: usize,
     suspects: Mutex<Suspects>,
     clock: StoreClock,
 }
@@ -122,6 +124,7 @@ impl<Db: Dialect> Executor<Db> {
             fence_id,
             invariants,
             moves: None,
+            batch_max: usize::MAX,
             suspects: Mutex::default(),
             clock: StoreClock::default(),
         }
@@ -130,6 +133,12 @@ impl<Db: Dialect> Executor<Db> {
     /// With rows that move.
     pub(crate) fn moving(mut self, moves: Option<Arc<dyn Moves>>) -> Self {
         self.moves = moves;
+        self
+    }
+
+    /// With so many calls in one local transaction at most.
+    pub(crate) const fn batch_max(mut self, calls: usize) -> Self {
+        self.batch_max = calls;
         self
     }
 
@@ -345,6 +354,9 @@ impl<Db: Dialect> Executor<Db> {
                 }
             }
             let mut lots = alone;
+            while round.len() > self.batch_max {
+                lots.push(round.split_off(round.len() - self.batch_max));
+            }
             lots.push(round);
             while let Some(lot) = lots.pop() {
                 self.run_lot(place, lot, &mut lots, &mut outcomes).await;

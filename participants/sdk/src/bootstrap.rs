@@ -31,7 +31,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::client::{Client, Options};
 use crate::fence::Dialect;
-use crate::service::{CONNECT_MAX, Service};
+use crate::service::{BATCH_CALLS_MAX, CONNECT_MAX, Service};
 
 /// Seconds: from a commit on a fast disk to one that a person notices.
 const SECONDS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
@@ -56,6 +56,10 @@ pub struct Config {
     /// URL of the database, such as sqlite://stock.db; several with commas between them where a service is spread
     #[arg(long, env = "TERCET_DATABASE", value_delimiter = ',', required = true)]
     pub database: Vec<String>,
+    /// Most calls of the coordinator that are executed in one local transaction; with 1 each has one of its own
+    #[arg(long, env = "TERCET_BATCH_MAX", default_value_t = BATCH_CALLS_MAX,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(BATCH_CALLS_MAX)))]
+    pub batch_max: u32,
     /// Own address for gRPC health and reflection; none when left out
     #[arg(long, env = "TERCET_LISTEN")]
     pub listen: Option<SocketAddr>,
@@ -131,6 +135,7 @@ impl Config {
     /// Those of [`Service::run`].
     pub async fn serve<Db: Dialect>(self, service: Service<Db>) -> anyhow::Result<()> {
         let mut service = self.coordinator.into_iter().fold(service.version(self.version), Service::coordinator);
+        service = service.batch_max(self.batch_max);
         if let Some(address) = self.listen {
             service = service.listen(address).own_port(self.own_ports).any_caller(self.insecure_any_caller);
         }

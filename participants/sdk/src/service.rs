@@ -36,6 +36,8 @@ pub use error::Error;
 
 /// For the first packets of a connection to a coordinator, or to another service.
 pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// The most that [`Service::batch_max`] takes: a coordinator sends no more calls at a time.
+pub const BATCH_CALLS_MAX: u32 = 256;
 
 /// An action and its handler, without types.
 pub(crate) struct Registered<Db: Dialect> {
@@ -66,6 +68,7 @@ pub struct Service<Db: Dialect> {
     instance: String,
     version: String,
     window: Option<u32>,
+    batch_max: u32,
     concurrency: u32,
     address: Option<SocketAddr>,
     own_port: server::Settings,
@@ -96,6 +99,7 @@ impl<Db: Dialect> Service<Db> {
             instance,
             version: String::new(),
             window: None,
+            batch_max: BATCH_CALLS_MAX,
             concurrency: 0,
             address: None,
             own_port: server::Settings::default(),
@@ -143,6 +147,14 @@ impl<Db: Dialect> Service<Db> {
     #[must_use]
     pub fn window(mut self, batches: u32) -> Self {
         self.window = Some(batches);
+        self
+    }
+
+    /// Most calls that are executed in one local transaction, 1 to [`BATCH_CALLS_MAX`], which is the default; with 1
+    /// each has one of its own, and a commit.
+    #[must_use]
+    pub const fn batch_max(mut self, calls: u32) -> Self {
+        self.batch_max = calls;
         self
     }
 
@@ -335,7 +347,7 @@ impl<Db: Dialect> Service<Db> {
         }
         let fence_id = fenced.then(|| id.to_be_bytes());
         let executor = Executor::new(self.name, self.actions, self.databases, fence_id, self.invariants);
-        Ok(executor.moving(self.moves))
+        Ok(executor.moving(self.moves).batch_max(self.batch_max as usize))
     }
 
     /// Runs the service until `shutdown` ends: a session with each coordinator, opened again whenever it breaks, and
@@ -426,6 +438,9 @@ impl<Db: Dialect> Service<Db> {
         if !(1..=16).contains(&self.window.unwrap_or(1)) {
             return mistake("the window is not 1 to 16 batches".to_owned());
         }
+        if !(1..=BATCH_CALLS_MAX).contains(&self.batch_max) {
+            return mistake(format!("batch_max is {}, not 1 to {BATCH_CALLS_MAX} calls", self.batch_max));
+        }
         for table in &self.tables {
             if table.is_empty() || !table.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.')) {
                 return mistake(format!("{table:?} is not the name of a table"));
@@ -446,47 +461,4 @@ pub(crate) async fn is_set(flag: &mut watch::Receiver<bool>) {
 }
 
 #[cfg(all(test, feature = "sqlite"))]
-mod tests {
-    use super::*;
-    use crate::action::Json;
-    use crate::fixture::{Gate, Shop, TAKE, shop, shop_database};
-
-    async fn mistake(service: Service<sqlx::Sqlite>) -> String {
-        service.executor().await.err().expect("it is refused").to_string()
-    }
-
-    #[tokio::test]
-    async fn an_author_s_mistakes_are_told_at_the_start() {
-        let (_folder, pool) = shop_database().await;
-        let handler = || Shop(Gate::new(0));
-        let foreign: Action<Tcc, Json<i64>> = Action::tcc("bakery", "take");
-        for (service, text) in [
-            (shop(&pool).tcc(TAKE, handler()), "action take is registered twice"),
-            (shop(&pool).tcc(foreign, handler()), "action take belongs to service bakery, not to shop"),
-            (shop(&pool).window(17), "the window is not 1 to 16 batches"),
-            (shop(&pool).tables(["shop; DROP"]), "\"shop; DROP\" is not the name of a table"),
-            (Service::new("Shop", [pool.clone()]), "the name \"Shop\" is not 1 to 64 of [a-z0-9_.-]"),
-            (Service::new("shop", [pool.clone()]), "service shop has neither actions nor routes"),
-            (Service::new("shop", []).tcc(TAKE, handler()), "service shop has no database"),
-        ] {
-            assert_eq!(mistake(service).await, text);
-        }
-        let elsewhere =
-            "table shelf is not visible to the fence in database 0, so the two could not share a transaction";
-        assert_eq!(mistake(shop(&pool).tables(["shelf"])).await, elsewhere);
-    }
-
-    #[tokio::test]
-    async fn instances_of_one_database_have_its_fence_id_and_others_have_others() {
-        let ((_one, one), (_two, two)) = (shop_database().await, shop_database().await);
-        let fence_id = async |pools: &[&Pool<sqlx::Sqlite>]| {
-            let service = Service::new("shop", pools.iter().copied().cloned()).tcc(TAKE, Shop(Gate::new(0)));
-            service.executor().await.unwrap().register().fence_id
-        };
-        assert_eq!(fence_id(&[&one]).await, fence_id(&[&one]).await);
-        assert_ne!(fence_id(&[&one]).await, fence_id(&[&two]).await);
-        assert_eq!(fence_id(&[&one, &two]).await, fence_id(&[&one, &two]).await);
-        assert_ne!(fence_id(&[&one, &two]).await, fence_id(&[&two, &one]).await);
-        assert_eq!(shop(&one).without_fence().executor().await.unwrap().register().fence_id, vec![0; 16]);
-    }
-}
+mod tests;

@@ -97,10 +97,12 @@ impl Sharded {
         let sharded = sharded.join(",");
         let mover = Spec::new("slots", "tercet-slots", "tercet-coupon", folder)?.word("move");
         let mover = mover.with("--database", &sharded).with("--shards", &spread);
+        let batch_max = place.batch_max.to_string();
         let spec = |name: &str, database: &str| {
             let program = format!("tercet-{}", name.replace('_', "-"));
             let spec = Spec::new(name, &program, &program, folder)?.with("--coordinator", &coordinator.url);
-            anyhow::Ok(spec.with("--database", database).with("--log-filter", "warn"))
+            let spec = spec.with("--database", database).with("--batch-max", &batch_max);
+            anyhow::Ok(spec.with("--log-filter", "warn"))
         };
         let prefix = format!("load.{run}.");
         let told = |spec: Spec| spec.with("--kafka", kafka).with("--kafka-prefix", &prefix);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sqlx::{Pool, Sqlite};
 use tempfile::TempDir;
 use tercet::fence::Dialect as _;
+use tercet::service::BATCH_CALLS_MAX;
 use tercet_coupon::Shards;
 use tercet_gateway::token::{self, Bearer, Role};
 use tercet_rules::limits::CENTS_MAX;
@@ -53,6 +54,10 @@ pub struct Place {
     /// Tables of users' coupons in each of them
     #[arg(long, requires = "mariadb", default_value_t = 100)]
     pub tables: usize,
+    /// Most calls of the coordinator that a service executes in one local transaction: with 1, nothing goes in batches
+    #[arg(long, default_value_t = BATCH_CALLS_MAX, conflicts_with = "gateway",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(BATCH_CALLS_MAX)))]
+    pub batch_max: u32,
     /// Databases that users are spread over in the end.
     #[arg(skip)]
     pub grow_to: Option<usize>,
@@ -60,7 +65,16 @@ pub struct Place {
 
 impl Default for Place {
     fn default() -> Self {
-        Self { gateway: None, jwks: None, mariadb: None, kafka: None, databases: 10, tables: 100, grow_to: None }
+        Self {
+            gateway: None,
+            jwks: None,
+            mariadb: None,
+            kafka: None,
+            databases: 10,
+            tables: 100,
+            batch_max: BATCH_CALLS_MAX,
+            grow_to: None,
+        }
     }
 }
 
@@ -117,7 +131,8 @@ impl Site {
                 (Servers::Apart(Box::new(sharded)), gateway)
             }
             (None, ..) => {
-                let platform = Platform::start(folder.path(), &[]).await?;
+                let batch_max = place.batch_max.to_string();
+                let platform = Platform::start(folder.path(), &["--batch-max", &batch_max]).await?;
                 let gateway = platform.addresses.gateway;
                 (Servers::Embedded(Box::new(platform)), gateway)
             }
@@ -231,10 +246,14 @@ impl Site {
 
     /// In words.
     pub(super) fn name(&self, place: &Place) -> String {
-        match &self.servers {
+        let name = match &self.servers {
             Servers::Embedded(_) => "embedded default".into(),
             Servers::Apart(_) => format!("MariaDB {}x{} and Kafka", place.databases, place.tables),
             Servers::Elsewhere(address) => address.to_string(),
+        };
+        match place.batch_max {
+            BATCH_CALLS_MAX => name,
+            most => format!("{name}, batches of at most {most}"),
         }
     }
 

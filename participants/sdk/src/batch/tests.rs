@@ -9,7 +9,7 @@ use sqlx::Sqlite;
 
 use super::forget::FORGOTTEN_MAX;
 use super::*;
-use crate::action::{Action, Json};
+use crate::action::{Action, Json, Message};
 use crate::fixture::{Gate, Shop, TAKE, answers, call, done, refused, shelf, shop, shop_database};
 use crate::participant::{DbTx, Op, Receiver, SliceReceiver};
 use crate::service::Service;
@@ -31,6 +31,35 @@ async fn a_batch_answers_in_order() {
     let expected = [refused("sold out"), done("held"), done(""), done("held"), done(""), not_now];
     assert_eq!(answers(executor.run(calls).await), expected);
     assert_eq!(shelf(&pool).await, (3, 0));
+}
+
+#[tokio::test]
+async fn a_local_transaction_has_so_many_calls_and_no_more() {
+    for (most, expected) in [(1, [1; 5].as_slice()), (2, &[1, 2, 2]), (5, &[5]), (256, &[5])] {
+        let (_folder, pool) = shop_database().await;
+        let sizes = Sizes::default();
+        let service = Service::new("shop", [pool.clone()]).receiver_slice(DELIVER, sizes.clone());
+        let executor = service.batch_max(most).executor().await.unwrap();
+        let deliver = |number| Call { action: "deliver".into(), tried: false, ..call(number, Confirm, 0) };
+        assert_eq!(answers(executor.run((1..=5).map(deliver).collect()).await), vec![done(""); 5]);
+        assert_eq!(*sizes.0.lock().unwrap(), expected, "at most {most}");
+    }
+}
+
+const DELIVER: Action<Message, Json<i64>> = Action::message("shop", "deliver");
+
+/// How many operations came at a time.
+#[derive(Clone, Default)]
+struct Sizes(Arc<Mutex<Vec<usize>>>);
+
+impl SliceReceiver for Sizes {
+    type Db = Sqlite;
+    type Request = Json<i64>;
+
+    async fn deliver(&self, _: &mut DbTx<Sqlite>, all: &[Op<Self::Request>]) -> Result<Vec<Answer>, sqlx::Error> {
+        self.0.lock().unwrap().push(all.len());
+        Ok(vec![Answer::done(); all.len()])
+    }
 }
 
 fn unknown(text: &str) -> reply::Answer {

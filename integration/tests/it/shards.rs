@@ -97,6 +97,7 @@ fn statements(coupon_id: i64, user_id: i64) -> Vec<(Kind, String, &'static str)>
         (Kind::Delete, format!("[{coupon_id}]"), "PRIMARY"),
         (Kind::Coupons, format!("[{coupon_id}]"), "PRIMARY"),
         (Kind::Advance, format!("[[{coupon_id},1,2,9,100,500]]"), "PRIMARY"),
+        (Kind::Void, format!("[{coupon_id}]"), "PRIMARY"),
         (Kind::Pending, format!("[{user_id}]"), "of_user"),
         (Kind::Coupon, format!("[{coupon_id}]"), "PRIMARY"),
         (Kind::Keyed, format!("[{user_id},5]"), "by_key"),

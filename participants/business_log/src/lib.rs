@@ -1,8 +1,8 @@
 //! The business log: who did what to coupons, orders and templates, when, and what it was before and after.
 //!
 //! It is written by nobody but its consumer, a statement for each batch of events, and so costs those whose deeds it
-//! keeps no more than their events. What is issued, redeemed, expired and refunded is logged, and every change of an
-//! operator's.
+//! keeps no more than their events. What is issued, redeemed, expired, voided and refunded is logged, and every change
+//! of an operator's.
 
 use std::sync::Arc;
 

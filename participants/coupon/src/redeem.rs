@@ -262,7 +262,8 @@ impl<Db: Store + Dialect> SliceCompensable for GiveBack<Db> {
         let mut take = |op: &Op<pb::GiveBack>| {
             let pb::GiveBack { coupon_id, shop_id, order_id, discount_cents, .. } = op.request;
             match slice.get(coupon_id).map(|(coupon, _)| (coupon.status, *coupon)) {
-                // One that was voided meanwhile too: the order kept what it took off, and nobody can use it again.
+                // One that was voided meanwhile too: the order kept what it took off, and since its time has ended with
+                // the void, nobody can use it again.
                 Some((Status::Issued | Status::Expired | Status::Voided, coupon)) => {
                     slice.advance(coupon_id, Status::Used, Some(Order { shop_id, order_id, discount_cents }));
                     events.push(told::used_again(&coupon, &op.request).by(op));

@@ -307,6 +307,16 @@ pub async fn advance<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, moves: &[M
     affected(&Db::run(db_tx, &all).await?, moves.len())
 }
 
+/// Voids a coupon for good. Its time ends with it: where an order whose refund came to nothing uses it again, the next
+/// refund makes it expired, and no refund makes it usable.
+///
+/// # Errors
+/// Besides the database's own: `RowNotFound` when it is not issued.
+pub async fn void<Db: Store>(db_tx: &mut DbTx<Db>, map: &ShardMap, coupon_id: i64) -> sqlx::Result<()> {
+    let one = statement(Kind::Void, map.table(Slot::of_id(coupon_id)), &[coupon_id]);
+    affected(&Db::run(db_tx, &[one]).await?, 1)
+}
+
 /// Of these users, those who have claims of a template under way.
 pub async fn pending<Db: Store>(
     db_tx: &mut DbTx<Db>,

@@ -18,7 +18,7 @@ use tercet_shards::ShardMap;
 use super::redeem::{LOCKED_DELAY, unusable};
 use super::slots::Slots;
 use super::store::batches::{Lists as _, State};
-use super::store::{Coupon, Move, Status};
+use super::store::{Coupon, Status};
 use super::*;
 
 type Claimer = Claim<Sqlite>;
@@ -284,13 +284,16 @@ async fn only_the_order_that_used_a_coupon_gives_it_back() {
     assert_eq!(used(&shards).await.expect("the tables are there"), [(id(1, 7), 100)]);
     assert_eq!(run!(shards, GiverBack.try_, give_back(100)), [Answer::done()], "it is used for as much as before");
     // One that was voided meanwhile is the order's again too.
-    let void = Move { coupon_id: id(1, 7), from: Status::Issued, to: Status::Voided, order: None };
     let mut connection = shards.home().acquire().await.expect("the pool is open");
-    store::advance::<Sqlite>(&mut connection, shards.map(), &[void]).await.expect("it is issued");
+    store::void::<Sqlite>(&mut connection, shards.map(), id(1, 7)).await.expect("it is issued");
+    store::void::<Sqlite>(&mut connection, shards.map(), id(1, 7)).await.expect_err("it is voided");
     drop(connection);
     assert_refused(&run!(shards, Redeemer.try_, slice([redeem(id(1, 7), 7, 101, 2_000)]))[0], "COUPON_VOIDED");
     assert_eq!(run!(shards, GiverBack.cancel, give_back(100)), [Answer::done()]);
     assert_eq!(used(&shards).await.expect("the tables are there"), [(id(1, 7), 100)]);
+    assert_eq!(run!(shards, GiverBack.try_, give_back(100)), [Answer::done()]);
+    assert_eq!(statuses(&shards).await, [0, 0, 0, 0, 1], "the next refund does not undo the void");
+    assert_refused(&run!(shards, Redeemer.try_, slice([redeem(id(1, 7), 7, 101, 2_000)]))[0], "EXPIRED");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! business. The unit of stock stays issued, and the claim counted: coupons ever issued stay within the budget that was
 //! approved, and whoever lost one by fraud can not claim it once more.
 
-use tercet::fence::Dialect;
+use tercet::fence::{Dialect, is_conflict};
 use tercet::participant::Moves as _;
 use tercet_proto::coupon::v1 as pb;
 use tercet_rules::{Code, Fault};
@@ -16,16 +16,12 @@ use super::claims::busy;
 use super::{Issuing, fields};
 use crate::redeem::unusable;
 use crate::store::jobs::Jobs;
-use crate::store::{self, Coupon, Move, Status};
+use crate::store::{self, Coupon, Status};
 use crate::{metrics, told};
 
-/// Looks at where the slot is, before the caller is told to come again.
-const TRIES: usize = 2;
-
-fn database(error: sqlx::Error) -> Fault {
-    error!(%error, "the database of a coupon that is to be voided");
-    busy()
-}
+/// Tries where the slot is not, or not yet again, where it was, or where another was first, before the caller is told
+/// to come again.
+const TRIES: usize = 3;
 
 impl<Db: Jobs + Dialect> Issuing<Db> {
     /// Voids a coupon, unless it is; returns it as it is then.
@@ -33,41 +29,44 @@ impl<Db: Jobs + Dialect> Issuing<Db> {
         fields::id("coupon_id", request.coupon_id)?;
         fields::by(&request.operator, &request.reason)?;
         for _ in 0..TRIES {
-            if let Some(coupon) = self.try_void(request).await? {
-                return Ok(fields::shown(&coupon));
+            match self.try_void(request).await {
+                Ok(Some(told)) => return told.map(|coupon| fields::shown(&coupon)),
+                Ok(None) => self.shards.look().await,
+                Err(error) if is_conflict::<Db>(&error) => {}
+                Err(error) => {
+                    error!(%error, "the database of a coupon that is to be voided");
+                    return Err(busy());
+                }
             }
-            self.shards.look().await;
         }
         Err(busy())
     }
 
     /// The same; `None` where the slot is not, or not yet again, where it was.
-    async fn try_void(&self, request: &pb::VoidCouponRequest) -> Result<Option<Coupon>, Fault> {
+    async fn try_void(&self, request: &pb::VoidCouponRequest) -> sqlx::Result<Option<Result<Coupon, Fault>>> {
         let &pb::VoidCouponRequest { coupon_id, ref operator, ref reason } = request;
         let (map, slot, view) = (self.shards.map(), Slot::of_id(coupon_id), self.shards.slots().view());
         if !view.is_served(slot) {
             return Ok(None);
         }
         let at = view.database(slot);
-        let begun = self.shards.begin_at(at, view.epoch(at)).await.map_err(database)?;
-        let Some(mut db_tx) = begun else { return Ok(None) };
-        let found = store::coupons::<Db>(&mut db_tx, map, &[coupon_id]).await.map_err(database)?;
-        let Some((coupon, now_ms)) = found.into_iter().next() else {
-            return Err(Code::NotFound.fault([("what", "coupon".to_owned()), ("id", coupon_id.to_string())]));
-        };
+        let Some(mut db_tx) = self.shards.begin_at(at, view.epoch(at)).await? else { return Ok(None) };
+        let missing = || Code::NotFound.fault([("what", "coupon".to_owned()), ("id", coupon_id.to_string())]);
+        let found = store::coupons::<Db>(&mut db_tx, map, &[coupon_id]).await?;
+        let Some((coupon, now_ms)) = found.into_iter().next() else { return Ok(Some(Err(missing()))) };
         if coupon.status == Status::Voided {
-            return Ok(Some(coupon));
+            return Ok(Some(Ok(coupon)));
         }
         // What is not valid yet may be voided before it is.
         if let Some(fault) = unusable(&coupon, now_ms).filter(|fault| fault.code != Code::NotYetValid) {
-            return Err(fault);
+            return Ok(Some(Err(fault)));
         }
-        let step = Move { coupon_id, from: Status::Issued, to: Status::Voided, order: None };
-        store::advance::<Db>(&mut db_tx, map, &[step]).await.map_err(database)?;
-        let event = told::voided(&coupon, operator, reason);
-        self.outbox.append::<Db>(&mut db_tx, [event]).await.map_err(database)?;
-        db_tx.commit().await.map_err(database)?;
+        store::void::<Db>(&mut db_tx, map, coupon_id).await?;
+        // With the moment of the database at which its time has ended.
+        let voided = store::coupons::<Db>(&mut db_tx, map, &[coupon_id]).await?;
+        self.outbox.append::<Db>(&mut db_tx, [told::voided(&coupon, operator, reason)]).await?;
+        db_tx.commit().await?;
         metrics::voided();
-        Ok(Some(Coupon { status: Status::Voided, ..coupon }))
+        Ok(voided.into_iter().next().map(|(coupon, _)| Ok(coupon)))
     }
 }

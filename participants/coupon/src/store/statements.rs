@@ -45,8 +45,7 @@ pub enum Kind {
     OfUser,
     /// A user's coupons, of each status the newest: (user, below which coupon, how many of a status).
     OfUserAll,
-    /// Coupons, newest first, out of so many that are looked at: (below which coupon, of which template or 0, status or
-    /// -1, how many to look at).
+    /// Coupons, newest first: (below which coupon, of which template or 0, status or -1, how many to look at).
     Page,
     /// Locks and reads coupons that end with the mark, above its coupon: (time, coupon, by when, how many).
     EndedWith,
@@ -56,9 +55,11 @@ pub enum Kind {
     Totals,
     /// Every used coupon with its order.
     Used,
+    /// Voids a coupon that is issued, and ends its time.
+    Void,
 }
 
-const KINDS: usize = 20;
+const KINDS: usize = 21;
 
 impl Kind {
     /// Whether it returns rows.
@@ -78,7 +79,13 @@ impl Kind {
             | Self::EndedAfter
             | Self::Totals
             | Self::Used => true,
-            Self::LockCounts | Self::Insert | Self::Count | Self::Delete | Self::Uncount | Self::Advance => false,
+            Self::LockCounts
+            | Self::Insert
+            | Self::Count
+            | Self::Delete
+            | Self::Uncount
+            | Self::Advance
+            | Self::Void => false,
         }
     }
 
@@ -105,7 +112,8 @@ impl Kind {
             | Self::Pending
             | Self::Look
             | Self::Totals
-            | Self::Used => false,
+            | Self::Used
+            | Self::Void => false,
         }
     }
 }
@@ -211,6 +219,7 @@ struct Statements {
     ended_after: &'static str,
     totals: &'static str,
     used: &'static str,
+    void: &'static str,
 }
 
 impl Statements {
@@ -236,6 +245,7 @@ impl Statements {
             Kind::EndedAfter => self.ended_after,
             Kind::Totals => self.totals,
             Kind::Used => self.used,
+            Kind::Void => self.void,
         }
     }
 }
@@ -319,8 +329,7 @@ const SQLITE: Statements = Statements {
         INSERT INTO coupon_{n}(coupon_id, user_id, template_id, version, status, claimed_ms, valid_from_ms,
             valid_until_ms, batch, claim_key)
         SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8,
-            value->>9
-        FROM json_each($1)",
+            value->>9 FROM json_each($1)",
     count: "-- coupon_count
         INSERT INTO claimed_{n}(user_id, template_id, claimed, per_user, day, today)
         SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>2 FROM json_each($1) WHERE true
@@ -330,8 +339,7 @@ const SQLITE: Statements = Statements {
     delete: "-- coupon_delete
         DELETE FROM coupon_{n} WHERE status = 0 AND coupon_id IN (SELECT value FROM json_each($1))",
     uncount: "-- coupon_uncount
-        UPDATE claimed_{n} SET claimed = claimed - j.n,
-            today = today - iif(claimed_{n}.day = j.day, j.of_day, 0)
+        UPDATE claimed_{n} SET claimed = claimed - j.n, today = today - iif(claimed_{n}.day = j.day, j.of_day, 0)
         FROM (SELECT value->>0 AS user_id, value->>1 AS template_id, value->>2 AS n, value->>3 AS day,
                   value->>4 AS of_day FROM json_each($1)) AS j
         WHERE claimed_{n}.user_id = j.user_id AND claimed_{n}.template_id = j.template_id",
@@ -387,6 +395,10 @@ const SQLITE: Statements = Statements {
     totals: TOTALS,
     used: "-- coupon_used
         SELECT coupon_id, order_id FROM coupon_{n} WHERE status = 3 ORDER BY coupon_id",
+    void: "-- coupon_void
+        UPDATE coupon_{n} SET status = 5, step = step + 2,
+            valid_until_ms = MIN(valid_until_ms, CAST(unixepoch('subsec') * 1000 AS INTEGER))
+        WHERE coupon_id IN (SELECT value FROM json_each($1)) AND status = 1",
 };
 
 // Without FORCE INDEX a small table is scanned, and every row in it locked.
@@ -482,4 +494,7 @@ const MYSQL: Statements = Statements {
     totals: TOTALS,
     used: "-- coupon_used
         SELECT coupon_id, order_id FROM coupon_{n} WHERE status = 3 ORDER BY coupon_id",
+    void: "-- coupon_void
+        UPDATE coupon_{n} SET status = 5, step = step + 2, valid_until_ms = LEAST(valid_until_ms,
+            CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)) WHERE coupon_id = {0} AND status = 1",
 };

@@ -18,6 +18,8 @@ pub const PAYMENT_BYTES_MAX: usize = 64;
 pub const SHOP_PAGE_DEFAULT: u32 = 20;
 /// Most orders of such a page.
 pub const SHOP_PAGE_MAX: u32 = 100;
+/// Orders of each status that are read at a time where some of them may not be wanted.
+pub const LOOK: u32 = 100;
 /// Most orders that are looked at for one page: what is being refunded, is refunded or closed stands beside each other.
 pub const LOOKED_AT_MAX: u32 = 1_000;
 /// How often the job looks for orders that were not paid in time.

@@ -8,8 +8,8 @@ use tercet_proto::order::v1 as pb;
 use tercet_rules::{Fault, Invalid, Limit, opened, sealed};
 
 use crate::api::{database, id, seen, view};
-use crate::limits::{LOOKED_AT_MAX, SHOP_PAGE_DEFAULT, SHOP_PAGE_MAX};
-use crate::store::{Standing, Status, Store};
+use crate::limits::{LOOK, LOOKED_AT_MAX, SHOP_PAGE_DEFAULT, SHOP_PAGE_MAX};
+use crate::store::{Status, Store};
 
 /// The statuses of rows that may be seen as this one.
 fn rows(wanted: pb::OrderStatus) -> &'static [Status] {
@@ -41,36 +41,37 @@ pub(crate) async fn page<Db: Store>(
     let unlisted = |_| Invalid::new("status", Limit::Listed);
     let wanted = pb::OrderStatus::try_from(request.status).map_err(unlisted)?;
     let list = format!("orders of shop {shop_id}");
-    let before = match opened("after", &list, &request.after)? {
+    let mut before = match opened("after", &list, &request.after)? {
         "" => i64::MAX,
         after => after.parse().map_err(|_| Invalid::new("after", Limit::Page))?,
     };
     let statuses = rows(wanted);
     // Rows that are seen as nothing else are all of the page.
-    let look = if statuses.contains(&Status::Refunded) && wanted != pb::OrderStatus::Unspecified {
-        LOOKED_AT_MAX
+    let (look, mut rounds) = if statuses.contains(&Status::Refunded) && wanted != pb::OrderStatus::Unspecified {
+        (LOOK, LOOKED_AT_MAX / (LOOK * statuses.len() as u32))
     } else {
-        limit
+        (limit, 1)
     };
-    let mut found: Vec<Standing> = Vec::new();
-    for status in statuses {
-        found.extend(Db::of_shop(db_tx, shop_id, *status, (before, look)).await.map_err(database)?);
-    }
-    found.sort_unstable_by_key(|order| std::cmp::Reverse(order.key.order_id));
-    // Beyond it one of them may have more than was read.
-    found.truncate(look as usize);
-    let (all, mut orders, mut place) = (found.len(), Vec::new(), None);
-    for (at, order) in found.iter().enumerate() {
-        if wanted == pb::OrderStatus::Unspecified || seen(order) == wanted {
-            orders.push(view(order));
+    let (mut orders, mut is_more) = (Vec::new(), true);
+    while is_more && rounds > 0 && orders.len() < limit as usize {
+        let mut found = Db::of_shop(db_tx, shop_id, statuses, (before, look)).await.map_err(database)?;
+        found.sort_unstable_by_key(|order| std::cmp::Reverse(order.key.order_id));
+        is_more = found.len() >= look as usize;
+        // Beyond it one of the statuses may have more than was read.
+        found.truncate(look as usize);
+        let mut left = found.iter();
+        while orders.len() < limit as usize
+            && let Some(order) = left.next()
+        {
+            before = order.key.order_id;
+            if wanted == pb::OrderStatus::Unspecified || seen(order) == wanted {
+                orders.push(view(order));
+            }
         }
-        if orders.len() == limit as usize || at + 1 == look as usize {
-            let is_last = at + 1 == all && all < look as usize;
-            place = (!is_last).then_some(order.key.order_id);
-            break;
-        }
+        is_more |= left.len() > 0;
+        rounds -= 1;
     }
-    let next = place.map(|order_id| sealed(&list, &order_id.to_string())).unwrap_or_default();
+    let next = if is_more { sealed(&list, &before.to_string()) } else { String::new() };
     Ok(pb::ListOrdersResponse { orders, next })
 }
 

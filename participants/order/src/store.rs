@@ -193,12 +193,12 @@ pub trait Store: EventStore {
     /// How an order stands; locks nothing.
     fn look(db_tx: &mut DbTx<Self>, key: Key) -> impl Future<Output = sqlx::Result<Option<Standing>>> + Send;
 
-    /// Orders of a shop at one status with numbers below `before`, the highest first, at most `limit`; they are not
-    /// locked.
+    /// Orders of a shop at these statuses with numbers below `before`, of each status the highest, at most `limit`, as
+    /// they are at one moment; they are not locked.
     fn of_shop(
         db_tx: &mut DbTx<Self>,
         shop_id: i64,
-        status: Status,
+        statuses: &[Status],
         page: (i64, u32),
     ) -> impl Future<Output = sqlx::Result<Vec<Standing>>> + Send;
 
@@ -310,11 +310,16 @@ macro_rules! store {
             async fn of_shop(
                 db_tx: &mut DbTx<Self>,
                 shop_id: i64,
-                status: Status,
+                statuses: &[Status],
                 (before, limit): (i64, u32),
             ) -> sqlx::Result<Vec<Standing>> {
-                let query = sqlx::query_as($sql.of_shop).bind(shop_id).bind(status as i64);
-                let rows: Vec<StandingRow> = query.bind(before).bind(i64::from(limit)).fetch_all(db_tx).await?;
+                let mut query = sqlx::query_as($sql.of_shop);
+                for part in Status::ALL {
+                    // No order stands at -1.
+                    let status = if statuses.contains(&part) { part as i64 } else { -1 };
+                    query = query.bind(shop_id).bind(status).bind(before).bind(i64::from(limit));
+                }
+                let rows: Vec<StandingRow> = query.fetch_all(db_tx).await?;
                 rows.into_iter().map(Standing::from_row).collect()
             }
 

@@ -31,7 +31,8 @@ CREATE TABLE orders (
   CHECK ((refunded_from IS NULL) = (status <> 4)),
   CHECK (refunded_ms IS NULL OR status = 4)
 ) STRICT;
-CREATE INDEX orders_of_shop ON orders (shop_id, status, order_id);
+-- Orders of one thing have no shop that would list them.
+CREATE INDEX orders_of_shop ON orders (shop_id, status, order_id) WHERE shop_id > 0;
 CREATE INDEX orders_to_close ON orders (close_at_ms) WHERE close_at_ms IS NOT NULL;
 
 -- Which process closes orders that nobody has paid. Nothing but speed hangs on it.

@@ -19,6 +19,25 @@ pub(super) struct Statements {
     pub(super) note_basket_uses: &'static str,
 }
 
+/// A shop's orders of up to as many statuses as there are, in one look at the table: the index has them by status,
+/// each with the highest number first, so that no more rows of one are read than are wanted.
+macro_rules! of_shop {
+    ($one:literal) => {
+        concat!(
+            "-- order_of_shop\n        ",
+            $one,
+            " UNION ALL ",
+            $one,
+            " UNION ALL ",
+            $one,
+            " UNION ALL ",
+            $one,
+            " UNION ALL ",
+            $one
+        )
+    };
+}
+
 #[cfg(feature = "sqlite")]
 pub(super) const SQLITE: Statements = Statements {
     taken: "-- order_taken
@@ -64,12 +83,13 @@ pub(super) const SQLITE: Statements = Statements {
             refunded_ms, payment_id, pay_by_ms, close_at_ms,
             COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
         FROM orders WHERE shop_id = $1 AND order_id = $2",
-    of_shop: "-- order_of_shop
-        SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status, refunded_from,
-            refunded_ms, payment_id, pay_by_ms, close_at_ms,
+    of_shop: of_shop!(
+        "SELECT * FROM (SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, status,
+            refunded_from, refunded_ms, payment_id, pay_by_ms, close_at_ms,
             COALESCE(pay_by_ms > CAST(unixepoch('subsec') * 1000 AS INTEGER), 0)
-        FROM orders INDEXED BY orders_of_shop WHERE shop_id = $1 AND status = $2 AND order_id < $3
-        ORDER BY order_id DESC LIMIT +$4",
+        FROM orders INDEXED BY orders_of_shop
+        WHERE shop_id = ? AND shop_id > 0 AND status = ? AND order_id < ? ORDER BY order_id DESC LIMIT +?)"
+    ),
     advance: "-- order_advance
         UPDATE orders SET status = j.next, refunded_from = CASE j.next WHEN 4 THEN j.before END, refunded_ms = NULL,
             pay_by_ms = CASE WHEN j.before = 0 AND j.next = 1 THEN j.now_ms + pay_within_s * 1000 ELSE pay_by_ms END,
@@ -156,12 +176,13 @@ pub(super) const MYSQL: Statements = Statements {
             CAST(refunded_from AS SIGNED), refunded_ms, payment_id, pay_by_ms, close_at_ms,
             COALESCE(pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
         FROM orders FORCE INDEX (PRIMARY) WHERE shop_id = ? AND order_id = ?",
-    of_shop: "-- order_of_shop
-        SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0, CAST(status AS SIGNED),
-            CAST(refunded_from AS SIGNED), refunded_ms, payment_id, pay_by_ms, close_at_ms,
+    of_shop: of_shop!(
+        "(SELECT shop_id, order_id, user_id, amount_cents - discount_cents, coupon_id, item = 0,
+            CAST(status AS SIGNED), CAST(refunded_from AS SIGNED), refunded_ms, payment_id, pay_by_ms, close_at_ms,
             COALESCE(pay_by_ms > CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0)
         FROM orders FORCE INDEX (orders_of_shop) WHERE shop_id = ? AND status = ? AND order_id < ?
-        ORDER BY order_id DESC LIMIT ?",
+        ORDER BY order_id DESC LIMIT ?)"
+    ),
     advance: "-- order_advance
         UPDATE JSON_TABLE(?, '$[*]' COLUMNS (shop_id BIGINT PATH '$[0]', order_id BIGINT PATH '$[1]',
             before_ TINYINT PATH '$[2]', next_ TINYINT PATH '$[3]')) AS j
@@ -223,3 +244,38 @@ pub(super) const COUPONS: &str = "-- order_coupons
     UNION ALL SELECT b.coupon_id, b.order_id FROM basket_coupon b JOIN orders o
         ON o.shop_id = b.shop_id AND o.order_id = b.order_id WHERE o.status IN (1, 3)
     ORDER BY coupon_id";
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use sqlx::sqlite::SqlitePoolOptions;
+    use sqlx::{AssertSqlSafe, Row as _, Sqlite};
+
+    use super::SQLITE;
+    use crate::store::Store as _;
+
+    #[tokio::test]
+    async fn an_order_is_found_by_its_key_and_the_orders_of_a_shop_by_their_index() {
+        let options = SqlitePoolOptions::new().max_connections(1);
+        let pool = options.connect("sqlite::memory:").await.expect("memory is there");
+        Sqlite::migrate(&pool).await.expect("the schema is sound");
+        let key = "INDEX sqlite_autoindex_orders_1 (order_id=? AND shop_id=?)";
+        let list = "INDEX orders_of_shop (shop_id=? AND status=? AND order_id<?)";
+        for (text, index) in [
+            (SQLITE.drop_closed[2], key),
+            (SQLITE.standings, key),
+            (SQLITE.look, key),
+            (SQLITE.advance, key),
+            (SQLITE.settle, key),
+            (SQLITE.note_payment, key),
+            (SQLITE.note_uses, key),
+            (SQLITE.of_shop, list),
+        ] {
+            let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
+            let plan = sqlx::raw_sql(explain).fetch_all(&pool).await.expect("the statement is sound");
+            let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+            let mut found = steps.iter().filter(|step| step.contains(" orders ")).peekable();
+            assert!(found.peek().is_some() && found.all(|step| step.ends_with(index)), "{text}: {steps:?}");
+            assert!(!steps.iter().any(|step| step.contains("TEMP B-TREE")), "{text}: {steps:?}");
+        }
+    }
+}

@@ -63,6 +63,9 @@ pub const KEYS_BYTES_MAX: usize = 1 << 20;
 /// A set of keys has to be there so long after it is asked for.
 pub const KEYS_FETCH_MAX: Duration = Duration::from_secs(5);
 
+/// A set of keys that could not be read is asked for again after so long at most.
+pub const KEYS_RETRY: Duration = Duration::from_secs(30);
+
 /// Between two times that an unknown key makes the set be read again.
 pub const KEYS_AGAIN_MIN: Duration = Duration::from_secs(10);
 

@@ -18,7 +18,10 @@ pub(crate) fn describe() {
     describe_counter!(ERRORS, "Answers that are errors, by route and code");
     describe_gauge!(IN_FLIGHT, "Requests that are being answered");
     describe_gauge!(CONNECTIONS, "Open connections");
-    describe_gauge!(STALE, "1 while a file of keys or of revoked tokens can not be used, and the old is in force");
+    describe_gauge!(
+        STALE,
+        "1 while the keys or the list of revoked tokens can not be read or used, and the old are in force"
+    );
 }
 
 /// Those of one route.
@@ -56,7 +59,7 @@ pub(crate) fn in_flight() -> Gauge {
     gauge!(IN_FLIGHT)
 }
 
-/// Whether a file about tokens can not be used: `keys` or `revoked`.
+/// Whether what tokens are checked with can not be read or used: `keys` or `revoked`.
 pub(crate) fn stale(list: &'static str) -> Gauge {
     gauge!(STALE, "list" => list)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use tercet_secure::token::random;
 use tracing::{error, info, warn};
 
 use crate::config::Tokens;
-use crate::limits::{KEYS_AGAIN_MIN, KEYS_BYTES_MAX, KEYS_FETCH_MAX};
+use crate::limits::{KEYS_AGAIN_MIN, KEYS_BYTES_MAX, KEYS_FETCH_MAX, KEYS_RETRY};
 use crate::metrics;
 
 /// Bytes of a shared secret, at least: those of what HS256 makes (RFC 7518, 3.2).
@@ -138,6 +139,8 @@ pub(crate) struct Remote {
     current: Mutex<Arc<Keys>>,
     /// When it was asked for last, after the first time; held while it is.
     asked_at: tokio::sync::Mutex<Option<Instant>>,
+    /// It could not be read when it was asked for last.
+    is_stale: AtomicBool,
 }
 
 impl Source {
@@ -167,7 +170,10 @@ impl Source {
             every: Duration::from_secs(settings.jwks_refresh_seconds.max(1)),
             current: Mutex::new(Arc::new(keys)),
             asked_at: tokio::sync::Mutex::new(None),
+            is_stale: AtomicBool::new(false),
         };
+        // Without a set there is no start: it has been read.
+        metrics::stale("keys").set(0.0);
         Ok(Self::Url(Box::new(remote)))
     }
 
@@ -195,9 +201,14 @@ impl Source {
     /// Reads a set at a URL again from time to time, for ever. A file is looked at by whoever asks.
     pub(crate) async fn refresh(&self) {
         let Self::Url(remote) = self else { return std::future::pending().await };
+        let (tick, mut waited) = (remote.every.min(KEYS_RETRY), Duration::ZERO);
         loop {
-            tokio::time::sleep(remote.every).await;
-            remote.ask(remote.every / 2).await;
+            tokio::time::sleep(tick).await;
+            waited += tick;
+            if let Some(unless_within) = remote.due(waited) {
+                remote.ask(unless_within).await;
+                waited = Duration::ZERO;
+            }
         }
     }
 }
@@ -205,6 +216,15 @@ impl Source {
 impl Remote {
     fn known(&self) -> Arc<Keys> {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether it is to be read when nobody has for so long, unless that was done within what is returned. What could
+    /// not be read is asked for at each look: until it is there, keys that were withdrawn are good yet.
+    fn due(&self, waited: Duration) -> Option<Duration> {
+        if self.is_stale.load(Ordering::Relaxed) {
+            return Some(self.every.min(KEYS_RETRY) / 2);
+        }
+        (waited >= self.every).then_some(self.every / 2)
     }
 
     /// Reads the set, unless that was done within this time. What can not be read leaves the old in force.
@@ -215,6 +235,7 @@ impl Remote {
         }
         let read = read(&self.fetch).await;
         *asked_at = Some(Instant::now());
+        self.is_stale.store(read.is_err(), Ordering::Relaxed);
         metrics::stale("keys").set(if read.is_ok() { 0.0 } else { 1.0 });
         match read {
             Ok(keys) => {
@@ -232,5 +253,59 @@ async fn read(fetch: &Fetch) -> Result<Keys, String> {
         Ok(Ok(text)) => Keys::parse(&text, true),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {KEYS_FETCH_MAX:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers one request with this text.
+    async fn publish(listener: &TcpListener, text: &str) {
+        let (mut socket, _) = listener.accept().await.expect("somebody asks");
+        let asked = socket.read(&mut [0; 4_096]).await.expect("it asks");
+        assert!(asked > 0);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", text.len());
+        socket.write_all((head + text).as_bytes()).await.expect("it listens");
+    }
+
+    #[tokio::test]
+    async fn a_set_at_a_url_that_can_not_be_read_is_told_of_and_asked_for_soon() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let _here = ::metrics::set_default_local_recorder(&recorder);
+        let is_told = |stale: u8| {
+            let line = format!("tercet_gateway_list_stale{{list=\"keys\"}} {stale}\n");
+            recorder.handle().render().contains(&line)
+        };
+        let point = ["axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY", "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"];
+        let key = json!({ "kty": "EC", "crv": "P-256", "kid": "a", "x": point[0], "y": point[1] });
+        let set = json!({ "keys": [key] }).to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let settings = Tokens {
+            jwks: format!("http://{}/keys", listener.local_addr().expect("it has one")),
+            jwks_ca: None,
+            insecure_jwks: false,
+            jwks_refresh_seconds: 3_600,
+            revoked: None,
+            issuer: Vec::new(),
+            audience: Vec::new(),
+            leeway_seconds: 5,
+        };
+        let (source, ()) = tokio::join!(Source::open(&settings), publish(&listener, &set));
+        let Ok(Source::Url(remote)) = source else { panic!("the set is sound") };
+        let hour = Duration::from_secs(3_600);
+        let due = || (remote.due(KEYS_RETRY), remote.due(hour));
+        assert!(is_told(0));
+        assert_eq!(due(), (None, Some(hour / 2)));
+        tokio::join!(remote.ask(Duration::ZERO), publish(&listener, "[]"));
+        assert!(is_told(1) && remote.known().find(Some("a")).is_some(), "the old stays in force");
+        assert_eq!(due(), (Some(KEYS_RETRY / 2), Some(KEYS_RETRY / 2)));
+        tokio::join!(remote.ask(Duration::ZERO), publish(&listener, &set));
+        assert!(is_told(0));
+        assert_eq!(due(), (None, Some(hour / 2)));
     }
 }

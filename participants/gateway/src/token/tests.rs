@@ -1,5 +1,6 @@
 //! What tokens are taken for, and which are not taken.
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
@@ -352,6 +353,33 @@ async fn a_token_that_is_revoked_is_refused_though_it_was_taken() {
     }
     assert_eq!(verifier.verify(&new).await, Ok(user(43)));
     assert_eq!(verifier.verify(&shared(json!({ "iat": now }))).await, Ok(user(42)));
+}
+
+#[tokio::test]
+async fn files_that_can_not_be_used_are_told_of_until_they_can() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _here = ::metrics::set_default_local_recorder(&recorder);
+    let folder = tempfile::tempdir().expect("a folder");
+    let [path, list] = ["jwks.json", "revoked.json"].map(|name| folder.path().join(name));
+    let set = json!({ "keys": [{ "kty": "oct", "kid": "shared", "k": base64url(&SECRET) }] }).to_string();
+    let settings = Tokens { revoked: Some(list.clone()), ..tokens(path.display().to_string(), &[], &[]) };
+    let write = |keys: &str, revoked: &str| {
+        std::fs::write(&path, keys).expect("it can be written");
+        std::fs::write(&list, revoked).expect("it can be written");
+    };
+    write(&set, "{}");
+    let verifier = verifier(&settings).await;
+    for (keys, revoked, stale) in [("[]", "{}", [1, 0]), (&set, "{", [0, 1]), (&set, "{}", [0, 0])] {
+        write(keys, revoked);
+        // Each is looked at once a second.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        assert_eq!(verifier.verify(&shared(json!({}))).await, Ok(user(42)), "the old stays in force");
+        let told = recorder.handle().render();
+        for (name, is_stale) in ["keys", "revoked"].into_iter().zip(stale) {
+            let line = format!("tercet_gateway_list_stale{{list=\"{name}\"}} {is_stale}\n");
+            assert!(told.contains(&line), "{keys} {revoked}: {told}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -216,13 +216,16 @@ async fn what_runs_out_is_told_until_it_has_ended() {
         let mut connection = pool.acquire().await.expect("the pool is open");
         let all = template_item(0)..=i64::MAX;
         let found = Sqlite::lowest(&mut connection, all, template_item(0), most).await;
-        found.expect("the statement is sound").into_iter().map(named_template).collect::<Vec<_>>()
+        watch::named(&found.expect("the statement is sound"))
     };
     run!(pool, SUPPLIER.try_, supply(candidate_item(2, 3), 1, 4));
     run!(pool, RESERVER.try_, reserve([(candidate_item(2, 3), 1)]));
     assert_eq!((named(9).await, named(1).await), (vec![2, 1], vec![2]), "the one that has fewer comes first");
+    run!(pool, SUPPLIER.try_, supply(template_item(2), 1, 2));
+    run!(pool, RESERVER.try_, reserve([(template_item(2), 1)]));
+    assert_eq!(named(9).await, [2, 1], "it is named once, of its own and of another version");
     run!(pool, SUPPLIER.try_, supply(item, 0, 5));
-    assert_eq!((low().await, named(9).await), ((1, 1), vec![2]), "the template has ended");
+    assert_eq!((low().await, named(9).await), ((2, 1), vec![2]), "the template has ended");
 }
 
 tercet_testing::conformance! {

@@ -37,13 +37,25 @@ async fn look<Db: Store>(pool: &Pool<Db>) -> sqlx::Result<()> {
     let low = Db::low(&mut connection, first).await?;
     let (mut templates, mut products) = (Vec::new(), Vec::new());
     if low.templates > 0 {
-        templates = Db::lowest(&mut connection, first..=i64::MAX, first, NAMED).await?;
+        // A template that is tried in another version has an item of its own for that.
+        templates = Db::lowest(&mut connection, first..=i64::MAX, first, 2 * NAMED).await?;
     }
     if low.products > 0 {
         products = Db::lowest(&mut connection, 1..=first - 1, first, NAMED).await?;
     }
     metrics::low(low);
-    metrics::lowest("templates", &templates.into_iter().map(named_template).collect::<Vec<_>>());
+    metrics::lowest("templates", &named(&templates));
     metrics::lowest("products", &products);
     Ok(())
+}
+
+/// The templates that these items are of, each once and at most [`NAMED`], in their order.
+pub(crate) fn named(items: &[i64]) -> Vec<i64> {
+    let mut templates = Vec::with_capacity(NAMED);
+    for template_id in items.iter().copied().map(named_template) {
+        if templates.len() < NAMED && !templates.contains(&template_id) {
+            templates.push(template_id);
+        }
+    }
+    templates
 }

@@ -1,6 +1,7 @@
 //! A mover that goes on by what it saw before others moved its slots.
 
 use std::pin::{Pin, pin};
+use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Executor as _, MySql, Pool};
 use tercet_coupon::mover::{Error, Group, Mover};
@@ -59,8 +60,10 @@ async fn slots_that_nobody_serves_any_more_when_they_are_taken_are_not_noted_as_
     let come_back = async {
         let waits = "SELECT COUNT(*) FROM information_schema.PROCESSLIST
             WHERE DB = DATABASE() AND STATE LIKE 'Waiting for table%'";
+        let deadline = Instant::now() + Duration::from_secs(30);
         while sqlx::query_scalar::<_, i64>(waits).fetch_one(&last).await.expect("it answers") == 0 {
-            tokio::task::yield_now().await;
+            assert!(Instant::now() < deadline, "it never waits");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // Meanwhile they have come back, and are about to leave again.
         run(&to, format!("UPDATE slot SET state = 0 WHERE slot = {slot}")).await;

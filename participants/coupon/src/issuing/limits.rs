@@ -76,3 +76,7 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 pub const READS_TOGETHER: usize = 16;
 /// So many times at once in each database.
 pub const READS_AT_ONCE: usize = 2;
+/// A read that is out for longer is not one of those: what it waits for may be its connection alone.
+pub const READ_SLOW: Duration = Duration::from_millis(200);
+/// For a read, a connection and the repeats for single callers included.
+pub const READ_MAX: Duration = Duration::from_secs(2);

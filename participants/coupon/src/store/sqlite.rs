@@ -7,7 +7,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Pool, Row as _, Sqlite, SqliteConnection};
 use tercet::tables;
 
-use super::statements::{self, PARTS_MAX};
+use super::statements::{self, PARTS_MAX, PARTS_TABLES};
 use super::{Notice, Ran, Statement, Store, broken};
 use crate::schema;
 
@@ -29,7 +29,8 @@ impl Store for Sqlite {
 
     async fn run(db_tx: &mut SqliteConnection, all: &[Statement]) -> sqlx::Result<Vec<Ran>> {
         let alike = |one: &Statement, next: &Statement| {
-            one.kind.is_about_numbers() && (one.kind, one.table) == (next.kind, next.table)
+            let parts = one.kind.is_about_numbers() && one.table < PARTS_TABLES;
+            parts && (one.kind, one.table) == (next.kind, next.table)
         };
         let mut ran = Vec::with_capacity(all.len());
         for some in all.chunk_by(alike).flat_map(|some| some.chunks(PARTS_MAX)) {

@@ -147,12 +147,17 @@ const PARTS: [usize; 2] = [4, PARTS_MAX];
 /// Most of them.
 #[cfg(feature = "sqlite")]
 pub(super) const PARTS_MAX: usize = 16;
+/// So many tables have such statements. Of many tables each is seldom read twice at once, and its texts would be kept,
+/// and take the places of others among those that a connection has prepared.
+#[cfg(feature = "sqlite")]
+pub(super) const PARTS_TABLES: usize = 16;
 
-/// The text of a statement that reads the table `n` at least so many times, each time by parameters of its own, and how
-/// often that is. Before each row stands the number of its part.
+/// The text of a statement that reads one of the first [`PARTS_TABLES`] tables at least so many times, each time by
+/// parameters of its own, and how often that is. Before each row stands the number of its part.
 #[cfg(feature = "sqlite")]
 pub(super) fn sqlite_parts(kind: Kind, n: usize, parameters: usize, least: usize) -> (Arc<str>, usize) {
-    static TEXTS: [OnceLock<Arc<str>>; KINDS * TABLES_MAX * 2] = [const { OnceLock::new() }; KINDS * TABLES_MAX * 2];
+    const TEXTS_MAX: usize = KINDS * PARTS_TABLES * PARTS.len();
+    static TEXTS: [OnceLock<Arc<str>>; TEXTS_MAX] = [const { OnceLock::new() }; TEXTS_MAX];
     let size = PARTS.iter().position(|parts| *parts >= least).unwrap_or(PARTS.len() - 1);
     let whole = || {
         let one = sqlite(kind, n);
@@ -168,7 +173,7 @@ pub(super) fn sqlite_parts(kind: Kind, n: usize, parameters: usize, least: usize
         };
         (0..PARTS[size]).map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
     };
-    let text = TEXTS[(kind as usize * TABLES_MAX + n) * PARTS.len() + size].get_or_init(whole);
+    let text = TEXTS[(kind as usize * PARTS_TABLES + n) * PARTS.len() + size].get_or_init(whole);
     (Arc::clone(text), PARTS[size])
 }
 

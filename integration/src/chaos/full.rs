@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -204,7 +205,12 @@ impl Report {
 fn fill(ballast: &Path, bytes: u64) -> anyhow::Result<()> {
     let mut held = 0;
     for entry in std::fs::read_dir(ballast.parent().context("it lies in a folder")?)? {
-        held += entry?.metadata()?.len().next_multiple_of(PAGE_BYTES);
+        match entry?.metadata() {
+            Ok(file) => held += file.len().next_multiple_of(PAGE_BYTES),
+            // The coordinator takes away files of its own meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(File::create(ballast)?.set_len(bytes.saturating_sub(held))?)
 }

@@ -1,9 +1,12 @@
 //! Bugs that are planted in a copy of the sources, one at a time, and that the simulation has to find.
 //!
-//! What is built from a bug can not pass for the original: its crates lie in another folder, which is part of their
-//! identity, and the program has a name of its own. So it shares the target folder of this build, and with it all
-//! that does not come from this repository.
+//! The copy has a target folder of its own. Cargo tells crates in folders by where these lie in their workspace, and
+//! that is the same here and there: in one folder, what is built from a bug would pass for the original.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -12,12 +15,6 @@ use anyhow::{Context as _, bail, ensure};
 
 /// The bugs, as patches.
 pub const FOLDER: &str = "integration/mutants";
-
-/// The name of the simulation with a bug, which tells it from the original's in a list of processes.
-const PROGRAM: &str = "mutated-sim";
-
-/// What is not copied.
-const NO_SOURCES: [&str; 3] = [".git", "target", "data"];
 
 /// What became of one bug.
 #[derive(Debug)]
@@ -47,8 +44,8 @@ pub fn hunt(bugs: &[String], seeds: u64, mut hunted: impl FnMut(&Hunted)) -> any
     }
     patches.sort();
     ensure!(!patches.is_empty(), "there is no such bug");
-    let target = target()?;
-    let tree = target.join("mutants");
+    let own = target()?.join("mutants");
+    let (tree, target) = (own.join("tree"), own.join("target"));
     copy(&top, &tree)?;
     let mut all = Vec::new();
     for (bug, patch) in patches {
@@ -79,28 +76,37 @@ fn apply(tree: &Path, patch: &Path, options: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Brings the copy up to date: what is the same stays as it is, so that the next build has little to do.
+/// Brings the copy up to date with what git lists. What is the same stays as it is, so that the next build has little
+/// to do.
 fn copy(top: &Path, tree: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(tree)?;
-    for entry in std::fs::read_dir(top)? {
+    let listed = expect(Command::new("git").current_dir(top).args(["ls-files", "-z"]))?.stdout;
+    let listed = listed.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let mut kept = BTreeSet::new();
+    for name in listed.map(|name| Path::new(OsStr::from_bytes(name))) {
+        let to = tree.join(name);
+        let content = match std::fs::read(top.join(name)) {
+            // It is deleted, and git has not been told of it.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            content => content.with_context(|| name.display().to_string())?,
+        };
+        if !std::fs::read(&to).is_ok_and(|old| old == content) {
+            std::fs::create_dir_all(to.parent().unwrap_or(tree))?;
+            std::fs::write(&to, content)?;
+        }
+        kept.insert(to);
+    }
+    keep_only(&kept, tree)
+}
+
+/// Deletes all other files.
+fn keep_only(kept: &BTreeSet<PathBuf>, folder: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        let (from, to) = (entry.path(), tree.join(entry.file_name()));
-        if NO_SOURCES.iter().any(|name| entry.file_name() == *name) {
-            continue;
-        }
         if entry.file_type()?.is_dir() {
-            copy(&from, &to)?;
-            continue;
+            keep_only(kept, &entry.path())?;
+        } else if !kept.contains(&entry.path()) {
+            std::fs::remove_file(entry.path())?;
         }
-        let mut content = std::fs::read(&from)?;
-        if from.ends_with("simulation/Cargo.toml") {
-            let bin = format!("\n[[bin]]\nname = \"{PROGRAM}\"\npath = \"src/bin/sim.rs\"\n");
-            content.extend_from_slice(bin.as_bytes());
-        }
-        if std::fs::read(&to).is_ok_and(|old| old == content) {
-            continue;
-        }
-        std::fs::write(&to, content)?;
     }
     Ok(())
 }
@@ -114,15 +120,16 @@ fn build(tree: &Path, target: &Path) -> anyhow::Result<()> {
             cargo.env_remove(name);
         }
     }
-    // The whole workspace, for the same features of what is built already.
-    cargo.args(["build", "--workspace", "--bin", PROGRAM, "--locked", "--quiet", "--target-dir"]).arg(target);
+    // Nobody looks at it with a debugger.
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
+    cargo.args(["build", "-p", "tercet-simulation", "--bin", "sim", "--locked", "--quiet", "--target-dir"]).arg(target);
     expect(cargo.current_dir(tree))?;
     Ok(())
 }
 
 /// What the simulation said, if it found something.
 fn run(target: &Path, seeds: u64) -> anyhow::Result<Option<String>> {
-    let mut sim = Command::new(target.join("debug").join(PROGRAM));
+    let mut sim = Command::new(target.join("debug/sim"));
     let output = sim.args(["--first", "--seeds", &seeds.to_string()]).output()?;
     match output.status.code() {
         Some(0) => Ok(None),

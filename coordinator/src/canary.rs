@@ -49,8 +49,9 @@ use crate::{limits, metrics, report};
 pub const NAME: &str = "tercet.canary";
 
 /// From acceptance to the cancel of what a session has not answered: one that is silent must not keep the transaction
-/// that asks it, and others, for as long as would be [`limits::UNREADY_MS`].
-const DEADLINE_MS: u32 = 500;
+/// that asks it, and others, for as long as would be [`limits::UNREADY_MS`]; and a disk that is slow must not have it
+/// cancelled before it has asked anybody.
+const DEADLINE_MS: u32 = 1_000;
 
 /// How often it is looked which sessions to ask: of a session that has just answered it is known soon enough when it
 /// stops to.
@@ -257,7 +258,9 @@ pub async fn watch_readiness(
         let ended = || gauges.ended.load(Ordering::Relaxed) + gauges.canaries.load(Ordering::Relaxed);
         let idle = ends.look(under_way(&gauges, &inbox).then(ended), passed);
         let asking = gauges.rounds.load(Ordering::Relaxed) > 0;
-        let round = rounds.look(asking.then(|| gauges.rounds_ended.load(Ordering::Relaxed)), passed);
+        // Where somebody is heard calls get through, whatever becomes of those canaries.
+        let moved = || (gauges.rounds_ended.load(Ordering::Relaxed), sessions.heard_at());
+        let round = rounds.look(asking.then(moved), passed);
         let silent = answers.look(sessions.silent_since(), passed).max(round);
         gauges.idle_ms.store(idle.as_millis() as u64, Ordering::Relaxed);
         gauges.silent_ms.store(silent.as_millis() as u64, Ordering::Relaxed);
@@ -301,6 +304,7 @@ fn status(ready: bool) -> ServingStatus {
 
 #[cfg(test)]
 mod tests {
+    use tercet_core::{Call, Operation, Timestamp, Xid};
     use tercet_proto::participant::v1::Register;
     use tonic::IntoRequest as _;
     use tonic_health::pb::HealthCheckRequest;
@@ -308,6 +312,7 @@ mod tests {
     use tonic_health::server::HealthService;
 
     use super::*;
+    use crate::caller::Caller as _;
     use crate::clock::SystemClock;
 
     /// A coordinator without a driver, and with something under way.
@@ -341,6 +346,15 @@ mod tests {
             calls
         }
 
+        /// Canaries, with something under way.
+        fn begin(&mut self, asks: Asks) {
+            self.gauges.under_way.store(1, Ordering::Relaxed);
+            let canaries = Canaries::new(self.sessions.clone(), self.inbox.clone(), Arc::clone(&self.gauges));
+            tokio::spawn(canaries.expect("there is room").run());
+            let inputs = std::mem::replace(&mut self.inputs, mpsc::channel(1).1);
+            tokio::spawn(drive(inputs, Arc::clone(&self.gauges), asks));
+        }
+
         async fn says(&self, service: &str) -> bool {
             let request = HealthCheckRequest { service: service.to_owned() }.into_request();
             let said = self.health.check(request).await.expect("it is known");
@@ -370,6 +384,53 @@ mod tests {
         assert!(!stage.says("").await, "nobody is served");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_goes_while_all_are_silent_makes_no_other_one_heard() {
+        let stage = Stage::new().await;
+        let _calls = stage.join("shop");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let _others = stage.join("stock");
+        // Who has been silent for longer is asked first.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let first = stage.sessions.next_canaries();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let second = stage.sessions.next_canaries();
+        assert_eq!((first.len(), second.len()), (1, 1), "{first:?}, {second:?}");
+        assert!(stage.unready_after().await.is_some());
+        let (service, id) = &first[0];
+        stage.sessions.remove(service, *id, "it is gone");
+        for _ in 0..5 {
+            tokio::time::sleep(LOOK).await;
+            assert!(!stage.says(coordinator_server::SERVICE_NAME).await, "the other one owes its answer all the same");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_calls_are_answered_canaries_that_do_not_end_make_nothing_unready() {
+        let mut stage = Stage::new().await;
+        let (down, mut calls) = mpsc::channel(limits::WINDOW_MAX as usize);
+        let register = Register { service: "shop".into(), window: 1, ..Register::default() };
+        let (id, _) = stage.sessions.add(&register, down, None).expect("there is room");
+        let _silent = stage.join("stock");
+        stage.begin(Asks::Forever);
+        let branch = record::Branch { service: "shop".into(), ..record::Branch::default() };
+        let plan = Arc::new(record::Plan { branches: vec![branch], ..record::Plan::default() });
+        let mut sessions = stage.sessions.clone();
+        let served = tokio::spawn(async move {
+            for batch in 1.. {
+                tokio::time::sleep(LOOK).await;
+                let call = Call { branch: 0, operation: Operation::Try, attempt: 0, not_after: Timestamp(u64::MAX) };
+                assert!(sessions.call(Outgoing { xid: Xid([0; 16]), plan: Arc::clone(&plan), call }));
+                assert!(sessions.flush().is_empty());
+                calls.recv().await.expect("it is sent").expect("it is sound");
+                sessions.answer("shop", id, participant::Replies { batch, replies: Vec::new() });
+            }
+        });
+        assert_eq!(stage.unready_after().await, None, "its calls are answered");
+        served.abort();
+        assert!(stage.unready_after().await.is_some(), "nobody is heard any more");
+    }
+
     /// What the driver does with a canary for sessions.
     #[derive(Clone, Copy, PartialEq)]
     enum Asks {
@@ -396,11 +457,7 @@ mod tests {
 
     async fn unready_with(asks: Asks) -> (Stage, Option<Duration>) {
         let mut stage = Stage::new().await;
-        stage.gauges.under_way.store(1, Ordering::Relaxed);
-        let canaries = Canaries::new(stage.sessions.clone(), stage.inbox.clone(), Arc::clone(&stage.gauges));
-        tokio::spawn(canaries.expect("there is room").run());
-        let inputs = std::mem::replace(&mut stage.inputs, mpsc::channel(1).1);
-        tokio::spawn(drive(inputs, Arc::clone(&stage.gauges), asks));
+        stage.begin(asks);
         assert_eq!(stage.unready_after().await, None, "nobody is to be asked");
         let _calls = stage.join("shop");
         let waited = stage.unready_after().await;

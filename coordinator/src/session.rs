@@ -125,6 +125,8 @@ struct Inner {
     next: u64,
     /// When the first call since the last flush came.
     now: Duration,
+    /// When a participant last answered, or came. It never moves back, whoever leaves.
+    heard_at: Duration,
 }
 
 /// All sessions. Clones are one.
@@ -247,6 +249,7 @@ impl Sessions {
             canary: Canary::new(monotonic),
             invariants: register.invariants.clone(),
         });
+        inner.heard(&register.service, monotonic);
         Ok((id, first))
     }
 
@@ -309,6 +312,7 @@ impl Sessions {
         let mut incoming: Vec<_> = incoming.collect();
         service.dispatch(self.clock.now(), now);
         incoming.extend(service.unsent());
+        inner.heard(name, now);
         Some(incoming)
     }
 
@@ -383,14 +387,6 @@ impl Service {
     /// Answers what has waited for too long.
     fn unsent(&mut self) -> impl Iterator<Item = Incoming> {
         self.expired.drain(..).map(|call| call.answered(Reply::Unreachable))
-    }
-}
-
-impl Session {
-    /// Batches and calls that it has room for. None at all when it takes no more.
-    fn free(&self) -> (usize, usize) {
-        let calls = self.concurrency.saturating_sub(self.outstanding);
-        if self.leaving || calls == 0 { (0, 0) } else { (self.window.saturating_sub(self.batches.len()), calls) }
     }
 }
 

@@ -87,14 +87,21 @@ impl Sessions {
         chosen.collect()
     }
 
-    /// Since when no session of any service has answered anything although canaries were meant for some; `None`: the
-    /// one that was heard last owes nothing since. One that came is heard, and one that leaves owes nothing.
+    /// When a participant was last heard, if no session of any service has answered anything although canaries were
+    /// meant for some since; `None`: the one that was heard last owes nothing since. One that came is heard, and one
+    /// that leaves owes nothing.
     pub fn silent_since(&self) -> Option<Duration> {
         let inner = self.lock();
         let sessions = || inner.participants().flat_map(|(_, service)| &service.sessions);
-        let heard_at = sessions().map(|session| session.canary.answered_at).max()?;
-        let owing = sessions().filter(|session| !session.leaving).filter_map(|session| session.canary.silent_since());
-        owing.filter(|since| *since >= heard_at).min()
+        let last = sessions().map(|session| session.canary.answered_at).max()?;
+        let mut owing = sessions().filter(|session| !session.leaving).filter_map(|one| one.canary.silent_since());
+        // Not what a session says of itself: with the one that has been silent for longest that would be gone.
+        owing.any(|since| since >= last).then_some(inner.heard_at)
+    }
+
+    /// When a participant last answered, or came.
+    pub fn heard_at(&self) -> Duration {
+        self.lock().heard_at
     }
 
     /// For each service the longest time for which one of its sessions has been asked and has answered nothing. Logs a
@@ -120,6 +127,13 @@ impl Sessions {
 }
 
 impl Inner {
+    /// A session of this service has answered, or come.
+    pub(super) fn heard(&mut self, service: &str, now: Duration) {
+        if service != canary::NAME {
+            self.heard_at = now;
+        }
+    }
+
     /// Puts a canary before its session. False: that is not there, or it is a call that participants are not asked.
     pub(super) fn ask(&mut self, id: SessionId, call: &Outgoing, now: Duration) -> bool {
         let Some(service) = self.services.get_mut(call.service()) else { return false };

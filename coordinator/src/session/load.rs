@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tercet_core::Timestamp;
 
-use super::{SWEEP_MIN, Service, Sessions};
+use super::{SWEEP_MIN, Service, Session, Sessions};
 use crate::clock::Clock;
 use crate::limits;
 use crate::scanner::Room;
@@ -24,6 +24,14 @@ impl Sessions {
         let inner = self.lock();
         let behind = |name: &str| inner.services.get(name).is_some_and(|one| one.behind(&self.clock));
         services.find(|name| behind(name))
+    }
+}
+
+impl Session {
+    /// Batches and calls that it has room for. None at all when it takes no more.
+    pub(super) fn free(&self) -> (usize, usize) {
+        let calls = self.concurrency.saturating_sub(self.outstanding);
+        if self.leaving || calls == 0 { (0, 0) } else { (self.window.saturating_sub(self.batches.len()), calls) }
     }
 }
 

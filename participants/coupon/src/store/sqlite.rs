@@ -3,13 +3,23 @@
 //! Reads of one kind that follow one another are run as one statement of several parts: the way to the connection's
 //! thread and the look at what has been written since cost as much as the rows.
 
+use std::sync::{Arc, OnceLock};
+
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Pool, Row as _, Sqlite, SqliteConnection};
 use tercet::tables;
 
-use super::statements::{self, PARTS_MAX, PARTS_TABLES};
+use super::statements::{self, KINDS, Kind};
 use super::{Notice, Ran, Statement, Store, broken};
 use crate::schema;
+
+/// Parts of the statements that are made of one that reads: few texts are to be prepared for it.
+const PARTS: [usize; 2] = [4, PARTS_MAX];
+/// Most of them.
+const PARTS_MAX: usize = 16;
+/// So many tables have such statements. Of many tables each is seldom read twice at once, and its texts would be kept,
+/// and take the places of others among those that a connection has prepared.
+const PARTS_TABLES: usize = 16;
 
 impl Store for Sqlite {
     const LOCKS_BY_ROW: bool = false;
@@ -69,7 +79,7 @@ async fn run_one(db_tx: &mut SqliteConnection, one: &Statement) -> sqlx::Result<
 /// Two to [`PARTS_MAX`] reads that are alike.
 async fn run_parts(db_tx: &mut SqliteConnection, alike: &[Statement]) -> sqlx::Result<Vec<Ran>> {
     let Statement { kind, table, about } = &alike[0];
-    let (text, parts) = statements::sqlite_parts(*kind, *table, numbers(about).count(), alike.len());
+    let (text, parts) = parts_text(*kind, *table, numbers(about).count(), alike.len());
     // Nothing is found by zeros.
     let none = (alike.len()..parts).flat_map(|_| numbers(about).map(|_| 0));
     let all = alike.iter().flat_map(|one| numbers(&one.about)).chain(none);
@@ -80,6 +90,30 @@ async fn run_parts(db_tx: &mut SqliteConnection, alike: &[Statement]) -> sqlx::R
         own.rows.push((1..row.len()).map(|at| row.try_get(at)).collect::<sqlx::Result<_>>()?);
     }
     Ok(ran)
+}
+
+/// The text of a statement that reads one of the first [`PARTS_TABLES`] tables at least so many times, each time by
+/// parameters of its own, and how often that is. Before each row stands the number of its part.
+fn parts_text(kind: Kind, n: usize, parameters: usize, least: usize) -> (Arc<str>, usize) {
+    const TEXTS_MAX: usize = KINDS * PARTS_TABLES * PARTS.len();
+    static TEXTS: [OnceLock<Arc<str>>; TEXTS_MAX] = [const { OnceLock::new() }; TEXTS_MAX];
+    let size = PARTS.iter().position(|parts| *parts >= least).unwrap_or(PARTS.len() - 1);
+    let whole = || {
+        let one = statements::sqlite(kind, n);
+        let part = |part: usize| {
+            let mut pieces = one.split('$');
+            let mut text = format!("SELECT {part}, * FROM ({}", pieces.next().unwrap_or_default());
+            for piece in pieces {
+                let (digit, rest) = piece.split_at(1);
+                let number = digit.parse::<usize>().unwrap_or_default() + part * parameters;
+                text.extend(["$", &number.to_string(), rest]);
+            }
+            text + ")"
+        };
+        (0..PARTS[size]).map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
+    };
+    let text = TEXTS[(kind as usize * PARTS_TABLES + n) * PARTS.len() + size].get_or_init(whole);
+    (Arc::clone(text), PARTS[size])
 }
 
 fn numbers(about: &str) -> impl Iterator<Item = i64> {

@@ -59,7 +59,8 @@ pub enum Kind {
     Void,
 }
 
-const KINDS: usize = 21;
+/// How many there are.
+pub(super) const KINDS: usize = 21;
 
 impl Kind {
     /// Whether it returns rows.
@@ -139,42 +140,6 @@ pub(super) fn sqlite(kind: Kind, n: usize) -> Arc<str> {
     static TEXTS: [OnceLock<Arc<str>>; KINDS * TABLES_MAX] = [const { OnceLock::new() }; KINDS * TABLES_MAX];
     let text = TEXTS[kind as usize * TABLES_MAX + n].get_or_init(|| numbered(SQLITE.of(kind), n).into());
     Arc::clone(text)
-}
-
-/// Parts of the statements that are made of one that reads: few texts are to be prepared for it.
-#[cfg(feature = "sqlite")]
-const PARTS: [usize; 2] = [4, PARTS_MAX];
-/// Most of them.
-#[cfg(feature = "sqlite")]
-pub(super) const PARTS_MAX: usize = 16;
-/// So many tables have such statements. Of many tables each is seldom read twice at once, and its texts would be kept,
-/// and take the places of others among those that a connection has prepared.
-#[cfg(feature = "sqlite")]
-pub(super) const PARTS_TABLES: usize = 16;
-
-/// The text of a statement that reads one of the first [`PARTS_TABLES`] tables at least so many times, each time by
-/// parameters of its own, and how often that is. Before each row stands the number of its part.
-#[cfg(feature = "sqlite")]
-pub(super) fn sqlite_parts(kind: Kind, n: usize, parameters: usize, least: usize) -> (Arc<str>, usize) {
-    const TEXTS_MAX: usize = KINDS * PARTS_TABLES * PARTS.len();
-    static TEXTS: [OnceLock<Arc<str>>; TEXTS_MAX] = [const { OnceLock::new() }; TEXTS_MAX];
-    let size = PARTS.iter().position(|parts| *parts >= least).unwrap_or(PARTS.len() - 1);
-    let whole = || {
-        let one = sqlite(kind, n);
-        let part = |part: usize| {
-            let mut pieces = one.split('$');
-            let mut text = format!("SELECT {part}, * FROM ({}", pieces.next().unwrap_or_default());
-            for piece in pieces {
-                let (digit, rest) = piece.split_at(1);
-                let number = digit.parse::<usize>().unwrap_or_default() + part * parameters;
-                text.extend(["$", &number.to_string(), rest]);
-            }
-            text + ")"
-        };
-        (0..PARTS[size]).map(part).collect::<Vec<_>>().join(" UNION ALL ").into()
-    };
-    let text = TEXTS[(kind as usize * PARTS_TABLES + n) * PARTS.len() + size].get_or_init(whole);
-    (Arc::clone(text), PARTS[size])
 }
 
 /// Appends a statement on the table `n` with what it is about, and a semicolon.

@@ -218,16 +218,7 @@ pub(crate) async fn an_order_is_paid_or_closed<Db: Unpaid>(pool: Pool<Db>) {
 pub(crate) async fn a_shop_has_its_own_orders<Db: Store>(pool: Pool<Db>) {
     Db::migrate(&pool).await.expect("the schema is sound");
     let key = |shop_id, order_id| Key { shop_id, order_id };
-    let order = |key| Order {
-        key,
-        user_id: 7,
-        item: 0,
-        count: 1,
-        coupon_id: None,
-        amount_cents: 2_000,
-        discount_cents: 0,
-        pay_within_s: None,
-    };
+    let order = |key| Order { key, ..basket(1, None) };
     let all: Vec<Order> = [30, 31].into_iter().flat_map(|shop| (1..=6).map(move |id| order(key(shop, id)))).collect();
     let placed = [(30, 2), (30, 5), (31, 1)].map(|(shop_id, order_id)| Move {
         key: key(shop_id, order_id),

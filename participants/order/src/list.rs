@@ -82,6 +82,7 @@ mod tests {
     use tercet_rules::Code;
 
     use super::*;
+    use crate::conformance::basket;
     use crate::store::{Key, Move, Order};
 
     const SHOP: i64 = 3;
@@ -93,16 +94,7 @@ mod tests {
         let pool = options.connect("sqlite::memory:").await.expect("memory is there");
         Sqlite::migrate(&pool).await.expect("the schema is sound");
         let key = |order_id| Key { shop_id: if order_id == 8 { 4 } else { SHOP }, order_id };
-        let order = |order_id| Order {
-            key: key(order_id),
-            user_id: 7,
-            item: 0,
-            count: 1,
-            coupon_id: None,
-            amount_cents: 2_000,
-            discount_cents: 0,
-            pay_within_s: None,
-        };
+        let order = |order_id| Order { key: key(order_id), ..basket(order_id, None) };
         let step = |(order_id, from, to)| Move { key: key(order_id), from, to };
         let mut connection = pool.acquire().await.expect("the pool is open");
         Sqlite::insert(&mut connection, &[1, 2, 3, 4, 5, 6, 7, 8].map(order)).await.expect("they are new");
